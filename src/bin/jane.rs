@@ -1,0 +1,3 @@
+//! The daemon: one call.
+
+fn main() {}
