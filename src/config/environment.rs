@@ -1,0 +1,76 @@
+//! The process's environment, taken once and passed on, so that nothing else reads it and tests never change it.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// The file that is used if it exists and no other is named.
+pub const SYSTEM_FILE: &str = "/etc/philote/philote.toml";
+
+/// The variables, and the place of the system's configuration file.
+#[derive(Clone, Default)]
+pub struct Environment {
+    variables: BTreeMap<String, OsString>,
+    pub(super) system_file: Option<PathBuf>,
+}
+
+impl Environment {
+    /// These variables alone, with no system configuration file: for tests.
+    pub fn new<N: Into<String>, V: Into<OsString>>(variables: impl IntoIterator<Item = (N, V)>) -> Self {
+        let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        Environment { variables, system_file: None }
+    }
+
+    /// What this process was started with, and [`SYSTEM_FILE`]. A variable whose name is not text cannot be one of
+    /// ours.
+    pub fn from_process() -> Self {
+        let variables =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect();
+        Environment { variables, system_file: Some(PathBuf::from(SYSTEM_FILE)) }
+    }
+
+    /// The value of a variable, an empty one included.
+    pub fn get(&self, name: &str) -> Option<&OsStr> {
+        self.variables.get(name).map(OsString::as_os_str)
+    }
+
+    /// The names that begin with `prefix`.
+    pub(super) fn names<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a str> {
+        self.variables.keys().map(String::as_str).filter(move |name| name.starts_with(prefix))
+    }
+
+    /// A variable that holds an absolute path: systemd may give several, separated by colons, of which the first
+    /// counts, and the XDG specification wants relative ones ignored.
+    pub(super) fn directory(&self, name: &str) -> Option<PathBuf> {
+        let first = std::env::split_paths(self.get(name)?).next()?;
+        first.is_absolute().then_some(first)
+    }
+
+    /// Where the daemon keeps what must outlive it: systemd's `$STATE_DIRECTORY`, else the XDG state directory.
+    /// `None` where there is not even a home.
+    pub fn state_directory(&self) -> Option<PathBuf> {
+        self.directory("STATE_DIRECTORY")
+            .or_else(|| Some(self.directory("XDG_STATE_HOME")?.join("philote")))
+            .or_else(|| Some(self.directory("HOME")?.join(".local/state/philote")))
+    }
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.variables.keys()).finish()
+    }
+}
+
+/// Where the admin socket is looked for, and made, where no setting names it; the first that fits is taken.
+pub fn admin_socket_places(environment: &Environment) -> Vec<PathBuf> {
+    [
+        Some(Path::new("/run/philote").to_owned()),
+        environment.directory("XDG_RUNTIME_DIR").map(|directory| directory.join("philote")),
+        environment.state_directory(),
+    ]
+    .into_iter()
+    .flatten()
+    .map(|directory| directory.join("admin.sock"))
+    .collect()
+}

@@ -1,0 +1,146 @@
+//! The settings once they are checked: what the rest of Philote runs on.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::listen::Listen;
+use super::secret::Secrets;
+
+/// Everything that can be set, each value within its documented range.
+///
+/// `Debug` shows no secret: [`Secret`](super::Secret) redacts itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// The addresses to bind (`listen`). Needs a restart.
+    pub listen: Listen,
+    /// The most connections served at a time (`max_connections`), before the descriptor limit is considered.
+    pub max_connections: usize,
+    /// How tokens are judged (`[auth]`).
+    pub auth: AuthSettings,
+    /// The WebSocket connection (`[websocket]`).
+    pub websocket: WebSocketSettings,
+    /// What one client, and all of them together, may use (`[limits]`).
+    pub limits: LimitSettings,
+    /// The admin socket (`[admin]`).
+    pub admin: AdminSettings,
+    /// The log (`[log]`).
+    pub log: LogSettings,
+    /// How the daemon stops (`[shutdown]`).
+    pub shutdown: ShutdownSettings,
+}
+
+/// How tokens are judged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AuthSettings {
+    /// The HMAC keys: the first signs, all verify.
+    pub secrets: Secrets,
+    /// Whether an empty secret was asked for; without it, an empty one is refused.
+    pub allow_empty_secret: bool,
+    /// The clock skew allowed on `exp` and `nbf`; at most five minutes.
+    pub leeway: Duration,
+    /// Whether a token without `exp` is refused.
+    pub require_expiry: bool,
+    /// The `iss` that a token must carry, where one is set.
+    pub issuer: Option<String>,
+    /// The `aud` that a token must carry, where one is set.
+    pub audience: Option<String>,
+}
+
+/// The WebSocket connection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WebSocketSettings {
+    /// Bytes of read buffer that a connection may keep between messages.
+    pub read_buffer_size: usize,
+    /// Bytes of write buffer that a connection may keep between messages.
+    pub write_buffer_size: usize,
+    /// The largest message taken from a client, in bytes.
+    pub max_message_size: usize,
+    /// Whether the `Origin` of a browser must be the host it connects to, or one of `allowed_origins`.
+    pub check_origin: bool,
+    /// Origins in lower case, `scheme://host[:port]`; a host may begin with `*.`, any subdomain.
+    pub allowed_origins: Vec<String>,
+    /// From accepting a connection to its upgrade, or to its token in the first frame.
+    pub handshake_timeout: Duration,
+    /// How long a connection may be silent before it is pinged.
+    pub ping_interval: Duration,
+    /// How long a pinged connection has for a sign of life, from when the ping was written.
+    pub pong_timeout: Duration,
+    /// Whether readers see the publisher's `sub`.
+    pub show_subject: bool,
+}
+
+/// What one client, and all of them together, may use.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LimitSettings {
+    /// Messages that may be queued for one connection.
+    pub queue_messages: usize,
+    /// Bytes that may be queued for one connection; at least one message's worth.
+    pub queue_bytes: usize,
+    /// Bytes queued for all connections together; a quarter of the memory allowed where it is not set.
+    pub total_queue_bytes: usize,
+    /// Channels that one token may name, `read` and `write` together.
+    pub channels_per_token: usize,
+    /// The longest channel name, in bytes.
+    pub channel_name_bytes: usize,
+}
+
+/// The admin socket.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdminSettings {
+    /// Where it is; `None` is the first of [`admin_socket_places`](super::admin_socket_places) that can be written.
+    pub socket: Option<PathBuf>,
+    /// Its permission bits.
+    pub mode: u32,
+    /// How many closed and refused connections are remembered.
+    pub closed_ring: usize,
+}
+
+/// The log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogSettings {
+    /// The least level that is written.
+    pub level: LogLevel,
+    /// The form it is written in.
+    pub format: LogFormat,
+}
+
+/// The least level that is written. `fatal` and `panic` of the original are read as [`LogLevel::Error`]: what
+/// ends the daemon is logged as an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Everything, payloads excepted.
+    Trace,
+    /// What helps to find a fault, a line for each message included.
+    Debug,
+    /// Connections and what administrators did.
+    Info,
+    /// What should be looked at.
+    Warning,
+    /// What failed.
+    Error,
+}
+
+/// The form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// The journal under systemd, else text.
+    Auto,
+    /// A JSON object on each line.
+    Json,
+}
+
+/// How the daemon stops.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShutdownSettings {
+    /// Over how long the closes are spread.
+    pub drain: Drain,
+}
+
+/// Over how long the closes of a stop are spread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drain {
+    /// By the number of connections.
+    Auto,
+    /// This long.
+    Fixed(Duration),
+}
