@@ -1,0 +1,232 @@
+//! The only shared state: which connections there are and who reads which channel. Knows no socket.
+//!
+//! Locks are taken in the order connection, shard, channel, outbox, at most one of each, and none is held across a
+//! system call or an await.
+
+mod connection;
+mod touched;
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use slab::Slab;
+use uuid::Uuid;
+
+pub use self::connection::{Connection, ConnectionStats};
+pub use self::touched::Touched;
+use crate::close::CloseReason;
+use crate::message::{ChannelName, Delivery};
+use crate::outbox::{Budget, Pushed};
+use crate::sync::lock;
+
+/// Parts that a map is divided into, so that connections on different cores seldom wait for each other.
+const SHARDS: usize = 64;
+
+/// A map divided by its keys' hash.
+struct Sharded<K, V> {
+    hasher: RandomState,
+    shards: [Mutex<HashMap<K, V>>; SHARDS],
+}
+
+impl<K, V> Sharded<K, V> {
+    fn new() -> Self {
+        Sharded { hasher: RandomState::new(), shards: std::array::from_fn(|_| Mutex::new(HashMap::new())) }
+    }
+
+    fn shard<Q: Hash + ?Sized>(&self, key: &Q) -> &Mutex<HashMap<K, V>> {
+        &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
+    }
+}
+
+/// A channel while someone reads it. Its lock is the one order in which all readers see its messages.
+struct Channel {
+    name: ChannelName,
+    readers: Mutex<Readers>,
+}
+
+/// A channel's readers, each at a place of its own for as long as it stays.
+#[derive(Default)]
+struct Readers {
+    places: Slab<Arc<Connection>>,
+    /// Below so many readers, the room of those who left is given back, at a cost in proportion to all places:
+    /// halved each time, so that the many who leave one by one pay it a few times only.
+    shrink_below: usize,
+}
+
+impl Readers {
+    fn insert(&mut self, connection: Arc<Connection>) -> usize {
+        let place = self.places.insert(connection);
+        self.shrink_below = self.shrink_below.max(self.places.capacity() / 4);
+        place
+    }
+
+    fn remove(&mut self, place: usize) {
+        self.places.try_remove(place);
+        if self.places.len() < self.shrink_below {
+            self.places.shrink_to_fit();
+            self.shrink_below = self.places.len() / 2;
+        }
+    }
+}
+
+/// A connection's place among a channel's readers, so that leaving is not a search.
+struct Membership {
+    channel: Arc<Channel>,
+    place: usize,
+}
+
+/// All connections and all channels that are read.
+pub struct Hub {
+    channels: Sharded<ChannelName, Arc<Channel>>,
+    connections: Sharded<Uuid, Arc<Connection>>,
+    budget: Arc<Budget>,
+    deliveries: AtomicU64,
+}
+
+impl Hub {
+    /// An empty hub whose outboxes share `budget`.
+    pub fn new(budget: Arc<Budget>) -> Hub {
+        Hub { channels: Sharded::new(), connections: Sharded::new(), budget, deliveries: AtomicU64::new(0) }
+    }
+
+    /// What all outboxes share.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    /// Registers a connection and lets it join what it may read. Its outbox may still be held back.
+    pub fn enter(&self, connection: &Arc<Connection>) {
+        lock(self.connections.shard(&connection.id())).insert(connection.id(), connection.clone());
+        self.subscribe(connection, &connection.access().read);
+    }
+
+    /// Takes a connection out of its channels and forgets it.
+    pub fn leave(&self, connection: &Arc<Connection>) {
+        self.subscribe(connection, &[]);
+        lock(self.connections.shard(&connection.id())).remove(&connection.id());
+    }
+
+    /// Makes `channels` what the connection reads: leaves and joins the difference, disturbs nothing else.
+    ///
+    /// No name may stand there twice; [`AccessKey`](crate::access_key::AccessKey) sees to that.
+    pub fn subscribe(&self, connection: &Arc<Connection>, channels: &[ChannelName]) {
+        let wanted: HashSet<&ChannelName> = channels.iter().collect();
+        let mut memberships = lock(&connection.memberships);
+        memberships.retain(|membership| {
+            let stays = wanted.contains(&membership.channel.name);
+            if !stays {
+                self.part(membership);
+            }
+            stays
+        });
+        let kept: HashSet<ChannelName> = memberships.iter().map(|kept| kept.channel.name.clone()).collect();
+        memberships.reserve_exact(channels.len() - kept.len());
+        for name in channels.iter().filter(|name| !kept.contains(*name)) {
+            memberships.push(self.join(connection, name));
+        }
+        memberships.shrink_to_fit();
+    }
+
+    fn join(&self, connection: &Arc<Connection>, name: &ChannelName) -> Membership {
+        let mut shard = lock(self.channels.shard(name.as_str()));
+        let channel = match shard.get(name) {
+            Some(channel) => channel.clone(),
+            None => {
+                let channel = Arc::new(Channel { name: name.clone(), readers: Mutex::default() });
+                shard.insert(name.clone(), channel.clone());
+                channel
+            }
+        };
+        // Under the shard's lock: nobody forgets the channel in between.
+        let place = lock(&channel.readers).insert(connection.clone());
+        Membership { channel, place }
+    }
+
+    fn part(&self, membership: &Membership) {
+        let name = &membership.channel.name;
+        let mut shard = lock(self.channels.shard(name.as_str()));
+        let mut readers = lock(&membership.channel.readers);
+        readers.remove(membership.place);
+        if readers.places.is_empty() {
+            shard.remove(name);
+            if shard.len() < shard.capacity() / 8 {
+                let room = shard.len() * 2;
+                shard.shrink_to(room);
+            }
+        }
+    }
+
+    /// Queues a message to every reader of its channel but the publisher, and returns to how many.
+    ///
+    /// Those whose outbox has to be written by the caller are added to `touched`.
+    pub fn publish(
+        &self,
+        delivery: &Delivery<'_>,
+        publisher: Option<&Arc<Connection>>,
+        touched: &mut Touched,
+    ) -> usize {
+        let channel = lock(self.channels.shard(delivery.channel)).get(delivery.channel).cloned();
+        let Some(channel) = channel else { return 0 };
+        let frame = delivery.encode();
+        let mut queued = 0;
+        let readers = lock(&channel.readers);
+        for (_, reader) in readers.places.iter() {
+            if publisher.is_some_and(|publisher| Arc::ptr_eq(publisher, reader)) {
+                continue;
+            }
+            match reader.outbox.push(frame.clone()) {
+                Pushed::Promised => touched.add(reader),
+                Pushed::Queued => {}
+                Pushed::Closing => continue,
+            }
+            queued += 1;
+        }
+        drop(readers);
+        self.deliveries.fetch_add(queued as u64, Relaxed);
+        queued
+    }
+
+    /// The connection with this id.
+    pub fn connection(&self, id: &Uuid) -> Option<Arc<Connection>> {
+        lock(self.connections.shard(id)).get(id).cloned()
+    }
+
+    /// Shows every connection to `visit`, one shard locked at a time.
+    pub fn each_connection(&self, mut visit: impl FnMut(&Arc<Connection>)) {
+        for shard in &self.connections.shards {
+            lock(shard).values().for_each(&mut visit);
+        }
+    }
+
+    /// How many channels have a reader.
+    pub fn channel_count(&self) -> usize {
+        self.channels.shards.iter().map(|shard| lock(shard).len()).sum()
+    }
+
+    /// Messages queued to readers since the start.
+    pub fn deliveries(&self) -> u64 {
+        self.deliveries.load(Relaxed)
+    }
+
+    /// Closes the connections with the longest refused queues until all together are within their limit.
+    ///
+    /// Returns how many were closed.
+    pub fn relieve(&self) -> usize {
+        let mut waiting: Vec<(usize, Arc<Connection>)> = Vec::new();
+        self.each_connection(|connection| {
+            let refused = connection.outbox.refused_bytes();
+            if refused > 0 {
+                waiting.push((refused, connection.clone()));
+            }
+        });
+        waiting.sort_unstable_by_key(|(refused, _)| std::cmp::Reverse(*refused));
+        let within = |_: &&(usize, Arc<Connection>)| self.budget.excess() > 0;
+        let closed = waiting.iter().take_while(within);
+        closed.filter(|(_, connection)| connection.outbox.close(CloseReason::QueueMemory)).count()
+    }
+}
+
+#[cfg(test)]
+mod tests;

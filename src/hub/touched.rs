@@ -1,0 +1,54 @@
+//! The outboxes whose writing a publisher has promised.
+
+use std::sync::Arc;
+
+use super::Connection;
+use crate::outbox::Seconds;
+
+/// Outboxes that a publish found idle: whoever holds the list must write them.
+///
+/// Dropped with something in it, as a panic does, it hands each promise to the connection's own task, so that no
+/// reader waits for ever.
+#[derive(Default)]
+pub struct Touched(Vec<Arc<Connection>>);
+
+impl Touched {
+    pub(super) fn add(&mut self, connection: &Arc<Connection>) {
+        self.0.push(connection.clone());
+    }
+
+    /// Takes over a promise from a push outside of a publish.
+    pub fn promised(&mut self, connection: &Arc<Connection>) {
+        self.add(connection);
+    }
+
+    /// How many outboxes wait to be written.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Writes all of them, one system call each where sockets have room. `now` is noted as a sign of life.
+    pub fn flush(&mut self, now: Seconds) {
+        while let Some(connection) = self.0.pop() {
+            connection.outbox.flush(now);
+        }
+    }
+
+    /// Takes at most `count` of them into a list of their own.
+    pub fn split_off(&mut self, count: usize) -> Touched {
+        Touched(self.0.split_off(self.0.len().saturating_sub(count)))
+    }
+}
+
+impl Drop for Touched {
+    fn drop(&mut self) {
+        for connection in &self.0 {
+            connection.outbox.hand_over();
+        }
+    }
+}
