@@ -9,6 +9,7 @@ pub mod jane;
 pub mod log;
 pub mod message;
 pub mod outbox;
+pub mod server;
 pub mod signals;
 mod sync;
 pub mod systemd;

@@ -22,6 +22,8 @@ pub struct Connection {
     pub outbox: Outbox,
     pub(super) memberships: Mutex<Vec<Membership>>,
     received: AtomicU32,
+    /// When a ping was sent that nothing has answered yet; 0 for none.
+    pub(crate) pinged: AtomicU32,
     messages_in: AtomicU64,
     bytes_in: AtomicU64,
 }
@@ -48,6 +50,7 @@ impl Connection {
             outbox: Outbox::new(budget),
             memberships: Mutex::new(Vec::new()),
             received: AtomicU32::new(now),
+            pinged: AtomicU32::new(0),
             messages_in: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
         }

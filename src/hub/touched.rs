@@ -13,6 +13,19 @@ use crate::outbox::Seconds;
 pub struct Touched(Vec<Arc<Connection>>);
 
 impl Touched {
+    /// Room for outboxes that is given back after use.
+    const KEPT: usize = 4096;
+
+    /// An empty list.
+    pub const fn new() -> Touched {
+        Touched(Vec::new())
+    }
+
+    /// Gives back room that only a very large channel needed.
+    pub fn trim(&mut self) {
+        self.0.shrink_to(Self::KEPT);
+    }
+
     pub(super) fn add(&mut self, connection: &Arc<Connection>) {
         self.0.push(connection.clone());
     }

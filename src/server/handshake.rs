@@ -1,0 +1,308 @@
+//! HTTP on a new connection: the upgrade to a WebSocket, or an answer of the API.
+//!
+//! A connection has `[websocket] handshake_timeout` for each request; one that is upgraded is handed to a session.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::listener::{MAX_PENDING, Waiting};
+use super::presence::{Place, Presence};
+use super::refusal::Answer;
+use super::session::Session;
+use super::{Live, Refusal, Server, api, origin, unix_now};
+use crate::access_key::{AccessKey, TokenError, verify};
+
+/// The longest request head, in bytes.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// The most header lines of a request.
+const MAX_HEADERS: usize = 100;
+
+/// What the requests of one connection share.
+struct Exchange {
+    server: Arc<Server>,
+    address: SocketAddr,
+    progress: Mutex<Progress>,
+}
+
+/// How far a connection has come.
+struct Progress {
+    /// When the current request is to be done.
+    deadline: Instant,
+    /// The upgrade that was answered with 101.
+    upgraded: Option<Presence>,
+    /// A request is being answered.
+    answering: bool,
+}
+
+/// Speaks HTTP with a new connection. Returns the session if it was upgraded.
+pub(super) async fn serve(
+    server: Arc<Server>,
+    stream: TcpStream,
+    address: SocketAddr,
+    waiting: Waiting,
+) -> Option<Session> {
+    let timeout = server.live().settings.websocket.handshake_timeout;
+    let progress = Progress { deadline: Instant::now() + timeout, upgraded: None, answering: false };
+    let exchange = Arc::new(Exchange { server, address, progress: Mutex::new(progress) });
+    let service = {
+        let exchange = exchange.clone();
+        // hyper wants a future that may be moved when it gives back the stream.
+        service_fn(move |request| -> Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>> {
+            let exchange = exchange.clone();
+            Box::pin(async move { Ok(exchange.answer(request, timeout).await) })
+        })
+    };
+    let mut http = http1::Builder::new()
+        .max_buf_size(MAX_HEAD_BYTES)
+        .max_headers(MAX_HEADERS)
+        .pipeline_flush(true)
+        .serve_connection(TokioIo::new(stream), service);
+    let ended = {
+        let done = std::future::poll_fn(|context| http.poll_without_shutdown(context));
+        tokio::select! {
+            result = done => Ok(result),
+            () = exchange.timed_out() => Err(Refusal::Timeout),
+            () = waiting.told_to_go() => Err(Refusal::Pending(MAX_PENDING)),
+        }
+    };
+    let parts = http.into_parts();
+    let mut stream = parts.io.into_inner();
+    let (upgraded, answering) = {
+        let mut progress = exchange.lock();
+        (progress.upgraded.take(), progress.answering)
+    };
+    match ended {
+        Ok(Ok(())) => {
+            if let Some(presence) = upgraded {
+                return Some(Session::new(presence, stream, parts.read_buf));
+            }
+        }
+        // A request was begun and not finished: its client may still read why it ends. One that is half answered
+        // already can't be answered again.
+        Err(refusal) if !answering && !parts.read_buf.is_empty() => {
+            exchange.server.refused(exchange.address, &refusal);
+            // The answer fits an empty socket buffer; if not, nobody reads it.
+            let _ = stream.try_write(&refusal.bytes());
+        }
+        _ => {}
+    }
+    close(&mut stream).await;
+    None
+}
+
+/// Ends a connection so that what was written reaches its client: a socket that is closed with unread bytes sends a
+/// reset, which takes back what the client has not read yet.
+async fn close(stream: &mut TcpStream) {
+    const LINGER: Duration = Duration::from_secs(1);
+    const LINGERING_READS: usize = 64;
+    let drain = async {
+        stream.shutdown().await.ok()?;
+        let mut scratch = [0; 1024];
+        for _ in 0..LINGERING_READS {
+            stream.readable().await.ok()?;
+            match stream.try_read(&mut scratch) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => break,
+            }
+        }
+        Some(())
+    };
+    let _ = tokio::time::timeout(LINGER, drain).await;
+}
+
+impl Exchange {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Progress> {
+        crate::sync::lock(&self.progress)
+    }
+
+    /// Waits until a request has taken too long. Each request has its own time.
+    async fn timed_out(&self) {
+        loop {
+            let deadline = self.lock().deadline;
+            if Instant::now() >= deadline {
+                return;
+            }
+            tokio::time::sleep_until(deadline).await;
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, timeout: Duration) -> Answer {
+        self.lock().answering = true;
+        let result = self.route(request).await;
+        let mut progress = self.lock();
+        progress.answering = false;
+        progress.deadline = Instant::now() + timeout;
+        match result {
+            Ok((answer, presence)) => {
+                progress.upgraded = presence;
+                answer
+            }
+            Err(refusal) => {
+                self.server.refused(self.address, &refusal);
+                refusal.answer()
+            }
+        }
+    }
+
+    async fn route(&self, request: Request<Incoming>) -> Result<(Answer, Option<Presence>), Refusal> {
+        if request.headers().contains_key(TRANSFER_ENCODING) {
+            return Err(Refusal::BadRequest("Transfer-Encoding is not taken: send Content-Length"));
+        }
+        let path = request.uri().path();
+        if path == "/health" || path.starts_with("/health/") || path == "/api" || path.starts_with("/api/") {
+            return api::answer(&self.server, request).await.map(|answer| (answer, None));
+        }
+        let (answer, presence) = upgrade(&self.server, self.address, &request)?;
+        Ok((answer, Some(presence)))
+    }
+}
+
+/// Checks an upgrade request in the documented order (400, 405 and 426 before 503 before 401 before 403) and lets its
+/// connection in.
+fn upgrade(
+    server: &Arc<Server>,
+    address: SocketAddr,
+    request: &Request<Incoming>,
+) -> Result<(Answer, Presence), Refusal> {
+    let key = check_upgrade(request)?;
+    let tokens = Tokens::of(request)?;
+    let live = server.live();
+    let place = Place::take(server, &live)?;
+    let access = tokens.verify(&live)?;
+    check_origin(request.headers(), &live)?;
+
+    let presence = Presence::enter(place, address, access);
+    let mut answer = Response::new(Full::new(Bytes::new()));
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = answer.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    let accept = derive_accept_key(key.as_bytes());
+    headers.insert(SEC_WEBSOCKET_ACCEPT, HeaderValue::from_str(&accept).map_err(|_| Refusal::Internal)?);
+    Ok((answer, presence))
+}
+
+/// What RFC 6455 section 4.2.1 asks of a request. Returns the key.
+fn check_upgrade(request: &Request<Incoming>) -> Result<&str, Refusal> {
+    let headers = request.headers();
+    if request.version() != Version::HTTP_11 {
+        return Err(Refusal::BadRequest("a WebSocket needs HTTP/1.1"));
+    }
+    if request.method() != Method::GET {
+        return Err(Refusal::Method("GET"));
+    }
+    if !headers.contains_key(HOST) {
+        return Err(Refusal::BadRequest("the header Host is missing"));
+    }
+    if headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0") {
+        return Err(Refusal::BadRequest("an upgrade request has no body"));
+    }
+    if !headers.contains_key(UPGRADE) && !headers.contains_key(SEC_WEBSOCKET_KEY) {
+        return Err(Refusal::UpgradeRequired);
+    }
+    if !has_word(headers, UPGRADE, "websocket") {
+        return Err(Refusal::BadRequest("the header Upgrade must be websocket"));
+    }
+    if !has_word(headers, CONNECTION, "upgrade") {
+        return Err(Refusal::BadRequest("the header Connection must name Upgrade"));
+    }
+    if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err(Refusal::Version);
+    }
+    let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();
+    let key = keys.next().and_then(|key| key.to_str().ok()).filter(|key| is_key(key));
+    match (key, keys.next()) {
+        (Some(key), None) => Ok(key),
+        _ => Err(Refusal::BadRequest("the header Sec-WebSocket-Key must be 16 bytes in base64")),
+    }
+}
+
+/// Whether a header that is a list of words has this one, in any case.
+fn has_word(headers: &HeaderMap, name: hyper::header::HeaderName, word: &str) -> bool {
+    let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).any(|one| one.trim().eq_ignore_ascii_case(word))
+}
+
+fn is_key(key: &str) -> bool {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16)
+}
+
+fn check_origin(headers: &HeaderMap, live: &Live) -> Result<(), Refusal> {
+    let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
+    let origin = String::from_utf8_lossy(origin.as_bytes());
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let websocket = &live.settings.websocket;
+    if origin::allowed(&origin, host, websocket.check_origin, &websocket.allowed_origins) {
+        Ok(())
+    } else {
+        Err(Refusal::Origin(origin.into_owned()))
+    }
+}
+
+/// The tokens of a request. They are never merged: one of them counts.
+pub(super) struct Tokens {
+    header: Option<String>,
+    query: Option<String>,
+}
+
+impl Tokens {
+    /// # Errors
+    /// `auth` twice in the query: it would be a matter of chance which one is meant.
+    pub(super) fn of<B>(request: &Request<B>) -> Result<Tokens, Refusal> {
+        let query = request.uri().query().unwrap_or_default();
+        let mut auths = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "auth");
+        let query = auths.next().map(|(_, token)| token.into_owned());
+        if auths.next().is_some() {
+            return Err(Refusal::BadRequest("the query parameter auth stands there twice"));
+        }
+        let header = request.headers().get(AUTHORIZATION).map(|value| bearer(value).to_owned());
+        Ok(Tokens { header, query })
+    }
+
+    /// What the bearer may do: by the header's token if it authenticates, else by the query's.
+    pub(super) fn verify(&self, live: &Live) -> Result<AccessKey, Refusal> {
+        let check = |token: &Option<String>| match token {
+            Some(token) => verify(token, &live.keys, &live.policy, unix_now()),
+            None => Err(TokenError::Missing),
+        };
+        let by_header = check(&self.header);
+        let result = match (&self.query, by_header) {
+            (Some(_), Err(_)) => check(&self.query),
+            (_, by_header) => by_header,
+        };
+        result.map_err(Refusal::Token)
+    }
+}
+
+/// The token of an Authorization header: behind `Bearer` in any case (RFC 6750 section 2.1), or bare.
+fn bearer(value: &HeaderValue) -> &str {
+    let value = value.to_str().unwrap_or_default().trim();
+    match value.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim_start(),
+        None if value.eq_ignore_ascii_case("bearer") => "",
+        _ => value,
+    }
+}

@@ -1,0 +1,263 @@
+//! The network side: listeners, HTTP and the handshake, one connection's life, and who looks after all of them.
+//!
+//! In the order in which a client meets them: [`listener`] accepts, [`handshake`] speaks HTTP and upgrades
+//! ([`api`] answers what is no WebSocket), [`session`] reads, publishes and writes, [`timekeeper`] watches the clock.
+
+mod api;
+mod flush;
+mod frames;
+mod handshake;
+pub mod listener;
+mod origin;
+mod presence;
+mod refusal;
+mod session;
+mod timekeeper;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::{ArcSwap, Guard};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+pub use self::refusal::Refusal;
+use self::timekeeper::Timekeeper;
+use crate::access_key::{Keys, Policy, UnixSeconds};
+use crate::close::CloseReason;
+use crate::config::Settings;
+use crate::hub::Hub;
+use crate::outbox::{Budget, Seconds};
+
+/// What may change while the server runs, replaced as a whole by a reload.
+#[derive(Debug)]
+pub struct Live {
+    /// The settings in force.
+    pub settings: Settings,
+    /// The keys that tokens may be signed with.
+    pub keys: Keys,
+    /// What else is asked of a token.
+    pub policy: Policy,
+    /// The most connections: the setting, or what the descriptor limit leaves.
+    pub max_connections: usize,
+}
+
+impl Live {
+    /// What follows from `settings`, where `max_descriptors` is the process's limit.
+    pub fn new(settings: Settings, max_descriptors: usize) -> Live {
+        let policy = Policy {
+            leeway: settings.auth.leeway.as_secs(),
+            require_expiry: settings.auth.require_expiry,
+            issuer: settings.auth.issuer.clone(),
+            audience: settings.auth.audience.clone(),
+            channels: settings.limits.channels_per_token,
+            channel_name_bytes: settings.limits.channel_name_bytes,
+        };
+        Live {
+            keys: Keys::new(settings.auth.secrets.iter().map(|secret| secret.as_bytes())),
+            policy,
+            max_connections: settings.max_connections.min(max_descriptors.saturating_sub(SPARE_DESCRIPTORS)),
+            settings,
+        }
+    }
+}
+
+/// Descriptors that are never given to connections: listeners, the admin socket, the log, files.
+pub const SPARE_DESCRIPTORS: usize = 64;
+
+/// Counts since the start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Handshakes answered with 101.
+    pub accepted: AtomicU64,
+    /// Requests refused.
+    pub refused: AtomicU64,
+    /// Connections that ended.
+    pub closed: AtomicU64,
+    /// Messages published.
+    pub messages_in: AtomicU64,
+    /// Panics that cost one connection its life.
+    pub panics: AtomicU64,
+}
+
+/// The server: shared by all its tasks.
+pub struct Server {
+    /// Who is connected and who reads what.
+    pub hub: Hub,
+    /// What it has done.
+    pub counters: Counters,
+    id: Uuid,
+    started: Instant,
+    live: ArcSwap<Live>,
+    max_descriptors: usize,
+    connected: AtomicUsize,
+    draining: AtomicBool,
+    /// Told when a connection ends.
+    left: Notify,
+    pending: listener::Pending,
+    timekeeper: Timekeeper,
+    port: OnceLock<u16>,
+}
+
+impl Server {
+    /// A server with these settings and the process's descriptor limit. It serves once it is given listeners.
+    pub fn new(settings: Settings, max_descriptors: usize) -> Arc<Server> {
+        let live = Live::new(settings, max_descriptors);
+        let limits = &live.settings.limits;
+        let budget = Budget::new(
+            limits.queue_messages,
+            limits.queue_bytes,
+            limits.total_queue_bytes,
+            live.settings.websocket.write_buffer_size,
+        );
+        Arc::new(Server {
+            hub: Hub::new(Arc::new(budget)),
+            counters: Counters::default(),
+            id: Uuid::new_v4(),
+            started: Instant::now(),
+            live: ArcSwap::from_pointee(live),
+            max_descriptors,
+            connected: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+            left: Notify::new(),
+            pending: listener::Pending::default(),
+            timekeeper: Timekeeper::default(),
+            port: OnceLock::new(),
+        })
+    }
+
+    /// Starts what looks after all connections: heartbeats, expiry, memory. Ends when dropped or aborted.
+    pub async fn look_after(self: Arc<Self>) {
+        timekeeper::run(self).await;
+    }
+
+    /// The id that stands as issuer in what HTTP and the administrator publish.
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// When it was made.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Seconds since it was made, by the monotonic clock.
+    pub fn now(&self) -> Seconds {
+        self.started.elapsed().as_secs() as Seconds
+    }
+
+    /// What is in force at this moment.
+    pub fn live(&self) -> Guard<Arc<Live>> {
+        self.live.load()
+    }
+
+    /// Puts new settings in force; connections whose key is gone are closed, spread over `spread`.
+    ///
+    /// Returns how many are to close.
+    pub fn reload(self: &Arc<Self>, settings: Settings, spread: Duration) -> usize {
+        let live = Arc::new(Live::new(settings, self.max_descriptors));
+        let limits = &live.settings.limits;
+        let budget = self.hub.budget();
+        budget.queue_messages.store(limits.queue_messages, Relaxed);
+        budget.queue_bytes.store(limits.queue_bytes, Relaxed);
+        budget.total_bytes.store(limits.total_queue_bytes, Relaxed);
+        budget.kept_bytes.store(live.settings.websocket.write_buffer_size, Relaxed);
+        self.live.store(live.clone());
+        let mut withdrawn = Vec::new();
+        self.hub.each_connection(|connection| {
+            if !live.keys.contains(&connection.access().key) {
+                withdrawn.push(connection.id());
+            }
+        });
+        let count = withdrawn.len();
+        if count > 0 {
+            let server = self.clone();
+            tokio::spawn(
+                async move { server.close_spread(withdrawn, CloseReason::KeyWithdrawn, spread).await },
+            );
+        }
+        count
+    }
+
+    /// What is in force, to be kept across an await.
+    pub fn live_full(&self) -> Arc<Live> {
+        self.live.load_full()
+    }
+
+    /// The port that clients reach, once it listens on one.
+    pub fn port(&self) -> Option<u16> {
+        self.port.get().copied()
+    }
+
+    /// Says on which port it listens; the first word counts.
+    pub fn set_port(&self, port: u16) {
+        let _ = self.port.set(port);
+    }
+
+    /// Counts and logs a refused request.
+    fn refused(&self, address: SocketAddr, refusal: &Refusal) {
+        self.counters.refused.fetch_add(1, Relaxed);
+        tracing::info!(%address, reason = refusal.name(), status = refusal.status().as_u16(), "refused: {refusal}");
+    }
+
+    /// How many connections have shown a token and not ended.
+    pub fn connected(&self) -> usize {
+        self.connected.load(Relaxed)
+    }
+
+    /// How many connections have not shown a token yet.
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Whether it takes no new connections because it stops.
+    pub fn draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    /// Stops in order: takes no new connections, closes all with `reason` spread over `spread`, and waits until they
+    /// have gone or have had their time to answer.
+    pub async fn drain(&self, reason: CloseReason, spread: Duration) {
+        self.draining.store(true, Relaxed);
+        let mut ids = Vec::new();
+        self.hub.each_connection(|connection| ids.push(connection.id()));
+        self.close_spread(ids, reason, spread).await;
+        // Who was let in while the flag was set and the list was made.
+        self.hub.each_connection(|connection| {
+            connection.outbox.close(reason);
+        });
+        let gone = async {
+            loop {
+                let left = self.left.notified();
+                if self.connected() == 0 {
+                    return;
+                }
+                left.await;
+            }
+        };
+        // A session ends by itself after this time; a little more, so that it is the one to end.
+        let _ = tokio::time::timeout(session::CLOSE_TIMEOUT + Duration::from_millis(500), gone).await;
+    }
+
+    /// Closes connections in slices, evenly over `spread`, so that their clients do not all come back at once.
+    async fn close_spread(&self, ids: Vec<Uuid>, reason: CloseReason, spread: Duration) {
+        const SLICE: Duration = Duration::from_millis(50);
+        let slices = (spread.as_millis() / SLICE.as_millis()).max(1) as usize;
+        let mut tick = tokio::time::interval(SLICE);
+        for slice in ids.chunks(ids.len().div_ceil(slices).max(1)) {
+            tick.tick().await;
+            for id in slice {
+                if let Some(connection) = self.hub.connection(id) {
+                    connection.outbox.close(reason);
+                }
+            }
+        }
+    }
+}
+
+/// Seconds since 1970 by the wall clock, which tokens follow.
+pub(crate) fn unix_now() -> UnixSeconds {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

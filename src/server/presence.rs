@@ -1,0 +1,69 @@
+//! One connection's place in the server, from the token's acceptance to its end.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed};
+
+use super::{Live, Refusal, Server};
+use crate::access_key::AccessKey;
+use crate::close::CloseReason;
+use crate::hub::Connection;
+
+/// A place among the `max_connections`, given back when dropped.
+pub(super) struct Place(Arc<Server>);
+
+impl Place {
+    /// Takes a place.
+    ///
+    /// # Errors
+    /// While draining, and when every place is taken.
+    pub(super) fn take(server: &Arc<Server>, live: &Live) -> Result<Place, Refusal> {
+        if server.draining() {
+            return Err(Refusal::Draining);
+        }
+        let max = live.max_connections;
+        let taken =
+            server.connected.fetch_update(AcqRel, Relaxed, |count| (count < max).then_some(count + 1));
+        taken.map(|_| Place(server.clone())).map_err(|_| Refusal::Full(max))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.connected.fetch_sub(1, AcqRel);
+        self.0.left.notify_one();
+    }
+}
+
+/// A connection in the hub. Dropped, however that comes about, it leaves its channels and frees its place.
+pub(super) struct Presence {
+    pub(super) connection: Arc<Connection>,
+    place: Place,
+}
+
+impl Presence {
+    /// Lets a connection in: it joins its channels, its outbox held back until it has its socket.
+    pub(super) fn enter(place: Place, address: std::net::SocketAddr, access: AccessKey) -> Presence {
+        let server = &place.0;
+        let expires = access.expires;
+        let budget = server.hub.budget().clone();
+        let connection = Arc::new(Connection::new(address, Arc::new(access), budget, server.now()));
+        server.hub.enter(&connection);
+        server.timekeeper.watch(&connection, expires, server);
+        Presence { connection, place }
+    }
+
+    pub(super) fn server(&self) -> &Arc<Server> {
+        &self.place.0
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        let server = &self.place.0;
+        // Nobody may queue to it any more, and the reason is settled.
+        self.connection.outbox.close(CloseReason::ClientGone);
+        server.hub.leave(&self.connection);
+        server.timekeeper.forget(&self.connection);
+        server.counters.closed.fetch_add(1, Relaxed);
+    }
+}

@@ -1,0 +1,172 @@
+//! Why an HTTP request is refused, and the answer that says so.
+
+use std::fmt;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE};
+use hyper::{Response, StatusCode};
+use serde_json::json;
+
+use crate::access_key::TokenError;
+
+/// An HTTP answer of Philote: always whole, never streamed.
+pub(super) type Answer = Response<Full<Bytes>>;
+
+/// Seconds after which a client that found the server full should come back.
+const RETRY_AFTER_SECONDS: &str = "5";
+
+/// Why a request is refused. `Display` is the sentence that the client gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A request or an upgrade that is not well formed.
+    BadRequest(&'static str),
+    /// A body that can't be published: which message, and why.
+    BadMessage(String),
+    /// Another method than the route takes; those it takes.
+    Method(&'static str),
+    /// A plain GET where a WebSocket is spoken.
+    UpgradeRequired,
+    /// Another version of the WebSocket protocol than 13.
+    Version,
+    /// Nothing of this name under `/api/`.
+    NotFound,
+    /// A body over the limit, in bytes.
+    BodyTooLarge(usize),
+    /// The request head did not arrive in time.
+    Timeout,
+    /// Every place is taken; `max_connections`.
+    Full(usize),
+    /// Too many connections have not shown a token yet.
+    Pending(usize),
+    /// The daemon stops.
+    Draining,
+    /// No valid token.
+    Token(TokenError),
+    /// The token is valid and does not open the API.
+    NotApi,
+    /// The token does not let its bearer publish on this channel.
+    Channel(String),
+    /// A page of another origin.
+    Origin(String),
+    /// A fault of the server.
+    Internal,
+}
+
+impl Refusal {
+    /// The HTTP status.
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Refusal::BadRequest(_) | Refusal::BadMessage(_) => StatusCode::BAD_REQUEST,
+            Refusal::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Refusal::UpgradeRequired | Refusal::Version => StatusCode::UPGRADE_REQUIRED,
+            Refusal::NotFound => StatusCode::NOT_FOUND,
+            Refusal::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Refusal::Timeout => StatusCode::REQUEST_TIMEOUT,
+            Refusal::Full(_) | Refusal::Pending(_) | Refusal::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Token(_) => StatusCode::UNAUTHORIZED,
+            Refusal::NotApi | Refusal::Channel(_) | Refusal::Origin(_) => StatusCode::FORBIDDEN,
+            Refusal::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The `error` of the answer's body.
+    fn code(&self) -> &'static str {
+        match self {
+            Refusal::BadRequest(_) => "bad_request",
+            Refusal::BadMessage(_) => "bad_message",
+            Refusal::Method(_) => "method_not_allowed",
+            Refusal::UpgradeRequired | Refusal::Version => "upgrade_required",
+            Refusal::NotFound => "not_found",
+            Refusal::BodyTooLarge(_) => "body_too_large",
+            Refusal::Timeout => "request_timeout",
+            Refusal::Full(_) | Refusal::Pending(_) | Refusal::Draining => "unavailable",
+            Refusal::Token(_) => "unauthorized",
+            Refusal::NotApi | Refusal::Channel(_) | Refusal::Origin(_) => "forbidden",
+            Refusal::Internal => "internal_error",
+        }
+    }
+
+    /// A stable name in snake case, for logs and counters: finer than the code.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Refusal::Full(_) => "max_connections",
+            Refusal::Pending(_) => "max_pending",
+            Refusal::Draining => "draining",
+            Refusal::Token(error) => error.name(),
+            Refusal::NotApi => "not_api",
+            Refusal::Channel(_) => "channel",
+            Refusal::Origin(_) => "origin",
+            other => other.code(),
+        }
+    }
+
+    /// The answer, with `{"error": CODE, "message": SENTENCE}` as its body.
+    pub(super) fn answer(&self) -> Answer {
+        let body = json!({"error": self.code(), "message": self.to_string()}).to_string();
+        let mut answer = json_answer(self.status(), body);
+        let headers = answer.headers_mut();
+        match self {
+            Refusal::Method(allowed) => headers.insert(ALLOW, HeaderValue::from_static(allowed)),
+            Refusal::UpgradeRequired => headers.insert(UPGRADE, HeaderValue::from_static("websocket")),
+            Refusal::Version => headers.insert("Sec-WebSocket-Version", HeaderValue::from_static("13")),
+            Refusal::Full(_) | Refusal::Pending(_) | Refusal::Draining => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS))
+            }
+            Refusal::Token(_) => headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
+            _ => None,
+        };
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        answer
+    }
+
+    /// The same answer as bytes, for a stream that no HTTP library serves any more.
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        let answer = self.answer();
+        let body = json!({"error": self.code(), "message": self.to_string()}).to_string();
+        let mut bytes =
+            format!("HTTP/1.1 {}\r\nContent-Length: {}\r\n", answer.status(), body.len()).into_bytes();
+        for (name, value) in answer.headers() {
+            bytes.extend_from_slice(name.as_str().as_bytes());
+            bytes.extend_from_slice(b": ");
+            bytes.extend_from_slice(value.as_bytes());
+            bytes.extend_from_slice(b"\r\n");
+        }
+        bytes.extend_from_slice(b"\r\n");
+        bytes.extend_from_slice(body.as_bytes());
+        bytes
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::BadRequest(sentence) => f.write_str(sentence),
+            Refusal::BadMessage(sentence) => f.write_str(sentence),
+            Refusal::Method(allowed) => write!(f, "this route takes {allowed} only"),
+            Refusal::UpgradeRequired => f.write_str("this is a WebSocket server: connect with ws://"),
+            Refusal::Version => f.write_str("only version 13 of the WebSocket protocol is spoken here"),
+            Refusal::NotFound => f.write_str("there is no such route in the API"),
+            Refusal::BodyTooLarge(max) => write!(f, "the body may have {max} bytes at most"),
+            Refusal::Timeout => f.write_str("the request did not arrive in time"),
+            Refusal::Full(max) => write!(f, "the server is full: max_connections is {max}"),
+            Refusal::Pending(max) => write!(f, "{max} connections that show no token are waiting already"),
+            Refusal::Draining => f.write_str("the server is stopping"),
+            Refusal::Token(error) => error.fmt(f),
+            Refusal::NotApi => {
+                f.write_str("this token does not open the API: it needs the claim \"api\": true")
+            }
+            Refusal::Channel(channel) => write!(f, "this token may not publish on channel \"{channel}\""),
+            Refusal::Origin(origin) => write!(f, "pages of the origin {origin} may not connect here"),
+            Refusal::Internal => f.write_str("a fault of the server"),
+        }
+    }
+}
+
+/// An answer with a JSON body.
+pub(super) fn json_answer(status: StatusCode, body: String) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}

@@ -1,0 +1,352 @@
+//! One connection's life after the handshake: read, publish, write, and end.
+//!
+//! The task is a hand-written future, so that an idle connection keeps no more than these fields: no read buffer
+//! (each thread has one), no timer, no state of the handshake.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::task::JoinSet;
+use tokio::time::Sleep;
+use tokio_tungstenite::tungstenite::protocol::Message;
+use uuid::fmt::Hyphenated;
+
+use super::Live;
+use super::flush::flush;
+use super::frames::{FrameLimits, FrameReader, Received};
+use super::presence::Presence;
+use crate::access_key::AccessKey;
+use crate::close::CloseReason;
+use crate::frame::Frame;
+use crate::hub::{Connection, Touched};
+use crate::message::{BadMessage, Delivery, ErrorReply, Publish};
+use crate::outbox::{Pushed, Seconds, Sink, Standing};
+
+/// What one read takes from a socket at most, and so what a publisher may bring before its readers' queues are
+/// written.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Messages handled before what they touched is written.
+const MESSAGES_PER_FLUSH: u64 = 256;
+
+/// How long a message may take from its first byte to its last.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the Close handshake may take, from the decision to the end of the socket.
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Reads thrown away at once after the Close was decided.
+const DISCARDED_READS: usize = 16;
+
+/// The sending side of a TCP connection, written by whoever holds the promise.
+struct TcpSink(OwnedWriteHalf);
+
+impl Sink for TcpSink {
+    fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match slices {
+            [one] => self.0.try_write(one),
+            several => self.0.try_write_vectored(several),
+        }
+    }
+
+    fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.as_ref().poll_write_ready(context)
+    }
+
+    fn shutdown(&self) {
+        // An error here means that the peer is gone already, which the reading side finds out by itself.
+        let _ = SockRef::from(self.0.as_ref()).shutdown(std::net::Shutdown::Write);
+    }
+}
+
+thread_local! {
+    /// The one read buffer of all connections on this thread.
+    static READ_BUFFER: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
+    /// The room of the list of touched outboxes, kept between publishes.
+    static TOUCHED: Cell<Touched> = const { Cell::new(Touched::new()) };
+}
+
+/// The future that carries a connection.
+pub(super) struct Session {
+    presence: Presence,
+    reader: OwnedReadHalf,
+    frames: FrameReader,
+    /// Bytes that were read and not handled yet: what came with the handshake, or what a large batch left.
+    unhandled: Bytes,
+    /// The writing of what this connection published, where it touched many outboxes.
+    flushing: Option<Box<JoinSet<()>>>,
+    /// The deadline of the message in progress, or of the Close.
+    deadline: Option<Pin<Box<Sleep>>>,
+    /// The Close has been decided: what the client sends is thrown away.
+    ending: bool,
+    /// The sending direction is shut.
+    shut: bool,
+}
+
+/// Whether a step left the task something to wait for.
+enum Step {
+    /// Look again at once.
+    Again,
+    /// Let others run, then look again.
+    Yield,
+}
+
+impl Session {
+    /// Takes over the socket after the 101, with what was read behind the request.
+    pub(super) fn new(presence: Presence, stream: TcpStream, read_ahead: Bytes) -> Session {
+        let (reader, writer) = stream.into_split();
+        presence.connection.outbox.attach(Box::new(TcpSink(writer)));
+        Session {
+            presence,
+            reader,
+            frames: FrameReader::default(),
+            unhandled: read_ahead,
+            flushing: None,
+            deadline: None,
+            ending: false,
+            shut: false,
+        }
+    }
+
+    fn step(&mut self, context: &mut Context<'_>) -> Poll<Result<Step, Ended>> {
+        let now = self.presence.server().now();
+        let standing = self.presence.connection.outbox.poll(context, now);
+        if standing.broken {
+            return Poll::Ready(Err(Ended));
+        }
+        if let Some(tasks) = &mut self.flushing {
+            while let Some(_done) = ready!(tasks.poll_join_next(context)) {}
+            self.flushing = None;
+        }
+        if standing.closing.is_some() {
+            return self.end(context, standing);
+        }
+        self.check_message_deadline(context, now);
+        self.receive(context, now)
+    }
+
+    /// Handles what has arrived: one read of the socket, or what an earlier one left.
+    fn receive(&mut self, context: &mut Context<'_>, now: Seconds) -> Poll<Result<Step, Ended>> {
+        if !self.unhandled.is_empty() {
+            let bytes = std::mem::take(&mut self.unhandled);
+            let mut rest = &bytes[..];
+            self.handle(&mut rest, now);
+            self.unhandled = bytes.slice(bytes.len() - rest.len()..);
+            return Poll::Ready(Ok(Step::Yield));
+        }
+        let mut buffer = READ_BUFFER.take().unwrap_or_else(|| vec![0; READ_BYTES].into_boxed_slice());
+        let mut target = ReadBuf::new(&mut buffer);
+        let result = Pin::new(&mut self.reader).poll_read(context, &mut target);
+        let count = target.filled().len();
+        let step = match result {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(())) if count > 0 => {
+                self.presence.connection.received(count, now);
+                let mut rest = &buffer[..count];
+                self.handle(&mut rest, now);
+                self.unhandled = Bytes::copy_from_slice(rest);
+                Poll::Ready(Ok(if count == READ_BYTES { Step::Yield } else { Step::Again }))
+            }
+            // The end of the stream without a Close, or a reset: nobody is left to talk to.
+            Poll::Ready(_) => Poll::Ready(Err(Ended)),
+        };
+        READ_BUFFER.set(Some(buffer));
+        step
+    }
+
+    /// Handles messages until the bytes are used up or a flush is due, then writes what they touched.
+    fn handle(&mut self, bytes: &mut &[u8], now: Seconds) {
+        let server = self.presence.server();
+        let connection = &self.presence.connection;
+        let live = server.live();
+        let access = connection.access();
+        let mut touched = TOUCHED.take();
+        let mut id = [0; Hyphenated::LENGTH];
+        let mut publisher = Publisher {
+            connection,
+            live: &live,
+            access: &access,
+            id: connection.id().hyphenated().encode_lower(&mut id),
+            touched: &mut touched,
+        };
+        let limits = FrameLimits {
+            message: live.settings.websocket.max_message_size,
+            read_buffer: live.settings.websocket.read_buffer_size,
+        };
+        let mut handled = 0;
+        let mut messages = 0;
+        let result = self.frames.read(bytes, limits, now, |received| {
+            handled += 1;
+            match received {
+                Received::Message(message) => {
+                    messages += 1;
+                    publisher.publish(&message, server);
+                }
+                Received::Ping(pong) => publisher.answer(pong),
+                Received::Pong => {}
+                Received::Close(reason, answer) => {
+                    connection.outbox.close_with(reason, Some(answer));
+                }
+            }
+            handled < MESSAGES_PER_FLUSH
+        });
+        if let Err(reason) = result {
+            connection.outbox.close(reason);
+        }
+        connection.received_messages(messages);
+        server.counters.messages_in.fetch_add(messages, Relaxed);
+        self.flushing = flush(server, &mut touched);
+        touched.trim();
+        TOUCHED.set(touched);
+    }
+
+    /// Sees to it that a message which was begun is finished in time, or the connection closed.
+    ///
+    /// The timer of one message stays set when it is done; if it fires in the middle of a later one, that one gets the
+    /// rest of its time.
+    fn check_message_deadline(&mut self, context: &mut Context<'_>, now: Seconds) {
+        let Some(began) = self.frames.message_began() else { return };
+        let timeout = MESSAGE_TIMEOUT.as_secs() as Seconds;
+        loop {
+            let left = Duration::from_secs(u64::from((began + timeout).saturating_sub(now)));
+            let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(left)));
+            if deadline.as_mut().poll(context).is_pending() {
+                return;
+            }
+            self.deadline = None;
+            if left.is_zero() {
+                self.presence.connection.outbox.close(CloseReason::MessageTooSlow);
+                return;
+            }
+        }
+    }
+
+    /// Sends what waits and the Close, shuts the sending direction, and waits for the client's end, all in
+    /// [`CLOSE_TIMEOUT`].
+    ///
+    /// What the client still sends is read and thrown away: a socket that is closed with unread bytes sends a reset,
+    /// and a reset makes the client's system forget the Close.
+    fn end(&mut self, context: &mut Context<'_>, standing: Standing) -> Poll<Result<Step, Ended>> {
+        if !self.ending {
+            self.ending = true;
+            self.frames = FrameReader::default();
+            self.unhandled = Bytes::new();
+            self.deadline = Some(Box::pin(tokio::time::sleep(CLOSE_TIMEOUT)));
+        }
+        if standing.drained && !self.shut {
+            self.shut = true;
+            self.presence.connection.outbox.shutdown();
+        }
+        if self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(context).is_ready()) {
+            return Poll::Ready(Err(Ended));
+        }
+        let mut buffer = READ_BUFFER.take().unwrap_or_else(|| vec![0; READ_BYTES].into_boxed_slice());
+        let mut result = Poll::Ready(Ok(Step::Yield));
+        for _ in 0..DISCARDED_READS {
+            let mut target = ReadBuf::new(&mut buffer);
+            match Pin::new(&mut self.reader).poll_read(context, &mut target) {
+                Poll::Ready(Ok(())) if !target.filled().is_empty() => {}
+                // The client sends no more: what is still to be written, it may yet read.
+                Poll::Ready(Ok(())) if !self.shut => {
+                    result = Poll::Pending;
+                    break;
+                }
+                Poll::Ready(_) => {
+                    result = Poll::Ready(Err(Ended));
+                    break;
+                }
+                Poll::Pending => {
+                    result = Poll::Pending;
+                    break;
+                }
+            }
+        }
+        READ_BUFFER.set(Some(buffer));
+        result
+    }
+}
+
+/// The connection has ended.
+struct Ended;
+
+impl Future for Session {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            // One connection's panic is that connection's end.
+            let step = catch_unwind(AssertUnwindSafe(|| self.step(context)));
+            match step {
+                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Ready(Ok(Step::Again))) => {}
+                Ok(Poll::Ready(Ok(Step::Yield))) => {
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Ok(Poll::Ready(Err(Ended))) => return Poll::Ready(()),
+                Err(_panic) => {
+                    self.presence.server().counters.panics.fetch_add(1, Relaxed);
+                    if !self.presence.connection.outbox.close(CloseReason::InternalError) {
+                        // It was closing already, and can't even do that.
+                        return Poll::Ready(());
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What is needed to publish one connection's messages.
+struct Publisher<'a> {
+    connection: &'a Arc<Connection>,
+    live: &'a Live,
+    access: &'a AccessKey,
+    id: &'a str,
+    touched: &'a mut Touched,
+}
+
+impl Publisher<'_> {
+    /// Publishes a client's message, or answers why not.
+    fn publish(&mut self, message: &Message, server: &super::Server) {
+        let text = match message {
+            Message::Text(text) => Ok(text.as_str()),
+            Message::Binary(bytes) => std::str::from_utf8(bytes).map_err(|_| BadMessage::NotUtf8),
+            _ => return,
+        };
+        let names = self.live.settings.limits.channel_name_bytes;
+        let publish = match text.and_then(|text| Publish::parse(text, names)) {
+            Ok(publish) => publish,
+            Err(error) => return self.answer(ErrorReply::BadMessage(error).encode()),
+        };
+        if !self.access.may_write(&publish.channel) {
+            return self.answer(ErrorReply::Forbidden { channel: &publish.channel }.encode());
+        }
+        let shown = self.live.settings.websocket.show_subject;
+        let delivery = Delivery {
+            issuer: self.id,
+            channel: &publish.channel,
+            data: publish.data,
+            subject: self.access.subject.as_deref().filter(|_| shown),
+        };
+        server.hub.publish(&delivery, Some(self.connection), self.touched);
+    }
+
+    /// Sends something to the client itself, in order with its other messages.
+    fn answer(&mut self, frame: Frame) {
+        if self.connection.outbox.push(frame) == Pushed::Promised {
+            self.touched.promised(self.connection);
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The clock over all connections: heartbeats, expiry of tokens, memory of all queues. One task, no timer each.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::{Server, unix_now};
+use crate::access_key::UnixSeconds;
+use crate::close::CloseReason;
+use crate::frame::Frame;
+use crate::hub::{Connection, Touched};
+use crate::outbox::{Pushed, Seconds};
+use crate::sync::lock;
+
+/// One-second slots of the heartbeat wheel. What is due later is looked at once a turn, and filed again.
+const SLOTS: usize = 128;
+
+/// Connections looked at before others get to run.
+const SLICE: usize = 256;
+
+/// Who is to be looked at when.
+pub(super) struct Timekeeper {
+    wheel: Mutex<Vec<Vec<Uuid>>>,
+    expiries: Mutex<BTreeSet<(UnixSeconds, Uuid)>>,
+}
+
+impl Default for Timekeeper {
+    fn default() -> Self {
+        Timekeeper { wheel: Mutex::new(vec![Vec::new(); SLOTS]), expiries: Mutex::default() }
+    }
+}
+
+impl Timekeeper {
+    /// Begins to watch a connection: its heartbeat, and its token's `exp`.
+    pub(super) fn watch(&self, connection: &Connection, expires: Option<UnixSeconds>, server: &Server) {
+        self.file(connection.id(), server.now() + seconds(server.live().settings.websocket.ping_interval));
+        if let Some(expires) = expires {
+            lock(&self.expiries).insert((expires, connection.id()));
+        }
+    }
+
+    /// Forgets a connection's expiry. Its place in the wheel is found empty when it comes up.
+    pub(super) fn forget(&self, connection: &Connection) {
+        if let Some(expires) = connection.access().expires {
+            lock(&self.expiries).remove(&(expires, connection.id()));
+        }
+    }
+
+    fn file(&self, id: Uuid, due: Seconds) {
+        lock(&self.wheel)[due as usize % SLOTS].push(id);
+    }
+}
+
+fn seconds(duration: Duration) -> Seconds {
+    duration.as_secs().max(1) as Seconds
+}
+
+/// Looks after `server` for ever.
+pub(super) async fn run(server: Arc<Server>) {
+    let memory = async {
+        loop {
+            server.hub.budget().exceeded().await;
+            server.hub.relieve();
+            tokio::task::yield_now().await;
+        }
+    };
+    let clock = async {
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut looked_at = server.now();
+        loop {
+            tick.tick().await;
+            expire(&server).await;
+            let now = server.now();
+            // Every slot that has come up since, also after a stall; none twice.
+            for slot in (looked_at + 1..=now).take(SLOTS) {
+                beat(&server, slot, now).await;
+            }
+            looked_at = now;
+        }
+    };
+    tokio::join!(memory, clock);
+}
+
+/// Closes the connections whose tokens have expired, at the instant at which they would be refused.
+async fn expire(server: &Arc<Server>) {
+    let leeway = server.live().policy.leeway;
+    loop {
+        let now = unix_now();
+        let expired: Vec<Uuid> = {
+            let expiries = lock(&server.timekeeper.expiries);
+            expiries
+                .iter()
+                .take_while(|(expires, _)| expires + leeway <= now)
+                .take(SLICE)
+                .map(|(_, id)| *id)
+                .collect()
+        };
+        for id in &expired {
+            if let Some(connection) = server.hub.connection(id) {
+                connection.outbox.close(CloseReason::TokenExpired);
+                server.timekeeper.forget(&connection);
+            }
+        }
+        if expired.len() < SLICE {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Looks at the connections of one slot: pings who is silent, ends who did not answer, files them again.
+async fn beat(server: &Arc<Server>, slot: Seconds, now: Seconds) {
+    let due = std::mem::take(&mut lock(&server.timekeeper.wheel)[slot as usize % SLOTS]);
+    for slice in due.chunks(SLICE) {
+        let mut touched = Touched::default();
+        for id in slice {
+            if let Some(connection) = server.hub.connection(id) {
+                let next = look_at(server, &connection, now, &mut touched);
+                server.timekeeper.file(*id, next.clamp(now + 1, now + SLOTS as Seconds - 1));
+            }
+        }
+        touched.flush(now);
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Returns when to look again.
+///
+/// Any byte received and any progress of its outbox is a sign of life. A ping is only sent into an empty outbox: what
+/// waits in a full one is as good a question, and the answer is its progress.
+fn look_at(server: &Server, connection: &Arc<Connection>, now: Seconds, touched: &mut Touched) -> Seconds {
+    let live = server.live();
+    let interval = seconds(live.settings.websocket.ping_interval);
+    let patience = seconds(live.settings.websocket.pong_timeout);
+    let out = connection.outbox.stats();
+    let received = connection.last_received();
+    let pinged = connection.pinged.load(Relaxed);
+    let sign_of_life = received.max(out.progress);
+    if pinged > 0 && received < pinged && out.progress <= pinged {
+        // The ping is out and nothing has come since.
+        if now >= pinged + patience {
+            connection.outbox.close(CloseReason::NoPong);
+        }
+        return pinged + patience;
+    }
+    connection.pinged.store(0, Relaxed);
+    if now < sign_of_life + interval {
+        return sign_of_life + interval;
+    }
+    if out.queued_bytes > 0 {
+        if now >= sign_of_life + interval + patience {
+            connection.outbox.close(CloseReason::NoPong);
+        }
+        return sign_of_life + interval + patience;
+    }
+    connection.outbox.trim();
+    if connection.outbox.push(Frame::ping()) == Pushed::Promised {
+        touched.promised(connection);
+    }
+    connection.pinged.store(now, Relaxed);
+    now + patience
+}
