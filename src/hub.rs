@@ -11,7 +11,7 @@ use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use slab::Slab;
+use indexmap::IndexSet;
 use uuid::Uuid;
 
 pub use self::connection::{Connection, ConnectionStats};
@@ -46,35 +46,17 @@ struct Channel {
     readers: Mutex<Readers>,
 }
 
-/// A channel's readers, each at a place of its own for as long as it stays.
+/// A channel's readers: dense for those who walk over all of them, found by hash by those who leave.
 #[derive(Default)]
-struct Readers {
-    places: Slab<Arc<Connection>>,
-    /// Below so many readers, the room of those who left is given back, at a cost in proportion to all places:
-    /// halved each time, so that the many who leave one by one pay it a few times only.
-    shrink_below: usize,
-}
+struct Readers(IndexSet<Arc<Connection>>);
 
 impl Readers {
-    fn insert(&mut self, connection: Arc<Connection>) -> usize {
-        let place = self.places.insert(connection);
-        self.shrink_below = self.shrink_below.max(self.places.capacity() / 4);
-        place
-    }
-
-    fn remove(&mut self, place: usize) {
-        self.places.try_remove(place);
-        if self.places.len() < self.shrink_below {
-            self.places.shrink_to_fit();
-            self.shrink_below = self.places.len() / 2;
+    fn remove(&mut self, connection: &Arc<Connection>) {
+        self.0.swap_remove(connection);
+        if self.0.len() < self.0.capacity() / 8 {
+            self.0.shrink_to(self.0.len() * 2);
         }
     }
-}
-
-/// A connection's place among a channel's readers, so that leaving is not a search.
-struct Membership {
-    channel: Arc<Channel>,
-    place: usize,
 }
 
 /// All connections and all channels that are read.
@@ -114,14 +96,14 @@ impl Hub {
     pub fn subscribe(&self, connection: &Arc<Connection>, channels: &[ChannelName]) {
         let wanted: HashSet<&ChannelName> = channels.iter().collect();
         let mut memberships = lock(&connection.memberships);
-        memberships.retain(|membership| {
-            let stays = wanted.contains(&membership.channel.name);
+        memberships.retain(|channel| {
+            let stays = wanted.contains(&channel.name);
             if !stays {
-                self.part(membership);
+                self.part(connection, channel);
             }
             stays
         });
-        let kept: HashSet<ChannelName> = memberships.iter().map(|kept| kept.channel.name.clone()).collect();
+        let kept: HashSet<ChannelName> = memberships.iter().map(|kept| kept.name.clone()).collect();
         memberships.reserve_exact(channels.len() - kept.len());
         for name in channels.iter().filter(|name| !kept.contains(*name)) {
             memberships.push(self.join(connection, name));
@@ -129,7 +111,7 @@ impl Hub {
         memberships.shrink_to_fit();
     }
 
-    fn join(&self, connection: &Arc<Connection>, name: &ChannelName) -> Membership {
+    fn join(&self, connection: &Arc<Connection>, name: &ChannelName) -> Arc<Channel> {
         let mut shard = lock(self.channels.shard(name.as_str()));
         let channel = match shard.get(name) {
             Some(channel) => channel.clone(),
@@ -140,17 +122,16 @@ impl Hub {
             }
         };
         // Under the shard's lock: nobody forgets the channel in between.
-        let place = lock(&channel.readers).insert(connection.clone());
-        Membership { channel, place }
+        lock(&channel.readers).0.insert(connection.clone());
+        channel
     }
 
-    fn part(&self, membership: &Membership) {
-        let name = &membership.channel.name;
-        let mut shard = lock(self.channels.shard(name.as_str()));
-        let mut readers = lock(&membership.channel.readers);
-        readers.remove(membership.place);
-        if readers.places.is_empty() {
-            shard.remove(name);
+    fn part(&self, connection: &Arc<Connection>, channel: &Channel) {
+        let mut shard = lock(self.channels.shard(channel.name.as_str()));
+        let mut readers = lock(&channel.readers);
+        readers.remove(connection);
+        if readers.0.is_empty() {
+            shard.remove(&channel.name);
             if shard.len() < shard.capacity() / 8 {
                 let room = shard.len() * 2;
                 shard.shrink_to(room);
@@ -172,7 +153,7 @@ impl Hub {
         let frame = delivery.encode();
         let mut queued = 0;
         let readers = lock(&channel.readers);
-        for (_, reader) in readers.places.iter() {
+        for reader in &readers.0 {
             if publisher.is_some_and(|publisher| Arc::ptr_eq(publisher, reader)) {
                 continue;
             }

@@ -520,4 +520,6 @@ fn advance(queue: &mut VecDeque<Frame>, offset: &mut usize, taken: usize) -> usi
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;

@@ -1,5 +1,6 @@
 //! What the daemon knows of one connection: who it is, what it may do, what waits for it.
 
+use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -8,7 +9,7 @@ use std::time::Instant;
 use arc_swap::{ArcSwap, Guard};
 use uuid::Uuid;
 
-use super::Membership;
+use super::Channel;
 use crate::access_key::AccessKey;
 use crate::outbox::{Budget, Outbox, OutboxStats, Seconds};
 
@@ -20,7 +21,7 @@ pub struct Connection {
     access: ArcSwap<AccessKey>,
     /// What waits for it.
     pub outbox: Outbox,
-    pub(super) memberships: Mutex<Vec<Membership>>,
+    pub(super) memberships: Mutex<Vec<Arc<Channel>>>,
     received: AtomicU32,
     /// When a ping was sent that nothing has answered yet; 0 for none.
     pub(crate) pinged: AtomicU32,
@@ -37,6 +38,21 @@ pub struct ConnectionStats {
     pub bytes_in: u64,
     /// What went out, and what waits.
     pub out: OutboxStats,
+}
+
+/// Connections are told apart by their ids.
+impl PartialEq for Connection {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for Connection {}
+
+impl Hash for Connection {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id.hash(state);
+    }
 }
 
 impl Connection {

@@ -1,1 +1,307 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicBool;
+use std::task::{Context, Wake, Waker};
+use std::thread::{self, Thread};
 
+use proptest::prelude::*;
+
+use super::*;
+use crate::access_key::{AccessKey, Keys, NewToken, Policy, issue, verify};
+use crate::outbox::testing::TestSink;
+
+const ALWAYS: usize = usize::MAX / 2;
+
+fn hub() -> Hub {
+    Hub::new(Arc::new(Budget::new(1_000_000, 1 << 30, 1 << 30, 1024)))
+}
+
+fn access(read: &[String]) -> AccessKey {
+    let keys = Keys::new([b"secret".as_slice()]);
+    let policy = Policy {
+        leeway: 0,
+        require_expiry: false,
+        issuer: None,
+        audience: None,
+        channels: 1_000,
+        channel_name_bytes: 255,
+    };
+    let token = NewToken { read: read.to_vec(), ..NewToken::default() };
+    verify(&issue(&token, &keys).unwrap(), &keys, &policy, 0).unwrap()
+}
+
+fn enter(hub: &Hub, read: &[String], room: usize) -> (Arc<Connection>, TestSink) {
+    let address = ([127, 0, 0, 1], 1).into();
+    let connection = Arc::new(Connection::new(address, Arc::new(access(read)), hub.budget().clone(), 0));
+    let sink = TestSink::with_room(room);
+    hub.enter(&connection);
+    connection.outbox.attach(Box::new(sink.clone()));
+    (connection, sink)
+}
+
+fn publish(hub: &Hub, channel: &str, text: &str, publisher: Option<&Arc<Connection>>) -> usize {
+    let data = format!("\"{text}\"");
+    let delivery = Delivery { issuer: "i", channel, data: &data, subject: None };
+    let mut touched = Touched::new();
+    let readers = hub.publish(&delivery, publisher, &mut touched);
+    touched.flush(0);
+    readers
+}
+
+/// What a reader got: channel and text, in order. Frames here are shorter than 126 bytes.
+fn received(sink: &TestSink) -> Vec<(String, String)> {
+    let (bytes, mut at, mut messages) = (sink.written(), 0, Vec::new());
+    while at < bytes.len() {
+        let end = at + 2 + usize::from(bytes[at + 1]);
+        let message: serde_json::Value = serde_json::from_slice(&bytes[at + 2..end]).unwrap();
+        let text = |key: &str| message[key].as_str().unwrap().to_owned();
+        messages.push((text("channel"), text("data")));
+        at = end;
+    }
+    messages
+}
+
+#[test]
+fn every_other_reader_gets_a_message_once() {
+    let hub = hub();
+    let chat = ["chat".to_owned()];
+    let (a, to_a) = enter(&hub, &chat, ALWAYS);
+    let (_b, to_b) = enter(&hub, &chat, ALWAYS);
+    let (_c, to_c) = enter(&hub, &["other".to_owned()], ALWAYS);
+    assert_eq!(publish(&hub, "chat", "1", Some(&a)), 1);
+    assert_eq!(publish(&hub, "chat", "2", None), 2);
+    assert_eq!(publish(&hub, "nobody", "3", None), 0);
+    let message = |text: &str| ("chat".to_owned(), text.to_owned());
+    assert_eq!(received(&to_a), [message("2")]);
+    assert_eq!(received(&to_b), [message("1"), message("2")]);
+    assert!(received(&to_c).is_empty());
+}
+
+#[test]
+fn whoever_leaves_leaves_nothing() {
+    let hub = hub();
+    let names: Vec<String> = (0..100).map(|n| format!("c{n}")).collect();
+    let readers: Vec<_> = (0..50).map(|_| enter(&hub, &names, ALWAYS).0).collect();
+    assert_eq!(hub.channel_count(), 100);
+    for reader in &readers {
+        hub.leave(reader);
+    }
+    assert_eq!(hub.channel_count(), 0);
+    assert!(
+        readers.iter().all(|reader| Arc::strong_count(reader) == 1 && hub.connection(&reader.id()).is_none())
+    );
+}
+
+#[test]
+fn fault_57_a_channel_that_was_large_is_small_again() {
+    let hub = hub();
+    let name = ["c".to_owned()];
+    let readers: Vec<_> = (0..10_000).map(|_| enter(&hub, &name, 0).0).collect();
+    for reader in &readers[10..] {
+        hub.leave(reader);
+    }
+    let channel = lock(hub.channels.shard("c")).get("c").cloned().unwrap();
+    assert!(lock(&channel.readers).0.capacity() < 100);
+    for turn in 0..100_000 {
+        let (reader, _) = enter(&hub, &[format!("name {turn}")], 0);
+        hub.leave(&reader);
+    }
+    let room: usize = hub.channels.shards.iter().map(|shard| lock(shard).capacity()).sum();
+    assert!(room < SHARDS * 16, "{room}");
+}
+
+#[test]
+fn fault_51_the_longest_queues_go_first() {
+    let hub = Hub::new(Arc::new(Budget::new(1_000, 1 << 20, 3_000, 1024)));
+    let (big, small) = (["big".to_owned()], ["small".to_owned()]);
+    let (long, _) = enter(&hub, &big, 0);
+    let (short, _) = enter(&hub, &small, 0);
+    let (healthy, to_healthy) = enter(&hub, &big, ALWAYS);
+    publish(&hub, "small", "x", None);
+    for _ in 0..100 {
+        publish(&hub, "big", "xxxxxxxxxx", None);
+    }
+    assert!(hub.budget().excess() > 0);
+    assert_eq!(hub.relieve(), 1);
+    assert_eq!(long.outbox.closing(), Some(CloseReason::QueueMemory));
+    assert_eq!((short.outbox.closing(), healthy.outbox.closing()), (None, None));
+    assert_eq!((hub.budget().excess(), received(&to_healthy).len()), (0, 100));
+    assert_eq!(hub.relieve(), 0);
+}
+
+#[test]
+fn a_list_that_is_dropped_hands_its_promises_over() {
+    struct Woken(AtomicBool);
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Relaxed);
+        }
+    }
+    let hub = hub();
+    let (reader, sink) = enter(&hub, &["c".to_owned()], ALWAYS);
+    let woken = Arc::new(Woken(AtomicBool::new(false)));
+    let waker = Waker::from(woken.clone());
+    reader.outbox.poll(&mut Context::from_waker(&waker), 0);
+    let mut touched = Touched::new();
+    let delivery = Delivery { issuer: "i", channel: "c", data: "\"x\"", subject: None };
+    hub.publish(&delivery, None, &mut touched);
+    drop(touched);
+    assert!(woken.0.load(Relaxed) && sink.written_len() == 0);
+    reader.outbox.poll(&mut Context::from_waker(&waker), 0);
+    assert_eq!(received(&sink).len(), 1);
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Enter(BTreeSet<u8>),
+    Subscribe(usize, BTreeSet<u8>),
+    Leave(usize),
+    Publish(Option<usize>, u8),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let channels = || proptest::collection::btree_set(0_u8..6, 0..5);
+    prop_oneof![
+        2 => channels().prop_map(Op::Enter),
+        2 => (any::<usize>(), channels()).prop_map(|(who, channels)| Op::Subscribe(who, channels)),
+        1 => any::<usize>().prop_map(Op::Leave),
+        6 => (proptest::option::of(any::<usize>()), 0_u8..6).prop_map(|(who, channel)| Op::Publish(who, channel)),
+    ]
+}
+
+fn names(channels: &BTreeSet<u8>) -> Vec<String> {
+    channels.iter().map(u8::to_string).collect()
+}
+
+/// A reader in the model: what it reads, and what it must have got.
+struct Model {
+    connection: Arc<Connection>,
+    sink: TestSink,
+    reads: BTreeSet<u8>,
+    expected: Vec<(String, String)>,
+}
+
+proptest! {
+    /// Against a model that is a list of readers with sets of channels.
+    #[test]
+    fn delivers_like_its_model(ops in proptest::collection::vec(op(), 1..120)) {
+        let hub = hub();
+        let mut all: Vec<Model> = Vec::new();
+        let mut here: Vec<usize> = Vec::new();
+        for (count, op) in ops.into_iter().enumerate() {
+            let pick = |who: usize| if here.is_empty() { None } else { Some(here[who % here.len()]) };
+            match op {
+                Op::Enter(reads) => {
+                    let (connection, sink) = enter(&hub, &names(&reads), ALWAYS);
+                    here.push(all.len());
+                    all.push(Model { connection, sink, reads, expected: Vec::new() });
+                }
+                Op::Subscribe(who, reads) => if let Some(who) = pick(who) {
+                    let channels = access(&names(&reads)).read;
+                    hub.subscribe(&all[who].connection, &channels);
+                    all[who].reads = reads;
+                }
+                Op::Leave(who) => if let Some(who) = pick(who) {
+                    hub.leave(&all[who].connection);
+                    here.retain(|one| *one != who);
+                }
+                Op::Publish(who, channel) => {
+                    let (who, text) = (who.and_then(pick), count.to_string());
+                    let publisher = who.map(|who| all[who].connection.clone());
+                    let readers = publish(&hub, &channel.to_string(), &text, publisher.as_ref());
+                    let expected = here.iter().filter(|one| Some(**one) != who && all[**one].reads.contains(&channel));
+                    let expected: Vec<usize> = expected.copied().collect();
+                    prop_assert_eq!(readers, expected.len());
+                    for one in expected {
+                        all[one].expected.push((channel.to_string(), text.clone()));
+                    }
+                }
+            }
+            let read: BTreeSet<u8> = here.iter().flat_map(|one| all[*one].reads.clone()).collect();
+            prop_assert_eq!(hub.channel_count(), read.len());
+        }
+        for model in &all {
+            prop_assert_eq!(&received(&model.sink), &model.expected);
+        }
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Guarantees 1 and 2 with real threads: publishers on some, and readers whose sockets refuse at every turn.
+#[test]
+fn fault_49_all_readers_of_a_channel_see_one_order() {
+    const PUBLISHERS: usize = 4;
+    const READERS: usize = 6;
+    const MESSAGES: usize = 3_000;
+    let hub = hub();
+    let channels: Vec<String> = (0..3).map(|n| n.to_string()).collect();
+    let readers: Vec<_> = (0..READERS).map(|_| enter(&hub, &channels, 0)).collect();
+    let published = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for (number, (reader, sink)) in readers.iter().enumerate() {
+            let published = &published;
+            scope.spawn(move || {
+                let waker = Waker::from(Arc::new(Unpark(thread::current())));
+                let mut turn = number;
+                loop {
+                    let done = published.load(std::sync::atomic::Ordering::Acquire);
+                    let standing = reader.outbox.poll(&mut Context::from_waker(&waker), 0);
+                    if done && standing.drained {
+                        break;
+                    }
+                    turn = turn.wrapping_mul(25).wrapping_add(7) % 1_009;
+                    sink.grant(turn);
+                    thread::park_timeout(std::time::Duration::from_micros(50));
+                }
+            });
+        }
+        let publishers: Vec<_> = (0..PUBLISHERS)
+            .map(|publisher| {
+                let (hub, channels) = (&hub, &channels);
+                scope.spawn(move || {
+                    let mut touched = Touched::new();
+                    for number in 0..MESSAGES {
+                        let data = format!("\"{publisher} {number}\"");
+                        let channel = &channels[number % channels.len()];
+                        let delivery = Delivery { issuer: "i", channel, data: &data, subject: None };
+                        assert_eq!(hub.publish(&delivery, None, &mut touched), READERS);
+                        if number % 7 == 0 {
+                            touched.flush(0);
+                        }
+                    }
+                    touched.flush(0);
+                })
+            })
+            .collect();
+        publishers.into_iter().for_each(|publisher| publisher.join().unwrap());
+        published.store(true, std::sync::atomic::Ordering::Release);
+    });
+
+    let by_channel = |sink: &TestSink| {
+        let mut orders: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (channel, text) in received(sink) {
+            orders.entry(channel).or_default().push(text);
+        }
+        orders
+    };
+    let first = by_channel(&readers[0].1);
+    assert_eq!(first.values().map(Vec::len).sum::<usize>(), PUBLISHERS * MESSAGES, "each message once");
+    for (_, sink) in &readers {
+        assert_eq!(by_channel(sink), first, "one order");
+    }
+    for order in first.values() {
+        let mut last = [None; PUBLISHERS];
+        for text in order {
+            let (publisher, number) = text.split_once(' ').unwrap();
+            let (publisher, number): (usize, usize) = (publisher.parse().unwrap(), number.parse().unwrap());
+            assert!(last[publisher].replace(number) < Some(number), "a publisher's own order");
+        }
+    }
+    assert_eq!(hub.budget().refused_bytes(), 0);
+}

@@ -1,1 +1,299 @@
+use std::sync::atomic::AtomicBool;
+use std::task::Wake;
 
+use proptest::prelude::*;
+
+use super::testing::TestSink;
+use super::*;
+
+const MESSAGES: usize = 20;
+const BYTES: usize = 2_000;
+const ALWAYS: usize = usize::MAX / 2;
+
+fn budget() -> Arc<Budget> {
+    Arc::new(Budget::new(MESSAGES, BYTES, 1_000_000, 1024))
+}
+
+fn open(budget: &Arc<Budget>, room: usize) -> (Outbox, TestSink) {
+    let (outbox, sink) = (Outbox::new(budget.clone()), TestSink::with_room(room));
+    outbox.attach(Box::new(sink.clone()));
+    (outbox, sink)
+}
+
+fn frame(tag: u8, length: usize) -> Frame {
+    Frame::finished(&vec![tag; length])
+}
+
+/// The connection's task: notes that it was woken.
+#[derive(Default)]
+struct Task(AtomicBool);
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+fn poll(outbox: &Outbox, task: &Arc<Task>) -> Standing {
+    let waker = Waker::from(task.clone());
+    outbox.poll(&mut Context::from_waker(&waker), 1)
+}
+
+#[test]
+fn one_write_takes_all_that_waits() {
+    let budget = budget();
+    let (outbox, sink) = open(&budget, ALWAYS);
+    assert_eq!(outbox.push(frame(1, 10)), Pushed::Promised);
+    for _ in 0..15 {
+        assert_eq!(outbox.push(frame(2, 10)), Pushed::Queued, "the promise is given once");
+    }
+    outbox.flush(1);
+    assert_eq!((sink.writes(), sink.written_len()), (1, 160));
+    assert_eq!(outbox.push(frame(3, 10)), Pushed::Promised, "and again once it was kept");
+}
+
+#[test]
+fn what_waits_before_the_socket_is_there_is_written_by_the_task() {
+    let outbox = Outbox::new(budget());
+    for _ in 0..MESSAGES * 3 {
+        assert_eq!(outbox.push(frame(1, 5)), Pushed::Queued, "nobody is judged before a write was attempted");
+    }
+    let (task, sink) = (Arc::default(), TestSink::with_room(ALWAYS));
+    outbox.attach(Box::new(sink.clone()));
+    let standing = poll(&outbox, &task);
+    assert_eq!(standing, Standing { closing: None, drained: true, broken: false });
+    assert_eq!(sink.written_len(), MESSAGES * 3 * 5);
+}
+
+#[test]
+fn a_refusal_hands_the_promise_to_the_task() {
+    let budget = budget();
+    let (outbox, sink) = open(&budget, 15);
+    let task = Arc::new(Task::default());
+    poll(&outbox, &task);
+    for tag in 1..=3 {
+        let _ = outbox.push(frame(tag, 10));
+    }
+    outbox.flush(1);
+    assert!(task.0.load(Relaxed), "the task is woken");
+    assert_eq!(budget.refused_bytes(), 15);
+    assert_eq!(outbox.push(frame(4, 10)), Pushed::Queued, "the task has the promise");
+    assert!(!poll(&outbox, &task).drained);
+    sink.grant(ALWAYS);
+    assert!(poll(&outbox, &task).drained);
+    assert_eq!(sink.written(), [[1; 10], [2; 10], [3; 10], [4; 10]].concat());
+    assert_eq!(budget.refused_bytes(), 0);
+}
+
+#[test]
+fn a_queue_over_its_limit_is_judged_by_one_more_write() {
+    let budget = budget();
+    let (outbox, sink) = open(&budget, 5);
+    let _ = outbox.push(frame(1, 10));
+    outbox.flush(1);
+    for _ in 1..MESSAGES {
+        assert_eq!(outbox.push(frame(2, 10)), Pushed::Queued);
+    }
+    // The socket has room again, and its task has not noticed yet.
+    sink.grant(ALWAYS);
+    assert_eq!(outbox.push(frame(3, 10)), Pushed::Promised, "over the limit: the socket is asked");
+    outbox.flush(1);
+    assert_eq!(outbox.closing(), None, "it took all");
+    assert_eq!(sink.written_len(), 10 * (MESSAGES + 1));
+}
+
+#[test]
+fn too_slow_drops_what_was_not_begun() {
+    for (room, kept) in [(5, 10), (10, 10), (0, 0)] {
+        let budget = budget();
+        let (outbox, sink) = open(&budget, room);
+        let _ = outbox.push(frame(1, 10));
+        outbox.flush(1);
+        for _ in 0..MESSAGES {
+            if outbox.push(frame(2, 10)) == Pushed::Promised {
+                outbox.flush(1);
+            }
+        }
+        if outbox.push(frame(2, 10)) == Pushed::Promised {
+            outbox.flush(1);
+        }
+        assert_eq!(outbox.closing(), Some(CloseReason::SlowConsumer));
+        assert_eq!(outbox.push(frame(9, 10)), Pushed::Closing);
+        let close = Frame::close(&CloseReason::SlowConsumer);
+        assert_eq!(budget.refused_bytes(), kept - room + close.len(), "memory is given back at once");
+        sink.grant(ALWAYS);
+        assert!(poll(&outbox, &Arc::default()).drained);
+        let expected = [vec![1; kept], close.to_vec()].concat();
+        assert_eq!(sink.written(), expected, "the frame in flight is finished, then the Close");
+    }
+}
+
+#[test]
+fn every_other_close_queues_behind_what_waits_and_the_first_wins() {
+    let budget = budget();
+    let (outbox, sink) = open(&budget, 5);
+    let _ = outbox.push(frame(1, 10));
+    outbox.flush(1);
+    let _ = outbox.push(frame(2, 10));
+    assert!(outbox.close(CloseReason::TokenExpired));
+    assert!(!outbox.close(CloseReason::SlowConsumer));
+    sink.grant(ALWAYS);
+    let standing = poll(&outbox, &Arc::default());
+    assert_eq!((standing.closing, standing.drained), (Some(CloseReason::TokenExpired), true));
+    let close = Frame::close(&CloseReason::TokenExpired);
+    assert_eq!(sink.written(), [&[1; 10], &[2; 10], &close[..]].concat());
+}
+
+#[test]
+fn a_broken_socket_forgets_its_queue() {
+    let budget = budget();
+    let (outbox, sink) = open(&budget, 5);
+    let _ = outbox.push(frame(1, 10));
+    outbox.flush(1);
+    sink.break_down();
+    let standing = poll(&outbox, &Arc::default());
+    assert!(standing.broken);
+    assert_eq!(standing.closing, Some(CloseReason::ClientGone));
+    assert_eq!((budget.refused_bytes(), outbox.stats().queued_bytes), (0, 0));
+}
+
+#[test]
+fn a_long_queue_does_not_keep_its_writer() {
+    let outbox = Outbox::new(budget());
+    let count = FRAMES_PER_WRITE * WRITES_PER_FLUSH + 1;
+    for _ in 0..count {
+        let _ = outbox.push(frame(1, 1));
+    }
+    let (task, sink) = (Arc::new(Task::default()), TestSink::with_room(ALWAYS));
+    outbox.attach(Box::new(sink.clone()));
+    assert!(!poll(&outbox, &task).drained);
+    assert_eq!((sink.writes(), sink.written_len()), (WRITES_PER_FLUSH, count - 1));
+    assert!(task.0.load(Relaxed), "the task comes back for the rest");
+    assert!(poll(&outbox, &task).drained);
+}
+
+#[test]
+fn a_panicking_socket_costs_only_its_own_connection() {
+    struct Panicking;
+    impl Sink for Panicking {
+        fn try_write(&self, _: &[IoSlice<'_>]) -> io::Result<usize> {
+            panic!("on purpose")
+        }
+        fn poll_writable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+        fn shutdown(&self) {}
+    }
+    let outbox = Outbox::new(budget());
+    outbox.attach(Box::new(Panicking));
+    let _ = outbox.push(frame(1, 10));
+    let flush = std::panic::AssertUnwindSafe(|| outbox.flush(1));
+    assert!(std::panic::catch_unwind(flush).is_err());
+    assert!(poll(&outbox, &Arc::default()).broken);
+    assert_eq!(outbox.push(frame(2, 10)), Pushed::Closing);
+}
+
+#[test]
+fn room_of_a_burst_is_given_back() {
+    let budget = Arc::new(Budget::new(100_000, 100_000, 1_000_000, 1024));
+    let (outbox, _sink) = open(&budget, ALWAYS);
+    for _ in 0..5_000 {
+        let _ = outbox.push(frame(1, 1));
+    }
+    while !poll(&outbox, &Arc::default()).drained {
+        outbox.flush(1);
+    }
+    assert!(lock(&outbox.state).queue.capacity() * size_of::<Frame>() <= 1024);
+    outbox.trim();
+    assert_eq!(lock(&outbox.state).queue.capacity(), 0);
+}
+
+/// What may happen to an outbox, in any order.
+#[derive(Clone, Debug)]
+enum Op {
+    Push(usize),
+    Flush,
+    HandOver,
+    TaskPolls,
+    Grant(usize),
+    Close(CloseReason),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        8 => (1_usize..200).prop_map(Op::Push),
+        4 => Just(Op::Flush),
+        1 => Just(Op::HandOver),
+        4 => Just(Op::TaskPolls),
+        4 => (1_usize..600).prop_map(Op::Grant),
+        1 => prop_oneof![Just(CloseReason::Stopping), Just(CloseReason::QueueMemory)].prop_map(Op::Close),
+    ]
+}
+
+proptest! {
+    /// Against the plainest model there is: a list of the frames that were accepted.
+    #[test]
+    fn behaves_like_a_list(ops in proptest::collection::vec(op(), 1..200), held in any::<bool>()) {
+        let budget = budget();
+        let (outbox, sink) = (Outbox::new(budget.clone()), TestSink::default());
+        let task = Arc::new(Task::default());
+        if !held {
+            outbox.attach(Box::new(sink.clone()));
+        }
+        let (mut accepted, mut promised, mut tag) = (Vec::new(), false, 0_u8);
+        for op in ops {
+            match op {
+                Op::Push(length) => {
+                    tag = tag.wrapping_add(1);
+                    match outbox.push(frame(tag, length)) {
+                        Pushed::Closing => prop_assert!(outbox.closing().is_some()),
+                        pushed => {
+                            prop_assert_eq!(outbox.closing(), None);
+                            accepted.push(frame(tag, length));
+                            prop_assert!(!(promised && pushed == Pushed::Promised), "two promises at once");
+                            promised |= pushed == Pushed::Promised;
+                        }
+                    }
+                }
+                Op::Flush if promised => { outbox.flush(1); promised = false; }
+                Op::HandOver if promised => { outbox.hand_over(); promised = false; }
+                Op::TaskPolls => { poll(&outbox, &task); }
+                Op::Grant(bytes) => sink.grant(bytes),
+                Op::Close(reason) => { outbox.close(reason); }
+                Op::Flush | Op::HandOver => {}
+            }
+            if outbox.closing() == Some(CloseReason::SlowConsumer) {
+                prop_assert!(sink.refusals() > 0, "judged before a write was refused");
+            }
+            prop_assert!(outbox.stats().queued_bytes >= budget.refused_bytes());
+        }
+        outbox.attach(Box::new(sink.clone()));
+        sink.grant(ALWAYS);
+        if promised {
+            outbox.flush(1);
+        }
+        while !poll(&outbox, &task).drained {}
+        prop_assert_eq!(budget.refused_bytes(), 0);
+        prop_assert_eq!(outbox.stats().queued_bytes, 0);
+
+        let mut all: Vec<u8> = accepted.iter().flat_map(|frame| frame.to_vec()).collect();
+        let written = sink.written();
+        match outbox.closing() {
+            None => prop_assert_eq!(written, all),
+            Some(reason) => {
+                let close = Frame::close(&reason);
+                let (body, end) = written.split_at(written.len() - close.len());
+                prop_assert_eq!(end, &close[..]);
+                if reason.drops_queue() {
+                    prop_assert!(all.starts_with(body), "a gap before the Close");
+                    let mut whole = 0;
+                    let ends: Vec<usize> = accepted.iter().map(|f| { whole += f.len(); whole }).collect();
+                    prop_assert!(body.is_empty() || ends.contains(&body.len()), "half a frame");
+                } else {
+                    all.extend_from_slice(&close);
+                    prop_assert_eq!(written, all);
+                }
+            }
+        }
+    }
+}
