@@ -5,3 +5,6 @@ pub mod jane;
 pub mod log;
 pub mod signals;
 pub mod systemd;
+
+#[cfg(test)]
+mod testing;
