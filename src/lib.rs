@@ -13,3 +13,6 @@ pub mod server;
 pub mod signals;
 mod sync;
 pub mod systemd;
+
+#[cfg(test)]
+mod testing;

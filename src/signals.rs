@@ -1,1 +1,168 @@
-//! Signals.
+//! SIGHUP, SIGTERM and SIGINT, from the first line of `main` on.
+//!
+//! The first SIGTERM or SIGINT asks the daemon to stop; a second one of either ends the process at once, with status 143
+//! or 130: 128 and the signal's number, as shells show it.
+
+use std::ffi::c_int;
+use std::fmt;
+use std::io;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tokio::sync::mpsc;
+
+/// How many signals may wait: one reload and one stop. More of them would ask for nothing more.
+pub const PENDING_SIGNALS: usize = 2;
+
+/// What the daemon was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGHUP: reload.
+    Hangup,
+    /// SIGTERM: stop.
+    Terminate,
+    /// SIGINT: stop.
+    Interrupt,
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Signal::Hangup => "SIGHUP",
+            Signal::Terminate => "SIGTERM",
+            Signal::Interrupt => "SIGINT",
+        })
+    }
+}
+
+/// Signals could not be received; the daemon should not start, because it could not be stopped in order.
+#[derive(Debug)]
+pub struct SignalError(io::Error);
+
+impl fmt::Display for SignalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot receive SIGHUP, SIGTERM and SIGINT: {}", self.0)
+    }
+}
+
+impl std::error::Error for SignalError {}
+
+/// Receives signals from now on, on a thread of its own. To be called once, before anything else; what comes before
+/// somebody asks the receiver is kept. SIGHUPs fold into one for as long as it is not taken from the receiver, so one
+/// that comes during a reload leads to one more. No SIGHUP comes after a stop.
+///
+/// # Errors
+/// Fails when the system gives neither a socket pair nor a thread.
+pub fn listen() -> Result<mpsc::Receiver<Signal>, SignalError> {
+    let mut signals = Signals::new([SIGHUP, SIGTERM, SIGINT]).map_err(SignalError)?;
+    let (sender, receiver) = mpsc::channel(PENDING_SIGNALS);
+    let forward_all = move || {
+        let end = |signal| signal_hook::low_level::exit(128 + signal);
+        forward(signals.forever(), &sender, end);
+    };
+    std::thread::Builder::new().name("philote-signals".to_owned()).spawn(forward_all).map_err(SignalError)?;
+    Ok(receiver)
+}
+
+fn forward(signals: impl Iterator<Item = c_int>, sender: &mpsc::Sender<Signal>, end: impl Fn(c_int)) {
+    let mut stopping = false;
+    for number in signals {
+        let signal = match number {
+            SIGHUP => Signal::Hangup,
+            SIGTERM => Signal::Terminate,
+            _ => Signal::Interrupt,
+        };
+        if signal == Signal::Hangup {
+            // One that waits stands for all, and after a stop there is nothing to reload.
+            if stopping || sender.capacity() < PENDING_SIGNALS {
+                continue;
+            }
+        } else if std::mem::replace(&mut stopping, true) {
+            end(number);
+        }
+        // There is room: at most one reload waits, and only one stop is ever sent.
+        let _ = sender.try_send(signal);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::{Child, Stdio};
+
+    use rustix::process::{Pid, Signal as Number, kill_process};
+
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn hangups_fold_into_one_and_a_second_stop_ends() {
+        let (sender, mut receiver) = mpsc::channel(PENDING_SIGNALS);
+        let mut received = || std::iter::from_fn(|| receiver.try_recv().ok()).collect::<Vec<_>>();
+        let ended = RefCell::new(Vec::new());
+        let end = |number| ended.borrow_mut().push(number);
+
+        forward([SIGHUP; 100].into_iter(), &sender, end);
+        assert_eq!(received(), [Signal::Hangup]);
+        forward([SIGHUP, SIGHUP, SIGTERM, SIGHUP].into_iter(), &sender, end);
+        assert_eq!(
+            received(),
+            [Signal::Hangup, Signal::Terminate],
+            "one that waits leaves room for the stop"
+        );
+        assert!(ended.borrow().is_empty());
+        forward([SIGHUP, SIGINT, SIGHUP, SIGHUP, SIGTERM].into_iter(), &sender, end);
+        assert_eq!(*ended.borrow(), [SIGTERM]);
+    }
+
+    /// A process that listens, and asks for what came once it reads a line.
+    fn start() -> (Child, impl Iterator<Item = String>) {
+        let mut command = testing::child("signals::tests::child_that_listens");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut says =
+            output.map_while(Result::ok).filter_map(|line| Some(line.split_once("says ")?.1.to_owned()));
+        assert_eq!(says.next().unwrap(), "listening");
+        (child, says)
+    }
+
+    fn send(child: &Child, signal: Number) {
+        kill_process(Pid::from_child(child), signal).unwrap();
+    }
+
+    #[test]
+    fn what_came_before_anyone_asked_is_kept() {
+        let (mut child, mut says) = start();
+        send(&child, Number::HUP);
+        send(&child, Number::TERM);
+        child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        assert_eq!(says.next().unwrap(), "SIGHUP");
+        assert_eq!(says.next().unwrap(), "SIGTERM");
+        send(&child, Number::TERM);
+        assert_eq!(child.wait().unwrap().code(), Some(143));
+    }
+
+    #[test]
+    fn a_second_stop_ends_a_process_that_asks_for_none() {
+        let (mut child, _says) = start();
+        send(&child, Number::TERM);
+        // The second may reach the process together with the first one, but not fold with it: it is another signal.
+        send(&child, Number::INT);
+        let code = child.wait().unwrap().code();
+        assert!(matches!(code, Some(143 | 130)), "{code:?}");
+    }
+
+    #[test]
+    fn child_that_listens() {
+        if !testing::is_child() {
+            return;
+        }
+        let mut receiver = listen().unwrap();
+        println!("says listening");
+        std::io::stdin().read_line(&mut String::new()).unwrap();
+        while let Some(signal) = receiver.blocking_recv() {
+            println!("says {signal}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Lines, summaries, and what a flood leaves in memory.
+
+use super::*;
+use crate::log::tests::records;
+
+fn refusal(reason: &'static str, address: &str, log: &ConnectionLog, now: Instant) {
+    log.refused(&Refused { address, status: 401, reason, sentence: "no" }, now);
+}
+
+fn messages(log: impl FnOnce()) -> Vec<String> {
+    records(log).iter().map(|record| record["message"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_line_says_who_where_why_and_how_much() {
+    let (log, now) = (ConnectionLog::default(), Instant::now());
+    let (connection, subject, address) = ("7d9f", Some("ann"), "[::1]:5");
+    let records = records(|| {
+        log.opened(&Opened { connection, subject: None, address }, now);
+        let (messages_in, messages_out, bytes_in, bytes_out) = (12, 3456, 1234, 1_234_567);
+        let (duration, code) = (Duration::from_millis(303_250), 4413);
+        let (reason, sentence) = ("too slow", "its queue is full");
+        log.closed(
+            &Closed {
+                connection,
+                subject,
+                address,
+                reason,
+                code,
+                sentence,
+                duration,
+                messages_in,
+                messages_out,
+                bytes_in,
+                bytes_out,
+            },
+            now,
+        );
+        refusal("bad signature", "10.0.0.1:6", &log, now);
+        log.finish(now);
+    });
+    let messages: Vec<&str> = records.iter().map(|record| record["message"].as_str().unwrap()).collect();
+    assert_eq!(
+        messages,
+        [
+            "opened 7d9f from [::1]:5",
+            "closed 7d9f of \"ann\" from [::1]:5: its queue is full \
+             (4413, open 5m 3s, in 12 messages of 1,234 bytes, out 3,456 of 1,234,567)",
+            "refused 10.0.0.1:6: no (401)",
+        ]
+    );
+    assert_eq!(records[1]["subject"], "ann");
+    assert_eq!(records[1]["duration"], 303.25);
+    assert_eq!(records[1]["bytes_out"], 1_234_567);
+    assert_eq!(records[2]["status"], 401);
+    assert_eq!(records[0].get("reason"), None);
+}
+
+#[test]
+fn a_subject_cannot_forge_a_line_or_the_address_and_is_cut() {
+    let (log, now) = (ConnectionLog::default(), Instant::now());
+    let long = format!("x\" from 9.9.9.9:1\n\x1b{}", "y".repeat(1000));
+    let records = records(|| {
+        log.opened(&Opened { connection: "7d9f", subject: Some(&long), address: "[::1]:5" }, now);
+    });
+    let message = records[0]["message"].as_str().unwrap();
+    assert!(message.starts_with(r#"opened 7d9f of "x\" from 9.9.9.9:1\n\u{1b}yyy"#), "{message}");
+    assert!(message.ends_with("y…\" from [::1]:5"), "{message}");
+    let subject = records[0]["subject"].as_str().unwrap();
+    assert_eq!(subject.len(), MAX_SUBJECT_BYTES + '…'.len_utf8());
+}
+
+#[test]
+fn masses_are_summed_up_with_the_first_and_the_last_in_full() {
+    let (log, start) = (ConnectionLog::default(), Instant::now());
+    let messages = messages(|| {
+        for number in 0..1200 {
+            refusal("bad signature", &format!("10.0.0.1:{number}"), &log, start);
+        }
+        for number in 0..43 {
+            refusal("origin", &format!("10.0.0.2:{number}"), &log, start + Duration::from_secs(3));
+        }
+        refusal("expired", "10.0.0.3:1", &log, start + Duration::from_secs(4));
+        log.tick(start + WINDOW - Duration::from_millis(1));
+        log.tick(start + WINDOW);
+        log.tick(start + WINDOW * 2);
+    });
+    let full = FULL_LINES as usize;
+    assert_eq!(messages.len(), full + full + 1 + 2);
+    assert_eq!(messages[0], "refused 10.0.0.1:0: no (401)");
+    assert_eq!(messages[full - 1], "refused 10.0.0.1:19: no (401)");
+    assert_eq!(messages[full], "refused 10.0.0.2:0: no (401)");
+    assert_eq!(
+        messages[2 * full..],
+        [
+            "refused 10.0.0.3:1: no (401)",
+            "refused 10.0.0.2:42: no (401)",
+            "refused 1,244 in 10 s: 1,200 bad signature, 43 origin, 1 expired",
+        ]
+    );
+}
+
+#[test]
+fn few_lines_are_not_summed_up_and_kinds_do_not_mix() {
+    let (log, start) = (ConnectionLog::default(), Instant::now());
+    let messages = messages(|| {
+        for second in 0..60 {
+            let now = start + Duration::from_secs(second);
+            refusal("origin", "10.0.0.1:1", &log, now);
+            log.opened(&Opened { connection: "7d9f", subject: None, address: "[::1]:5" }, now);
+            log.tick(now);
+        }
+    });
+    assert_eq!(messages.len(), 120);
+    assert!(!messages.iter().any(|message| message.contains(" in ")));
+}
+
+#[test]
+fn a_window_ends_without_a_tick_and_the_next_begins_in_full() {
+    let (log, start) = (ConnectionLog::default(), Instant::now());
+    let messages = messages(|| {
+        for number in 0..=FULL_LINES {
+            let address = format!("10.0.0.1:{number}");
+            log.opened(&Opened { connection: "a", subject: None, address: &address }, start);
+        }
+        log.opened(&Opened { connection: "b", subject: None, address: "10.0.0.2:1" }, start + WINDOW);
+        log.finish(start + WINDOW);
+    });
+    assert_eq!(
+        messages[FULL_LINES as usize..],
+        ["opened a from 10.0.0.1:20", "opened 21 in 10 s", "opened b from 10.0.0.2:1"]
+    );
+}
+
+#[test]
+fn what_is_owed_when_the_process_ends_is_written() {
+    let (log, start) = (ConnectionLog::default(), Instant::now());
+    let messages = messages(|| {
+        for number in 0..10_000 {
+            refusal("stopping", &format!("10.0.0.1:{number}"), &log, start);
+        }
+        log.finish(start + Duration::from_millis(2500));
+        log.finish(start + Duration::from_millis(2600));
+    });
+    assert_eq!(
+        messages[FULL_LINES as usize..],
+        ["refused 10.0.0.1:9999: no (401)", "refused 10,000 in 3 s: 10,000 stopping"]
+    );
+}
+
+#[test]
+fn no_more_is_kept_than_a_line_of_each_kind_and_a_count_of_each_reason() {
+    let (log, start) = (ConnectionLog::default(), Instant::now());
+    // Where the level is below info nothing is kept at all.
+    refusal("origin", "10.0.0.1:1", &log, start);
+    assert!(log.windows.lock().unwrap()[Kind::Refused as usize].start.is_none());
+    records(|| {
+        std::thread::scope(|scope| {
+            let worker = || {
+                for number in 0..10_000 {
+                    refusal(["origin", "expired"][number % 2], "10.0.0.1:1", &log, start);
+                }
+            };
+            let dispatch = tracing::dispatcher::get_default(Clone::clone);
+            for _ in 0..4 {
+                let dispatch = dispatch.clone();
+                scope.spawn(move || tracing::dispatcher::with_default(&dispatch, worker));
+            }
+        });
+        let windows = log.windows.lock().unwrap();
+        let window = &windows[Kind::Refused as usize];
+        let mut counts = window.counts.clone();
+        counts.sort_unstable();
+        assert_eq!(counts, [("expired", 20_000), ("origin", 20_000)]);
+        assert!(window.last.is_some());
+    });
+}
+
+#[test]
+fn numbers_are_grouped_by_thousands() {
+    for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
+        assert_eq!(grouped(number), text);
+    }
+}
