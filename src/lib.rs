@@ -1,6 +1,8 @@
 //! Philote: a WebSocket publish/subscribe server.
 
+pub mod admin;
 pub mod config;
+pub mod ctl;
 pub mod jane;
 pub mod log;
 pub mod signals;
