@@ -4,6 +4,11 @@
 //! [`Control`], [`client`] asks, and [`path`] is how both find the same socket.
 
 pub mod api;
+pub mod client;
+mod commands;
+pub mod path;
+pub mod server;
+pub mod socket;
 
 use api::{Failure, Inspection, IssuedToken, Ready, Reloaded, SecretChanged, Secrets, Status, TokenRequest};
 
