@@ -1,8 +1,36 @@
 //! Philote: a WebSocket publish/subscribe server.
+//!
+//! # What happens to a message
+//!
+//! In reading order:
+//!
+//! 1. [`server`] reads a publisher's socket; tungstenite turns its bytes into messages.
+//! 2. [`message`] parses each one once: a channel's name, and the text of `data` as it stands.
+//! 3. [`access_key`] says whether the publisher's token lets it write there.
+//! 4. [`hub`] finds the channel's readers, has the delivery encoded once as a finished [`frame`], and puts the same
+//!    bytes into each reader's [`outbox`].
+//! 5. Whatever one read brought is queued first; then the task that published writes each touched outbox with one
+//!    system call. A reader's own task is woken only where its socket was full.
+//!
+//! [`close`] lists why a connection ends.
+//!
+//! # What happens to the daemon
+//!
+//! [`daemon`] is a straight line from settings ([`config`]) to the end of the drain. [`signals`], [`systemd`] and
+//! [`log`] are its connection to the system; [`admin`] is the socket by which [`ctl`] (`philotectl`) asks it.
+//! [`jane`] is a client for people at a terminal.
+//!
+//! # Which part may know which
+//!
+//! Binaries > daemon, ctl, jane > server, admin > hub > outbox > message, frame, close, access_key. The hub knows no
+//! socket, ctl knows neither hub nor server, config knows nothing but what it parses. A test keeps it so.
 
 pub mod access_key;
+pub mod admin;
 pub mod close;
 pub mod config;
+pub mod ctl;
+pub mod daemon;
 pub mod frame;
 pub mod hub;
 pub mod jane;

@@ -1,0 +1,200 @@
+//! The commands of the admin socket: which request is which, who may, and the audit line that it leaves.
+
+use hyper::Method;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Control;
+use super::api::{self, Code, Failure, InspectRequest, SecretSet, TokenRequest};
+
+/// Who asks, as the kernel knows it (`SO_PEERCRED`).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer {
+    uid: u32,
+    gid: u32,
+    /// 0 where the kernel does not say.
+    pid: i32,
+}
+
+impl From<&tokio::net::unix::UCred> for Peer {
+    fn from(credentials: &tokio::net::unix::UCred) -> Self {
+        Self { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid().unwrap_or(0) }
+    }
+}
+
+impl Peer {
+    /// Only root and the daemon's own user may read the secret, or write one, which is to know it.
+    fn may_know_secrets(self) -> Result<(), Failure> {
+        if self.uid == 0 || self.uid == rustix::process::geteuid().as_raw() {
+            return Ok(());
+        }
+        Err(Failure::new(Code::Forbidden, "only root and the daemon's own user may show or set the secret")
+            .hint("use sudo"))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    Status,
+    Token,
+    Inspect,
+    SecretShow,
+    SecretSet,
+    SecretRotate,
+    Reload,
+    Ready,
+}
+
+const ROUTES: [(Method, &str, Command); 8] = [
+    (Method::GET, api::STATUS, Command::Status),
+    (Method::POST, api::TOKEN, Command::Token),
+    (Method::POST, api::INSPECT, Command::Inspect),
+    (Method::GET, api::SECRET, Command::SecretShow),
+    (Method::PUT, api::SECRET, Command::SecretSet),
+    (Method::POST, api::SECRET_ROTATE, Command::SecretRotate),
+    (Method::POST, api::RELOAD, Command::Reload),
+    (Method::GET, api::READY, Command::Ready),
+];
+
+/// What is said to a request that names no command.
+#[derive(Debug)]
+pub(super) struct NoSuchCommand {
+    pub(super) failure: Failure,
+    /// The methods that the path takes.
+    pub(super) allow: Option<String>,
+}
+
+/// The command that a request names.
+pub(super) fn find(method: &Method, path: &str) -> Result<Command, NoSuchCommand> {
+    let of_path = || ROUTES.iter().filter(|(_, route, _)| *route == path);
+    if let Some((_, _, command)) = of_path().find(|(allowed, _, _)| allowed == method) {
+        return Ok(*command);
+    }
+    let methods: Vec<_> = of_path().map(|(allowed, _, _)| allowed.as_str()).collect();
+    if methods.is_empty() {
+        let message = format!("philote {} has no admin route {path}", env!("CARGO_PKG_VERSION"));
+        return Err(NoSuchCommand { failure: Failure::new(Code::NotFound, message), allow: None });
+    }
+    let allow = methods.join(", ");
+    let failure = Failure::new(Code::MethodNotAllowed, format!("{path} takes {allow}"));
+    Err(NoSuchCommand { failure, allow: Some(allow) })
+}
+
+/// Does it and returns the answer's JSON. May block.
+pub(super) fn run(
+    command: Command,
+    body: &[u8],
+    peer: Peer,
+    control: &dyn Control,
+) -> Result<Vec<u8>, Failure> {
+    match command {
+        Command::Status => json(control.status()),
+        Command::Ready => json(control.ready()),
+        Command::Inspect => {
+            let request: InspectRequest = parse(body, r#"{"token": "..."}"#)?;
+            json(control.inspect(&request.token.0))
+        }
+        Command::Token => {
+            let request: TokenRequest = parse(body, r#"{"read": ["chat"], "write": ["chat"]}"#)?;
+            let what = describe(&request);
+            audited(peer, "token", &what, control.issue_token(request))
+        }
+        Command::SecretShow => {
+            let answer = peer.may_know_secrets().and_then(|()| control.secret_show());
+            audited(peer, "secret show", "", answer)
+        }
+        Command::SecretSet => {
+            let answer = peer.may_know_secrets().and_then(|()| {
+                let request: SecretSet = parse(body, r#"{"secret": "one a line, the first signs"}"#)?;
+                control.secret_set(&request.secret.0)
+            });
+            audited(peer, "secret set", "", answer)
+        }
+        Command::SecretRotate => audited(peer, "secret rotate", "", control.secret_rotate()),
+        Command::Reload => audited(peer, "reload", "", control.reload()),
+    }
+}
+
+fn json<T: Serialize>(answer: Result<T, Failure>) -> Result<Vec<u8>, Failure> {
+    serde_json::to_vec(&answer?).map_err(|error| {
+        Failure::new(Code::Internal, format!("the answer could not be written as JSON: {error}"))
+    })
+}
+
+/// Reads a body. Of the error only the place is told: its text may quote what was sent, a secret or a token.
+fn parse<T: DeserializeOwned>(body: &[u8], example: &str) -> Result<T, Failure> {
+    serde_json::from_slice(body).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        let message = format!("the request body is not what this takes, at line {line}, column {column}");
+        Failure::new(Code::BadRequest, message).hint(format!("send {example}"))
+    })
+}
+
+/// Leaves the line that tells who changed or issued what, done or refused.
+fn audited<T: Serialize>(
+    peer: Peer,
+    command: &'static str,
+    what: &str,
+    answer: Result<T, Failure>,
+) -> Result<Vec<u8>, Failure> {
+    let Peer { uid, gid, pid } = peer;
+    let outcome = answer.as_ref().err().map_or("done", |failure| failure.message.as_str());
+    tracing::info!(
+        target: "philote::audit",
+        peer_uid = uid, peer_gid = gid, peer_pid = pid, command, outcome,
+        "admin: {command}{}{what} by uid {uid}, pid {pid}: {outcome}",
+        if what.is_empty() { "" } else { " " },
+    );
+    json(answer)
+}
+
+/// A token request in the words of an audit line; quoted, so that no name can pretend to be another line.
+fn describe(request: &TokenRequest) -> String {
+    let TokenRequest { read, write, api, subject, expires_in } = request;
+    let life = expires_in.map_or_else(|| "that never expires".into(), |seconds| format!("for {seconds} s"));
+    let subject = subject.as_ref().map_or_else(String::new, |subject| format!(" subject {subject:?}"));
+    let write = write.as_deref().unwrap_or_default();
+    format!("{life}{subject} read {read:?} write {write:?}{}", if *api { " with api" } else { "" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_are_found_by_method_and_path() {
+        for (method, path, command) in &ROUTES {
+            assert_eq!(find(method, path).unwrap(), *command);
+        }
+        let refused = find(&Method::DELETE, "/v1/secret").unwrap_err();
+        assert_eq!(
+            (refused.failure.code, refused.allow.as_deref()),
+            (Code::MethodNotAllowed, Some("GET, PUT"))
+        );
+        assert_eq!(find(&Method::GET, "/v2/status").unwrap_err().failure.code, Code::NotFound);
+        assert_eq!(find(&Method::GET, "/v1/status/").unwrap_err().failure.code, Code::NotFound);
+    }
+
+    #[test]
+    fn an_audit_line_cannot_be_forged_by_a_name() {
+        let request = TokenRequest {
+            read: vec!["a\nadmin: all is well".into()],
+            subject: Some("eve\u{1b}[2J".into()),
+            expires_in: Some(60),
+            ..TokenRequest::default()
+        };
+        assert_eq!(
+            describe(&request),
+            r#"for 60 s subject "eve\u{1b}[2J" read ["a\nadmin: all is well"] write []"#
+        );
+    }
+
+    #[test]
+    fn a_wrong_body_is_not_quoted() {
+        let failure = parse::<SecretSet>(br#"{"secret": "hunter2", "x": "hunter3"}"#, "{}").unwrap_err();
+        assert_eq!(failure.code, Code::BadRequest);
+        assert!(!failure.message.contains("hunter"), "{failure}");
+        let failure = parse::<SecretSet>(br#"["hunter2"#, "{}").unwrap_err();
+        assert_eq!(failure.message, "the request body is not what this takes, at line 1, column 9");
+    }
+}

@@ -1,0 +1,95 @@
+//! Where the admin socket is: the one rule by which the daemon places it and its clients find it.
+
+use std::ffi::OsString;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, access};
+
+/// The environment variable that names the socket, for the daemon as for its clients.
+pub const ENVIRONMENT: &str = "PHILOTE_ADMIN_SOCKET";
+/// Where a system's daemon has it.
+pub const SYSTEM: &str = "/run/philote/admin.sock";
+
+const NAME: &str = "admin.sock";
+
+/// The places to look at when nobody named the socket, in this order: [`SYSTEM`], the user's runtime
+/// directory, the state directory. `environment` looks a variable up.
+pub fn candidates(environment: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let directory = |name: &str| environment(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    // systemd separates several state directories by colons; the first is the unit's own.
+    let given_state = environment("STATE_DIRECTORY")
+        .and_then(|list| list.to_str()?.split(':').next().map(PathBuf::from))
+        .filter(|path| path.is_absolute());
+    let state = given_state
+        .or_else(|| directory("XDG_STATE_HOME").map(|path| path.join("philote")))
+        .or_else(|| directory("HOME").map(|path| path.join(".local/state/philote")));
+    let runtime = directory("XDG_RUNTIME_DIR").map(|path| path.join("philote"));
+    let mut all = vec![PathBuf::from(SYSTEM)];
+    all.extend([runtime, state].into_iter().flatten().map(|path| path.join(NAME)));
+    all
+}
+
+/// Where a daemon places its socket when nobody named one: the first of `candidates` into whose directory it
+/// may write, which is made if need be. When there is none it is the last, so that binding says what is wrong.
+#[must_use]
+pub fn for_daemon(candidates: &[PathBuf]) -> PathBuf {
+    let usable = candidates.iter().find(|path| path.parent().is_some_and(usable_directory));
+    usable.or(candidates.last()).cloned().unwrap_or_else(|| PathBuf::from(SYSTEM))
+}
+
+fn usable_directory(directory: &Path) -> bool {
+    // The system's directory is for the group to pass through, the others are one user's own.
+    let mode = if directory.starts_with("/run/philote") { 0o755 } else { 0o700 };
+    let made = DirBuilder::new().recursive(true).mode(mode).create(directory).is_ok();
+    made && access(directory, Access::WRITE_OK | Access::EXEC_OK).is_ok()
+}
+
+/// Where a client looks: only at the socket that was named, else at `candidates`.
+#[must_use]
+pub fn for_client(named: Option<PathBuf>, candidates: Vec<PathBuf>) -> Vec<PathBuf> {
+    named.map_or(candidates, |path| vec![path])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(variables: &[(&str, &str)]) -> Vec<PathBuf> {
+        candidates(|name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()))
+    }
+
+    #[test]
+    fn looks_at_the_system_then_the_session_then_the_state_directory() {
+        assert_eq!(with(&[]), [Path::new(SYSTEM)]);
+        assert_eq!(
+            with(&[("XDG_RUNTIME_DIR", "/run/user/7"), ("HOME", "/home/ada")]),
+            [SYSTEM, "/run/user/7/philote/admin.sock", "/home/ada/.local/state/philote/admin.sock"]
+                .map(PathBuf::from)
+        );
+        assert_eq!(
+            with(&[("STATE_DIRECTORY", "/var/lib/philote:/b"), ("XDG_STATE_HOME", "/s"), ("HOME", "/h")])[1],
+            Path::new("/var/lib/philote/admin.sock")
+        );
+        assert_eq!(with(&[("XDG_STATE_HOME", "/s"), ("HOME", "/h")])[1], Path::new("/s/philote/admin.sock"));
+        assert_eq!(with(&[("XDG_RUNTIME_DIR", "not/absolute"), ("HOME", "")]), [Path::new(SYSTEM)]);
+    }
+
+    #[test]
+    fn the_daemon_takes_the_first_directory_that_it_may_write_to() {
+        let scratch = tempfile::tempdir().unwrap();
+        let file = scratch.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let (bad, good) = (file.join("philote/admin.sock"), scratch.path().join("a/b/admin.sock"));
+        assert_eq!(for_daemon(&[bad.clone(), good.clone()]), good);
+        assert!(good.parent().unwrap().is_dir());
+        assert_eq!(for_daemon(std::slice::from_ref(&bad)), bad, "and binding will say why not");
+    }
+
+    #[test]
+    fn a_named_socket_is_the_only_one_a_client_looks_at() {
+        assert_eq!(for_client(Some("/a".into()), vec!["/b".into()]), [Path::new("/a")]);
+        assert_eq!(for_client(None, vec!["/b".into()]), [Path::new("/b")]);
+    }
+}

@@ -1,0 +1,255 @@
+//! Answers on the admin socket from a thread of its own, so that it answers when the data path is saturated.
+//!
+//! One request a connection. Everything that a client may use up has a bound: places ([`MAX_CLIENTS`]), bytes
+//! ([`MAX_HEAD`], [`MAX_BODY`]) and time ([`DEADLINE`]). The work itself runs on a thread of the blocking pool,
+//! so that a reload that waits keeps nobody from asking for the status.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, SERVER};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+
+use super::Control;
+use super::api::{Code, Failure};
+use super::commands::{self, Peer};
+use super::socket::Socket;
+
+/// Clients at once. One more takes the place of whoever has waited longest without having asked anything.
+pub const MAX_CLIENTS: usize = 64;
+/// Bytes of a request's head.
+pub const MAX_HEAD: usize = 16 * 1024;
+/// Bytes of a request's body.
+pub const MAX_BODY: usize = 64 * 1024;
+/// For a request's head, for its body, and for taking the answer, each.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+/// How long answers in progress may hold up [`Server::stop`].
+const STOP_DEADLINE: Duration = Duration::from_secs(2);
+/// Between two attempts to accept when the system has no descriptor to give.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What every answer says it is from.
+const PRODUCT: HeaderValue = HeaderValue::from_static(concat!("philote/", env!("CARGO_PKG_VERSION")));
+
+/// The running server. Dropping it stops it, as [`Server::stop`] does.
+#[derive(Debug)]
+pub struct Server {
+    path: PathBuf,
+    handle: Handle,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Server {
+    /// Starts to answer on `socket` what `control` says.
+    ///
+    /// # Errors
+    /// When the system gives no thread or no descriptors.
+    pub fn start(socket: Socket, control: Arc<dyn Control>) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .thread_name("admin-work")
+            // As many as clients, so that commands that wait never keep another client's from being begun.
+            .max_blocking_threads(MAX_CLIENTS)
+            .build()?;
+        let handle = runtime.handle().clone();
+        let path = socket.path().to_owned();
+        let listener = {
+            let _runtime = runtime.enter();
+            UnixListener::from_std(socket.listener()?)?
+        };
+        let (stop, stopped) = oneshot::channel();
+        let thread = thread::Builder::new().name("admin".into()).spawn(move || {
+            runtime.block_on(async {
+                let mut clients = Clients::default();
+                tokio::select! {
+                    () = clients.accept(&listener, &control) => {}
+                    _ = stopped => {}
+                }
+                // First the file, so that nobody comes any more; then those who are being answered.
+                drop((listener, socket));
+                clients.drop_waiting();
+                let _ = timeout(STOP_DEADLINE, clients.tasks.join_all()).await;
+            });
+            // A command that waits for something that will not come must not keep the process from ending.
+            runtime.shutdown_background();
+        })?;
+        Ok(Self { path, handle, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Where it answers.
+    #[must_use]
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
+    /// To spawn on the admin thread what must run while the data path is saturated, such as the watchdog.
+    #[must_use]
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Removes the socket, lets answers in progress finish, and waits for that (2 s at most).
+    pub fn stop(self) {}
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Who is connected.
+#[derive(Default)]
+struct Clients {
+    tasks: JoinSet<()>,
+    // Oldest first; the flag is set once the client has asked and must not be sent away any more.
+    queue: VecDeque<(AbortHandle, Arc<AtomicBool>)>,
+}
+
+impl Clients {
+    async fn accept(&mut self, listener: &UnixListener, control: &Arc<dyn Control>) {
+        // One descriptor in reserve: an administrator must get in just when there are none left.
+        let mut reserve = None;
+        loop {
+            if reserve.is_none() {
+                reserve = File::open("/dev/null").ok();
+            }
+            tokio::select! {
+                Some(_) = self.tasks.join_next() => self.queue.retain(|(task, _)| !task.is_finished()),
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        self.make_room().await;
+                        let asked = Arc::new(AtomicBool::new(false));
+                        let task = self.tasks.spawn(serve(stream, Arc::clone(control), Arc::clone(&asked)));
+                        self.queue.push_back((task, asked));
+                    }
+                    Err(_) if reserve.take().is_some() => {}
+                    Err(_) => sleep(ACCEPT_PAUSE).await,
+                },
+            }
+        }
+    }
+
+    /// Returns once there is a place: somebody's who has not asked anything, else the first to become free.
+    async fn make_room(&mut self) {
+        if self.tasks.len() < MAX_CLIENTS {
+            return;
+        }
+        if let Some(at) = self.queue.iter().position(|(_, asked)| !asked.load(Ordering::Relaxed))
+            && let Some((task, _)) = self.queue.remove(at)
+        {
+            task.abort();
+        }
+        self.tasks.join_next().await;
+        self.queue.retain(|(task, _)| !task.is_finished());
+    }
+
+    fn drop_waiting(&self) {
+        for (task, _) in self.queue.iter().filter(|(_, asked)| !asked.load(Ordering::Relaxed)) {
+            task.abort();
+        }
+    }
+}
+
+/// One connection, which carries one request.
+async fn serve(stream: UnixStream, control: Arc<dyn Control>, asked: Arc<AtomicBool>) {
+    let Ok(peer) = stream.peer_cred().map(|credentials| Peer::from(&credentials)) else { return };
+    let answered = Notify::new();
+    let service = service_fn(|request| async {
+        let answer = answer(request, peer, &control, &asked).await;
+        answered.notify_one();
+        Ok::<_, Infallible>(answer)
+    });
+    let connection = http1::Builder::new()
+        .keep_alive(false)
+        .timer(TokioTimer::new())
+        .header_read_timeout(DEADLINE)
+        .max_header_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(stream), service);
+    let not_taken = async {
+        answered.notified().await;
+        sleep(DEADLINE).await;
+    };
+    tokio::select! {
+        _ = connection => {}
+        () = not_taken => {}
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    peer: Peer,
+    control: &Arc<dyn Control>,
+    asked: &AtomicBool,
+) -> Response<Full<Bytes>> {
+    let (head, body) = request.into_parts();
+    let mut allow = None;
+    let outcome = match commands::find(&head.method, head.uri.path()) {
+        Err(refusal) => {
+            allow = refusal.allow;
+            Err(refusal.failure)
+        }
+        Ok(command) => match read(body).await {
+            Err(failure) => Err(failure),
+            Ok(body) => {
+                asked.store(true, Ordering::Relaxed);
+                let control = Arc::clone(control);
+                tokio::task::spawn_blocking(move || commands::run(command, &body, peer, &*control))
+                    .await
+                    .unwrap_or_else(|_| {
+                        let message = "the daemon failed at this command; its log says where";
+                        Err(Failure::new(Code::Internal, message))
+                    })
+            }
+        },
+    };
+    let (status, mut json) = match outcome {
+        Ok(json) => (hyper::StatusCode::OK, json),
+        Err(failure) => (failure.code.status(), serde_json::to_vec(&failure).unwrap_or_default()),
+    };
+    json.push(b'\n');
+    let mut response = Response::new(Full::from(json));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(SERVER, PRODUCT);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(allow) = allow.and_then(|methods| HeaderValue::from_str(&methods).ok()) {
+        headers.insert(ALLOW, allow);
+    }
+    response
+}
+
+async fn read(body: Incoming) -> Result<Bytes, Failure> {
+    match timeout(DEADLINE, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(Failure::new(Code::TooLarge, format!("a request body has at most {MAX_BODY} bytes")))
+        }
+        Ok(Err(_)) => Err(Failure::new(Code::BadRequest, "the request body is cut off or malformed")),
+        Err(_) => {
+            let seconds = DEADLINE.as_secs();
+            Err(Failure::new(Code::RequestTimeout, format!("the request body took longer than {seconds} s")))
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! `philotectl`: the administrator's commands.
