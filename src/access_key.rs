@@ -79,8 +79,8 @@ pub struct AccessKey {
     pub subject: Option<Box<str>>,
     /// Its `exp`: with the leeway added, the first second at which it is refused.
     pub expires: Option<UnixSeconds>,
-    /// The key that signed it.
-    pub key: Arc<Key>,
+    /// The key that signed it; none for the daemon itself.
+    pub key: Option<Arc<Key>>,
     /// Whether it opens the HTTP API.
     pub api: bool,
     /// The channels it publishes on, sorted, none twice. `None` stands for a token without the claim.
@@ -88,6 +88,11 @@ pub struct AccessKey {
 }
 
 impl AccessKey {
+    /// What the daemon gives a connection of its own: nothing.
+    pub(crate) fn nobody() -> AccessKey {
+        AccessKey { read: [].into(), subject: None, expires: None, key: None, api: false, write: None }
+    }
+
     /// Whether its connection may publish on this channel.
     pub fn may_write(&self, channel: &str) -> bool {
         let own = self.write.as_deref().unwrap_or_default();
@@ -351,7 +356,7 @@ impl Claims {
             api: claims.api.unwrap_or_default(),
             subject: claims.sub.map(String::into_boxed_str),
             expires,
-            key,
+            key: Some(key),
         })
     }
 }
@@ -379,6 +384,31 @@ fn channels(
     names.sort_unstable();
     names.dedup();
     Ok(names.into_boxed_slice())
+}
+
+/// What a token says, believed or not, and what this server makes of it.
+#[derive(Debug)]
+pub struct Inspection {
+    /// The header, where it can be decoded.
+    pub header: Option<serde_json::Value>,
+    /// The claims, where they can be decoded.
+    pub claims: Option<serde_json::Value>,
+    /// Which key signed it, counted from 0; none of them did otherwise.
+    pub signed_by: Option<usize>,
+    /// What its bearer may do, or why it is refused.
+    pub verdict: Result<AccessKey, TokenError>,
+}
+
+/// Takes a token apart for its administrator.
+pub fn inspect(token: &str, keys: &Keys, policy: &Policy, now: UnixSeconds) -> Inspection {
+    let signed_by =
+        decode(token, keys).ok().and_then(|(_, key)| keys.0.iter().position(|own| Arc::ptr_eq(own, &key)));
+    Inspection {
+        header: jsonwebtoken::decode_header(token).ok().and_then(|header| serde_json::to_value(header).ok()),
+        claims: jsonwebtoken::dangerous::insecure_decode_claims(token).ok(),
+        signed_by,
+        verdict: verify(token, keys, policy, now),
+    }
 }
 
 /// A token to be made. An absent field is an absent claim.

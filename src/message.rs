@@ -38,6 +38,11 @@ impl ChannelName {
         }
     }
 
+    /// A name that no token and no message can hold, for the daemon's own use.
+    pub(crate) fn internal(name: &str) -> ChannelName {
+        ChannelName(Arc::from(format!("\0{name}")))
+    }
+
     /// The name's text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,3 +1,5 @@
 //! The daemon: one call.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    philote::daemon::main()
+}

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::{Server, handshake};
 use crate::sync::lock;
@@ -42,9 +43,20 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 /// Accepts connections until dropped or aborted.
 pub async fn accept(server: Arc<Server>, listener: TcpListener) {
     let mut warned: Option<Instant> = None;
+    let mut life = server.accept_loops.enter();
     loop {
-        server.pending.room().await;
-        match listener.accept().await {
+        let accepted = async {
+            server.pending.room().await;
+            listener.accept().await
+        };
+        let accepted = tokio::select! {
+            accepted = accepted => accepted,
+            () = life.asked() => {
+                life.answer();
+                continue;
+            }
+        };
+        match accepted {
             Ok((stream, address)) => {
                 let waiting = server.pending.enter();
                 tokio::spawn(greet(server.clone(), stream, address, waiting));
@@ -69,6 +81,61 @@ async fn greet(server: Arc<Server>, stream: TcpStream, address: SocketAddr, wait
     if let Some(session) = handshake::serve(server, stream, address, waiting).await {
         // A task of its own: this one's future is as large as all that HTTP needs.
         tokio::spawn(session);
+    }
+}
+
+/// The accept loops, which answer when asked for a sign of life.
+#[derive(Default)]
+pub(super) struct AcceptLoops {
+    question: watch::Sender<u64>,
+    answers: Mutex<Vec<Arc<AtomicU64>>>,
+    answered: Arc<Notify>,
+}
+
+impl AcceptLoops {
+    fn enter(&self) -> AcceptLoop {
+        let answer = Arc::new(AtomicU64::new(0));
+        lock(&self.answers).push(answer.clone());
+        AcceptLoop { question: self.question.subscribe(), answer, answered: self.answered.clone() }
+    }
+
+    /// Asks, and waits until all have answered.
+    pub(super) async fn answer(&self) {
+        let number = *self.question.borrow() + 1;
+        self.question.send_replace(number);
+        loop {
+            let answered = self.answered.notified();
+            if lock(&self.answers).iter().all(|answer| answer.load(Relaxed) >= number) {
+                return;
+            }
+            answered.await;
+        }
+    }
+}
+
+/// One accept loop's side. One that has ended has answered all there is to ask.
+struct AcceptLoop {
+    question: watch::Receiver<u64>,
+    answer: Arc<AtomicU64>,
+    answered: Arc<Notify>,
+}
+
+impl AcceptLoop {
+    async fn asked(&mut self) {
+        // An error means that the server itself is gone, and this loop with it.
+        let _ = self.question.changed().await;
+    }
+
+    fn answer(&self) {
+        self.answer.store(*self.question.borrow(), Relaxed);
+        self.answered.notify_one();
+    }
+}
+
+impl Drop for AcceptLoop {
+    fn drop(&mut self) {
+        self.answer.store(u64::MAX, Relaxed);
+        self.answered.notify_one();
     }
 }
 

@@ -25,11 +25,13 @@ use uuid::Uuid;
 
 pub use self::refusal::Refusal;
 use self::timekeeper::Timekeeper;
-use crate::access_key::{Keys, Policy, UnixSeconds};
+use crate::access_key::{AccessKey, Keys, Policy, UnixSeconds};
 use crate::close::CloseReason;
 use crate::config::Settings;
-use crate::hub::Hub;
-use crate::outbox::{Budget, Seconds};
+use crate::hub::{Connection, Hub, Touched};
+use crate::log::{ConnectionLog, Refused};
+use crate::message::{ChannelName, Delivery};
+use crate::outbox::{Budget, Seconds, Sink};
 
 /// What may change while the server runs, replaced as a whole by a reload.
 #[derive(Debug)]
@@ -88,6 +90,8 @@ pub struct Server {
     pub hub: Hub,
     /// What it has done.
     pub counters: Counters,
+    /// The lines about connections.
+    pub log: ConnectionLog,
     id: Uuid,
     started: Instant,
     live: ArcSwap<Live>,
@@ -97,6 +101,7 @@ pub struct Server {
     /// Told when a connection ends.
     left: Notify,
     pending: listener::Pending,
+    accept_loops: listener::AcceptLoops,
     timekeeper: Timekeeper,
     port: OnceLock<u16>,
 }
@@ -115,6 +120,8 @@ impl Server {
         Arc::new(Server {
             hub: Hub::new(Arc::new(budget)),
             counters: Counters::default(),
+            log: ConnectionLog::default(),
+            accept_loops: listener::AcceptLoops::default(),
             id: Uuid::new_v4(),
             started: Instant::now(),
             live: ArcSwap::from_pointee(live),
@@ -167,7 +174,7 @@ impl Server {
         self.live.store(live.clone());
         let mut withdrawn = Vec::new();
         self.hub.each_connection(|connection| {
-            if !live.keys.contains(&connection.access().key) {
+            if connection.access().key.as_ref().is_some_and(|key| !live.keys.contains(key)) {
                 withdrawn.push(connection.id());
             }
         });
@@ -199,7 +206,33 @@ impl Server {
     /// Counts and logs a refused request.
     fn refused(&self, address: SocketAddr, refusal: &Refusal) {
         self.counters.refused.fetch_add(1, Relaxed);
-        tracing::info!(%address, reason = refusal.name(), status = refusal.status().as_u16(), "refused: {refusal}");
+        let refused = Refused {
+            address: &address.to_string(),
+            status: refusal.status().as_u16(),
+            reason: refusal.name(),
+            sentence: &refusal.to_string(),
+        };
+        self.log.refused(&refused, Instant::now());
+    }
+
+    /// Waits until every accept loop has shown that it still runs.
+    pub async fn accept_loops_answer(&self) {
+        self.accept_loops.answer().await;
+    }
+
+    /// Sends a message the way all messages go, to a reader that writes to `sink`.
+    pub fn publish_to_probe(&self, sink: Box<dyn Sink>) {
+        let channel = ChannelName::internal("probe");
+        let address = SocketAddr::from(([0, 0, 0, 0], 0));
+        let budget = self.hub.budget().clone();
+        let reader = Arc::new(Connection::new(address, Arc::new(AccessKey::nobody()), budget, self.now()));
+        reader.outbox.attach(sink);
+        self.hub.subscribe(&reader, std::slice::from_ref(&channel));
+        let mut touched = Touched::new();
+        let delivery = Delivery { issuer: "", channel: channel.as_str(), data: "\"\"", subject: None };
+        self.hub.publish(&delivery, None, &mut touched);
+        touched.flush(self.now());
+        self.hub.subscribe(&reader, &[]);
     }
 
     /// How many connections have shown a token and not ended.

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed};
+use std::time::Instant;
 
 use super::{Live, Refusal, Server};
 use crate::access_key::AccessKey;
 use crate::close::CloseReason;
 use crate::hub::Connection;
+use crate::log::{Closed, Opened};
 
 /// A place among the `max_connections`, given back when dropped.
 pub(super) struct Place(Arc<Server>);
@@ -49,6 +51,13 @@ impl Presence {
         let connection = Arc::new(Connection::new(address, Arc::new(access), budget, server.now()));
         server.hub.enter(&connection);
         server.timekeeper.watch(&connection, expires, server);
+        server.counters.accepted.fetch_add(1, Relaxed);
+        let opened = Opened {
+            connection: &connection.id().to_string(),
+            subject: connection.access().subject.as_deref(),
+            address: &address.to_string(),
+        };
+        server.log.opened(&opened, Instant::now());
         Presence { connection, place }
     }
 
@@ -65,5 +74,22 @@ impl Drop for Presence {
         server.hub.leave(&self.connection);
         server.timekeeper.forget(&self.connection);
         server.counters.closed.fetch_add(1, Relaxed);
+
+        let reason = self.connection.outbox.closing().unwrap_or(CloseReason::ClientGone);
+        let stats = self.connection.stats();
+        let closed = Closed {
+            connection: &self.connection.id().to_string(),
+            subject: self.connection.access().subject.as_deref(),
+            address: &self.connection.address().to_string(),
+            reason: reason.name(),
+            code: reason.code(),
+            sentence: reason.sentence(),
+            duration: self.connection.opened().elapsed(),
+            messages_in: stats.messages_in,
+            messages_out: stats.out.messages,
+            bytes_in: stats.bytes_in,
+            bytes_out: stats.out.bytes,
+        };
+        server.log.closed(&closed, Instant::now());
     }
 }

@@ -1,0 +1,266 @@
+//! The daemon, from its command line to the end of its drain: a straight line to read.
+
+mod control;
+mod descriptors;
+mod error;
+mod reload;
+mod vitals;
+mod watchdog;
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tracing::level_filters::LevelFilter;
+
+use self::control::DaemonControl;
+use self::error::StartError;
+use self::reload::{ReloadRequest, Reloader};
+use self::vitals::Vitals;
+use self::watchdog::Watchdog;
+use crate::admin;
+use crate::close::CloseReason;
+use crate::config::{self, CommandLine, Drain, Environment, LogFormat, LogLevel, Settings};
+use crate::log::{self, LogHandle};
+use crate::server::{Server, listener};
+use crate::signals::{self, Signal};
+use crate::systemd::{self, Notifier};
+
+/// How long the log may take to write what is queued when the daemon ends.
+const LAST_LOG: Duration = Duration::from_secs(2);
+
+/// How often `systemctl status` gets new figures.
+const STATUS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The longest drain of sockets that systemd keeps: the clients' next connections wait in them already.
+const PASSED_SOCKETS_DRAIN: Duration = Duration::from_secs(3);
+
+/// Runs the program `philote`. The exit status: 0 stopped as asked, or the settings are good; 1 it can't run; 2 a wrong
+/// option; 78 a wrong setting (EX_CONFIG of sysexits.h, which the unit takes as a reason not to start again).
+pub fn main() -> ExitCode {
+    match run(CommandLine::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("philote: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(command_line: CommandLine) -> Result<(), StartError> {
+    let environment = Environment::from_process();
+    let overrides = command_line.overrides;
+    let mut loaded = config::load(&overrides, &environment)?;
+    if command_line.print_config {
+        print!("{}", config::print_config(&loaded));
+        return Ok(());
+    }
+    if command_line.check {
+        config::check(&loaded).iter().for_each(|line| println!("{line}"));
+        println!("the settings are good");
+        return Ok(());
+    }
+
+    let signals = signals::listen()?;
+    loaded.make_secret()?;
+    let log = log::init(format(&loaded.settings), level(&loaded.settings))?;
+    let notifier = Arc::new(Notifier::from_environment());
+    loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let max_descriptors = descriptors::raise();
+    descriptors::warn(&loaded.settings, max_descriptors);
+
+    let result = {
+        let server = Server::new(loaded.settings.clone(), max_descriptors);
+        let reloader =
+            Reloader::new(overrides, environment, loaded, server.clone(), log.clone(), notifier.clone());
+        serve(server, reloader, signals, &log, &notifier)
+    };
+    if result.is_ok() {
+        tracing::info!("stopped");
+    }
+    log.flush(LAST_LOG);
+    result
+}
+
+/// Serves until told to stop.
+fn serve(
+    server: Arc<Server>,
+    reloader: Reloader,
+    mut signals: mpsc::Receiver<Signal>,
+    log: &LogHandle,
+    notifier: &Arc<Notifier>,
+) -> Result<(), StartError> {
+    let settings = server.live().settings.clone();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(StartError::Runtime)?;
+    let _entered = runtime.enter();
+
+    let passed = systemd::passed_listeners()?;
+    let from_systemd = !passed.is_empty();
+    let listeners = if from_systemd {
+        passed.into_iter().map(|passed| passed.listener).collect()
+    } else {
+        bind(&settings)?
+    };
+    let mut addresses = Vec::new();
+    let mut accepting = Vec::new();
+    for listener in listeners {
+        let listener = TcpListener::from_std(listener).map_err(StartError::Runtime)?;
+        addresses.push(listener.local_addr().map_err(StartError::Runtime)?);
+        accepting.push(runtime.spawn(listener::accept(server.clone(), listener)));
+    }
+    addresses.iter().for_each(|address| server.set_port(address.port()));
+    runtime.spawn(server.clone().look_after());
+
+    let (requests, mut reloads) = mpsc::channel::<ReloadRequest>(1);
+    let vitals = Arc::new(Vitals::default());
+    let control = DaemonControl::new(
+        server.clone(),
+        log.clone(),
+        requests,
+        reloader.report(),
+        &addresses,
+        vitals.clone(),
+    );
+    let admin = start_admin(&settings, &reloader, control)?;
+    let watchdog = Watchdog::new(server.clone(), runtime.handle().clone());
+    admin.handle().spawn(watchdog.watch(notifier.clone()));
+
+    announce(&addresses, admin.path(), &reloader);
+    notifier.ready();
+
+    runtime.block_on(async {
+        let mut reloader = reloader;
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        let mut told: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                signal = signals.recv() => match signal {
+                    Some(Signal::Hangup) => { let _ = reloader.reload(); }
+                    Some(stop) => {
+                        tracing::info!("{stop}: stopping");
+                        break;
+                    }
+                    None => break,
+                },
+                Some(request) = reloads.recv() => request.answer(reloader.reload()),
+                _ = tick.tick() => {
+                    vitals.sample(&server);
+                    server.log.tick(Instant::now());
+                    if told.is_none_or(|at| at.elapsed() >= STATUS_INTERVAL) {
+                        told = Some(Instant::now());
+                        notifier.status(&vitals.line(&server));
+                        vitals.warn_if_nearly_full(&server);
+                    }
+                }
+            }
+        }
+        drain(&server, notifier, from_systemd, accepting).await;
+    });
+    admin.stop();
+    runtime.shutdown_background();
+    Ok(())
+}
+
+/// Says goodbye to every client, spread over the drain time.
+async fn drain(
+    server: &Arc<Server>,
+    notifier: &Notifier,
+    from_systemd: bool,
+    accepting: Vec<tokio::task::JoinHandle<()>>,
+) {
+    let (reason, spread) = match (from_systemd, server.drain_time()) {
+        (true, spread) => (CloseReason::Restarting, spread.min(PASSED_SOCKETS_DRAIN)),
+        (false, spread) => (CloseReason::Stopping, spread),
+    };
+    notifier.stopping();
+    notifier.extend_timeout(spread + Duration::from_secs(15));
+    notifier.status(&format!("stopping: closing {} connections", server.connected()));
+    if from_systemd {
+        // Who connects from now on is served by the next daemon: the socket stays open at systemd.
+        accepting.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+    server.drain(reason, spread).await;
+    server.log.finish(Instant::now());
+}
+
+/// Binds what the settings say. The default falls back to IPv4 where there is no IPv6.
+fn bind(settings: &Settings) -> Result<Vec<std::net::TcpListener>, StartError> {
+    let attempt =
+        |address: SocketAddr| listener::bind(address).map_err(|source| StartError::Bind { address, source });
+    let addresses = settings.listen.addresses();
+    match (addresses.into_iter().map(attempt).collect(), settings.listen.without_ipv6()) {
+        (Err(StartError::Bind { source, .. }), Some(ipv4)) if error::means_no_ipv6(&source) => {
+            Ok(vec![attempt(ipv4)?])
+        }
+        (result, _) => result,
+    }
+}
+
+fn start_admin(
+    settings: &Settings,
+    reloader: &Reloader,
+    control: DaemonControl,
+) -> Result<admin::server::Server, StartError> {
+    let path = match &settings.admin.socket {
+        Some(path) => path.clone(),
+        None => admin::path::for_daemon(&admin::path::candidates(|name| {
+            reloader.environment().get(name).map(std::ffi::OsStr::to_os_string)
+        })),
+    };
+    let socket = admin::socket::Socket::bind(&path, settings.admin.mode)?;
+    admin::server::Server::start(socket, Arc::new(control)).map_err(StartError::Runtime)
+}
+
+/// Tells whoever started it what there is and what to type next.
+fn announce(addresses: &[SocketAddr], admin_socket: &std::path::Path, reloader: &Reloader) {
+    for address in addresses {
+        tracing::info!("philote {} is listening on {address}", env!("CARGO_PKG_VERSION"));
+    }
+    tracing::info!("its administrator asks it on {}", admin_socket.display());
+    let source = reloader.secret_source();
+    let tool = philotectl();
+    tracing::info!("{source}; give it to your backend: {tool} secret show");
+    tracing::info!("for a token to try it with: {tool} token --read chat --write chat");
+}
+
+/// How `philotectl` is called from here: by its name where it is installed, from the build directory by cargo.
+fn philotectl() -> &'static str {
+    let built = std::env::current_exe().is_ok_and(|path| {
+        let mut parents = path.ancestors().skip(1);
+        parents.any(|parent| parent.join("CACHEDIR.TAG").exists())
+    });
+    if built { "cargo run --release --bin philotectl --" } else { "philotectl" }
+}
+
+fn format(settings: &Settings) -> log::Format {
+    match settings.log.format {
+        LogFormat::Auto => log::Format::Auto,
+        LogFormat::Json => log::Format::Json,
+    }
+}
+
+fn level(settings: &Settings) -> LevelFilter {
+    match settings.log.level {
+        LogLevel::Trace => LevelFilter::TRACE,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Warning => LevelFilter::WARN,
+        LogLevel::Error => LevelFilter::ERROR,
+    }
+}
+
+impl Server {
+    /// How long the closes of a drain are spread: as set, or a second for each 1,000 connections, from 10 s to 2 min.
+    fn drain_time(&self) -> Duration {
+        match self.live().settings.shutdown.drain {
+            Drain::Fixed(time) => time,
+            Drain::Auto if self.connected() == 0 => Duration::ZERO,
+            Drain::Auto => Duration::from_secs((self.connected() as u64 / 1000).clamp(10, 120)),
+        }
+    }
+}
