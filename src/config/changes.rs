@@ -55,7 +55,10 @@ pub fn keep_fixed(old: &Settings, new: &Settings) -> Settings {
 
 fn text(key: &Key, settings: &Settings) -> String {
     key.show(settings).unwrap_or_else(|| match key.path() {
-        "auth.secret" => format!("({} redacted)", settings.auth.secrets.iter().count()),
+        "auth.secret" => match settings.auth.secrets.iter().count() {
+            1 => "1 secret (redacted)".to_owned(),
+            count => format!("{count} secrets (redacted)"),
+        },
         _ => "(not set)".to_owned(),
     })
 }

@@ -37,7 +37,7 @@ pub struct Overrides {
     /// Read this file in place of /etc/philote/philote.toml
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Listen on this address, such as 127.0.0.1:6380 or [::1]:6380 (repeatable)
+    /// Listen on this address, such as 127.0.0.1:6380 (repeatable)
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Vec<String>,
     /// Listen on this port

@@ -167,7 +167,7 @@ impl Draft {
             Some(sentence) => Situation::NotYet(sentence),
             None => Situation::UnknownKey { nearest: keys::nearest_key(path) },
         };
-        // Beside the secret, a name that resembles none may be the secret itself, pasted where the name belongs.
+        // Beside the secret, a name like no other may be the secret itself, pasted where the name belongs.
         let key = match &situation {
             Situation::UnknownKey { nearest: None } if path.starts_with("auth.") => "auth",
             _ => path,

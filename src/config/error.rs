@@ -1,7 +1,7 @@
 //! What can be wrong with settings, in the sentences that the administrator reads.
 //!
-//! No sentence quotes a source line, the value of `auth.secret` or that of a key nobody knows: each may be the
-//! secret.
+//! No sentence quotes a source line, the value of `auth.secret` or that of a key nobody knows: each may be
+//! the secret.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,20 +9,16 @@ use std::path::PathBuf;
 use super::origin::Origin;
 use super::secret::SecretError;
 
-/// Everything that is wrong with the settings, a line for each. A program that meets it exits with
-/// [`ConfigError::EXIT_CODE`].
+/// Everything that is wrong with the settings, a line for each. A program that meets it exits with 78.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     problems: Vec<Problem>,
 }
 
 impl ConfigError {
-    /// `EX_CONFIG` of sysexits.h, which tells systemd's log that the configuration is at fault.
-    pub const EXIT_CODE: u8 = 78;
-
-    /// The exit status of a program that was given these settings: 78.
+    /// The exit status of a program that was given these settings: 78, `EX_CONFIG` of sysexits.h.
     pub fn exit_code(&self) -> u8 {
-        Self::EXIT_CODE
+        78
     }
 
     /// What is wrong, in the order of reading; at least one.

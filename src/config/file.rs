@@ -34,7 +34,7 @@ pub(super) enum Entry {
     },
 }
 
-/// Reads a file. The entries are in the order of its lines; where it is not TOML at all, the one entry says so.
+/// Reads a file. The entries are in the order of its lines; of a file that is not TOML, the one entry says so.
 pub(super) fn read(path: &Path) -> Result<Vec<Entry>, Situation> {
     let mut bytes = Vec::new();
     match std::fs::File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes)) {
@@ -50,7 +50,7 @@ fn parse(bytes: &[u8]) -> Result<Vec<Entry>, Entry> {
     }
     let text = std::str::from_utf8(bytes)
         .map_err(|error| problem(position(bytes, error.valid_up_to()).0, Situation::NotText))?;
-    // The parser's own Display prints the source line, which may hold the secret; its message and span do not.
+    // The parser's own Display prints the source line, perhaps the secret's; its message and span do not.
     let table = DeTable::parse(text).map_err(|error| {
         let (line, column) = position(bytes, error.span().map_or(bytes.len(), |span| span.start));
         problem(line, Situation::Syntax { column, message: error.message().to_owned() })

@@ -1,5 +1,4 @@
-//! The one table of keys: what the file, the environment, `--set`, `--print-config`, reload and the manual page
-//! agree on.
+//! The one table of keys, on which file, environment, `--set`, `--print-config`, reload and manual agree.
 
 use std::time::Duration;
 
@@ -55,7 +54,7 @@ impl Key {
         variable(self.path)
     }
 
-    /// The variable of the original, which wins over the other. `PORT` is that of `listen`: it sets the port alone.
+    /// The variable of the original, which wins over the other. `PORT`, that of `listen`, sets the port alone.
     pub fn short_variable(&self) -> Option<&'static str> {
         self.short
     }
@@ -250,8 +249,10 @@ pub(super) fn is_section(name: &str) -> bool {
 }
 
 const NO_TLS: &str = "this version of Philote has no TLS yet: remove [tls], or put a proxy in front";
-const NO_PUBLIC_KEYS: &str = "this version of Philote verifies no public-key tokens yet: remove the key, and sign with the secret (HS256)";
-const NO_CLIENT_LIMITS: &str = "this version of Philote has no limits per address, per subject or by rate yet: remove the key, or set it to 0";
+const NO_PUBLIC_KEYS: &str = "this version of Philote verifies no public-key tokens yet: \
+    remove the key, and sign with the secret (HS256)";
+const NO_CLIENT_LIMITS: &str = "this version of Philote has no limits per address, subject or rate yet: \
+    remove the key, or set it to 0";
 const NO_PROXIES: &str = "this version of Philote believes no X-Forwarded-For yet: remove the key";
 const NO_HISTORY: &str =
     "this version of Philote keeps no history yet: remove [history], or set messages to 0";
@@ -284,7 +285,7 @@ pub(super) fn later_paths() -> impl Iterator<Item = &'static str> {
     LATER.iter().map(|(path, _)| *path)
 }
 
-/// What to say of a key that a later version knows; every key of a section that is wholly of a later version counts.
+/// What to say of a key that a later version knows; in a section wholly of a later version that is any key.
 pub(super) fn later(path: &str) -> Option<&'static str> {
     let of_section = |name: &str| !KEYS.iter().any(|key| key.section() == name);
     LATER

@@ -260,7 +260,7 @@ impl Kind for WebOrigins {
                 origin.split_once("://").filter(|(scheme, _)| !scheme.is_empty()).map(|(_, host)| host);
             let plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
             match host.map(|host| host.strip_prefix("*.").unwrap_or(host)) {
-                Some(host) if !host.is_empty() && host.chars().all(plain) => origins.push(origin),
+                Some(host) if !host.is_empty() && host.chars().all(plain) => origins.push(as_sent(origin)),
                 _ => {
                     return Err(not_understood(
                         "an origin such as \"https://app.example.org\" or \"https://*.example.org\", without a path",
@@ -275,6 +275,12 @@ impl Kind for WebOrigins {
     fn show(&self, value: &Vec<String>) -> Option<String> {
         Some(quoted_list(value))
     }
+}
+
+/// Without the port that browsers leave out because the scheme implies it.
+fn as_sent(origin: String) -> String {
+    let port = if origin.starts_with("https:") { ":443" } else { ":80" };
+    origin.strip_suffix(port).map(str::to_owned).unwrap_or(origin)
 }
 
 /// A TOML string.

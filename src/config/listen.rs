@@ -44,8 +44,8 @@ impl Listen {
         }
     }
 
-    /// What to bind in place of [`Listen::addresses`] where the machine has no IPv6: `0.0.0.0` for every address;
-    /// `None` for chosen ones, whose absence is an error.
+    /// What to bind in place of [`Listen::addresses`] where the machine has no IPv6: `0.0.0.0` for every
+    /// address; `None` for chosen ones, whose absence is an error.
     pub fn without_ipv6(&self) -> Option<SocketAddr> {
         match self {
             Listen::Everywhere(port) => Some(SocketAddr::from(([0, 0, 0, 0], *port))),

@@ -25,8 +25,8 @@ pub struct Loaded {
     origins: BTreeMap<&'static str, Origin>,
 }
 
-/// Reads the settings: defaults, then the file, then the environment, then the command line, each over what comes
-/// before it. Changes nothing: a secret that is still to be made is [`SecretSource::Missing`] until
+/// Reads the settings: defaults, then the file, then the environment, then the command line, each over what
+/// comes before it. Changes nothing: a secret that is still to be made is [`SecretSource::Missing`] until
 /// [`Loaded::make_secret`].
 ///
 /// # Errors
@@ -57,8 +57,8 @@ impl Loaded {
         self.origins.get(key.path()).unwrap_or(&Origin::Default)
     }
 
-    /// Makes the secret if it is still to be made, so that there is one to sign with. Of two daemons that do so at
-    /// once for the same directory, both end with the same secret.
+    /// Makes the secret if it is still to be made, so that there is one to sign with. Of two daemons that do
+    /// so at once for the same directory, both end with the same secret.
     ///
     /// # Errors
     /// The directory cannot be made or written; the message says what to set instead.

@@ -15,8 +15,8 @@ fn machine() -> usize {
     usize::try_from(info.totalram.saturating_mul(info.mem_unit.into())).unwrap_or(usize::MAX)
 }
 
-/// The least `memory.max` from the group named in `/proc/self/cgroup` up to the root; `None` without control groups
-/// of version 2, or without a limit.
+/// The least `memory.max` from the group named in `/proc/self/cgroup` up to the root; `None` without control
+/// groups of version 2, or without a limit.
 fn group_limit(root: &Path, proc_self_cgroup: &str) -> Option<usize> {
     let group = proc_self_cgroup.lines().find_map(|line| line.strip_prefix("0::/"))?;
     root.join(group)

@@ -1,8 +1,8 @@
 //! Settings: from the file, the environment and the command line as written to values that are checked.
 //!
 //! In reading order: [`settings`](Settings) is what comes of it, [`KEYS`] the one table of what can be set,
-//! [`load`] the way from one to the other, [`changes`] what a reload does, [`print_config`] and [`check`] what is
-//! said about it.
+//! [`load()`] the way from one to the other, [`changes()`] what a reload does, [`print_config`] and [`check`]
+//! what is said about it.
 
 mod changes;
 mod command_line;

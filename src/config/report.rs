@@ -11,8 +11,8 @@ use super::secret::SecretSource;
 /// The account that the packages make for the service.
 const SERVICE_USER: &str = "philote";
 
-/// The settings in force as a configuration file; a comment tells where each value came from. What is not set, and
-/// the secret, stand in comments, so that the output means the same when it is read again.
+/// The settings in force as a configuration file; a comment tells where each value came from. What is not
+/// set, and the secret, stand in comments, so that the output means the same when it is read again.
 pub fn print_config(loaded: &Loaded) -> String {
     let mut text = String::new();
     let mut section = "";
@@ -36,8 +36,8 @@ pub fn print_config(loaded: &Loaded) -> String {
     text
 }
 
-/// What an administrator should know of settings that are good: the warnings, where the secret comes from, and for
-/// root which files the service could not read.
+/// What an administrator should know of settings that are good: the warnings, where the secret comes from,
+/// and for root which files the service could not read.
 pub fn check(loaded: &Loaded) -> Vec<String> {
     let source = loaded.settings.auth.secrets.source();
     let mut lines = loaded.warnings.clone();
@@ -91,8 +91,8 @@ impl User {
         Some(User { id: line.get(2)?.parse().ok()?, groups })
     }
 
-    /// Whether a file can be read, or a directory passed through. What cannot be looked at counts as usable: it is
-    /// reported where it is read.
+    /// Whether a file can be read, or a directory passed through. What cannot be looked at counts as usable:
+    /// it is reported where it is read.
     fn may_use(&self, path: &Path, is_file: bool) -> bool {
         match std::fs::metadata(path) {
             Ok(metadata) => {

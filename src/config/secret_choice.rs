@@ -1,7 +1,7 @@
 //! Which of the places that may hold the secret counts.
 //!
-//! The command line wins over the environment, and that over the file. Where one of them gives both, `secret` wins
-//! over `secret_file`. With neither, it is systemd's credential, and without that the daemon's own file.
+//! The command line wins over the environment, and that over the file. Where one of them gives both, `secret`
+//! wins over `secret_file`. With neither, it is systemd's credential, and without that the daemon's own file.
 
 use std::path::{Path, PathBuf};
 
@@ -83,13 +83,13 @@ fn read(draft: &mut Draft, environment: &Environment) -> Result<Secrets, SecretE
         if let Origin::File { path, .. } = &origin {
             let mode =
                 std::fs::metadata(path).map_or(0, |metadata| std::os::unix::fs::MetadataExt::mode(&metadata));
-            warn_of_readers(draft, path, mode, 0o007);
+            warn_of_readers(draft, path, mode, OTHERS);
         }
         return Ok(Secrets::new(keys(draft, &text)?, SecretSource::Setting(origin)));
     }
     if let Some(path) = draft.secret_file.clone() {
         let (text, mode) = secret_file::read(&path)?;
-        warn_of_readers(draft, &path, mode, 0o007);
+        warn_of_readers(draft, &path, mode, OTHERS);
         return Ok(Secrets::new(keys(draft, &text)?, SecretSource::File(path)));
     }
     if let Some(path) = credential {
@@ -105,7 +105,7 @@ fn own(draft: &mut Draft, path: PathBuf) -> Result<Secrets, SecretError> {
         return Ok(Secrets::new(Vec::new(), SecretSource::Missing(path)));
     }
     let (text, mode) = secret_file::read(&path)?;
-    warn_of_readers(draft, &path, mode, 0o077);
+    warn_of_readers(draft, &path, mode, GROUP_AND_OTHERS);
     Ok(Secrets::new(keys(draft, &text)?, SecretSource::Own(path)))
 }
 
@@ -116,11 +116,16 @@ fn keys(draft: &Draft, text: &str) -> Result<Vec<Secret>, SecretError> {
     }
 }
 
-fn warn_of_readers(draft: &mut Draft, path: &Path, mode: u32, others: u32) {
-    if mode & others != 0 {
+/// Permission bits that nobody should have, and the chmod that takes them away. An administrator's file may
+/// well be readable to a group, the service's; the daemon's own has no such reader.
+const OTHERS: (u32, &str) = (0o007, "o-rwx");
+const GROUP_AND_OTHERS: (u32, &str) = (0o077, "go-rwx");
+
+fn warn_of_readers(draft: &mut Draft, path: &Path, mode: u32, (bits, chmod): (u32, &str)) {
+    if mode & bits != 0 {
         let path = path.display();
         draft
             .warnings
-            .push(format!("{path} holds the secret, and others can read or write it: chmod go-rwx {path}"));
+            .push(format!("{path} holds the secret, and others can read or write it: chmod {chmod} {path}"));
     }
 }

@@ -32,8 +32,8 @@ pub(super) fn read(path: &Path) -> Result<(String, u32), SecretError> {
     Ok((text, metadata.mode()))
 }
 
-/// Makes the file with a new secret, unless another daemon that started at the same instant was first: both then
-/// read the same. Returns whether this one made it.
+/// Makes the file with a new secret, unless another daemon that started at the same instant was first: both
+/// then read the same. Returns whether this one made it.
 pub(super) fn make(path: &Path) -> Result<bool, SecretError> {
     if let Some(directory) = path.parent() {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
@@ -51,14 +51,14 @@ impl SecretSource {
     /// Replaces the daemon's own file by these lines, of which the first will sign. A reload then reads them.
     ///
     /// # Errors
-    /// The secret comes from elsewhere, the text is no list of secrets, or the file cannot be written; the old one
-    /// then stays whole.
+    /// The secret comes from elsewhere, the text is no list of secrets, or the file cannot be written; the
+    /// old one then stays whole.
     pub fn set(&self, text: &str) -> Result<PathBuf, SecretError> {
         self.replace(&parse(text)?)
     }
 
-    /// Puts a new secret on top of the daemon's own file: it will sign, and those below go on verifying. A reload
-    /// then reads them.
+    /// Puts a new secret on top of the daemon's own file: it will sign, and those below go on verifying. A
+    /// reload then reads them.
     ///
     /// # Errors
     /// The secret comes from elsewhere, the file holds as many as it may, or it cannot be read or written.
@@ -81,8 +81,8 @@ impl SecretSource {
     }
 }
 
-/// Writes a file of mode 0600 beside `path`, whole and on the disk, before `place` gives it its name: at no instant
-/// does `path` hold half a secret.
+/// Writes a file of mode 0600 beside `path`, whole and on the disk, before `place` gives it its name: at no
+/// instant does `path` hold half a secret.
 fn publish(path: &Path, text: &str, place: impl FnOnce(&Path, &Path) -> io::Result<()>) -> io::Result<()> {
     let mut number = [0; 8];
     getrandom::fill(&mut number).map_err(io::Error::from)?;

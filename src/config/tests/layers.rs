@@ -138,7 +138,10 @@ fn the_port_is_that_of_the_one_address() {
 #[test]
 fn lists_outside_the_file_are_separated_by_commas() {
     let scene = Scene::new()
-        .variable("PHILOTE_WEBSOCKET_ALLOWED_ORIGINS", "https://A.example.org, https://*.example.com:8443,")
+        .variable(
+            "PHILOTE_WEBSOCKET_ALLOWED_ORIGINS",
+            "https://A.example.org:443, https://*.example.com:8443,",
+        )
         .variable("CHECK_ORIGIN", "yes");
     let origins = ["https://a.example.org", "https://*.example.com:8443"];
     assert_eq!(scene.loaded().settings.websocket.allowed_origins, origins);

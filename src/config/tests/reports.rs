@@ -95,7 +95,7 @@ fn a_reload_tells_what_applies_and_what_waits() {
         text(&changes.applied),
         [
             "max_connections: 255 -> 9",
-            "auth.secret: (1 redacted) -> (2 redacted)",
+            "auth.secret: 1 secret (redacted) -> 2 secrets (redacted)",
             "auth.issuer: (not set) -> \"me\"",
             "limits.queue_bytes: \"1MiB\" -> \"2MiB\"",
             "log.level: \"info\" -> \"debug\"",
@@ -126,7 +126,7 @@ fn a_secret_that_moved_is_no_change_and_another_one_is() {
     scene.write("secret", &super::STRONG.to_uppercase());
     assert_eq!(
         changes(&old, &scene.loaded().settings).applied[0].to_string(),
-        "auth.secret: (1 redacted) -> (1 redacted)"
+        "auth.secret: 1 secret (redacted) -> 1 secret (redacted)"
     );
 }
 

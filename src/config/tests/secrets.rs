@@ -151,7 +151,7 @@ fn a_file_that_others_can_read_is_warned_of() {
     // A group of administrators is usual.
     assert_eq!(warnings(0o640), [""; 0]);
     let path = path.display();
-    let warning = format!("{path} holds the secret, and others can read or write it: chmod go-rwx {path}");
+    let warning = format!("{path} holds the secret, and others can read or write it: chmod o-rwx {path}");
     for mode in [0o644, 0o602] {
         assert_eq!(warnings(mode), [warning.as_str()], "{mode:o}");
     }
@@ -159,6 +159,11 @@ fn a_file_that_others_can_read_is_warned_of() {
     let scene = Scene::without_secret().file(&format!("auth.secret = '{STRONG}'"));
     std::fs::set_permissions(scene.path("philote.toml"), PermissionsExt::from_mode(0o644)).unwrap();
     assert!(scene.loaded().warnings[0].contains("philote.toml holds the secret"));
+
+    let scene = Scene::without_secret();
+    let path = scene.write("state/secret", STRONG);
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
+    assert!(scene.loaded().warnings[0].contains(": chmod go-rwx "), "{:?}", scene.loaded().warnings);
 }
 
 #[test]
