@@ -31,13 +31,13 @@ pub struct CommandLine {
     pub overrides: Overrides,
 }
 
-/// The settings given on the command line. `Debug` shows no value of `--set`, which may be a secret.
+/// The settings given on the command line. `Debug` does not show `--set`, which may hold the secret.
 #[derive(Args, Clone, Default)]
 pub struct Overrides {
     /// Read this file in place of /etc/philote/philote.toml
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Listen on this address, such as 127.0.0.1:6380 or [::1]:6380 (repeatable)
+    /// Listen on this address, such as 127.0.0.1:6380 (repeatable)
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Vec<String>,
     /// Listen on this port
@@ -56,14 +56,13 @@ pub struct Overrides {
 
 impl fmt::Debug for Overrides {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let keys: Vec<&str> = self.set.iter().filter_map(|pair| Some(pair.split_once('=')?.0)).collect();
         f.debug_struct("Overrides")
             .field("config", &self.config)
             .field("listen", &self.listen)
             .field("port", &self.port)
             .field("secret_file", &self.secret_file)
             .field("log_level", &self.log_level)
-            .field("set", &keys)
+            .field("set", &format_args!("{} redacted", self.set.len()))
             .finish()
     }
 }

@@ -1,4 +1,4 @@
-//! The process's environment, taken once and passed on, so that nothing else reads it and tests never change it.
+//! The process's environment, taken once and passed on: nothing else reads it, and tests never change it.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -22,8 +22,8 @@ impl Environment {
         Environment { variables, system_file: None }
     }
 
-    /// What this process was started with, and [`SYSTEM_FILE`]. A variable whose name is not text cannot be one of
-    /// ours.
+    /// What this process was started with, and [`SYSTEM_FILE`]. A variable whose name is not text cannot be
+    /// one of ours.
     pub fn from_process() -> Self {
         let variables =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect();
@@ -40,17 +40,18 @@ impl Environment {
         self.variables.keys().map(String::as_str).filter(move |name| name.starts_with(prefix))
     }
 
-    /// A variable that holds an absolute path: systemd may give several, separated by colons, of which the first
-    /// counts, and the XDG specification wants relative ones ignored.
+    /// A variable that holds a directory; a relative one is ignored, as the XDG specification wants it.
     pub(super) fn directory(&self, name: &str) -> Option<PathBuf> {
-        let first = std::env::split_paths(self.get(name)?).next()?;
-        first.is_absolute().then_some(first)
+        self.get(name).map(PathBuf::from).filter(|path| path.is_absolute())
     }
 
-    /// Where the daemon keeps what must outlive it: systemd's `$STATE_DIRECTORY`, else the XDG state directory.
-    /// `None` where there is not even a home.
+    /// Where the daemon keeps what must outlive it: systemd's `$STATE_DIRECTORY`, else the XDG state
+    /// directory. `None` where there is not even a home.
     pub fn state_directory(&self) -> Option<PathBuf> {
-        self.directory("STATE_DIRECTORY")
+        // With several StateDirectory= systemd separates them by colons; the first counts.
+        let of_service = self.get("STATE_DIRECTORY").and_then(|paths| std::env::split_paths(paths).next());
+        of_service
+            .filter(|path| path.is_absolute())
             .or_else(|| Some(self.directory("XDG_STATE_HOME")?.join("philote")))
             .or_else(|| Some(self.directory("HOME")?.join(".local/state/philote")))
     }

@@ -1,17 +1,40 @@
 //! Settings: from the file, the environment and the command line as written to values that are checked.
+//!
+//! In reading order: [`settings`](Settings) is what comes of it, [`KEYS`] the one table of what can be set,
+//! [`load()`] the way from one to the other, [`changes()`] what a reload does, [`print_config`] and [`check`]
+//! what is said about it.
 
-pub mod command_line;
+mod changes;
+mod command_line;
+mod draft;
 mod environment;
+mod error;
+mod file;
+mod keys;
+mod kinds;
 mod listen;
+mod load;
+mod memory;
 mod origin;
+mod raw;
+mod report;
 mod secret;
+mod secret_choice;
+mod secret_file;
 mod settings;
+#[cfg(test)]
+mod tests;
 
+pub use changes::{Change, Changes, changes, keep_fixed};
 pub use command_line::{CommandLine, Overrides};
 pub use environment::{Environment, SYSTEM_FILE, admin_socket_places};
+pub use error::{ConfigError, Problem, Situation};
+pub use keys::{KEYS, Key, Reload};
 pub use listen::{DEFAULT_PORT, Listen};
+pub use load::{Loaded, load};
 pub use origin::Origin;
-pub use secret::{Secret, SecretSource, Secrets};
+pub use report::{check, print_config};
+pub use secret::{Secret, SecretError, SecretSource, Secrets};
 pub use settings::{
     AdminSettings, AuthSettings, Drain, LimitSettings, LogFormat, LogLevel, LogSettings, Settings,
     ShutdownSettings, WebSocketSettings,

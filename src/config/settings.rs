@@ -87,7 +87,8 @@ pub struct LimitSettings {
 /// The admin socket.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdminSettings {
-    /// Where it is; `None` is the first of [`admin_socket_places`](super::admin_socket_places) that can be written.
+    /// Where it is; `None` is the first of [`admin_socket_places`](super::admin_socket_places) that can be
+    /// written.
     pub socket: Option<PathBuf>,
     /// Its permission bits.
     pub mode: u32,

@@ -1,0 +1,106 @@
+//! Files that hold the secret: reading any of them, making and replacing the daemon's own.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::secret::{MOST_SECRETS, Secret, SecretError, SecretSource, parse};
+
+/// Room for [`MOST_SECRETS`] of any sensible length.
+const LARGEST: u64 = 64 << 10;
+/// 256 bits, as much as the hash of HS256 gives; 43 characters in base64url.
+const SECRET_BYTES: usize = 32;
+
+/// The text of a file, and its permission bits.
+pub(super) fn read(path: &Path) -> Result<(String, u32), SecretError> {
+    let unreadable = |error: io::Error| SecretError::unreadable(path, &error);
+    // Asked before it is opened: a named pipe would wait for its writer.
+    let metadata = std::fs::metadata(path).map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(SecretError::NotAFile(path.to_owned()));
+    }
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(SecretError::TooLarge { path: path.to_owned(), maximum: LARGEST });
+    }
+    let text = String::from_utf8(bytes).map_err(|_| SecretError::NotText(path.to_owned()))?;
+    Ok((text, metadata.mode()))
+}
+
+/// Makes the file with a new secret, unless another daemon that started at the same instant was first: both
+/// then read the same. Returns whether this one made it.
+pub(super) fn make(path: &Path) -> Result<bool, SecretError> {
+    if let Some(directory) = path.parent() {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        made.map_err(|error| SecretError::unwritable(path, &error))?;
+    }
+    let made = publish(path, &format!("{}\n", random_text()?), |new, path| std::fs::hard_link(new, path));
+    match made {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(SecretError::unwritable(path, &error)),
+    }
+}
+
+impl SecretSource {
+    /// Replaces the daemon's own file by these lines, of which the first will sign. A reload then reads them.
+    ///
+    /// # Errors
+    /// The secret comes from elsewhere, the text is no list of secrets, or the file cannot be written; the
+    /// old one then stays whole.
+    pub fn set(&self, text: &str) -> Result<PathBuf, SecretError> {
+        self.replace(&parse(text)?)
+    }
+
+    /// Puts a new secret on top of the daemon's own file: it will sign, and those below go on verifying. A
+    /// reload then reads them.
+    ///
+    /// # Errors
+    /// The secret comes from elsewhere, the file holds as many as it may, or it cannot be read or written.
+    pub fn rotate(&self) -> Result<PathBuf, SecretError> {
+        let path = self.own_file().ok_or_else(|| SecretError::NotOwn(self.to_string()))?;
+        let mut secrets = parse(&read(path)?.0)?;
+        if secrets.len() == MOST_SECRETS {
+            return Err(SecretError::Full);
+        }
+        secrets.insert(0, Secret::new(&random_text()?));
+        self.replace(&secrets)
+    }
+
+    fn replace(&self, secrets: &[Secret]) -> Result<PathBuf, SecretError> {
+        let path = self.own_file().ok_or_else(|| SecretError::NotOwn(self.to_string()))?;
+        let lines: String = secrets.iter().map(|secret| format!("{}\n", secret.as_str())).collect();
+        publish(path, &lines, |new, path| std::fs::rename(new, path))
+            .map_err(|error| SecretError::unwritable(path, &error))?;
+        Ok(path.to_owned())
+    }
+}
+
+/// Writes a file of mode 0600 beside `path`, whole and on the disk, before `place` gives it its name: at no
+/// instant does `path` hold half a secret.
+fn publish(path: &Path, text: &str, place: impl FnOnce(&Path, &Path) -> io::Result<()>) -> io::Result<()> {
+    let mut number = [0; 8];
+    getrandom::fill(&mut number).map_err(io::Error::from)?;
+    let new = path.with_extension(format!("{:016x}.new", u64::from_ne_bytes(number)));
+    let written = (|| {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        place(&new, path)
+    })();
+    // After a rename it is gone already.
+    let _ = std::fs::remove_file(&new);
+    written?;
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
+
+fn random_text() -> Result<String, SecretError> {
+    let mut bytes = [0; SECRET_BYTES];
+    getrandom::fill(&mut bytes).map_err(|error| SecretError::NoRandom(error.to_string()))?;
+    Ok(URL_SAFE_NO_PAD.encode(bytes))
+}
