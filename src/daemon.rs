@@ -124,6 +124,7 @@ fn serve(
         requests,
         reloader.report(),
         &addresses,
+        reloader.config_file(),
         vitals.clone(),
     );
     let admin = start_admin(&settings, &reloader, control)?;

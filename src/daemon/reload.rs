@@ -62,6 +62,11 @@ impl Reloader {
         self.report.clone()
     }
 
+    /// The configuration file, where there is one.
+    pub(super) fn config_file(&self) -> Option<std::path::PathBuf> {
+        self.loaded.file.clone()
+    }
+
     pub(super) fn environment(&self) -> &Environment {
         &self.environment
     }

@@ -52,12 +52,14 @@ impl Presence {
         server.hub.enter(&connection);
         server.timekeeper.watch(&connection, expires, server);
         server.counters.accepted.fetch_add(1, Relaxed);
+        let access = connection.access();
         let opened = Opened {
             connection: &connection.id().to_string(),
-            subject: connection.access().subject.as_deref(),
+            subject: access.subject.as_deref(),
             address: &address.to_string(),
         };
         server.log.opened(&opened, Instant::now());
+        drop(access);
         Presence { connection, place }
     }
 
@@ -76,10 +78,10 @@ impl Drop for Presence {
         server.counters.closed.fetch_add(1, Relaxed);
 
         let reason = self.connection.outbox.closing().unwrap_or(CloseReason::ClientGone);
-        let stats = self.connection.stats();
+        let (access, stats) = (self.connection.access(), self.connection.stats());
         let closed = Closed {
             connection: &self.connection.id().to_string(),
-            subject: self.connection.access().subject.as_deref(),
+            subject: access.subject.as_deref(),
             address: &self.connection.address().to_string(),
             reason: reason.name(),
             code: reason.code(),
