@@ -1,0 +1,93 @@
+// A Philote for one test: a free port, a secret and a directory of its own, ended with the test.
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { once } from "node:events";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { chromium } from "playwright-core";
+import jwt from "jsonwebtoken";
+
+/** What tests/run built and installed: the directory of the binaries, and the Python that has the packages. */
+export const { PHILOTE_BINARIES: BINARIES, PHILOTE_PYTHON: PYTHON } = process.env;
+assert(BINARIES && PYTHON, "these tests are run by tests/run, which sets PHILOTE_BINARIES and PHILOTE_PYTHON");
+
+/** For a whole test, in milliseconds: what should have happened long ago becomes a failure and not a hang. */
+export const DEADLINE = { timeout: 60_000 };
+
+/**
+ * Starts a daemon and waits until it says where it listens.
+ * `environment` adds to its variables; a value of `undefined` takes one away.
+ */
+export async function startPhilote(t, environment = {}) {
+  const directory = await mkdtemp(join(tmpdir(), "philote-"));
+  // An empty file of settings: the machine's own /etc/philote must not decide what a test sees.
+  await writeFile(join(directory, "philote.toml"), "");
+  const secret = randomBytes(32).toString("base64url");
+  const settings = {
+    PATH: process.env.PATH,
+    SECRET: secret,
+    PORT: "0",
+    STATE_DIRECTORY: directory,
+    PHILOTE_CONFIG: join(directory, "philote.toml"),
+    PHILOTE_ADMIN_SOCKET: join(directory, "admin.sock"),
+    ...environment,
+  };
+  const daemon = spawn(join(BINARIES, "philote"), { env: settings, stdio: ["ignore", "pipe", "pipe"] });
+  const philote = { secret, directory, settings, output: "" };
+
+  const exited = once(daemon, "exit");
+  t.after(async () => {
+    daemon.kill("SIGTERM");
+    const [status] = await exited;
+    await rm(directory, { recursive: true });
+    assert.equal(status, 0, `philote ended with ${status}:\n${philote.output}`);
+  });
+
+  philote.address = await new Promise((resolve, reject) => {
+    const read = (chunk) => {
+      philote.output += chunk;
+      const port = /listening on \S*:(\d+)/.exec(philote.output)?.[1];
+      if (port) resolve(`127.0.0.1:${port}`);
+    };
+    daemon.stdout.on("data", read);
+    daemon.stderr.on("data", read);
+    exited.then(() => reject(new Error(`philote did not start:\n${philote.output}`)), reject);
+  });
+  return philote;
+}
+
+/** Signs as the published clients do: without `exp`. */
+export const sign = (philote, claims) => jwt.sign(claims, philote.secret);
+
+/** Publishes over HTTP as a backend does; gives the daemon's answer for the one message. */
+export async function publish(philote, channel, data) {
+  const answer = await fetch(`http://${philote.address}/api/publish`, {
+    method: "POST",
+    headers: { Authorization: `Bearer ${sign(philote, { api: true })}` },
+    body: JSON.stringify({ channel, data }),
+  });
+  assert.equal(answer.status, 200, await answer.clone().text());
+  return (await answer.json()).published[0];
+}
+
+/** Opens an empty page in Debian's Chromium, kept from everything but the pages of the test. */
+export async function openBrowser(t) {
+  const browser = await chromium.launch({
+    executablePath: "/usr/bin/chromium",
+    args: [
+      "--headless",
+      "--no-sandbox",
+      "--disable-gpu",
+      "--disable-quic",
+      "--no-first-run",
+      "--disable-background-networking",
+      "--disable-component-update",
+      "--disable-sync",
+    ],
+  });
+  t.after(() => browser.close());
+  return browser.newPage();
+}

@@ -1,0 +1,108 @@
+// The programs of the README run as they stand there; only the address is replaced by that of the test's daemon.
+
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { once } from "node:events";
+import { readFileSync } from "node:fs";
+import { delimiter } from "node:path";
+import test from "node:test";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import WebSocket from "ws";
+import { BINARIES, DEADLINE, openBrowser, PYTHON, sign, startPhilote } from "./philote.mjs";
+
+const HERE = fileURLToPath(new URL(".", import.meta.url));
+const README = readFileSync(new URL("../../README.md", import.meta.url), "utf8");
+
+/** The block of code whose first line names it, such as `# token.py`. */
+function program(name, philote) {
+  const block = README.match(/^```.*\n[^]*?^```$/gm).find((text) => text.split("\n")[1].endsWith(` ${name}`));
+  assert(block, `the README has a block of code that begins with the name ${name}`);
+  return block.split("\n").slice(1, -1).join("\n").replaceAll("localhost:6380", philote.address);
+}
+
+/** Runs a program of the README to its end and gives what it printed. */
+async function run(philote, name, environment = {}) {
+  const code = program(name, philote);
+  const [command, ...options] = {
+    py: [PYTHON, "-c", code],
+    mjs: [process.execPath, "--input-type=module", "--eval", code],
+    sh: ["bash", "-euc", code],
+  }[name.split(".")[1]];
+  const env = { PATH: `${BINARIES}${delimiter}${process.env.PATH}`, SECRET: philote.secret, ...environment };
+  const { stdout } = await promisify(execFile)(command, options, { cwd: HERE, env, ...DEADLINE });
+  return stdout.trim();
+}
+
+/** Connects with a token; `next` waits for a message and gives it. */
+async function join(t, philote, token) {
+  const socket = new WebSocket(`ws://${philote.address}/?auth=${token}`);
+  t.after(() => socket.terminate());
+  const messages = [];
+  const waiting = [];
+  socket.on("message", (frame) => {
+    const message = JSON.parse(frame);
+    const resolve = waiting.shift();
+    if (resolve) resolve(message);
+    else messages.push(message);
+  });
+  await once(socket, "open");
+  return {
+    send: (data) => socket.send(JSON.stringify({ channel: "chat", data })),
+    next: () => messages.shift() ?? new Promise((resolve) => waiting.push(resolve)),
+  };
+}
+
+const chat = (philote) => sign(philote, { read: ["chat"], write: ["chat"] });
+
+for (const name of ["token.py", "token.mjs"]) {
+  test(`README: a token of ${name} reads and writes`, DEADLINE, async (t) => {
+    const philote = await startPhilote(t);
+    const alice = await join(t, philote, await run(philote, name));
+    const other = await join(t, philote, chat(philote));
+    alice.send("shalom");
+    const { channel, data, subject } = await other.next();
+    assert.deepEqual({ channel, data, subject }, { channel: "chat", data: "shalom", subject: "alice" });
+    other.send("hello, alice");
+    assert.equal((await alice.next()).data, "hello, alice");
+  });
+}
+
+for (const [name, expected] of [
+  ["publish.sh", ["hello from curl"]],
+  ["publish.py", ["hello from Python"]],
+  ["publish.mjs", ["hello", "again"]],
+]) {
+  test(`README: ${name} publishes`, DEADLINE, async (t) => {
+    const philote = await startPhilote(t);
+    const reader = await join(t, philote, chat(philote));
+    const printed = await run(philote, name, { TOKEN: sign(philote, { api: true }) });
+    for (const data of expected) assert.equal((await reader.next()).data, data);
+    const answer = JSON.parse(printed.slice(printed.indexOf("{")));
+    assert.deepEqual(answer, { published: expected.map(() => ({ channel: "chat", readers: 1 })) });
+  });
+}
+
+test("README: reader.py greets and prints what it reads", DEADLINE, async (t) => {
+  const philote = await startPhilote(t);
+  const other = await join(t, philote, chat(philote));
+  const child = execFile(PYTHON, ["-c", program("reader.py", philote)], {
+    env: { TOKEN: chat(philote), PYTHONUTF8: "1" },
+  });
+  t.after(() => child.kill());
+  assert.equal((await other.next()).data, "hello from Python");
+  other.send("shalom");
+  assert.deepEqual(await once(child.stdout, "data"), ["chat shalom\n"]);
+});
+
+test("README: browser.js greets and prints what it reads", DEADLINE, async (t) => {
+  const philote = await startPhilote(t);
+  const other = await join(t, philote, chat(philote));
+  const page = await openBrowser(t);
+  page.on("dialog", (dialog) => dialog.accept(chat(philote)));
+  await page.addScriptTag({ content: program("browser.js", philote) });
+  assert.equal((await other.next()).data, "hello from the browser");
+  const printed = once(page, "console");
+  other.send("shalom");
+  assert.equal((await printed)[0].text(), "chat: shalom");
+});
