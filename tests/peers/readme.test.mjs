@@ -55,6 +55,16 @@ async function join(t, philote, token) {
 
 const chat = (philote) => sign(philote, { read: ["chat"], write: ["chat"] });
 
+test("README: token.sh gives a token of a server that made its own secret, and secret.sh its secret", DEADLINE, async (t) => {
+  const philote = await startPhilote(t, { SECRET: undefined });
+  const socket = { PHILOTE_ADMIN_SOCKET: philote.settings.PHILOTE_ADMIN_SOCKET };
+  const first = await join(t, philote, await run(philote, "token.sh", socket));
+  const secret = await run(philote, "secret.sh", socket);
+  const second = await join(t, philote, await run(philote, "token.py", { SECRET: secret }));
+  first.send("shalom");
+  assert.equal((await second.next()).data, "shalom");
+});
+
 for (const name of ["token.py", "token.mjs"]) {
   test(`README: a token of ${name} reads and writes`, DEADLINE, async (t) => {
     const philote = await startPhilote(t);
