@@ -21,9 +21,9 @@ function program(name, philote) {
   return block.split("\n").slice(1, -1).join("\n").replaceAll("localhost:6380", philote.address);
 }
 
-/** Runs a program of the README to its end and gives what it printed. */
-async function run(philote, name, environment = {}) {
-  const code = program(name, philote);
+/** Runs a program of the README to its end, and `after` behind it, and gives what they printed. */
+async function run(philote, name, environment = {}, after = "") {
+  const code = program(name, philote) + after;
   const [command, ...options] = {
     py: [PYTHON, "-c", code],
     mjs: [process.execPath, "--input-type=module", "--eval", code],
@@ -59,7 +59,7 @@ test("README: token.sh gives a token of a server that made its own secret, and s
   const philote = await startPhilote(t, { SECRET: undefined });
   const socket = { PHILOTE_ADMIN_SOCKET: philote.settings.PHILOTE_ADMIN_SOCKET };
   const first = await join(t, philote, await run(philote, "token.sh", socket));
-  const secret = await run(philote, "secret.sh", socket);
+  const secret = await run(philote, "secret.sh", socket, '\nprintf %s "$SECRET"');
   const second = await join(t, philote, await run(philote, "token.py", { SECRET: secret }));
   first.send("shalom");
   assert.equal((await second.next()).data, "shalom");
