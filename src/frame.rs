@@ -3,6 +3,8 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use tokio_tungstenite::tungstenite::Message;
+
 use crate::close::CloseReason;
 
 /// The longest header of a server's frame: two bytes and a 64-bit length (RFC 6455 section 5.2; servers do not mask).
@@ -13,6 +15,7 @@ const MAX_CONTROL_PAYLOAD: usize = 125;
 
 /// First bytes of final frames: FIN and the opcode (RFC 6455 section 5.2).
 const TEXT: u8 = 0x81;
+const BINARY: u8 = 0x82;
 const CLOSE: u8 = 0x88;
 const PING: u8 = 0x89;
 
@@ -56,6 +59,18 @@ impl Frame {
     /// A ping without payload: what comes back is a sign of life whatever it carries.
     pub fn ping() -> Frame {
         Frame::control(PING, &[])
+    }
+
+    /// A client's message as the server would send it.
+    pub(crate) fn of(message: &Message) -> Frame {
+        let mut scratch = vec![0; MAX_HEADER];
+        scratch.extend_from_slice(&message.clone().into_data());
+        let Frame(bytes) = Frame::text(&mut scratch);
+        let mut bytes = bytes.to_vec();
+        if message.is_binary() {
+            bytes[0] = BINARY;
+        }
+        Frame(Arc::from(bytes))
     }
 
     /// Bytes that are a finished frame already.

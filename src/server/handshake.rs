@@ -80,9 +80,9 @@ pub(super) async fn serve(
     let ended = {
         let done = std::future::poll_fn(|context| http.poll_without_shutdown(context));
         tokio::select! {
-            result = done => Ok(result),
-            () = exchange.timed_out() => Err(Refusal::Timeout),
-            () = waiting.told_to_go() => Err(Refusal::Pending(MAX_PENDING)),
+            result = done => result.map_err(|error| malformed(&error)),
+            () = exchange.timed_out() => Err(Some(Refusal::Timeout)),
+            () = waiting.told_to_go() => Err(Some(Refusal::Pending(MAX_PENDING))),
         }
     };
     let parts = http.into_parts();
@@ -92,22 +92,33 @@ pub(super) async fn serve(
         (progress.upgraded.take(), progress.answering)
     };
     match ended {
-        Ok(Ok(())) => {
+        Ok(()) => {
             if let Some(presence) = upgraded {
                 return Some(Session::new(presence, stream, parts.read_buf));
             }
         }
-        // A request was begun and not finished: its client may still read why it ends. One that is half answered
-        // already can't be answered again.
-        Err(refusal) if !answering && !parts.read_buf.is_empty() => {
+        // A request was begun: its client may still read why it ends. One that is half answered already can't be
+        // answered again, and one that never said a word asked for nothing.
+        Err(Some(refusal)) if !answering && !parts.read_buf.is_empty() => {
             exchange.server.refused(exchange.address, &refusal);
             // The answer fits an empty socket buffer; if not, nobody reads it.
             let _ = stream.try_write(&refusal.bytes());
         }
-        _ => {}
+        Err(_) => {}
     }
     close(&mut stream).await;
     None
+}
+
+/// What hyper found wrong with a head; it leaves the answer unsent when the stream is taken back from it.
+fn malformed(error: &hyper::Error) -> Option<Refusal> {
+    if error.is_parse_too_large() {
+        Some(Refusal::HeadTooLarge)
+    } else if error.is_parse() {
+        Some(Refusal::BadRequest("this is not HTTP/1.1"))
+    } else {
+        None
+    }
 }
 
 /// Ends a connection so that what was written reaches its client: a socket that is closed with unread bytes sends a

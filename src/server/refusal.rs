@@ -33,6 +33,8 @@ pub enum Refusal {
     NotFound,
     /// A body over the limit, in bytes.
     BodyTooLarge(usize),
+    /// A request head over the limits of length or number of lines.
+    HeadTooLarge,
     /// The request head did not arrive in time.
     Timeout,
     /// Every place is taken; `max_connections`.
@@ -62,6 +64,7 @@ impl Refusal {
             Refusal::UpgradeRequired | Refusal::Version => StatusCode::UPGRADE_REQUIRED,
             Refusal::NotFound => StatusCode::NOT_FOUND,
             Refusal::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Refusal::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Refusal::Timeout => StatusCode::REQUEST_TIMEOUT,
             Refusal::Full(_) | Refusal::Pending(_) | Refusal::Draining => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::Token(_) => StatusCode::UNAUTHORIZED,
@@ -79,6 +82,7 @@ impl Refusal {
             Refusal::UpgradeRequired | Refusal::Version => "upgrade_required",
             Refusal::NotFound => "not_found",
             Refusal::BodyTooLarge(_) => "body_too_large",
+            Refusal::HeadTooLarge => "head_too_large",
             Refusal::Timeout => "request_timeout",
             Refusal::Full(_) | Refusal::Pending(_) | Refusal::Draining => "unavailable",
             Refusal::Token(_) => "unauthorized",
@@ -148,6 +152,7 @@ impl fmt::Display for Refusal {
             Refusal::Version => f.write_str("only version 13 of the WebSocket protocol is spoken here"),
             Refusal::NotFound => f.write_str("there is no such route in the API"),
             Refusal::BodyTooLarge(max) => write!(f, "the body may have {max} bytes at most"),
+            Refusal::HeadTooLarge => f.write_str("the request head may have 16 KiB and 100 lines at most"),
             Refusal::Timeout => f.write_str("the request did not arrive in time"),
             Refusal::Full(max) => write!(f, "the server is full: max_connections is {max}"),
             Refusal::Pending(max) => write!(f, "{max} connections that show no token are waiting already"),

@@ -320,6 +320,9 @@ struct Publisher<'a> {
 impl Publisher<'_> {
     /// Publishes a client's message, or answers why not.
     fn publish(&mut self, message: &Message, server: &super::Server) {
+        if cfg!(feature = "echo") {
+            return self.answer(Frame::of(message));
+        }
         let text = match message {
             Message::Text(text) => Ok(text.as_str()),
             Message::Binary(bytes) => std::str::from_utf8(bytes).map_err(|_| BadMessage::NotUtf8),

@@ -1,0 +1,22 @@
+//! The daemon's own connection code with one difference: each message comes back to its sender. For tests/autobahn.
+//!
+//! Prints `listening on HOST:PORT/?auth=TOKEN` and serves until it is ended.
+
+use philote::access_key::{NewToken, issue};
+use philote::config::{Environment, Overrides, load};
+use philote::server::{Server, listener};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:0".to_owned()).parse()?;
+    let secret = "no secret at all, for an echo on loopback";
+    let settings = load(&Overrides::default(), &Environment::new([("SECRET", secret)]))?.settings;
+    let server = Server::new(settings, 1024);
+    let token = issue(&NewToken::default(), &server.live().keys)?;
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        let listener = tokio::net::TcpListener::from_std(listener::bind(address)?)?;
+        println!("listening on {}/?auth={token}", listener.local_addr()?);
+        tokio::spawn(server.clone().look_after());
+        listener::accept(server, listener).await;
+        Ok(())
+    })
+}

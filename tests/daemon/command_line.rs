@@ -1,0 +1,126 @@
+//! Starting it, well and badly.
+
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+use crate::support::{Daemon, SECRET, config_file, philote};
+
+fn run(config: &str, change: impl FnOnce(&mut Command)) -> Output {
+    let directory = TempDir::new().unwrap();
+    config_file(directory.path(), config);
+    let mut command = philote(directory.path());
+    change(&mut command);
+    command.output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+fn a_mistyped_key_is_named_with_its_place_and_the_nearest() {
+    let output = run("max_connections = 10\n\n[limits]\nqueue_bites = \"1MiB\"\n", |command| {
+        command.arg("--check");
+    });
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(78), "{text}");
+    assert!(
+        text.contains("philote.toml:4") && text.contains("queue_bites") && text.contains("queue_bytes"),
+        "{text}"
+    );
+}
+
+#[test]
+fn fault_30_a_mistake_beside_the_secret_does_not_print_it() {
+    for config in [
+        "[auth]\nsecret = \"do not show me\" oops\n",
+        "[auth]\nsecret = \"do not show me\nleeway = 5\n",
+        "[auth]\nsecrett = \"do not show me\"\n",
+        "[auth]\nsecret = [\"do not show me\", 7]\n",
+    ] {
+        let output = run(config, |command| {
+            command.arg("--check");
+        });
+        assert_eq!(output.status.code(), Some(78));
+        assert!(!text(&output).contains("do not show"), "{}", text(&output));
+    }
+    let printed = run("[auth]\nsecret = \"do not show me, I am long enough now\"\n", |command| {
+        command.arg("--print-config");
+    });
+    assert_eq!(printed.status.code(), Some(0));
+    assert!(!text(&printed).contains("do not show") && text(&printed).contains("max_connections = 255"));
+}
+
+#[test]
+fn fault_27_an_empty_secret_needs_the_opt_in() {
+    let output = run("", |command| {
+        command.env("SECRET", "").arg("--check");
+    });
+    assert_eq!(output.status.code(), Some(78), "{}", text(&output));
+    let daemon = Daemon::start_with("", |command| {
+        command.env("SECRET", "").env("ALLOW_EMPTY_SECRET", "true");
+    });
+    let token = crate::support::sign_with(&serde_json::json!({"read": ["c"]}), "");
+    daemon.try_client(&token).unwrap().settle();
+}
+
+#[test]
+fn nothing_but_defaults_makes_a_secret_and_says_what_to_type() {
+    let directory = TempDir::new().unwrap();
+    let mut command = philote(directory.path());
+    command.env("PORT", "0");
+    let daemon = Daemon::spawn(command, directory);
+    let log = daemon.log();
+    assert!(log.contains("made a secret in") && log.contains("token --read chat --write chat"), "{log}");
+    let file = daemon.directory.path().join(".local/state/philote/secret");
+    let secret = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(secret.trim_end().len(), 43);
+    assert!(!log.contains(secret.trim_end()));
+    let token = crate::support::sign_with(&serde_json::json!({"read": ["c"]}), secret.trim_end());
+    daemon.try_client(&token).unwrap().settle();
+}
+
+#[test]
+fn fault_62_a_port_in_use_and_fault_68_a_socket_in_use() {
+    let daemon = Daemon::start("");
+    let port = daemon.port.to_string();
+    let output = run("", |command| {
+        command.env("SECRET", SECRET).env("PORT", &port);
+    });
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("in use"), "{}", text(&output));
+    let socket = daemon.directory.path().join("admin.sock");
+    let output = run("", |command| {
+        command.env("SECRET", SECRET).env("PORT", "0").env("PHILOTE_ADMIN_SOCKET", &socket);
+    });
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("admin.sock"), "{}", text(&output));
+    daemon.client(&["c"]).settle();
+}
+
+#[test]
+fn the_descriptor_limit_is_said_at_start() {
+    let daemon = Daemon::start_with("max_connections = 1000\n", |command| {
+        let program = command.get_program().to_owned();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "ulimit -n 200; exec \"$0\""]).arg(program).env_clear();
+        for (name, value) in command.get_envs() {
+            if let Some(value) = value {
+                shell.env(name, value);
+            }
+        }
+        shell
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        *command = shell;
+    });
+    let log = daemon.log();
+    assert!(log.contains("leaves 136 connections") && log.contains("LimitNOFILE"), "{log}");
+    let clients: Vec<_> = (0..136).map(|_| daemon.client(&["c"])).collect();
+    let token = crate::support::sign(&serde_json::json!({}));
+    let error = daemon.try_client(&token).map(drop).unwrap_err().to_string();
+    assert!(error.contains("503"), "{error}");
+    drop(clients);
+}

@@ -1,0 +1,233 @@
+//! Requests and handshakes: what is refused, how, and in which order.
+
+use std::io::{Read, Write};
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::support::{Daemon, body_of, frame, header, sign, status, upgrade};
+
+fn token() -> String {
+    sign(&json!({"read": ["c"], "write": ["c"]}))
+}
+
+#[test]
+fn health_info_and_unknown_routes() {
+    let daemon = Daemon::start("");
+    let get = |path: &str| daemon.http("GET", path, "", "");
+    assert_eq!(get("/health"), (200, json!({"status": "ok", "cluster": null})));
+    assert_eq!(get("/health/ready").0, 200);
+    assert_eq!(get("/api/none").0, 404);
+    assert_eq!(get("/api").0, 404);
+    assert_eq!(daemon.http("POST", "/health", "", "").0, 405);
+    assert_eq!(daemon.http("DELETE", "/api/publish", &token(), "").0, 405);
+
+    assert_eq!(get("/api/info").0, 401);
+    assert_eq!(daemon.http("GET", "/api/info", &token(), "").0, 403, "api is not true");
+    let (code, info) = daemon.http("GET", "/api/info", &sign(&json!({"api": true})), "");
+    assert_eq!(code, 200);
+    assert_eq!(info["tcp_port"], daemon.port.to_string());
+    assert_eq!((&info["max_connections"], &info["connections"]), (&json!(255), &json!(0)));
+    for key in [
+        "version",
+        "num_cpu",
+        "uptime_in_seconds",
+        "uptime_in_days",
+        "pid",
+        "read_buffer_size",
+        "write_buffer_size",
+        "check_origin",
+    ] {
+        assert!(info.get(key).is_some(), "{key}");
+    }
+}
+
+#[test]
+fn fault_06_07_08_15_malformed_upgrades() {
+    let daemon = Daemon::start("");
+    let good = upgrade(&token(), "");
+    let cases = [
+        (good.replace("GET", "POST"), 405),
+        (good.replace("HTTP/1.1", "HTTP/1.0"), 400),
+        (good.replace("Host: x\r\n", ""), 400),
+        (good.replace("Upgrade: websocket", "Upgrade: h2c"), 400),
+        (good.replace("Upgrade: websocket\r\n", ""), 400),
+        (good.replace("Connection: Upgrade", "Connection: close"), 400),
+        (good.replace("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub24="), 400),
+        (good.replace("dGhlIHNhbXBsZSBub25jZQ==", "not base64 at all!!!"), 400),
+        (good.replace("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", ""), 400),
+        (good.replace("Version: 13", "Version: 8"), 426),
+        (upgrade(&token(), "Transfer-Encoding: chunked\r\n"), 400),
+        (upgrade(&token(), "Content-Length: 5\r\n") + "hello", 400),
+        ("GET /room HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), 426),
+        ("\x16\x03\x01\x02\x00\x01\x00\x01\u{fc}\x03\x03 a TLS hello".to_owned(), 400),
+        ("noise\r\n\r\n".to_owned(), 400),
+    ];
+    for (request, expected) in cases {
+        let answer = daemon.exchange(&request);
+        assert_eq!(status(&answer), expected, "{request}\n{answer}");
+    }
+    let head = daemon.exchange(good.replace("GET", "HEAD"));
+    assert_eq!((status(&head), head.split("\r\n\r\n").nth(1)), (405, Some("")), "no body");
+    assert_eq!(
+        header(&daemon.exchange(good.replace("Version: 13", "Version: 8")), "Sec-WebSocket-Version"),
+        Some("13")
+    );
+    assert_eq!(header(&daemon.exchange(good.replace("GET", "PUT")), "Allow"), Some("GET"));
+}
+
+#[test]
+fn fault_03_04_large_heads() {
+    let daemon = Daemon::start("");
+    let long = upgrade(&token(), &format!("X-Long: {}\r\n", "x".repeat(17_000)));
+    assert_eq!(status(&daemon.exchange(long)), 431);
+    let many: String = (0..101).map(|n| format!("X-{n}: 1\r\n")).collect();
+    assert_eq!(status(&daemon.exchange(upgrade(&token(), &many))), 431);
+}
+
+#[test]
+fn fault_09_10_11_offers() {
+    let daemon = Daemon::start("");
+    let answer = |request: String| {
+        let mut stream = daemon.connect();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut bytes = [0; 4096];
+        let count = stream.read(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..count]).into_owned()
+    };
+    let any_case = upgrade(&token(), "")
+        .replace("Connection: Upgrade", "connection: keep-alive, uPgRaDe")
+        .replace("websocket", "WebSocket");
+    let accepted = answer(any_case);
+    assert_eq!(status(&accepted), 101, "{accepted}");
+    assert_eq!(header(&accepted, "Sec-WebSocket-Accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+    let offered = answer(upgrade(&token(), "Sec-WebSocket-Extensions: permessage-deflate\r\n"));
+    assert_eq!((status(&offered), header(&offered, "Sec-WebSocket-Extensions")), (101, None));
+    let names: Vec<String> = (0..100).map(|n| format!("proto{n}")).collect();
+    for protocols in [names.join(", "), " ".repeat(8_000), "\u{e9}\u{fc}".to_owned()] {
+        let answer = answer(upgrade(&token(), &format!("Sec-WebSocket-Protocol: {protocols}\r\n")));
+        assert_eq!((status(&answer), header(&answer, "Sec-WebSocket-Protocol")), (101, None));
+    }
+}
+
+#[test]
+fn fault_12_a_frame_in_the_same_packet_as_the_request() {
+    let daemon = Daemon::start("");
+    let mut reader = daemon.client(&["c"]);
+    let mut stream = daemon.connect();
+    let mut bytes = upgrade(&token(), "").into_bytes();
+    bytes.extend(frame(0x81, br#"{"channel":"c","data":"early"}"#));
+    stream.write_all(&bytes).unwrap();
+    assert_eq!(reader.data(), "early");
+}
+
+#[test]
+fn fault_13_origins() {
+    let daemon =
+        Daemon::start("[websocket]\ncheck_origin = true\nallowed_origins = [\"https://*.example.org\"]\n");
+    let with = |origin: &str| {
+        let mut request = daemon.request("/");
+        let headers = request.headers_mut();
+        headers.insert("Authorization", token().parse().unwrap());
+        if !origin.is_empty() {
+            headers.insert("Origin", origin.parse().unwrap());
+        }
+        daemon.open(request).map(drop)
+    };
+    with("").unwrap();
+    with(&format!("http://{}", daemon.address())).unwrap();
+    with("https://a.example.org").unwrap();
+    for origin in ["null", "https://example.com"] {
+        let error = with(origin).unwrap_err().to_string();
+        assert!(error.contains("403"), "{error}");
+    }
+    assert!(daemon.log().contains("https://example.com"), "the refusal names the origin");
+}
+
+#[test]
+fn fault_01_02_17_slow_requests_end_at_the_deadline() {
+    let daemon = Daemon::start("[websocket]\nhandshake_timeout = \"1s\"\n");
+    let began = Instant::now();
+    let mut silent = daemon.connect();
+    let mut slow = daemon.connect();
+    let mut half_closed = daemon.connect();
+    slow.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n").unwrap();
+    half_closed.write_all(b"GET / HT").unwrap();
+    half_closed.shutdown(std::net::Shutdown::Write).unwrap();
+    // One byte now and then does not help.
+    let mut trickle = slow.try_clone().unwrap();
+    let trickler = std::thread::spawn(move || {
+        while trickle.write_all(b"X").is_ok() {
+            std::thread::park_timeout(std::time::Duration::from_millis(100));
+        }
+    });
+    let mut answer = String::new();
+    let _ = slow.read_to_string(&mut answer);
+    assert_eq!(status(&answer), 408, "{answer}");
+    assert_eq!(body_of(&answer)["error"], "request_timeout");
+    assert_eq!(silent.read(&mut [0; 16]).unwrap(), 0, "closed without a word");
+    let _ = half_closed.read_to_string(&mut String::new());
+    assert!(began.elapsed().as_millis() >= 900);
+    trickler.join().unwrap();
+    daemon.client(&["c"]).settle();
+}
+
+#[test]
+fn fault_16_pipelined_requests_are_answered_in_order() {
+    let daemon = Daemon::start("");
+    let mut requests = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n".repeat(999);
+    requests.push_str("GET /api/none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let answers = daemon.exchange(requests);
+    assert_eq!(answers.matches("HTTP/1.1 200").count(), 999);
+    assert!(answers.rfind("HTTP/1.1 404") > answers.rfind("HTTP/1.1 200"));
+}
+
+#[test]
+fn refusals_are_decided_in_the_documented_order() {
+    let daemon = Daemon::start("max_connections = 1\n[websocket]\ncheck_origin = true\n");
+    let foreign = "Origin: http://foreign\r\n";
+    assert_eq!(status(&daemon.exchange(upgrade(&token(), foreign))), 403);
+    assert_eq!(status(&daemon.exchange(upgrade("bad", foreign))), 401, "401 before 403");
+    let _first = daemon.client(&["c"]);
+    let full = daemon.exchange(upgrade("bad", foreign));
+    assert_eq!(status(&full), 503, "503 before 401");
+    assert!(header(&full, "Retry-After").is_some());
+    assert_eq!(body_of(&full)["message"], "the server is full: max_connections is 1");
+    assert_eq!(
+        status(&daemon.exchange(upgrade("bad", foreign).replace("GET", "PUT"))),
+        405,
+        "405 before 503"
+    );
+    assert_eq!(daemon.http("GET", "/health/ready", "", "").0, 503);
+    assert_eq!(daemon.http("GET", "/health", "", "").0, 200);
+}
+
+#[test]
+fn publishing_over_http() {
+    let daemon = Daemon::start("");
+    let mut reader = daemon.client(&["a", "b"]);
+    let api = sign(&json!({"api": true, "sub": "backend"}));
+    let (code, answer) = daemon.http("POST", "/api/publish", &api, r#"{"Channel":"a","data":"one"}"#);
+    assert_eq!((code, answer), (200, json!({"published": [{"channel": "a", "readers": 1}]})));
+    let batch = json!([{"channel": "a", "data": "two"}, {"channel": "b", "data": "three"}, {"channel": "nobody", "data": "x"}]);
+    let (code, answer) = daemon.http("POST", "/api/publish", &api, &batch.to_string());
+    assert_eq!((code, &answer["published"][2]["readers"]), (200, &json!(0)));
+    let first = reader.receive();
+    assert_eq!((&first["subject"], &first["data"]), (&json!("backend"), &json!("one")));
+    let second = reader.receive();
+    assert_eq!(second["issuer"], first["issuer"], "the daemon's own id");
+    assert_eq!(reader.data(), "three");
+
+    let narrow = sign(&json!({"api": true, "write": ["a"]}));
+    assert_eq!(daemon.http("POST", "/api/publish", &narrow, &batch.to_string()).0, 403);
+    let bad = json!([{"channel": "a", "data": "four"}, {"channel": "a"}]).to_string();
+    let (code, answer) = daemon.http("POST", "/api/publish", &api, &bad);
+    assert_eq!((code, &answer["error"]), (400, &json!("bad_message")));
+    assert!(answer["message"].as_str().unwrap().starts_with("message 1: "));
+    let huge = json!({"channel": "a", "data": "x".repeat(1 << 20)}).to_string();
+    assert_eq!(daemon.http("POST", "/api/publish", &api, &huge).0, 413);
+    let big = json!({"channel": "a", "data": "x".repeat(70_000)}).to_string();
+    assert_eq!(daemon.http("POST", "/api/publish", &api, &big).0, 400);
+    assert_eq!(daemon.http("POST", "/api/publish", &token(), "{}").0, 403);
+    reader.settle();
+}

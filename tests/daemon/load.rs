@@ -1,0 +1,45 @@
+//! Many connections coming, going and dropping at once.
+
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::support::{Client, Daemon, sign};
+
+#[test]
+fn fault_57_joins_and_leaves_leave_no_memory() {
+    let daemon = Daemon::start("max_connections = 1000\n");
+    let turn = |number: usize| {
+        let channels: Vec<String> = (0..20).map(|n| format!("channel {number} {n}")).collect();
+        let mut client =
+            daemon.client_with(&json!({"read": channels, "exp": crate::support::unix_now() + 1000}));
+        client.settle();
+    };
+    (0..500).for_each(turn);
+    daemon.wait_until("they are gone", |status| status["connections"] == 0);
+    let before = daemon.memory().0;
+    (500..4_000).for_each(turn);
+    let status = daemon.wait_until("they are gone", |status| status["connections"] == 0);
+    assert_eq!(status["channels"], 0);
+    let after = daemon.memory().0;
+    println!("resident KiB after 500 turns {}, after 4,000 {}", before >> 10, after >> 10);
+    assert!(after < before + (4 << 20), "{before} to {after}");
+}
+
+#[test]
+fn fault_58_half_of_all_drop_at_once() {
+    let daemon = Daemon::start("max_connections = 5000\n");
+    let token = sign(&json!({"read": ["c"]}));
+    let mut clients: Vec<Client> = (0..2_000).map(|_| daemon.try_client(&token).unwrap()).collect();
+    let dropped = clients.split_off(1_000);
+    drop(dropped);
+    let began = Instant::now();
+    let mut new = daemon.client(&["c"]);
+    new.settle();
+    println!("a new connection in the middle of 1,000 that drop: {:?}", began.elapsed());
+    daemon.wait_until("half are left", |status| status["connections"] == 1_001);
+    new.publish("c", "still here");
+    for client in &mut clients {
+        assert_eq!(client.data(), "still here");
+    }
+}

@@ -1,0 +1,14 @@
+//! The daemon as a process: what its clients and its administrator see.
+
+#![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+mod command_line;
+mod connections;
+mod frames;
+mod http;
+mod life;
+mod load;
+mod messages;
+mod tokens;

@@ -1,0 +1,148 @@
+//! Messages in and out, as the published clients send them and expect them.
+
+use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::{Daemon, frame, sign};
+
+#[test]
+fn published_clients_are_understood() {
+    let daemon = Daemon::start("");
+    let mut reader = daemon.client_with(&json!({"read": ["c"]}));
+    let mut writer = daemon.client_with(&json!({"write": ["c"], "sub": "ada", "aud": "someone else"}));
+    writer.send(r#"{"Channel":"c","Data":"go"}"#);
+    writer.send(r#"{"event":"message","channel":"c","data":"browser","issuer":"forged"}"#);
+    writer.socket.send(Message::binary(r#"{"channel":"c","data":"binary"}"#)).unwrap();
+    let first = reader.receive();
+    assert_eq!(first["data"], "go");
+    assert_eq!(first["subject"], "ada");
+    let issuer = first["issuer"].as_str().unwrap();
+    assert_eq!(issuer.len(), 36, "a UUID");
+    let second = reader.receive();
+    assert_eq!((&second["data"], &second["issuer"]), (&json!("browser"), &json!(issuer)));
+    assert_eq!(reader.data(), "binary");
+    writer.settle();
+}
+
+#[test]
+fn keys_stand_in_the_documented_order_and_subjects_can_be_hidden() {
+    let daemon = Daemon::start("[websocket]\nshow_subject = false\n");
+    let mut reader = daemon.client(&["c"]);
+    let mut writer = daemon.client_with(&json!({"write": ["c"], "sub": "ada"}));
+    writer.publish("c", "x");
+    let Message::Text(text) = reader.socket.read().unwrap() else { panic!("text") };
+    let issuer = &text[11..47];
+    assert_eq!(text.as_str(), format!(r#"{{"issuer":"{issuer}","channel":"c","data":"x"}}"#));
+}
+
+#[test]
+fn fault_43_bad_messages_are_answered_and_the_connection_lives() {
+    let daemon = Daemon::start("");
+    let mut client = daemon.client(&["c"]);
+    for text in [
+        "null",
+        "7",
+        "[]",
+        "{}",
+        "hello",
+        r#"{"channel":"c","data":null}"#,
+        r#"{"channel":"c","data":{"a":1}}"#,
+    ] {
+        client.send(text);
+        let reply = client.receive();
+        assert_eq!(reply["error"], "bad_message", "{text}");
+        assert!(reply["message"].as_str().unwrap().len() > 10);
+    }
+    client.send(r#"{"channel":"c","data":1}"#);
+    assert_eq!(client.receive()["message"], "data must be a string; send JSON.stringify(value)");
+    client.socket.send(Message::binary(vec![0xff, 0xfe])).unwrap();
+    assert_eq!(client.receive()["error"], "bad_message");
+    client.send(format!(
+        r#"{{"channel":"c","data":"x","deep":{}{}}}"#,
+        "[".repeat(10_000),
+        "]".repeat(10_000)
+    ));
+    assert_eq!(client.receive()["error"], "bad_message");
+    let mut other = daemon.client(&["c"]);
+    client.publish("c", "alive");
+    assert_eq!(other.data(), "alive");
+}
+
+#[test]
+fn fault_45_no_right_to_write() {
+    let daemon = Daemon::start("");
+    let mut reader = daemon.client(&["secret"]);
+    let mut client = daemon.client_with(&json!({"read": ["secret"], "write": ["c"]}));
+    client.publish("secret", "x");
+    assert_eq!(
+        client.receive(),
+        json!({"error": "forbidden", "channel": "secret", "message": "this token may not write to channel \"secret\""})
+    );
+    client.settle();
+    reader.settle();
+}
+
+#[test]
+fn fault_47_unknown_fields_count_for_the_size() {
+    let daemon = Daemon::start("");
+    let mut client = daemon.client(&["c"]);
+    client.send(json!({"channel": "c", "data": "x", "more": "x".repeat(70_000)}).to_string());
+    let (code, reason, _) = client.closed();
+    assert_eq!((code, reason.as_str()), (1009, "a message is over this server's max_message_size"));
+}
+
+#[test]
+fn fault_48_two_connections_with_one_token_get_each_others() {
+    let daemon = Daemon::start("");
+    let token = sign(&json!({"read": ["c"], "write": ["c"]}));
+    let (mut one, mut two) = (daemon.try_client(&token).unwrap(), daemon.try_client(&token).unwrap());
+    one.publish("c", "from one");
+    two.publish("c", "from two");
+    assert_eq!((two.data(), one.data()), ("from one".to_owned(), "from two".to_owned()));
+    one.settle();
+    two.settle();
+}
+
+#[test]
+fn text_of_every_kind_arrives_as_it_was() {
+    let daemon = Daemon::start("");
+    let (mut writer, mut reader) = (daemon.client(&["ü \u{1f600}"]), daemon.client(&["ü \u{1f600}"]));
+    for text in [
+        "",
+        "\u{0}\n\t\"\\/",
+        "שלום \u{1f468}\u{200d}\u{1f469}",
+        "\u{2028}\u{feff}\u{10ffff}",
+        &"é".repeat(15_000),
+    ] {
+        writer.publish("ü \u{1f600}", text);
+        assert_eq!(reader.data(), text);
+    }
+    // Escapes that a writer chose are carried over.
+    writer.send(r#"{"channel":"ü \ud83d\ude00","data":"\u0041\ud83d\ude00"}"#);
+    assert_eq!(reader.data(), "A\u{1f600}");
+}
+
+#[test]
+fn what_is_published_the_instant_after_open_arrives() {
+    let daemon = Daemon::start("");
+    let mut writer = daemon.client(&["c"]);
+    for number in 0..200 {
+        let mut reader = daemon.client_with(&json!({"read": ["c"]}));
+        writer.publish("c", &number.to_string());
+        assert_eq!(reader.data(), number.to_string());
+    }
+}
+
+#[test]
+fn fault_33_surrogates_split_over_fragments() {
+    use std::io::Write;
+    let daemon = Daemon::start("");
+    let (mut writer, mut reader) = (daemon.client(&["c"]), daemon.client(&["c"]));
+    let text = r#"{"channel":"c","data":"ü"}"#.as_bytes();
+    let cut = text.iter().position(|byte| *byte >= 0x80).unwrap() + 1;
+    let mut bytes = frame(0x01, &text[..cut]);
+    bytes.extend(frame(0x89, b"between"));
+    bytes.extend(frame(0x80, &text[cut..]));
+    writer.stream().write_all(&bytes).unwrap();
+    assert_eq!(reader.data(), "ü");
+}

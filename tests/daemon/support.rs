@@ -1,0 +1,364 @@
+//! A daemon of a test's own, and clients for it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
+use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
+use tokio_tungstenite::tungstenite::{Error, Message, WebSocket, client, client::IntoClientRequest};
+
+/// The secret of all daemons here.
+pub const SECRET: &str = "the secret of these tests, of 40 bytes..";
+
+/// How long anything may take before a test is called failed.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running daemon, ended when dropped.
+pub struct Daemon {
+    child: Child,
+    pub port: u16,
+    pub directory: TempDir,
+    lines: Receiver<String>,
+    log: Arc<Mutex<String>>,
+}
+
+/// A command that starts the daemon with nothing of this machine's settings.
+pub fn philote(directory: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_philote"));
+    command
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("HOME", directory)
+        .env("PHILOTE_ADMIN_SOCKET", directory.join("admin.sock"))
+        .env("PHILOTE_CONFIG", config_file(directory, ""))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Writes the configuration file that [`philote`] names.
+pub fn config_file(directory: &Path, text: &str) -> PathBuf {
+    let path = directory.join("philote.toml");
+    if !text.is_empty() || !path.exists() {
+        std::fs::write(&path, text).unwrap();
+    }
+    path
+}
+
+impl Daemon {
+    /// A daemon with these lines in its configuration file, on a port that the kernel chose.
+    pub fn start(config: &str) -> Daemon {
+        Daemon::start_with(config, |_| {})
+    }
+
+    pub fn start_with(config: &str, change: impl FnOnce(&mut Command)) -> Daemon {
+        let directory = TempDir::new().unwrap();
+        config_file(directory.path(), config);
+        let mut command = philote(directory.path());
+        command.env("SECRET", SECRET).env("PORT", "0");
+        change(&mut command);
+        Daemon::spawn(command, directory)
+    }
+
+    pub fn spawn(mut command: Command, directory: TempDir) -> Daemon {
+        let mut child = command.spawn().unwrap();
+        let (sender, lines) = channel();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (stderr, kept) = (child.stderr.take().unwrap(), log.clone());
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines() {
+                let Ok(line) = line else { break };
+                kept.lock().unwrap().push_str(&format!("{line}\n"));
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut daemon = Daemon { child, port: 0, directory, lines, log };
+        let line = daemon.wait_for_line("listening on ");
+        daemon.port = line.rsplit(':').next().unwrap().trim().parse().unwrap();
+        daemon.wait_for_line("for a token to try it with");
+        daemon
+    }
+
+    /// Waits until the log says this.
+    pub fn wait_for_line(&self, text: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) if line.contains(text) => return line,
+                Ok(_) => {}
+                Err(_) => panic!("no line with {text:?} in the log:\n{}", self.log()),
+            }
+        }
+    }
+
+    /// All that it has logged.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        wait(&mut self.child)
+    }
+
+    /// Memory in use, in bytes: resident, and address space.
+    pub fn memory(&self) -> (u64, u64) {
+        let text = std::fs::read_to_string(format!("/proc/{}/statm", self.pid())).unwrap();
+        let pages: Vec<u64> = text.split_whitespace().map(|word| word.parse().unwrap()).collect();
+        let page = rustix::param::page_size() as u64;
+        (pages[1] * page, pages[0] * page)
+    }
+
+    /// A raw connection.
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream
+    }
+
+    /// Sends bytes and reads all that comes until the end.
+    pub fn exchange(&self, request: impl AsRef<[u8]>) -> String {
+        let mut stream = self.connect();
+        stream.write_all(request.as_ref()).unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// A request of the API: status and body.
+    pub fn http(&self, method: &str, path: &str, token: &str, body: &str) -> (u16, Value) {
+        let answer = self.exchange(format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        ));
+        (status(&answer), body_of(&answer))
+    }
+
+    /// What the admin socket answers.
+    pub fn admin(&self, method: &str, path: &str, body: &str) -> Value {
+        let socket = self.directory.path().join("admin.sock");
+        let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        body_of(&answer)
+    }
+
+    /// Waits until the daemon's status says so.
+    pub fn wait_until(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.admin("GET", "/v1/status", "");
+            if holds(&status) {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "never: {what}: {status}");
+            std::thread::yield_now();
+        }
+    }
+
+    /// A client whose token reads and writes these channels.
+    pub fn client(&self, channels: &[&str]) -> Client {
+        self.client_with(&json!({"read": channels, "write": channels}))
+    }
+
+    pub fn client_with(&self, claims: &Value) -> Client {
+        self.try_client(&sign(claims)).unwrap()
+    }
+
+    pub fn try_client(&self, token: &str) -> Result<Client, Box<Error>> {
+        let mut request = self.request("/");
+        request.headers_mut().insert("Authorization", format!("Bearer {token}").parse().unwrap());
+        self.open(request)
+    }
+
+    pub fn request(&self, path: &str) -> Request {
+        format!("ws://{}{path}", self.address()).into_client_request().unwrap()
+    }
+
+    pub fn open(&self, request: Request) -> Result<Client, Box<Error>> {
+        match client::client(request, self.connect()) {
+            Ok((socket, _)) => Ok(Client { socket }),
+            Err(tokio_tungstenite::tungstenite::HandshakeError::Failure(error)) => Err(Box::new(error)),
+            Err(_) => panic!("the handshake blocked"),
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits for a process, but not for ever.
+pub fn wait(child: &mut Child) -> ExitStatus {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("the process does not end");
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// A WebSocket client that waits for what it reads.
+pub struct Client {
+    pub socket: WebSocket<TcpStream>,
+}
+
+impl Client {
+    pub fn send(&mut self, text: impl Into<String>) {
+        self.socket.send(Message::text(text.into())).unwrap();
+    }
+
+    pub fn publish(&mut self, channel: &str, data: &str) {
+        self.send(json!({"channel": channel, "data": data}).to_string());
+    }
+
+    /// The next text frame as JSON.
+    pub fn receive(&mut self) -> Value {
+        loop {
+            match self.socket.read() {
+                Ok(Message::Text(text)) => return serde_json::from_str(&text).unwrap(),
+                Ok(Message::Ping(_) | Message::Pong(_)) => {}
+                other => panic!("expected a message: {other:?}"),
+            }
+        }
+    }
+
+    /// The next frame's `data`.
+    pub fn data(&mut self) -> String {
+        let message = self.receive();
+        message["data"].as_str().unwrap_or_else(|| panic!("{message}")).to_owned()
+    }
+
+    /// Reads to the Close: its code and reason, and the messages before it.
+    pub fn closed(&mut self) -> (u16, String, Vec<Value>) {
+        let mut messages = Vec::new();
+        loop {
+            match self.socket.read() {
+                Ok(Message::Close(Some(CloseFrame { code, reason }))) => {
+                    // The answer goes out with the next read, which ends when the server's side does.
+                    while self.socket.read().is_ok() {}
+                    return (code.into(), reason.to_string(), messages);
+                }
+                Ok(Message::Text(text)) => messages.push(serde_json::from_str(&text).unwrap()),
+                Ok(Message::Ping(_) | Message::Pong(_)) => {}
+                other => panic!("expected a Close: {other:?}"),
+            }
+        }
+    }
+
+    /// The stream, for bytes that no library would send.
+    pub fn stream(&mut self) -> &mut TcpStream {
+        self.socket.get_mut()
+    }
+
+    /// Shows that all which was sent before has been handled: answers come in order.
+    pub fn settle(&mut self) {
+        self.socket.send(Message::Ping("settle".into())).unwrap();
+        loop {
+            match self.socket.read().unwrap() {
+                Message::Pong(payload) if payload == "settle" => return,
+                Message::Ping(_) => {}
+                other => panic!("nothing was expected: {other:?}"),
+            }
+        }
+    }
+}
+
+pub fn sign(claims: &Value) -> String {
+    sign_with(claims, SECRET)
+}
+
+pub fn sign_with(claims: &Value, secret: &str) -> String {
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &key).unwrap()
+}
+
+pub fn unix_now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// The status of an HTTP answer; 0 for none.
+pub fn status(answer: &str) -> u16 {
+    answer.get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0)
+}
+
+pub fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
+    let head = answer.split("\r\n\r\n").next()?;
+    head.lines().find_map(|line| {
+        let (key, value) = line.split_once(": ")?;
+        key.eq_ignore_ascii_case(name).then_some(value)
+    })
+}
+
+pub fn body_of(answer: &str) -> Value {
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    serde_json::from_str(body).unwrap_or(Value::Null)
+}
+
+/// A masked client frame with this first byte (FIN, reserved bits, opcode).
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![first];
+    match payload.len() {
+        length @ 0..=125 => bytes.push(0x80 | length as u8),
+        length @ 126..=0xffff => {
+            bytes.push(0x80 | 126);
+            bytes.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        length => {
+            bytes.push(0x80 | 127);
+            bytes.extend_from_slice(&(length as u64).to_be_bytes());
+        }
+    }
+    // A mask of zeros is a mask, and leaves the payload readable.
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+/// An upgrade request with this token; `more` are header lines.
+pub fn upgrade(token: &str, more: &str) -> String {
+    format!(
+        "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer {token}\r\n{more}\r\n"
+    )
+}

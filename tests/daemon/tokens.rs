@@ -1,0 +1,102 @@
+//! Tokens at the door, and on connections that live.
+
+use serde_json::json;
+
+use crate::support::{Daemon, body_of, config_file, header, sign, sign_with, status, unix_now, upgrade};
+
+#[test]
+fn fault_18_20_21_refusals_say_why() {
+    let daemon = Daemon::start("");
+    let expired = sign(&json!({"read": ["c"], "exp": unix_now() - 60}));
+    let early = sign(&json!({"read": ["c"], "nbf": unix_now() + 60}));
+    let forged = sign_with(&json!({"read": ["c"]}), "another secret");
+    for (token, sentence) in [
+        (
+            "",
+            "a token is required: send it as \"Authorization: Bearer TOKEN\" or as the query parameter auth",
+        ),
+        ("x.y.z", "the token is malformed: it must be a signed JSON Web Token"),
+        (&expired, "the token has expired"),
+        (&early, "the token is not yet valid"),
+        (&forged, "the token has a bad signature: it was not signed with this server's secret"),
+        (&"x".repeat(9_000), "the token is too long: 8192 bytes are allowed"),
+    ] {
+        let answer = daemon.exchange(upgrade(token, ""));
+        assert_eq!((status(&answer), header(&answer, "WWW-Authenticate")), (401, Some("Bearer")));
+        assert_eq!(body_of(&answer), json!({"error": "unauthorized", "message": sentence}));
+    }
+}
+
+#[test]
+fn fault_14_header_first_then_query_never_merged() {
+    let daemon = Daemon::start("");
+    let (a, b) =
+        (sign(&json!({"read": ["a"], "write": ["a"]})), sign(&json!({"read": ["b"], "write": ["b"]})));
+    let open = |header: Option<&str>, path: &str| {
+        let mut request = daemon.request(path);
+        if let Some(value) = header {
+            request.headers_mut().insert("Authorization", value.parse().unwrap());
+        }
+        daemon.open(request)
+    };
+    let may_write = |client: &mut crate::support::Client, channel: &str| {
+        client.publish(channel, "x");
+        client.publish("nowhere", "x");
+        client.receive()["channel"] == "nowhere"
+    };
+    for header in [format!("Bearer {a}"), format!("bearer  {a}"), format!("BEARER {a}"), a.clone()] {
+        let mut client = open(Some(&header), &format!("/any/path?x=1&auth={b}")).unwrap();
+        assert!(may_write(&mut client, "a"), "{header}");
+        assert!(!may_write(&mut client, "b"));
+    }
+    for header in [None, Some("Bearer bad"), Some("Basic eA=="), Some("Bearer")] {
+        let mut client = open(header, &format!("/?auth={b}")).unwrap();
+        assert!(may_write(&mut client, "b"), "{header:?}");
+    }
+    assert!(open(None, &format!("/?auth={b}&auth={b}")).is_err());
+}
+
+#[test]
+fn fault_28_a_token_that_expires_ends_its_connection() {
+    let daemon = Daemon::start("[auth]\nleeway = \"0s\"\n");
+    let expires = unix_now() + 2;
+    let mut reader = daemon.client_with(&json!({"read": ["c"], "exp": expires}));
+    let mut writer = daemon.client(&["c"]);
+    writer.publish("c", "in time");
+    let (code, reason, messages) = reader.closed();
+    assert_eq!((code, reason.as_str()), (4401, "the token has expired; get a new one"));
+    assert!(unix_now() >= expires, "not before");
+    assert_eq!(messages[0]["data"], "in time");
+    writer.settle();
+}
+
+#[test]
+fn fault_29_rotation_by_reload() {
+    let daemon = Daemon::start_with("", |command| {
+        command.env_remove("SECRET");
+    });
+    let file = daemon.directory.path().join("secrets");
+    let reload = |lines: &str| {
+        std::fs::write(&file, lines).unwrap();
+        config_file(
+            daemon.directory.path(),
+            "[auth]\nsecret_file = \"secrets\"\n[shutdown]\ndrain = \"1s\"\n",
+        );
+        daemon.admin("POST", "/v1/reload", "")
+    };
+    let (old, new) = ("the old secret, of more than 32 bytes", "the new secret, of more than 32 bytes");
+    reload(&format!("{old}\n"));
+    let claims = json!({"read": ["c"], "write": ["c"]});
+    let mut by_old = daemon.try_client(&sign_with(&claims, old)).unwrap();
+    assert!(daemon.try_client(&sign_with(&claims, new)).is_err());
+
+    assert_eq!(reload(&format!("{new}\n{old}\n"))["closing"], 0);
+    let mut by_new = daemon.try_client(&sign_with(&claims, new)).unwrap();
+    by_old.settle();
+
+    assert_eq!(reload(&format!("{new}\n"))["closing"], 1);
+    let (code, _, _) = by_old.closed();
+    assert_eq!(code, 4401);
+    assert!(daemon.try_client(&sign_with(&claims, old)).is_err());
+    by_new.settle();
+}
