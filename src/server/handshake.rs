@@ -94,7 +94,7 @@ pub(super) async fn serve(
     match ended {
         Ok(()) => {
             if let Some(presence) = upgraded {
-                return Some(Session::new(presence, stream, parts.read_buf));
+                return Some(Session::new(presence, stream, &parts.read_buf));
             }
         }
         // A request was begun: its client may still read why it ends. One that is half answered already can't be

@@ -105,14 +105,16 @@ enum Step {
 
 impl Session {
     /// Takes over the socket after the 101, with what was read behind the request.
-    pub(super) fn new(presence: Presence, stream: TcpStream, read_ahead: Bytes) -> Session {
+    pub(super) fn new(presence: Presence, stream: TcpStream, read_ahead: &[u8]) -> Session {
         let (reader, writer) = stream.into_split();
+        presence.connection.received(read_ahead.len(), presence.server().now());
         presence.connection.outbox.attach(Box::new(TcpSink(writer)));
         Session {
             presence,
             reader,
             frames: FrameReader::default(),
-            unhandled: read_ahead,
+            // A copy: even an empty slice would keep hyper's buffer of 8 KiB.
+            unhandled: Bytes::copy_from_slice(read_ahead),
             flushing: None,
             deadline: None,
             ending: false,
