@@ -7,3 +7,4 @@ pub mod jane;
 pub mod log;
 pub mod signals;
 pub mod systemd;
+pub mod terminal;
