@@ -41,6 +41,7 @@ pub mod server;
 pub mod signals;
 mod sync;
 pub mod systemd;
+pub mod terminal;
 
 #[cfg(test)]
 mod testing;

@@ -209,7 +209,7 @@ impl Client {
 
     /// Connects to the first socket that takes us; when none does, the error is the most telling of theirs.
     async fn connect(&self) -> Result<(UnixStream, &PathBuf), Error> {
-        let mut worst = Error::NotRunning { path: self.first().to_owned() };
+        let mut telling = Error::NotRunning { path: self.first().to_owned() };
         for path in &self.paths {
             let error = loop {
                 match UnixStream::connect(path).await {
@@ -225,15 +225,15 @@ impl Client {
                 io::ErrorKind::PermissionDenied => Error::PermissionDenied { path },
                 _ => Error::Io { path, source: error },
             };
-            if telling(&found) > telling(&worst) {
-                worst = found;
+            if weight(&found) > weight(&telling) {
+                telling = found;
             }
         }
-        Err(worst)
+        Err(telling)
     }
 }
 
-fn telling(error: &Error) -> u8 {
+fn weight(error: &Error) -> u8 {
     match error {
         Error::NotRunning { .. } => 0,
         Error::Dead { .. } => 1,

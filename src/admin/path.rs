@@ -46,10 +46,13 @@ fn usable_directory(directory: &Path) -> bool {
     made && access(directory, Access::WRITE_OK | Access::EXEC_OK).is_ok()
 }
 
-/// Where a client looks: only at the socket that was named, else at `candidates`.
-#[must_use]
-pub fn for_client(named: Option<PathBuf>, candidates: Vec<PathBuf>) -> Vec<PathBuf> {
-    named.map_or(candidates, |path| vec![path])
+/// Where a client looks: only at the socket that an option or [`ENVIRONMENT`] names, else at all [`candidates`].
+pub fn for_client(named: Option<PathBuf>, environment: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let from_environment = || environment(ENVIRONMENT).filter(|value| !value.is_empty()).map(PathBuf::from);
+    match named.or_else(from_environment) {
+        Some(path) => vec![path],
+        None => candidates(environment),
+    }
 }
 
 #[cfg(test)]
@@ -89,7 +92,9 @@ mod tests {
 
     #[test]
     fn a_named_socket_is_the_only_one_a_client_looks_at() {
-        assert_eq!(for_client(Some("/a".into()), vec!["/b".into()]), [Path::new("/a")]);
-        assert_eq!(for_client(None, vec!["/b".into()]), [Path::new("/b")]);
+        let environment = |name: &str| (name == ENVIRONMENT).then(|| OsString::from("/b"));
+        assert_eq!(for_client(Some("/a".into()), environment), [Path::new("/a")]);
+        assert_eq!(for_client(None, environment), [Path::new("/b")]);
+        assert_eq!(for_client(None, |name| (name == ENVIRONMENT).then(OsString::new)), [Path::new(SYSTEM)]);
     }
 }

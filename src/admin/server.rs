@@ -129,14 +129,15 @@ struct Clients {
 
 impl Clients {
     async fn accept(&mut self, listener: &UnixListener, control: &Arc<dyn Control>) {
-        // One descriptor in reserve: an administrator must get in just when there are none left.
-        let mut reserve = None;
+        // One descriptor in reserve: an administrator must get in just when there are none left. It is given for
+        // the client that was refused one, and taken back when a client leaves.
+        let mut reserve = File::open("/dev/null").ok();
         loop {
-            if reserve.is_none() {
-                reserve = File::open("/dev/null").ok();
-            }
             tokio::select! {
-                Some(_) = self.tasks.join_next() => self.queue.retain(|(task, _)| !task.is_finished()),
+                Some(_) = self.tasks.join_next() => {
+                    self.queue.retain(|(task, _)| !task.is_finished());
+                    reserve = reserve.or_else(|| File::open("/dev/null").ok());
+                }
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => {
                         self.make_room().await;

@@ -1,3 +1,7 @@
-//! The daemon: one call.
+//! The client for people at a terminal: one call.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    philote::jane::main()
+}

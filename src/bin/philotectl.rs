@@ -1,3 +1,7 @@
-//! The daemon: one call.
+//! The administrator's program: one call.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    philote::ctl::main()
+}

@@ -1,0 +1,330 @@
+//! What each command asks, and how it reads the answer to people and to programs.
+
+use std::io::{self, IsTerminal, Read};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::Serialize;
+
+use super::args::{Arguments, Command, Secret, Token};
+use super::print::{Facts, bytes, count, list, many, span};
+use super::{Complaint, Exit, Report};
+use crate::admin::api::{
+    Hidden, InspectRequest, Inspection, IssuedToken, Reloaded, SecretChanged, SecretSet, Secrets, Status,
+    Timestamp, TokenRequest,
+};
+use crate::admin::client::{Client, Error};
+use crate::admin::{path, server};
+use crate::terminal::{Style, Tone, escape};
+
+/// For a daemon that is well: it answers from memory.
+const ANSWER: Duration = Duration::from_secs(10);
+/// A reload reads files that may lie on a slow network.
+const RELOAD: Duration = Duration::from_secs(120);
+/// A start makes a secret and binds sockets.
+const WAIT_READY: Duration = Duration::from_secs(30);
+/// Between two looks at a daemon that is not ready.
+const READY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Runs the command; `style` is that of standard output.
+pub(super) fn run(arguments: &Arguments, style: Style) -> Result<Report, Complaint> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+        Complaint { message: format!("cannot start: {error}"), hint: None, exit: Exit::Failed }
+    })?;
+    let paths = path::for_client(arguments.socket.clone(), |name| std::env::var_os(name));
+    let client = |usual| Client::new(paths.clone(), arguments.timeout.unwrap_or(usual));
+    let json = arguments.json;
+    runtime.block_on(async {
+        let report = match &arguments.command {
+            Command::Status => {
+                let answer = client(ANSWER).status().await?;
+                in_json(json, &answer).unwrap_or_else(|| Report::new(status(&answer, style)))
+            }
+            Command::Token(token) => {
+                let answer = client(ANSWER).issue_token(&request(token)).await?;
+                in_json(json, &answer).unwrap_or_else(|| issued(&answer))
+            }
+            Command::Inspect { token } => {
+                let request = InspectRequest { token: token_to_inspect(token.as_deref())? };
+                let answer = client(ANSWER).inspect(&request).await?;
+                let report =
+                    in_json(json, &answer).unwrap_or_else(|| Report::new(inspection(&answer, style)));
+                Report { exit: if answer.accepted { Exit::Done } else { Exit::Failed }, ..report }
+            }
+            Command::Secret(Secret::Show { all }) => {
+                let answer = client(ANSWER).secret_show().await?;
+                in_json(json, &answer).unwrap_or_else(|| secrets(&answer, *all))
+            }
+            Command::Secret(Secret::Set) => {
+                let secret = Hidden(standard_input("secret", "philotectl secret set < FILE")?);
+                let answer = client(ANSWER).secret_set(&SecretSet { secret }).await?;
+                in_json(json, &answer).unwrap_or_else(|| Report::new(changed("the secret is set", &answer)))
+            }
+            Command::Secret(Secret::Rotate) => {
+                let answer = client(ANSWER).secret_rotate().await?;
+                in_json(json, &answer).unwrap_or_else(|| Report {
+                    aside: Some("give it to your backend: sudo philotectl secret show".into()),
+                    ..Report::new(changed("a new secret signs", &answer))
+                })
+            }
+            Command::Reload => {
+                let answer = client(RELOAD).reload().await?;
+                in_json(json, &answer).unwrap_or_else(|| Report::new(reloaded(&answer, style)))
+            }
+            Command::WaitReady => {
+                let within = arguments.timeout.unwrap_or(WAIT_READY);
+                let answer = wait_ready(&paths, within).await?;
+                in_json(json, &answer).unwrap_or_else(|| Report::new("philote is ready\n"))
+            }
+        };
+        Ok(report)
+    })
+}
+
+/// The answer as one JSON document, where that is wanted.
+fn in_json(wanted: bool, answer: &impl Serialize) -> Option<Report> {
+    let text = wanted.then(|| serde_json::to_string_pretty(answer).ok()).flatten()?;
+    Some(Report::new(text + "\n"))
+}
+
+fn status(status: &Status, style: Style) -> String {
+    let mut facts = Facts::new(style);
+    let number = |value| count(style, value);
+    facts.add("version", escape(&status.version));
+    let state = match status.drain_ends_at {
+        Some(end) => format!("{}, until {end} at most", status.state),
+        None => status.state.to_string(),
+    };
+    facts.add("state", state);
+    facts.add("process", status.pid.to_string());
+    let up = Duration::from_secs(status.uptime_seconds);
+    facts.add("up", format!("{}, since {}", span(up), status.started_at));
+    facts.add_list("listening", &status.listeners);
+    let settings = status.config_file.as_ref().map(|path| path.display().to_string());
+    let mut connections = format!("{} of {}", number(status.connections), number(status.max_connections));
+    if status.connections >= status.max_connections {
+        let file = settings.as_deref().unwrap_or("/etc/philote/philote.toml");
+        let full = format!("FULL: raise max_connections in {}", escape(file));
+        connections = format!("{connections}, {}", style.paint(Tone::Bad, &full));
+    }
+    facts.add("connections", connections);
+    facts.add(
+        "since start",
+        format!(
+            "{} accepted, {} refused, {} closed",
+            number(status.accepted),
+            number(status.refused),
+            number(status.closed)
+        ),
+    );
+    facts.add("channels", number(status.channels));
+    let rate = |per_second: f64, total| format!("{per_second:.1}/s, {} since start", number(total));
+    facts.add("messages in", rate(status.messages_in_per_second, status.messages_in));
+    facts.add("deliveries", rate(status.deliveries_per_second, status.deliveries));
+    facts.add(
+        "queued",
+        format!("{} of {}", bytes(style, status.queued_bytes), bytes(style, status.max_queued_bytes)),
+    );
+    facts.add("memory", bytes(style, status.memory_bytes));
+    facts.add("settings", settings.map_or_else(|| "no file".into(), |file| escape(&file).into_owned()));
+    facts.add("secret", format!("{}{}", escape(&status.secret_source), older(status.secrets)));
+    if let Some(last) = &status.last_reload {
+        let outcome = match &last.error {
+            Some(error) => style.paint(Tone::Bad, &format!("refused: {}", escape(error))),
+            None if last.needs_restart.is_empty() => "ok".into(),
+            None => format!("ok, needs a restart: {}", list(&last.needs_restart)),
+        };
+        facts.add("last reload", format!("{}, {outcome}", last.at));
+    }
+    if status.log_records_dropped > 0 {
+        let dropped = format!("{} dropped", many(status.log_records_dropped, "record"));
+        facts.add("log", style.paint(Tone::Bad, &dropped));
+    }
+    facts.render()
+}
+
+fn request(token: &Token) -> TokenRequest {
+    TokenRequest {
+        read: token.read.clone(),
+        // With --api, no --write means any channel, and that is said by leaving the claim out.
+        write: (!token.write.is_empty()).then(|| token.write.clone()),
+        api: token.api,
+        subject: token.subject.clone(),
+        expires_in: token.expires_in.0.map(|life| life.as_secs()),
+    }
+}
+
+fn issued(issued: &IssuedToken) -> Report {
+    let aside = match issued.expires_at {
+        Some(end) => format!("expires {}", moment(end)),
+        None => "never expires".into(),
+    };
+    Report { aside: Some(aside), ..Report::new(format!("{}\n", issued.token.0)) }
+}
+
+/// A moment, and how far it is from now.
+fn moment(at: Timestamp) -> String {
+    let now = SystemTime::now();
+    match (at.0.duration_since(now), now.duration_since(at.0)) {
+        (Ok(ahead), _) => format!("{at} (in {})", span(ahead + Duration::from_millis(999))),
+        (_, Ok(ago)) => format!("{at} ({} ago)", span(ago)),
+        _ => at.to_string(),
+    }
+}
+
+/// The token to look at; people paste it together with the scheme of its header.
+fn token_to_inspect(argument: Option<&str>) -> Result<Hidden, Complaint> {
+    let text = match argument {
+        Some(token) if token != "-" => token.to_owned(),
+        _ => standard_input("token", "philotectl token --read chat | philotectl inspect")?,
+    };
+    let token = text.trim();
+    let bare =
+        token.split_once(char::is_whitespace).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    Ok(Hidden(bare.map_or(token, |(_, rest)| rest.trim()).to_owned()))
+}
+
+/// All of standard input. Not from a keyboard, which would show it to whoever looks over the shoulder.
+fn standard_input(thing: &str, example: &str) -> Result<String, Complaint> {
+    let complaint =
+        |message, exit| Complaint { message, hint: Some(format!("for example: {example}")), exit };
+    if io::stdin().is_terminal() {
+        let message = format!("the {thing} is read from standard input, which is a terminal");
+        return Err(complaint(message, Exit::Usage));
+    }
+    let mut text = String::new();
+    let limit = server::MAX_BODY as u64;
+    match io::stdin().lock().take(limit + 1).read_to_string(&mut text) {
+        Err(error) => {
+            Err(complaint(format!("cannot read the {thing} from standard input: {error}"), Exit::Failed))
+        }
+        Ok(_) if text.trim().is_empty() => {
+            Err(complaint(format!("there is no {thing} on standard input"), Exit::Usage))
+        }
+        Ok(_) if text.len() as u64 > limit => {
+            Err(complaint(format!("the {thing} on standard input has more than {limit} bytes"), Exit::Usage))
+        }
+        Ok(_) => Ok(text),
+    }
+}
+
+fn inspection(token: &Inspection, style: Style) -> String {
+    let mut facts = Facts::new(style);
+    let accepted = match &token.reason {
+        None => style.paint(Tone::Good, "yes"),
+        Some(reason) => format!("{}: {}", style.paint(Tone::Bad, "no"), escape(reason)),
+    };
+    facts.add("accepted", accepted);
+    if let Some(expires) = token.expires_at {
+        facts.add("expires", moment(expires));
+    } else if token.accepted {
+        facts.add("expires", "never");
+    }
+    match token.signed_by {
+        Some(1) => facts.add("signed by", "the secret that signs now"),
+        Some(which) => facts.add("signed by", format!("an older secret, number {which}")),
+        None => {}
+    }
+    for (label, part) in [("claims", &token.claims), ("header", &token.header)] {
+        if let Some(value) = part {
+            // JSON escapes what drives a terminal, but for the characters that turn the direction of writing.
+            facts.add(label, escape(&value.to_string()));
+        }
+    }
+    facts.render()
+}
+
+fn secrets(answer: &Secrets, all: bool) -> Report {
+    let shown = if all { answer.secrets.len() } else { 1 };
+    let text = answer.secrets.iter().take(shown).map(|secret| format!("{}\n", secret.0)).collect::<String>();
+    let hidden = answer.secrets.len().saturating_sub(shown) as u64;
+    let verb = if hidden == 1 { "verifies" } else { "verify" };
+    let aside = (hidden > 0).then(|| format!("{} still {verb} tokens: --all", many(hidden, "older secret")));
+    Report { aside, ..Report::new(text) }
+}
+
+fn changed(what: &str, answer: &SecretChanged) -> String {
+    let mut text = format!("{what}, in {}", escape(&answer.path.display().to_string()));
+    text.push_str(&older(answer.secrets));
+    text.push_str(&closing(answer.closing).map(|closing| format!("; {closing}")).unwrap_or_default());
+    text + "\n"
+}
+
+/// What is said of the secrets beside the first.
+fn older(secrets: u64) -> String {
+    match secrets {
+        0 | 1 => String::new(),
+        2 => "; 1 older one still verifies".into(),
+        more => format!("; {} older ones still verify", more - 1),
+    }
+}
+
+fn closing(connections: u64) -> Option<String> {
+    let verb = if connections == 1 { "is" } else { "are" };
+    let which = many(connections, "connection");
+    (connections > 0).then(|| format!("{which} whose key is gone {verb} being closed"))
+}
+
+fn reloaded(answer: &Reloaded, style: Style) -> String {
+    if answer.applied.is_empty() && answer.needs_restart.is_empty() {
+        return "reloaded: nothing changed\n".into();
+    }
+    let mut facts = Facts::new(style);
+    facts.add_list("applied", &answer.applied);
+    facts.add_list("needs a restart", &answer.needs_restart);
+    if let Some(closing) = closing(answer.closing) {
+        facts.add("closing", closing);
+    }
+    facts.render()
+}
+
+/// Asks until the daemon serves. Only what cannot change by waiting ends it before its time.
+async fn wait_ready(paths: &[std::path::PathBuf], within: Duration) -> Result<impl Serialize, Complaint> {
+    let start = Instant::now();
+    loop {
+        let left = within.saturating_sub(start.elapsed()).max(Duration::from_millis(1));
+        let error = match Client::new(paths.to_vec(), left).ready().await {
+            Ok(ready) => return Ok(ready),
+            Err(
+                error @ (Error::PermissionDenied { .. }
+                | Error::NotPhilote { .. }
+                | Error::OtherVersion { .. }),
+            ) => {
+                return Err(error.into());
+            }
+            Err(error) => error,
+        };
+        if start.elapsed() + READY_PAUSE >= within {
+            let within = humantime::format_duration(within);
+            let hint = error.hint().map(str::to_owned);
+            let message = format!("not ready within {within}: {error}");
+            return Err(Complaint { message, hint, exit: Exit::TimedOut });
+        }
+        tokio::time::sleep(READY_PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pasted_header_is_a_token_too() {
+        for text in ["a.b.c", " a.b.c\n", "Bearer a.b.c", "bearer  a.b.c "] {
+            assert_eq!(token_to_inspect(Some(text)).unwrap().0, "a.b.c");
+        }
+    }
+
+    #[test]
+    fn what_a_change_came_to_is_one_sentence() {
+        let answer = |secrets, closing| SecretChanged { path: "/s".into(), secrets, closing };
+        assert_eq!(changed("set", &answer(1, 0)), "set, in /s\n");
+        assert_eq!(
+            changed("set", &answer(2, 1)),
+            "set, in /s; 1 older one still verifies; 1 connection whose key is gone is being closed\n"
+        );
+        assert_eq!(
+            changed("set", &answer(3, 5)),
+            "set, in /s; 2 older ones still verify; 5 connections whose key is gone are being closed\n"
+        );
+    }
+}

@@ -1,0 +1,136 @@
+//! How philotectl prints: aligned and in human units on a terminal, plain and exact when piped.
+
+use std::time::Duration;
+
+use crate::terminal::{Style, escape};
+
+/// Labelled values, one a line.
+pub(super) struct Facts {
+    style: Style,
+    rows: Vec<(&'static str, String)>,
+}
+
+impl Facts {
+    pub(super) fn new(style: Style) -> Self {
+        Self { style, rows: Vec::new() }
+    }
+
+    /// Adds a line. `value` may hold colours; what others wrote in it must be escaped already.
+    pub(super) fn add(&mut self, label: &'static str, value: impl Into<String>) {
+        self.rows.push((label, value.into()));
+    }
+
+    /// Adds a line unless `values` is empty.
+    pub(super) fn add_list(&mut self, label: &'static str, values: &[String]) {
+        if !values.is_empty() {
+            self.add(label, list(values));
+        }
+    }
+
+    /// Columns on a terminal; a tab between label and value when piped.
+    pub(super) fn render(&self) -> String {
+        let widest = self.rows.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
+        let line = |(label, value): &(&str, String)| {
+            if self.style.terminal {
+                format!("{label:widest$}  {value}\n")
+            } else {
+                format!("{label}\t{value}\n")
+            }
+        };
+        self.rows.iter().map(line).collect()
+    }
+}
+
+/// Names in a line.
+pub(super) fn list(values: &[String]) -> String {
+    escape(&values.join(", ")).into_owned()
+}
+
+/// Bytes: `12.3 MiB` on a terminal, `12897484` when piped.
+pub(super) fn bytes(style: Style, bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if !style.terminal {
+        return bytes.to_string();
+    }
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    // 1023.96 would be shown as 1024.0.
+    while value >= 1023.95 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// A number: `1,234,567` on a terminal, `1234567` when piped.
+pub(super) fn count(style: Style, number: u64) -> String {
+    let digits = number.to_string();
+    if !style.terminal {
+        return digits;
+    }
+    let mut grouped = String::with_capacity(digits.len() * 4 / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// A length of time, to the two greatest units: `3days 4h`.
+pub(super) fn span(length: Duration) -> String {
+    let text = humantime::format_duration(Duration::from_secs(length.as_secs())).to_string();
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+/// `1 connection`, `2 connections`.
+pub(super) fn many(number: u64, thing: &str) -> String {
+    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PERSON: Style = Style { terminal: true, colour: false };
+    const PIPE: Style = Style { terminal: false, colour: false };
+
+    #[test]
+    fn people_read_columns_and_programs_tabs() {
+        let facts = |style| {
+            let mut facts = Facts::new(style);
+            facts.add("pid", "7");
+            facts.add_list("listening", &["[::]:6380".into(), "bad\x1b".into()]);
+            facts.add_list("none", &[]);
+            facts.render()
+        };
+        assert_eq!(facts(PERSON), "pid        7\nlistening  [::]:6380, bad\\u{1b}\n");
+        assert_eq!(facts(PIPE), "pid\t7\nlistening\t[::]:6380, bad\\u{1b}\n");
+    }
+
+    #[test]
+    fn units_are_for_people() {
+        assert_eq!(bytes(PIPE, 1 << 20), "1048576");
+        for (number, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            ((1 << 20) - 1, "1.0 MiB"),
+            (12_897_484, "12.3 MiB"),
+            (u64::MAX, "16777216.0 TiB"),
+        ] {
+            assert_eq!(bytes(PERSON, number), text);
+        }
+        for (number, text) in [(7, "7"), (100, "100"), (1000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(count(PERSON, number), text);
+        }
+        assert_eq!(count(PIPE, 1000), "1000");
+        assert_eq!(span(Duration::from_millis(273_906_123)), "3days 4h");
+        assert_eq!(span(Duration::ZERO), "0s");
+    }
+}

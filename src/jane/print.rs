@@ -1,0 +1,80 @@
+//! How what arrives is shown.
+
+use serde::Deserialize;
+
+use crate::terminal::{Style, Tone, escape};
+
+/// Characters of an issuer that are shown: enough to tell people apart.
+const SHORT: usize = 8;
+/// Colours of issuers: those that can be read on black and on white, without the red of mistakes.
+const COLOURS: [&str; 10] = ["32", "33", "34", "35", "36", "92", "93", "94", "95", "96"];
+
+/// What a server sends: a delivery, or, with an `error`, what it says of something that we sent.
+#[derive(Debug, Deserialize)]
+pub(super) struct Frame {
+    issuer: Option<String>,
+    channel: Option<String>,
+    data: Option<String>,
+    subject: Option<String>,
+    error: Option<String>,
+    message: Option<String>,
+}
+
+/// What to do with a frame.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// Print it on standard output.
+    Delivery(String),
+    /// Say it on standard error: a line of ours was not published.
+    Refusal(String),
+    /// It is for other clients.
+    Nothing,
+}
+
+/// Reads a frame and puts it into words, for a stream of `style`.
+pub(super) fn show(text: &str, style: Style) -> Shown {
+    let Ok(frame) = serde_json::from_str::<Frame>(text) else { return Shown::Nothing };
+    if let Some(code) = frame.error {
+        let reason = frame.message.unwrap_or_default();
+        return Shown::Refusal(format!("not published: {reason} ({code})"));
+    }
+    let (Some(channel), Some(data)) = (frame.channel, frame.data) else { return Shown::Nothing };
+    let issuer = frame.issuer.unwrap_or_default();
+    let mut who: String = issuer.chars().take(SHORT).collect();
+    if let Some(subject) = &frame.subject {
+        who = format!("{who} {subject}");
+    }
+    let colour = issuer.bytes().map(usize::from).sum::<usize>() % COLOURS.len();
+    let who = style.sgr(COLOURS[colour], &escape(&who));
+    let channel = style.paint(Tone::Faint, &format!("{}:", escape(&channel)));
+    Shown::Delivery(format!("{who} {channel} {}\n", escape(&data)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Style = Style { terminal: false, colour: false };
+    const COLOUR: Style = Style { terminal: true, colour: true };
+
+    #[test]
+    fn a_delivery_is_one_line_that_says_who_and_where() {
+        let frame = r#"{"issuer": "0123456789abcdef", "channel": "chat", "data": "grüß\u001b[2Jdich\n", "subject": "eve\r"}"#;
+        let expected = "01234567 eve\\r chat: grüß\\u{1b}[2Jdich\\n\n";
+        assert_eq!(show(frame, PLAIN), Shown::Delivery(expected.into()));
+        let Shown::Delivery(coloured) = show(frame, COLOUR) else { panic!() };
+        assert!(coloured.starts_with("\x1b[") && coloured.ends_with("\\n\n"), "{coloured:?}");
+        let nobody = show(r#"{"issuer": "i", "channel": "c", "data": ""}"#, PLAIN);
+        assert_eq!(nobody, Shown::Delivery("i c: \n".into()));
+    }
+
+    #[test]
+    fn a_refusal_is_told_and_what_is_neither_is_not() {
+        let refusal = r#"{"error": "forbidden", "channel": "x", "message": "this token may not write"}"#;
+        let expected = "not published: this token may not write (forbidden)";
+        assert_eq!(show(refusal, PLAIN), Shown::Refusal(expected.into()));
+        for other in [r#"{"access": {}}"#, r#"{"ack": "1"}"#, "[]", "noise"] {
+            assert_eq!(show(other, PLAIN), Shown::Nothing, "{other}");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! How the programs for people print: colours or none, and nothing that drives the reader's terminal.
+
+use std::borrow::Cow;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+/// Exit status of a command line that makes no sense.
+pub const USAGE: u8 = 2;
+
+/// How to print to one stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Style {
+    /// A person reads it: align columns, use human units.
+    pub terminal: bool,
+    /// Colours are welcome.
+    pub colour: bool,
+}
+
+/// What a colour says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tone {
+    /// As it should be.
+    Good,
+    /// Needs attention.
+    Bad,
+    /// Less important than what stands beside it.
+    Faint,
+}
+
+impl Style {
+    /// For a stream: colours only on a terminal that has them, and not where `NO_COLOR` is set (no-color.org).
+    pub fn of(stream: &impl IsTerminal) -> Self {
+        let terminal = stream.is_terminal();
+        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+        Self { terminal, colour: terminal && !unwanted && !dumb }
+    }
+
+    /// `text` in the colour of `tone`.
+    #[must_use]
+    pub fn paint(self, tone: Tone, text: &str) -> String {
+        let code = match tone {
+            Tone::Good => "32",
+            Tone::Bad => "31;1",
+            Tone::Faint => "2",
+        };
+        self.sgr(code, text)
+    }
+
+    /// `text` between the escape sequence with the parameters `code` and its reset.
+    #[must_use]
+    pub fn sgr(self, code: &str, text: &str) -> String {
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+/// `text` with control characters, and those that turn the direction of writing, as escapes (`\u{1b}`): what
+/// strangers wrote can neither drive the terminal nor pretend to be another line.
+///
+/// ```
+/// assert_eq!(philote::terminal::escape("grüß\x1b[2J\n"), "grüß\\u{1b}[2J\\n");
+/// ```
+#[must_use]
+pub fn escape(text: &str) -> Cow<'_, str> {
+    let drives = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(drives) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if drives(c) {
+            escaped.extend(c.escape_default());
+        } else {
+            escaped.push(c);
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+/// One line on standard error that says what is wrong, and one that says what to do about it.
+pub fn complain(message: &str, hint: Option<&str>) {
+    let mut stderr = io::stderr().lock();
+    // Nobody is left to tell when this fails.
+    let _ = writeln!(stderr, "{}", escape(message));
+    if let Some(hint) = hint {
+        let _ = writeln!(stderr, "{}", escape(hint));
+    }
+}
+
+/// Ends as clap wants it to: help and version on standard output; a mistake as [`complain`] says it, with the
+/// nearest valid word, or else the usage, as the hint. `program` is whose `--help` tells more.
+#[must_use]
+pub fn usage(error: &clap::Error, program: &str) -> ExitCode {
+    use clap::error::ErrorKind;
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+        return ExitCode::from(USAGE);
+    }
+    let text = error.render().to_string();
+    let (message, hint) = one_line(&text);
+    complain(&message, Some(&hint.unwrap_or_else(|| format!("see: {program} --help"))));
+    ExitCode::from(USAGE)
+}
+
+/// clap writes a paragraph for the mistake, then perhaps a tip, then the usage.
+fn one_line(text: &str) -> (String, Option<String>) {
+    let line = |prefix: &str| {
+        text.lines()
+            .find_map(|line| line.trim_start().strip_prefix(prefix))
+            .map(|rest| rest.trim().to_owned())
+    };
+    let first: Vec<_> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+    let message = first.join(" ");
+    let message = message.strip_prefix("error: ").unwrap_or(&message).to_owned();
+    (message, line("tip: ").or_else(|| line("Usage: ").map(|usage| format!("usage: {usage}"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_drives_a_terminal_gets_through() {
+        for c in (0..=0x9f).map(|c| char::from_u32(c).unwrap()).filter(|c| c.is_control()) {
+            let text = c.to_string();
+            assert!(!escape(&text).contains(c), "{c:?}");
+        }
+        assert_eq!(escape("a\u{202e}b"), "a\\u{202e}b");
+        assert!(matches!(escape("Grüße, 世界 👋 \\"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn colours_are_only_where_they_are_welcome() {
+        let plain = Style { terminal: true, colour: false };
+        assert_eq!(plain.paint(Tone::Bad, "full"), "full");
+        let colour = Style { terminal: true, colour: true };
+        assert_eq!(colour.paint(Tone::Good, "yes"), "\x1b[32myes\x1b[0m");
+    }
+
+    #[test]
+    fn a_usage_error_is_one_line_and_one_hint() {
+        let text = "error: unrecognized subcommand 'statsu'\n\n  tip: a similar subcommand exists: 'status'\n\n\
+                    Usage: philotectl <COMMAND>\n\nFor more information, try '--help'.\n";
+        assert_eq!(
+            one_line(text),
+            ("unrecognized subcommand 'statsu'".into(), Some("a similar subcommand exists: 'status'".into()))
+        );
+        let text =
+            "error: the following required arguments were not provided:\n  <TOKEN>\n\nUsage: x <TOKEN>\n";
+        assert_eq!(
+            one_line(text),
+            (
+                "the following required arguments were not provided: <TOKEN>".into(),
+                Some("usage: x <TOKEN>".into())
+            )
+        );
+    }
+}

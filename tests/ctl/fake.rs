@@ -1,0 +1,281 @@
+//! A daemon that is only its answers: the real admin server over a made-up `Control`.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, LazyLock, Mutex};
+
+use philote::admin::Control;
+use philote::admin::api::*;
+use philote::admin::server::Server;
+use philote::admin::socket::Socket;
+
+/// What must appear in no log, and in no answer but those that are asked for it.
+pub(crate) const SECRET: &str = "correct-horse-battery-staple";
+/// The same of the token that is issued.
+pub(crate) const TOKEN: &str = "header.claims.signature";
+/// An unprivileged user that exists everywhere.
+pub(crate) const NOBODY: u32 = 65534;
+
+/// Answers as it was told to.
+pub(crate) struct Fake {
+    pub(crate) status: Mutex<Status>,
+    pub(crate) reload: Mutex<Result<Reloaded, Failure>>,
+    pub(crate) ready: Mutex<Result<Ready, Failure>>,
+    pub(crate) inspection: Mutex<Inspection>,
+    /// What arrived, for the test to look at.
+    pub(crate) seen: Mutex<Vec<String>>,
+    /// A reload tells that it has begun and waits here, where a test asked for that.
+    pub(crate) gate: Mutex<Option<(Sender<()>, Receiver<()>)>>,
+}
+
+impl Control for Fake {
+    fn status(&self) -> Result<Status, Failure> {
+        Ok(self.status.lock().unwrap().clone())
+    }
+    fn issue_token(&self, request: TokenRequest) -> Result<IssuedToken, Failure> {
+        let expires_at = request.expires_in.map(|seconds| Timestamp::from_unix(1_795_344_300 + seconds));
+        self.see(&format!("{request:?}"));
+        Ok(IssuedToken { token: Hidden(TOKEN.into()), expires_at })
+    }
+    fn inspect(&self, token: &str) -> Result<Inspection, Failure> {
+        self.see(token);
+        Ok(self.inspection.lock().unwrap().clone())
+    }
+    fn secret_show(&self) -> Result<Secrets, Failure> {
+        let secrets = vec![Hidden(SECRET.into()), Hidden("older".into())];
+        Ok(Secrets { secrets, source: "/var/lib/philote/secret".into() })
+    }
+    fn secret_set(&self, lines: &str) -> Result<SecretChanged, Failure> {
+        self.see(lines);
+        let secrets = lines.lines().count() as u64;
+        Ok(SecretChanged { path: "/var/lib/philote/secret".into(), secrets, closing: 3 })
+    }
+    fn secret_rotate(&self) -> Result<SecretChanged, Failure> {
+        Err(Failure::new(Code::Conflict, "the secret comes from the environment variable SECRET")
+            .hint("change it where it is set, then restart"))
+    }
+    fn reload(&self) -> Result<Reloaded, Failure> {
+        if let Some((begun, go)) = self.gate.lock().unwrap().take() {
+            begun.send(()).unwrap();
+            go.recv().unwrap();
+        }
+        self.reload.lock().unwrap().clone()
+    }
+    fn ready(&self) -> Result<Ready, Failure> {
+        self.see("ready");
+        self.ready.lock().unwrap().clone()
+    }
+}
+
+impl Fake {
+    fn see(&self, what: &str) {
+        self.seen.lock().unwrap().push(what.into());
+    }
+
+    pub(crate) fn last_seen(&self) -> String {
+        self.seen.lock().unwrap().last().cloned().unwrap_or_default()
+    }
+}
+
+/// A running fake, on a socket in a directory of its own.
+pub(crate) struct Daemon {
+    pub(crate) fake: Arc<Fake>,
+    pub(crate) path: PathBuf,
+    server: Option<Server>,
+    // Last, so that the server can still remove its socket.
+    scratch: tempfile::TempDir,
+}
+
+impl Daemon {
+    pub(crate) fn start() -> Self {
+        Self::with_mode(0o660)
+    }
+
+    pub(crate) fn with_mode(mode: u32) -> Self {
+        LazyLock::force(&LOG);
+        let scratch = tempfile::tempdir().unwrap();
+        // Others may come as far as the socket: its own mode is what keeps them out.
+        std::fs::set_permissions(scratch.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        let path = scratch.path().join("admin.sock");
+        let reloaded = Reloaded {
+            at: Timestamp::from_unix(1_795_344_300),
+            applied: vec!["limits.queue_bytes".into(), "log.level".into()],
+            needs_restart: vec!["listen".into()],
+            closing: 2,
+        };
+        let inspection = Inspection {
+            accepted: true,
+            reason: None,
+            header: Some(serde_json::json!({"alg": "HS256"})),
+            claims: Some(serde_json::json!({"read": ["chat"], "sub": "alice\u{202e}\u{1b}"})),
+            signed_by: Some(1),
+            expires_at: None,
+        };
+        let fake = Arc::new(Fake {
+            status: Mutex::new(status()),
+            reload: Mutex::new(Ok(reloaded)),
+            ready: Mutex::new(Ok(Ready { state: State::Serving })),
+            inspection: Mutex::new(inspection),
+            seen: Mutex::default(),
+            gate: Mutex::default(),
+        });
+        let socket = Socket::bind(&path, mode).unwrap();
+        let server = Some(Server::start(socket, Arc::clone(&fake) as _).unwrap());
+        Self { fake, path, server, scratch }
+    }
+
+    pub(crate) fn stop(&mut self) {
+        self.server.take().unwrap().stop();
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// Runs philotectl with the words of `line` against this daemon.
+    pub(crate) fn ctl(&self, line: &str) -> Ended {
+        run(philotectl(&self.path, line), b"")
+    }
+
+    /// Sends bytes as they are and reads until the server closes.
+    pub(crate) fn raw(&self, bytes: &[u8]) -> String {
+        let mut stream = UnixStream::connect(&self.path).unwrap();
+        // The server may have heard enough before all is written.
+        let _ = stream.write_all(bytes);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8(answer).unwrap()
+    }
+
+    /// One request by hand: status line and body.
+    pub(crate) fn http(&self, method: &str, path: &str, body: &str) -> (u16, serde_json::Value) {
+        let length = body.len();
+        let answer = self.raw(
+            format!("{method} {path} HTTP/1.1\r\nHost: philote\r\nContent-Length: {length}\r\n\r\n{body}")
+                .as_bytes(),
+        );
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(body.ends_with('\n'), "an answer ends its line, for people with curl");
+        (head[9..12].parse().unwrap(), serde_json::from_str(body).unwrap())
+    }
+}
+
+pub(crate) fn status() -> Status {
+    Status {
+        version: "1.0.0".into(),
+        pid: 4711,
+        state: State::Serving,
+        drain_ends_at: None,
+        started_at: Timestamp::from_unix(1_795_344_300),
+        uptime_seconds: 273_906,
+        listeners: vec!["[::]:6380".into()],
+        config_file: Some("/etc/philote/philote.toml".into()),
+        connections: 12,
+        max_connections: 255,
+        channels: 3,
+        accepted: 1234,
+        refused: 5,
+        closed: 1222,
+        messages_in: 99_000,
+        deliveries: 1_000_000,
+        messages_in_per_second: 12.34,
+        deliveries_per_second: 120.0,
+        memory_bytes: 12_897_484,
+        queued_bytes: 0,
+        max_queued_bytes: 1 << 30,
+        secret_source: "/var/lib/philote/secret".into(),
+        secrets: 2,
+        last_reload: None,
+        log_records_dropped: 0,
+    }
+}
+
+/// philotectl with the words of `line`, told to use the socket at `path`, in an environment of its own.
+pub(crate) fn philotectl(path: &Path, line: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_philotectl"));
+    command.args(line.split_whitespace()).env_clear().env("PHILOTE_ADMIN_SOCKET", path);
+    command
+}
+
+/// How a process ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Ended {
+    pub(crate) fn json(&self) -> serde_json::Value {
+        assert_eq!(self.err, "", "with --json nothing is told on the side");
+        serde_json::from_str(&self.out).unwrap()
+    }
+}
+
+pub(crate) fn run(mut command: Command, stdin: &[u8]) -> Ended {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It may end without having read it.
+    let _ = child.stdin.take().unwrap().write_all(stdin);
+    let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
+    Ended {
+        code: status.code().unwrap_or(-1),
+        out: String::from_utf8(stdout).unwrap(),
+        err: String::from_utf8(stderr).unwrap(),
+    }
+}
+
+/// philotectl run by another user, from a copy that this user can reach; `None`, with a word about it, for who
+/// is not root and cannot become another.
+pub(crate) fn as_nobody(daemon: &Daemon, line: &str) -> Option<Ended> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not root: what another user may do is not tested");
+        return None;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(scratch.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let program = scratch.path().join("philotectl");
+    std::fs::copy(env!("CARGO_BIN_EXE_philotectl"), &program).unwrap();
+    let mut command = Command::new(program);
+    command.args(line.split_whitespace()).env_clear().env("PHILOTE_ADMIN_SOCKET", &daemon.path);
+    command.uid(NOBODY).gid(NOBODY).current_dir("/");
+    Some(run(command, b""))
+}
+
+/// All that was logged by this process, as text.
+pub(crate) fn log() -> String {
+    String::from_utf8(LOG.lock().unwrap().clone()).unwrap()
+}
+
+static LOG: LazyLock<Arc<Mutex<Vec<u8>>>> = LazyLock::new(|| {
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let writer = {
+        let log = Arc::clone(&log);
+        move || Lines(Arc::clone(&log))
+    };
+    tracing_subscriber::fmt().with_writer(writer).with_ansi(false).init();
+    log
+});
+
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A gate that a reload waits at: `begun` yields when it stands there, dropping `go` or sending opens it.
+pub(crate) fn gate(fake: &Fake) -> (Receiver<()>, Sender<()>) {
+    let ((begun_in, begun), (go, go_out)) = (channel(), channel());
+    *fake.gate.lock().unwrap() = Some((begun_in, go_out));
+    (begun, go)
+}

@@ -1,0 +1,7 @@
+//! The admin socket and philotectl, as processes and over real sockets, against a daemon that is only its answers.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
+
+mod commands;
+mod fake;
+mod socket;

@@ -1,0 +1,11 @@
+//! jane as a process and in a pseudo-terminal, against a server that does what each test tells it.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that fails should say where")]
+
+#[path = "../ctl/fake.rs"]
+#[allow(dead_code, reason = "of the daemon only the tokens are needed")]
+mod fake;
+mod process;
+mod refusals;
+mod server;
+mod talk;

@@ -1,0 +1,162 @@
+//! Why it was refused or sent away, in words; and when it comes back.
+
+use std::net::TcpListener;
+use std::process::Stdio;
+
+use crate::process::{Jane, command};
+use crate::server::Server;
+
+/// jane with a token or a secret against `server`, with its input held open.
+fn jane(server: &Server, access: &str) -> Jane {
+    Jane::start(&format!("-p {} -c chat {access}", server.address()))
+}
+
+fn failed(jane: Jane, message: &str, hint: Option<&str>) {
+    let lines = [Some(message), hint].into_iter().flatten().map(String::from).collect();
+    assert_eq!(jane.end(), (1, vec![], lines));
+}
+
+/// An answer's head, for this body.
+fn http(status: &str, body: &str) -> (String, String) {
+    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len());
+    (head, body.into())
+}
+
+#[test]
+fn a_refusal_is_the_server_s_sentence() {
+    let server = Server::start();
+    let address = server.address();
+    let (head, body) = http("401 Unauthorized", r#"{"message": "the token's signature does not match"}"#);
+    for (access, hint) in [
+        ("-s hunter3", "give the secret of that server: sudo philotectl secret show"),
+        ("-t a.b.c", "ask who runs the server for a token: philotectl token"),
+    ] {
+        let jane = jane(&server, access);
+        // The sentence comes in packets of its own.
+        server.answer(&[&head, &body[..20], &body[20..]]);
+        let message = format!("{address} refused: the token's signature does not match (401)");
+        failed(jane, &message, Some(hint));
+    }
+    for (body, sentence) in [
+        (r#"{"message": "refused \u001b[2J until noon"}"#, r"refused \u{1b}[2J until noon"),
+        ("<html>Forbidden</html>", "Forbidden"),
+    ] {
+        let jane = jane(&server, "-t a.b.c");
+        let (head, body) = http("403 Forbidden", body);
+        server.answer(&[&head, &body]);
+        failed(jane, &format!("{address} refused: {sentence} (403)"), None);
+    }
+}
+
+#[test]
+fn what_is_no_philote_is_told_so() {
+    let server = Server::start();
+    let address = server.address();
+    for answer in [
+        "220 mail.example.org ESMTP\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: bm8=\r\n\r\n",
+    ] {
+        let jane = jane(&server, "-t a.b.c");
+        server.answer(&[answer]);
+        let hint = "check -p HOST:PORT; a server with TLS needs -secure";
+        failed(jane, &format!("{address} does not speak WebSocket"), Some(hint));
+    }
+    let page = jane(&server, "-t a.b.c");
+    server.answer(&["HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhi!\n"]);
+    failed(page, &format!("{address} refused: OK (200)"), None);
+}
+
+#[test]
+fn nobody_there_is_final_at_first_and_not_later() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let jane_alone = Jane::start(&format!("-p {nobody} -c chat -t a.b.c"));
+    let message = format!("cannot connect to {nobody}: Connection refused (os error 111)");
+    failed(jane_alone, &message, Some("check that the server runs, and -p HOST:PORT"));
+
+    let server = Server::start();
+    let jane = jane(&server, "-t a.b.c");
+    server.accept().close(1012, "please reconnect");
+    assert!(jane.err().starts_with("connected to "));
+    assert!(jane.err().starts_with("closed by the server: please reconnect (1012); trying again in "));
+    // Full for a moment.
+    server.answer(&["HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"]);
+    assert!(jane.err().contains(" refused: Service Unavailable (503); trying again in "));
+    let peer = server.accept();
+    assert!(jane.err().starts_with("connected to "));
+    peer.close(4413, "too slow");
+    assert!(jane.err().starts_with("closed by the server: too slow (4413); trying again in "));
+    // Then the secret was changed.
+    server.answer(&["HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"]);
+    let message = format!("{} refused: Unauthorized (401)", server.address());
+    failed(jane, &message, Some("ask who runs the server for a token: philotectl token"));
+}
+
+#[test]
+fn an_expired_token_is_made_anew_where_that_is_possible() {
+    let server = Server::start();
+    let fixed = jane(&server, "-t a.b.c");
+    server.accept().close(4401, "the token expired");
+    assert!(fixed.err().starts_with("connected to "));
+    let message = "closed by the server: the token expired (4401)";
+    failed(fixed, message, Some("ask who runs the server for a token: philotectl token"));
+
+    let signing = jane(&server, "-s hunter2");
+    server.accept().close(4401, "the token expired");
+    let peer = server.accept();
+    assert_eq!(peer.claims("hunter2")["read"][0], "chat");
+    peer.close(4403, "told to leave by an administrator");
+    let (code, _, err) = signing.end();
+    assert_eq!(
+        (code, err.last().unwrap().as_str()),
+        (1, "closed by the server: told to leave by an administrator (4403)")
+    );
+}
+
+#[test]
+fn without_any_token_it_says_what_to_give() {
+    let nowhere =
+        command("-c chat").env("PHILOTE_ADMIN_SOCKET", "/none.sock").stdin(Stdio::null()).output().unwrap();
+    let err = String::from_utf8(nowhere.stderr).unwrap();
+    assert_eq!(
+        (nowhere.status.code(), err.as_str()),
+        (
+            Some(1),
+            "no token from the daemon on this machine: philote is not running: no socket at /none.sock\n\
+             give the server's secret with -S FILE, or a token with -t TOKEN\n"
+        )
+    );
+}
+
+#[test]
+fn mistakes_on_the_command_line_end_with_2_and_in_files_with_1() {
+    for (line, message, hint) in [
+        (
+            "",
+            "the following required arguments were not provided: --channel <CHANNEL>",
+            "usage: jane --channel <CHANNEL>",
+        ),
+        (
+            "-c c -p http://x",
+            "invalid value 'http://x' for '--server <HOST:PORT>': give HOST or HOST:PORT, such as localhost:6380 or [::1]:6380",
+            "see: jane --help",
+        ),
+        (
+            "-c c -s a -t b",
+            "the argument '--secret <SECRET>' cannot be used with '--token <TOKEN>'",
+            "usage: jane --channel <CHANNEL> --secret <SECRET>",
+        ),
+    ] {
+        let jane = Jane::start(line);
+        assert_eq!(jane.end(), (2, vec![], vec![message.into(), hint.into()]), "{line}");
+    }
+    failed(
+        Jane::start("-c c -S /none"),
+        "cannot read the secret from /none: No such file or directory (os error 2)",
+        None,
+    );
+    failed(
+        Jane::start("-c c -t a\u{1}b"),
+        "what -t gives is no token: it has characters that no token has",
+        None,
+    );
+}
