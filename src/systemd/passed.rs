@@ -1,0 +1,119 @@
+//! Listening sockets passed by systemd (`philote.socket`) or by whoever speaks its protocol.
+
+use std::fmt;
+use std::io;
+use std::net::TcpListener;
+
+use listenfd::ListenFd;
+
+/// The number of the first descriptor passed; 0 to 2 are the standard ones.
+const FIRST_DESCRIPTOR: usize = 3;
+
+/// A TCP socket that listens already, in non-blocking mode and closed on exec.
+#[derive(Debug)]
+pub struct PassedListener {
+    /// The socket.
+    pub listener: TcpListener,
+    /// Its name from `LISTEN_FDNAMES` (`FileDescriptorName=`, or the name of the socket unit); `unknown` without.
+    pub name: String,
+}
+
+/// Why the passed sockets cannot be used.
+#[derive(Debug)]
+pub enum SystemdError {
+    /// `LISTEN_FDNAMES` has more or fewer names than `LISTEN_FDS` says.
+    Names {
+        /// How many names there are.
+        names: usize,
+        /// How many sockets were passed.
+        sockets: usize,
+    },
+    /// A Unix socket; only TCP is served.
+    UnixSocket {
+        /// Its number.
+        descriptor: usize,
+        /// Its name.
+        name: String,
+    },
+    /// Something else than a TCP socket that listens.
+    NotListening {
+        /// Its number.
+        descriptor: usize,
+        /// Its name.
+        name: String,
+    },
+    /// The socket could not be put into non-blocking mode.
+    NonBlocking {
+        /// Its number.
+        descriptor: usize,
+        /// Its name.
+        name: String,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+impl fmt::Display for SystemdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SystemdError::Names { names, sockets } => write!(
+                f,
+                "LISTEN_FDNAMES has {names} names and LISTEN_FDS says {sockets} sockets: give each socket one name"
+            ),
+            SystemdError::UnixSocket { descriptor, name } => write!(
+                f,
+                "the passed socket {name:?} (descriptor {descriptor}) is a Unix socket, and only TCP sockets can be \
+                 passed: write ListenStream= with a port in its socket unit"
+            ),
+            SystemdError::NotListening { descriptor, name } => write!(
+                f,
+                "the passed descriptor {descriptor} ({name:?}) is not a TCP socket that listens: write ListenStream= \
+                 with a port in its socket unit, and leave Accept= off"
+            ),
+            SystemdError::NonBlocking { descriptor, name, error } => write!(
+                f,
+                "the passed socket {name:?} (descriptor {descriptor}) cannot be made non-blocking: {error}"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for SystemdError {}
+
+/// Takes the sockets of `LISTEN_FDS`, in their order; none where nothing was passed or `LISTEN_PID` names another
+/// process. An absent `LISTEN_PID` is taken for this process, as listenfd does for tools that cannot know it.
+///
+/// To be called once, before threads read the environment: listenfd takes the variables out of it.
+///
+/// # Errors
+/// Fails when one of the descriptors is no listening TCP socket, or names and sockets do not match.
+pub fn passed_listeners() -> Result<Vec<PassedListener>, SystemdError> {
+    let names = std::env::var("LISTEN_FDNAMES").ok();
+    let mut passed = ListenFd::from_env();
+    let names: Vec<String> = match names {
+        Some(names) => names.split(':').map(str::to_owned).collect(),
+        None => vec!["unknown".to_owned(); passed.len()],
+    };
+    if passed.len() > 0 && names.len() != passed.len() {
+        return Err(SystemdError::Names { names: names.len(), sockets: passed.len() });
+    }
+    (0..passed.len()).zip(names).map(|(index, name)| take(&mut passed, index, name)).collect()
+}
+
+fn take(passed: &mut ListenFd, index: usize, name: String) -> Result<PassedListener, SystemdError> {
+    let descriptor = FIRST_DESCRIPTOR + index;
+    let Ok(Some(listener)) = passed.take_tcp_listener(index) else {
+        return Err(match passed.take_unix_listener(index) {
+            Ok(_) => SystemdError::UnixSocket { descriptor, name },
+            Err(_) => SystemdError::NotListening { descriptor, name },
+        });
+    };
+    // A connection handed over by Accept=yes looks the same until here.
+    if !rustix::net::sockopt::socket_acceptconn(&listener).unwrap_or(false) {
+        return Err(SystemdError::NotListening { descriptor, name });
+    }
+    match listener.set_nonblocking(true) {
+        Ok(()) => Ok(PassedListener { listener, name }),
+        Err(error) => Err(SystemdError::NonBlocking { descriptor, name, error }),
+    }
+}

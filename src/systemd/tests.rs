@@ -1,0 +1,263 @@
+//! A fake service manager reads what it is told, and passes sockets to processes of their own.
+
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
+
+use super::*;
+use crate::testing;
+
+struct FakeManager {
+    socket: UnixDatagram,
+    directory: tempfile::TempDir,
+}
+
+impl FakeManager {
+    fn new() -> FakeManager {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = UnixDatagram::bind(directory.path().join("notify")).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        FakeManager { socket, directory }
+    }
+
+    fn notifier(&self) -> Notifier {
+        Notifier::new(Some(self.directory.path().join("notify").as_os_str()), None)
+    }
+
+    /// All datagrams that have arrived; sending one is not over before it has.
+    fn told(&self) -> Vec<String> {
+        let mut datagram = [0; 8192];
+        let next = || self.socket.recv(&mut datagram).ok().map(|length| datagram[..length].to_vec());
+        std::iter::from_fn(next).map(|bytes| String::from_utf8(bytes).unwrap()).collect()
+    }
+}
+
+fn monotonic_microseconds() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec * 1_000_000 + now.tv_nsec / 1000
+}
+
+#[test]
+fn the_manager_is_told_each_state_in_a_datagram_in_order() {
+    let manager = FakeManager::new();
+    let notifier = manager.notifier();
+    let before = monotonic_microseconds();
+    notifier.status("starting");
+    notifier.ready();
+    notifier.feed_watchdog();
+    notifier.reloading();
+    notifier.ready();
+    notifier.stopping();
+    notifier.extend_timeout(Duration::from_millis(1500));
+    notifier.extend_timeout(Duration::from_secs(1_000_000));
+    let after = monotonic_microseconds();
+
+    let told = manager.told();
+    let reloading = told[3].strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
+    let at: i64 = reloading.strip_suffix('\n').unwrap().parse().unwrap();
+    assert!((before..=after).contains(&at), "{before} <= {at} <= {after}");
+    assert_eq!(told[..3], ["STATUS=starting\n", "READY=1\n", "WATCHDOG=1\n"]);
+    let rest =
+        ["READY=1\n", "STOPPING=1\n", "EXTEND_TIMEOUT_USEC=1500000\n", "EXTEND_TIMEOUT_USEC=4294967295\n"];
+    assert_eq!(told[4..], rest);
+}
+
+#[test]
+fn a_status_is_one_short_line() {
+    let manager = FakeManager::new();
+    manager.notifier().status("12 connections\nREADY=0\r\u{85}");
+    manager.notifier().status(&"é".repeat(MAX_STATUS_BYTES));
+    let cut = format!("STATUS={}\n", "é".repeat(MAX_STATUS_BYTES / 2));
+    assert_eq!(manager.told(), ["STATUS=12 connections READY=0  \n", &cut]);
+}
+
+#[test]
+fn an_abstract_socket_is_reached() {
+    let name = format!("philote-test-{}", std::process::id());
+    let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    Notifier::new(Some(format!("@{name}").as_ref()), None).ready();
+    let mut datagram = [0; 100];
+    assert_eq!(socket.recv(&mut datagram).unwrap(), "READY=1\n".len());
+}
+
+#[test]
+fn fault_63_without_a_manager_or_with_a_dead_one_all_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let dead = directory.path().join("dead");
+    drop(UnixDatagram::bind(&dead).unwrap());
+    let long = directory.path().join("x".repeat(200));
+    for path in [None, Some(dead), Some(directory.path().join("absent")), Some(long)] {
+        let notifier = Notifier::new(path.as_ref().map(|path| path.as_os_str()), None);
+        for _ in 0..3 {
+            notifier.ready();
+            notifier.status("going on");
+        }
+    }
+}
+
+#[test]
+fn fault_63_a_dead_manager_is_logged_once() {
+    let records = crate::log::tests::records(tracing::level_filters::LevelFilter::DEBUG, || {
+        let notifier = Notifier::new(Some("/nonexistent/notify".as_ref()), None);
+        notifier.ready();
+        notifier.feed_watchdog();
+        notifier.feed_watchdog();
+    });
+    assert_eq!(records.len(), 1, "{records:?}");
+    assert_eq!(records[0]["level"], "debug");
+    let message = records[0]["message"].as_str().unwrap();
+    assert!(message.contains("/nonexistent/notify") && message.contains("No such file"), "{message}");
+}
+
+#[test]
+fn a_stopped_manager_blocks_nobody_and_gets_what_matters_once_it_reads() {
+    let manager = FakeManager::new();
+    let notifier = manager.notifier();
+    let enough = 100
+        + std::fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen")
+            .map_or(1000, |length| length.trim().parse().unwrap());
+    for _ in 0..enough {
+        notifier.feed_watchdog();
+    }
+    notifier.ready();
+    notifier.status("lost");
+    notifier.stopping();
+    let told = manager.told();
+    assert!(told.len() < enough && told.iter().all(|state| state == "WATCHDOG=1\n"));
+
+    notifier.status("heard");
+    assert_eq!(manager.told(), ["READY=1\n", "STOPPING=1\n", "STATUS=heard\n"]);
+}
+
+#[test]
+fn what_waits_for_a_stopped_manager_is_bounded() {
+    let manager = FakeManager::new();
+    let notifier = manager.notifier();
+    for _ in 0..10_000 {
+        notifier.ready();
+    }
+    manager.told();
+    notifier.status("heard");
+    assert_eq!(manager.told().len(), MAX_WAITING + 1);
+}
+
+// What comes from the environment is tried in processes of their own. A shell gives them the variables that name its
+// process id, which stays the same over exec, and the descriptors from 3 on: its standard input and standard error.
+
+/// What a child says after the shell ran `script`, with these as its descriptors 3 and 4.
+fn says(child: &str, script: &str, third: Stdio, fourth: Stdio) -> Vec<String> {
+    let child = testing::child(child);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{script}; exec \"$@\" 3<&0 4<&2 </dev/null 2>&1"), "sh"]);
+    shell.arg(child.get_program()).args(child.get_args());
+    shell.envs(child.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = shell.stdin(third).stderr(fourth).output().unwrap();
+    let output = String::from_utf8(output.stdout).unwrap();
+    assert!(output.contains("1 passed"), "{output}");
+    output.lines().filter_map(|line| Some(line.split_once("says ")?.1.to_owned())).collect()
+}
+
+fn passed(script: &str, third: impl Into<OwnedFd>, fourth: impl Into<OwnedFd>) -> Vec<String> {
+    says("systemd::tests::child_with_sockets", script, third.into().into(), fourth.into().into())
+}
+
+#[test]
+fn child_with_sockets() {
+    if !testing::is_child() {
+        return;
+    }
+    match passed_listeners() {
+        Err(error) => println!("says {error}"),
+        Ok(passed) => {
+            for PassedListener { listener, name } in passed {
+                let place = listener.local_addr().unwrap();
+                let accepted = listener.accept().map_err(|error| error.kind());
+                println!("says {name} {place} {:?}", accepted.map(|_| "a client"));
+            }
+        }
+    }
+    assert!(std::env::var_os("LISTEN_FDS").is_none(), "a child of the daemon would take them for its own");
+}
+
+#[test]
+fn listening_sockets_are_passed_with_their_names_and_never_block() {
+    let first = TcpListener::bind("127.0.0.1:0").unwrap();
+    let second = TcpListener::bind("[::1]:0").or_else(|_| TcpListener::bind("127.0.0.1:0")).unwrap();
+    let (place, other) = (first.local_addr().unwrap(), second.local_addr().unwrap());
+    let client = TcpStream::connect(place).unwrap();
+    let script = "export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=public:inner";
+    let said = passed(script, first.try_clone().unwrap(), second);
+    assert_eq!(said, [format!(r#"public {place} Ok("a client")"#), format!("inner {other} Err(WouldBlock)")]);
+    drop(client);
+    let said = passed("export LISTEN_PID=$$ LISTEN_FDS=1", first, OwnedFd::from(null()));
+    assert_eq!(said, [format!("unknown {place} Err(WouldBlock)")]);
+}
+
+fn null() -> std::fs::File {
+    std::fs::File::open("/dev/null").unwrap()
+}
+
+#[test]
+fn fault_64_sockets_of_another_process_are_ignored() {
+    let listener = || TcpListener::bind("127.0.0.1:0").unwrap();
+    assert_eq!(passed("export LISTEN_PID=1 LISTEN_FDS=1", listener(), null()), [""; 0]);
+    assert_eq!(passed("export LISTEN_PID=$$ LISTEN_FDS=0", listener(), null()), [""; 0]);
+}
+
+#[test]
+fn fault_64_a_wrong_type_is_named_with_its_descriptor() {
+    let directory = tempfile::tempdir().unwrap();
+    let tcp = || TcpListener::bind("127.0.0.1:0").unwrap();
+    let unix = UnixListener::bind(directory.path().join("socket")).unwrap();
+    let script = "export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=a:b";
+    let said = passed(script, tcp(), unix);
+    assert!(
+        said[0].starts_with("the passed socket \"b\" (descriptor 4) is a Unix socket, and only TCP"),
+        "{said:?}"
+    );
+
+    let server = tcp();
+    let connected = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    for wrong in [OwnedFd::from(connected), OwnedFd::from(udp), OwnedFd::from(null())] {
+        let said = passed(script, wrong, tcp());
+        let expected = "the passed descriptor 3 (\"a\") is not a TCP socket that listens";
+        assert!(said[0].starts_with(expected), "{said:?}");
+    }
+}
+
+#[test]
+fn fault_64_names_that_do_not_match_are_an_error() {
+    let tcp = || TcpListener::bind("127.0.0.1:0").unwrap();
+    let said = passed("export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=a:b:c", tcp(), tcp());
+    assert_eq!(said, ["LISTEN_FDNAMES has 3 names and LISTEN_FDS says 2 sockets: give each socket one name"]);
+}
+
+#[test]
+fn child_with_a_watchdog() {
+    if testing::is_child() {
+        let notifier = Notifier::from_environment();
+        println!("says {:?}", notifier.watchdog_interval());
+        notifier.feed_watchdog();
+    }
+}
+
+#[test]
+fn the_watchdog_is_fed_twice_in_its_time_where_it_means_this_process() {
+    let manager = FakeManager::new();
+    let socket = format!("export NOTIFY_SOCKET='{}'", manager.directory.path().join("notify").display());
+    for (variables, interval) in [
+        ("WATCHDOG_USEC=30000000 WATCHDOG_PID=$$", "Some(15s)"),
+        ("WATCHDOG_USEC=30000000", "Some(15s)"),
+        ("WATCHDOG_USEC=30000000 WATCHDOG_PID=1", "None"),
+        ("WATCHDOG_USEC=0", "None"),
+        ("WATCHDOG_USEC=soon", "None"),
+        ("", "None"),
+    ] {
+        let script = format!("{socket} {variables}");
+        let said = says("systemd::tests::child_with_a_watchdog", &script, Stdio::null(), Stdio::null());
+        assert_eq!(said, [interval], "{variables}");
+        assert_eq!(manager.told(), ["WATCHDOG=1\n"]);
+    }
+}
