@@ -21,7 +21,7 @@ mod queue;
 mod record;
 mod sink;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use connections::{Closed, ConnectionLog, FULL_LINES, MAX_SUBJECT_BYTES, Opened, Refused, WINDOW};
 pub use queue::QUEUE_RECORDS;

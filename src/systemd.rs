@@ -125,8 +125,7 @@ impl Manager {
             None => SocketAddr::from_pathname(path)?,
         };
         let socket = UnixDatagram::unbound()?;
-        socket.set_read_timeout(None)?;
-        socket.set_write_timeout(Some(Duration::from_secs(1)))?;
+        socket.set_nonblocking(true)?;
         Ok(Manager { socket, address, waiting: VecDeque::new(), failed: false })
     }
 
@@ -139,7 +138,7 @@ impl Manager {
             match sent {
                 Ok(()) => self.failed = false,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.waiting.len() < MAX_WAITING {
+                    if must_arrive && self.waiting.len() < MAX_WAITING {
                         self.waiting.push_back(message);
                     }
                 }

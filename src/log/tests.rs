@@ -52,9 +52,9 @@ fn text(out: Box<dyn Write + Send>) -> Sink {
     Sink::Text { out, colour: false }
 }
 
-/// What `log` leads to at level info, as JSON.
-pub(super) fn records(log: impl FnOnce()) -> Vec<serde_json::Value> {
-    let lines = written(LevelFilter::INFO, |out| Sink::Json { out }, |_| log());
+/// What `log` leads to at this level, as JSON.
+pub(crate) fn records(level: LevelFilter, log: impl FnOnce()) -> Vec<serde_json::Value> {
+    let lines = written(level, |out| Sink::Json { out }, |_| log());
     lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
@@ -85,7 +85,7 @@ fn colour_is_only_where_it_is_asked_for() {
 
 #[test]
 fn json_has_flat_fields_with_their_types() {
-    let records = records(|| {
+    let records = records(LevelFilter::INFO, || {
         error!(
             flag = true,
             number = -3,
@@ -249,6 +249,7 @@ fn a_panic_is_logged_with_its_place_and_without_its_text() {
     let line = errors.lines().find(|line| line.contains("internal error")).expect(&errors);
     assert!(line.contains("ERROR internal error in thread worker at src/log/tests.rs:"), "{line}");
     assert!(!errors.contains("what a client sent"), "{errors}");
+    assert!(errors.contains("DEBUG a detail"), "{errors}");
 }
 
 #[test]
@@ -261,6 +262,8 @@ fn child_that_panics() {
     let worker = std::thread::Builder::new().name("worker".to_owned());
     worker.spawn(|| panic!("{}", "what a client sent")).unwrap().join().unwrap_err();
     assert_eq!(panics(), 1);
+    handle.set_level(LevelFilter::DEBUG);
+    debug!("a detail");
     assert!(handle.flush(PATIENCE));
 }
 

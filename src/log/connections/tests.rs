@@ -1,7 +1,11 @@
 //! Lines, summaries, and what a flood leaves in memory.
 
 use super::*;
-use crate::log::tests::records;
+use crate::log::tests;
+
+fn records(log: impl FnOnce()) -> Vec<serde_json::Value> {
+    tests::records(tracing::level_filters::LevelFilter::INFO, log)
+}
 
 fn refusal(reason: &'static str, address: &str, log: &ConnectionLog, now: Instant) {
     log.refused(&Refused { address, status: 401, reason, sentence: "no" }, now);
