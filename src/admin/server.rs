@@ -100,7 +100,8 @@ impl Server {
         &self.path
     }
 
-    /// To spawn on the admin thread what must run while the data path is saturated, such as the watchdog.
+    /// To spawn on the admin thread what must run while the data path is saturated, such as the watchdog; it ends
+    /// with the server.
     #[must_use]
     pub fn handle(&self) -> &Handle {
         &self.handle

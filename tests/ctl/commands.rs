@@ -9,8 +9,9 @@ use philote::admin::api::*;
 use serde_json::json;
 
 use crate::fake::{Daemon, Ended, SECRET, TOKEN, gate, philotectl, run};
+use crate::terminal::OnTerminal;
 
-const EVERY_COMMAND: [&str; 8] = [
+pub(crate) const EVERY_COMMAND: [&str; 8] = [
     "status",
     "token --read chat",
     "inspect a.b.c",
@@ -70,17 +71,12 @@ fn on_a_terminal_it_is_aligned_and_coloured_unless_told_not_to() {
     let daemon = Daemon::start();
     daemon.fake.status.lock().unwrap().connections = 255;
     let on_terminal = |no_color: &str| {
-        let mut script = Command::new("script");
-        let program = env!("CARGO_BIN_EXE_philotectl");
-        script.args(["-qec", &format!("{program} status"), "/dev/null"]).env_clear();
-        script.envs([
-            ("PATH", "/usr/bin:/bin"),
-            ("TERM", "xterm"),
-            ("SHELL", "/bin/sh"),
-            ("NO_COLOR", no_color),
-        ]);
-        script.env("PHILOTE_ADMIN_SOCKET", &daemon.path);
-        run(script, b"").out.replace('\r', "")
+        let mut command = philotectl(&daemon.path, "status");
+        let mut terminal = OnTerminal::start(command.env("NO_COLOR", no_color));
+        // Its last line.
+        let shown = terminal.see("older one still verifies\r\n").replace('\r', "");
+        assert_eq!(terminal.end(), 0);
+        shown
     };
     let coloured = on_terminal("");
     assert!(coloured.contains("\nconnections  255 of 255, \x1b[31;1mFULL: raise"), "{coloured}");

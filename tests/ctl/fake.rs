@@ -244,7 +244,7 @@ pub(crate) fn as_nobody(daemon: &Daemon, line: &str) -> Option<Ended> {
     let mut command = Command::new(program);
     command.args(line.split_whitespace()).env_clear().env("PHILOTE_ADMIN_SOCKET", &daemon.path);
     command.uid(NOBODY).gid(NOBODY).current_dir("/");
-    Some(run(command, b""))
+    Some(run(command, b"secret"))
 }
 
 /// All that was logged by this process, as text.

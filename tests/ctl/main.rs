@@ -1,7 +1,10 @@
 //! The admin socket and philotectl, as processes and over real sockets, against a daemon that is only its answers.
 
-#![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that fails should say where")]
 
 mod commands;
 mod fake;
 mod socket;
+#[path = "../jane/terminal.rs"]
+#[allow(dead_code, reason = "philotectl asks for no keys")]
+mod terminal;

@@ -11,7 +11,8 @@ use philote::admin::api::*;
 use philote::admin::server::{DEADLINE, MAX_BODY, MAX_CLIENTS, MAX_HEAD};
 use serde_json::json;
 
-use crate::fake::{Daemon, SECRET, TOKEN, as_nobody, gate, log, philotectl, run};
+use crate::commands::EVERY_COMMAND;
+use crate::fake::{Daemon, Ended, SECRET, TOKEN, as_nobody, gate, log, philotectl, run};
 
 #[test]
 fn every_route_answers() {
@@ -217,15 +218,16 @@ fn stopping_waits_for_answers_in_progress_and_not_for_ever() {
 #[test]
 fn another_user_is_kept_out_by_the_mode_and_from_the_secret_by_who_it_is() {
     let closed = Daemon::with_mode(0o660);
-    let Some(ended) = as_nobody(&closed, "status") else { return };
-    assert_eq!((ended.code, ended.out.as_str()), (4, ""));
-    assert_eq!(
-        ended.err,
-        format!(
-            "permission denied on {}\njoin its group: sudo usermod -aG philote $USER, then log in again\n",
-            closed.path.display()
-        )
+    let sentence = format!(
+        "permission denied on {}\njoin its group: sudo usermod -aG philote $USER, then log in again\n",
+        closed.path.display()
     );
+    for line in EVERY_COMMAND {
+        for line in [line.to_owned(), format!("{line} --json")] {
+            let Some(ended) = as_nobody(&closed, &line) else { return };
+            assert_eq!(ended, Ended { code: 4, out: String::new(), err: sentence.clone() }, "{line}");
+        }
+    }
     let open = Daemon::with_mode(0o666);
     assert_eq!(as_nobody(&open, "status").unwrap().code, 0);
     let ended = as_nobody(&open, "secret show").unwrap();

@@ -9,3 +9,4 @@ mod process;
 mod refusals;
 mod server;
 mod talk;
+mod terminal;

@@ -1,13 +1,9 @@
-//! jane as a process, with pipes or a pseudo-terminal at its ends.
+//! jane as a process, with pipes at its ends.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
-
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 /// Far longer than anything takes: a test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -91,62 +87,4 @@ fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
         }
     });
     receive
-}
-
-/// A jane in a pseudo-terminal of its own.
-pub(crate) struct OnTerminal {
-    child: Child,
-    keys: File,
-    screen: Receiver<Vec<u8>>,
-    shown: String,
-}
-
-impl OnTerminal {
-    pub(crate) fn start(command: &mut Command) -> Self {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        let name = ptsname(&master, Vec::new()).unwrap();
-        let terminal = || -> Stdio {
-            let fd: OwnedFd =
-                File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap().into();
-            fd.into()
-        };
-        command.env("TERM", "xterm").stdin(terminal()).stdout(terminal()).stderr(terminal());
-        let child = command.spawn().unwrap();
-        // The command still holds its ends of the terminal, which would keep the screen from ending.
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let keys = File::from(master);
-        let mut reader = keys.try_clone().unwrap();
-        let (send, screen) = channel();
-        std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            // Reading ends with an error when nobody has the terminal open any more.
-            while let Ok(read @ 1..) = reader.read(&mut buffer) {
-                if send.send(buffer[..read].to_vec()).is_err() {
-                    return;
-                }
-            }
-        });
-        Self { child, keys, screen, shown: String::new() }
-    }
-
-    pub(crate) fn press(&mut self, keys: &str) {
-        self.keys.write_all(keys.as_bytes()).unwrap();
-    }
-
-    /// Waits until `text` is on the screen, and returns all that has been.
-    pub(crate) fn see(&mut self, text: &str) -> &str {
-        while !self.shown.contains(text) {
-            match self.screen.recv_timeout(PATIENCE) {
-                Ok(bytes) => self.shown.push_str(&String::from_utf8_lossy(&bytes)),
-                Err(error) => panic!("no {text:?}: {error}; {:?}", self.shown),
-            }
-        }
-        &self.shown
-    }
-
-    pub(crate) fn end(mut self) -> i32 {
-        self.child.wait().unwrap().code().unwrap()
-    }
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use serde_json::json;
 use tokio_rustls::rustls;
 
-use crate::process::{Jane, OnTerminal, command};
+use crate::process::{Jane, command};
 use crate::server::{Server, claims};
+use crate::terminal::OnTerminal;
 
 #[test]
 fn publishes_what_is_typed_and_shows_what_arrives() {
