@@ -192,7 +192,7 @@ fn fault_51_all_stop_at_once() {
     });
     greatest = greatest.max(status["queued_bytes"].as_u64().unwrap());
     assert!(greatest <= 24 << 20);
-    let codes: Vec<u16> = stopped.iter_mut().map(|client| client_end(client)).collect();
+    let codes: Vec<u16> = stopped.iter_mut().map(client_end).collect();
     assert!(codes.contains(&4413), "{codes:?}");
     writer.settle();
 }
