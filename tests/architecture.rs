@@ -10,7 +10,7 @@ use std::path::Path;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("access_key", &["message"]),
     ("admin", &["sync"]),
-    ("ctl", &["admin", "terminal"]),
+    ("ctl", &["access_key", "admin", "terminal"]),
     (
         "daemon",
         &[

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
+use super::bench::Options;
+
 const COMMON: &str = "Options of every command";
 const AFTER_HELP: &str = "\
 Exit status: 0 done, 1 the daemon refused or failed, 2 wrong usage, 3 philote is not running,
@@ -46,6 +48,8 @@ pub(super) enum Command {
     Reload,
     /// Wait until the daemon serves clients, or fail at --timeout
     WaitReady,
+    /// Load a Philote server, and tell what each delivery and each connection costs it
+    Bench(Options),
 }
 
 #[derive(Args, Debug)]

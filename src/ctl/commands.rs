@@ -4,8 +4,10 @@ use std::io::{self, IsTerminal, Read};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
+use tokio::runtime::Runtime;
 
 use super::args::{Arguments, Command, Secret, Token};
+use super::bench::{self, BenchError, Measured, Options, Philote, Rights, Target};
 use super::print::{Facts, bytes, count, list, many, span};
 use super::{Complaint, Exit, Report};
 use crate::admin::api::{
@@ -33,6 +35,10 @@ pub(super) fn run(arguments: &Arguments, style: Style) -> Result<Report, Complai
     let paths = path::for_client(arguments.socket.clone(), |name| std::env::var_os(name));
     let client = |usual| Client::new(paths.clone(), arguments.timeout.unwrap_or(usual));
     let json = arguments.json;
+    if let Command::Bench(options) = &arguments.command {
+        let measured = load(options, &client(ANSWER), &runtime)?;
+        return Ok(in_json(json, &measured).unwrap_or_else(|| Report::new(measured.table())));
+    }
     runtime.block_on(async {
         let report = match &arguments.command {
             Command::Status => {
@@ -75,9 +81,54 @@ pub(super) fn run(arguments: &Arguments, style: Style) -> Result<Report, Complai
                 let answer = wait_ready(&paths, within).await?;
                 in_json(json, &answer).unwrap_or_else(|| Report::new("philote is ready\n"))
             }
+            // It has the thread to itself.
+            Command::Bench(_) => Report::new(""),
         };
         Ok(report)
     })
+}
+
+/// Loads the daemon on this machine, or another server.
+fn load(options: &Options, client: &Client, runtime: &Runtime) -> Result<Measured, Complaint> {
+    let keys = options.secret_file.as_deref().map(bench::keys).transpose()?;
+    let target = match &options.url {
+        Some(url) => {
+            Target { dialect: Philote, address: bench::address_of(url)?, pid: options.pid, free: None }
+        }
+        None => {
+            let status = runtime.block_on(client.status())?;
+            let free = status.max_connections.saturating_sub(status.connections) as usize;
+            let address = bench::on_loopback(&status.listeners)?;
+            let pid = Some(options.pid.unwrap_or(status.pid));
+            Target { dialect: Philote, address, pid, free: Some(free) }
+        }
+    };
+    let tokens = |rights: &Rights<'_>| {
+        if let Some(keys) = &keys {
+            return bench::sign(rights, keys);
+        }
+        let channel = |wanted: bool| if wanted { vec![rights.channel.to_owned()] } else { Vec::new() };
+        let request = TokenRequest {
+            read: channel(rights.reads),
+            write: Some(channel(rights.writes)),
+            api: false,
+            subject: rights.subject.map(str::to_owned),
+            expires_in: Some(bench::TOKEN_LIFE.as_secs()),
+        };
+        let issued = runtime.block_on(client.issue_token(&request)).map_err(BenchError::NoToken)?;
+        Ok(issued.token.0)
+    };
+    Ok(bench::run(options, &target, tokens)?)
+}
+
+impl From<BenchError> for Complaint {
+    fn from(error: BenchError) -> Complaint {
+        if let BenchError::NoToken(error) = error {
+            return error.into();
+        }
+        let exit = if matches!(error, BenchError::Url(_)) { Exit::Usage } else { Exit::Failed };
+        Complaint { message: error.to_string(), hint: error.hint().map(str::to_owned), exit }
+    }
 }
 
 /// The answer as one JSON document, where that is wanted.

@@ -1,0 +1,143 @@
+//! `philotectl bench`: loads a server over WebSocket and tells what each delivery costs it.
+//!
+//! [`scenarios`] says who connects and publishes; [`load`] keeps count of messages; [`swarm`] is the epoll loop below
+//! them, [`wire`] what it understands of a server's frames. [`floor`] measures what no server can be cheaper than,
+//! [`local`] what a server on this machine uses, and [`report`] prints it.
+
+mod error;
+mod floor;
+mod load;
+mod local;
+mod options;
+mod progress;
+mod report;
+mod scenarios;
+mod swarm;
+mod wire;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+pub use self::error::BenchError;
+use self::local::Process;
+pub use self::options::{Options, Scenario};
+use self::progress::Progress;
+pub use self::report::{Latency, Measured, Row};
+use self::scenarios::Runner;
+pub use self::wire::{Dialect, Philote, Seat, TEXT, client_frame};
+use crate::access_key::{Keys, NewToken, issue};
+
+/// Descriptors of this process that are no connections.
+const SPARE_DESCRIPTORS: usize = 32;
+/// How long a token is good: longer than any run.
+pub(super) const TOKEN_LIFE: Duration = Duration::from_secs(3600);
+
+/// What a connection's token is to allow.
+#[derive(Clone, Copy, Debug)]
+pub struct Rights<'a> {
+    /// The one channel that it names.
+    pub channel: &'a str,
+    /// Whether it reads it.
+    pub reads: bool,
+    /// Whether it writes it.
+    pub writes: bool,
+    /// Who it is for.
+    pub subject: Option<&'a str>,
+}
+
+/// The server to load.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<D> {
+    /// How it is spoken to.
+    pub dialect: D,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its process, where it runs on this machine.
+    pub pid: Option<u32>,
+    /// Connections that it has places for, where that is known.
+    pub free: Option<usize>,
+}
+
+/// Runs the chosen scenarios, one after the other.
+///
+/// # Errors
+/// The first thing that goes wrong; see [`BenchError`].
+pub fn run<D: Dialect + Copy>(
+    options: &Options,
+    target: &Target<D>,
+    tokens: impl FnMut(&Rights<'_>) -> Result<String, BenchError>,
+) -> Result<Measured, BenchError> {
+    let descriptors = raise_descriptors().saturating_sub(SPARE_DESCRIPTORS);
+    let mut runner = Runner {
+        options,
+        target,
+        server: target.pid.and_then(Process::new),
+        tokens,
+        most: target.free.unwrap_or(usize::MAX).min(descriptors),
+        progress: Progress::new(),
+        notes: Vec::new(),
+    };
+    let mut scenarios = Vec::new();
+    for &scenario in options.chosen() {
+        scenarios.extend(runner.run(scenario)?);
+    }
+    let notes = std::mem::take(&mut runner.notes);
+    let size = options.size as usize;
+    Ok(Measured { server: target.address.to_string(), size, scenarios, notes })
+}
+
+/// The address of `ws://host:port`.
+///
+/// # Errors
+/// It is something else, or its host has no address.
+pub fn address_of(url: &str) -> Result<SocketAddr, BenchError> {
+    let rest = url.strip_prefix("ws://").ok_or_else(|| BenchError::Url(url.to_owned()))?;
+    let authority = rest.split('/').next().unwrap_or_default();
+    let mut addresses = authority.to_socket_addrs().map_err(|_| BenchError::Url(url.to_owned()))?;
+    addresses.next().ok_or_else(|| BenchError::Url(url.to_owned()))
+}
+
+/// Where loopback reaches a server that listens on these addresses.
+pub(super) fn on_loopback(listeners: &[String]) -> Result<SocketAddr, BenchError> {
+    let addresses = listeners.iter().filter_map(|listener| listener.parse::<SocketAddr>().ok());
+    let over_loopback = addresses.filter_map(|address| match address.ip() {
+        IpAddr::V6(ip) if ip == Ipv6Addr::UNSPECIFIED => Some((Ipv4Addr::LOCALHOST, address.port()).into()),
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Some((Ipv4Addr::LOCALHOST, address.port()).into()),
+        ip => ip.is_loopback().then_some(address),
+    });
+    over_loopback.min().ok_or_else(|| BenchError::NoListener(listeners.to_vec()))
+}
+
+/// The keys of a secret's file: its first line signs.
+pub(super) fn keys(path: &Path) -> Result<Keys, BenchError> {
+    let text = std::fs::read_to_string(path).map_err(|error| BenchError::SecretFile(path.into(), error))?;
+    match text.lines().next() {
+        Some(secret) if !secret.is_empty() => Ok(Keys::new([secret.as_bytes()])),
+        _ => Err(BenchError::NoSecret(path.into())),
+    }
+}
+
+/// A token with these rights.
+pub(super) fn sign(rights: &Rights<'_>, keys: &Keys) -> Result<String, BenchError> {
+    let channel = |wanted: bool| if wanted { vec![rights.channel.to_owned()] } else { Vec::new() };
+    let expires = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default() + TOKEN_LIFE;
+    let token = NewToken {
+        read: channel(rights.reads),
+        write: Some(channel(rights.writes)),
+        api: false,
+        subject: rights.subject.map(str::to_owned),
+        expires: Some(expires.as_secs()),
+        ..NewToken::default()
+    };
+    issue(&token, keys).map_err(|_| BenchError::CannotSign)
+}
+
+/// Raises the limit of open files as far as it goes, and returns it.
+fn raise_descriptors() -> usize {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
+    (if raised { maximum } else { current }).map_or(usize::MAX, |limit| limit as usize)
+}

@@ -1,0 +1,81 @@
+//! The command line of `philotectl bench`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+/// The longest that one scenario may run.
+pub(super) const LONGEST: Duration = Duration::from_secs(600);
+
+/// What a load looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Scenario {
+    /// One publisher, many readers: with one message in flight, then with sixteen
+    Fanout,
+    /// Many rooms at once, whose members publish in turn
+    Rooms,
+    /// One publisher that keeps its pace whatever happens, many readers
+    Paced,
+    /// One publisher, one reader
+    Stream,
+    /// Connections that do nothing: memory of each, before and after large messages, and what accepting it costs
+    Idle,
+}
+
+/// What to load a server with.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// What to run, in order [default: all of them]
+    #[arg(value_name = "SCENARIO")]
+    pub scenarios: Vec<Scenario>,
+    /// The server [default: the daemon on this machine, over loopback]
+    #[arg(long, value_name = "ws://HOST:PORT", requires = "secret_file")]
+    pub url: Option<String>,
+    /// Sign tokens with the first line of this file [default: the daemon on this machine issues them]
+    #[arg(long, value_name = "FILE")]
+    pub secret_file: Option<PathBuf>,
+    /// Readers of fanout and paced, connections of idle [default: 1000, idle 10000, or what the server has free]
+    #[arg(long, value_name = "N", value_parser = number(1, 1_000_000))]
+    pub connections: Option<u64>,
+    /// Rooms of rooms [default: 200, or what the server has free]
+    #[arg(long, value_name = "N", value_parser = number(1, 100_000))]
+    pub rooms: Option<u64>,
+    /// Members of each room, in rooms and idle
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = number(2, 1000))]
+    pub members: u64,
+    /// Messages in flight [default: fanout 1 and 16, rooms 1, stream 256]
+    #[arg(long, value_name = "N", value_parser = number(1, 65_536))]
+    pub in_flight: Option<u64>,
+    /// Messages a second of paced
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = number(1, 1_000_000))]
+    pub rate: u64,
+    /// Bytes of each message's data
+    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = number(20, 60_000))]
+    pub size: u64,
+    /// How long each measurement takes, after a warm-up of a tenth
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    pub duration: Duration,
+    /// Process id of a server on this machine, for its CPU time and memory [default: the daemon's]
+    #[arg(long, value_name = "PID")]
+    pub pid: Option<u32>,
+}
+
+fn number(least: u64, most: u64) -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(least..=most)
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if (Duration::from_millis(100)..=LONGEST).contains(&duration) => Ok(duration),
+        Ok(_) => Err("give 100ms to 10m".into()),
+        Err(_) => Err("give a duration such as 5s".into()),
+    }
+}
+
+impl Options {
+    /// What to run.
+    pub(super) fn chosen(&self) -> &[Scenario] {
+        if self.scenarios.is_empty() { Scenario::value_variants() } else { &self.scenarios }
+    }
+}

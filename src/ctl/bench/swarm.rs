@@ -1,0 +1,369 @@
+//! Many WebSocket connections on one thread: an epoll loop that opens them, reads them, and counts.
+//!
+//! It must cost much less than the server that it loads, so nothing on its path parses, allocates or wakes a task.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
+
+use super::error::BenchError;
+use super::wire::{Dialect, Kind, SharedSeat, client_frame, first_frame};
+
+/// Handshakes in progress at once; below what the server takes at once from all its clients.
+const HANDSHAKES: usize = 128;
+/// How long opening may go on without one more connection being open.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long closing may take; what is left then is cut off.
+const GOODBYE: Duration = Duration::from_secs(10);
+/// One read takes this much at most.
+const READ_BYTES: usize = 256 * 1024;
+/// Sockets that are read before messages that are due get their turn.
+const EVENTS: usize = 256;
+
+/// Client frames that begin a close and answer a ping, without their lengths.
+const CLOSE: u8 = 0x88;
+const PONG: u8 = 0x8a;
+
+/// The connections of a scenario.
+pub(super) struct Swarm<D> {
+    dialect: D,
+    address: SocketAddr,
+    poll: Poll,
+    connections: Vec<Connection>,
+    buffer: Box<[u8]>,
+    /// Connections that are open.
+    pub(super) open: usize,
+    /// Connections that the server closed, and what it said to the first.
+    closed: Option<(usize, String)>,
+    /// The length of the last data frame, header included.
+    pub(super) frame_length: usize,
+}
+
+struct Connection {
+    stream: TcpStream,
+    seat: SharedSeat,
+    stage: Stage,
+    /// The beginning of a frame whose end has not arrived.
+    carry: Vec<u8>,
+    unsent: Vec<u8>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Waits for the answer to its upgrade.
+    Upgrading,
+    /// Waits for the answer to its greeting.
+    Greeting,
+    Open,
+    Closing,
+    Ended,
+}
+
+impl<D: Dialect> Swarm<D> {
+    /// No connection yet; they will be made to `address`.
+    pub(super) fn new(dialect: D, address: SocketAddr) -> Result<Self, BenchError> {
+        Ok(Self {
+            dialect,
+            address,
+            poll: Poll::new().map_err(|error| BenchError::System("make an epoll", error))?,
+            connections: Vec::new(),
+            buffer: vec![0; READ_BYTES].into_boxed_slice(),
+            open: 0,
+            closed: None,
+            frame_length: 0,
+        })
+    }
+
+    /// Opens a connection for each seat, in order: the first gets index 0.
+    pub(super) fn open(
+        &mut self,
+        seats: &[SharedSeat],
+        mut tick: impl FnMut(usize),
+    ) -> Result<(), BenchError> {
+        self.connections.reserve_exact(seats.len());
+        let mut progress = (0, Instant::now());
+        while self.open < seats.len() {
+            while self.connections.len() < seats.len().min(self.open + HANDSHAKES) {
+                self.connect(&seats[self.connections.len()])?;
+            }
+            self.turn(Some(Duration::from_millis(100)), |_, _| {})?;
+            if self.open > progress.0 {
+                progress = (self.open, Instant::now());
+                tick(self.open);
+            } else if progress.1.elapsed() > PATIENCE {
+                return Err(BenchError::Slow { open: self.open, wanted: seats.len() });
+            }
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    fn connect(&mut self, seat: &SharedSeat) -> Result<(), BenchError> {
+        let failed = |error| BenchError::Connect(self.address, error);
+        let stream = TcpStream::connect(self.address).map_err(failed)?;
+        stream.set_nodelay(true).map_err(failed)?;
+        let request = format!(
+            "GET / HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: cGhpbG90ZWN0bCBiZW5jaA==\r\n{}\r\n",
+            self.address,
+            self.dialect.headers(seat)
+        );
+        // Sent when the socket first says that it can be written.
+        self.adopt(stream, seat, Stage::Upgrading, request.into_bytes())
+    }
+
+    /// Takes over a stream that carries frames already.
+    pub(super) fn adopt_open(
+        &mut self,
+        stream: std::net::TcpStream,
+        seat: &SharedSeat,
+    ) -> Result<(), BenchError> {
+        stream.set_nonblocking(true).map_err(|error| BenchError::System("prepare a socket", error))?;
+        self.open += 1;
+        self.adopt(TcpStream::from_std(stream), seat, Stage::Open, Vec::new())
+    }
+
+    fn adopt(
+        &mut self,
+        mut stream: TcpStream,
+        seat: &SharedSeat,
+        stage: Stage,
+        unsent: Vec<u8>,
+    ) -> Result<(), BenchError> {
+        let token = Token(self.connections.len());
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let registered = self.poll.registry().register(&mut stream, token, interest);
+        registered.map_err(|error| BenchError::System("watch a socket", error))?;
+        self.connections.push(Connection { stream, seat: seat.clone(), stage, carry: Vec::new(), unsent });
+        Ok(())
+    }
+
+    /// Waits for sockets and reads them; shows each message's data to `take`, with the index of its connection.
+    pub(super) fn turn(
+        &mut self,
+        wait: Option<Duration>,
+        mut take: impl FnMut(usize, &[u8]),
+    ) -> Result<(), BenchError> {
+        thread_local!(static ROOM: std::cell::Cell<Option<Events>> = const { std::cell::Cell::new(None) });
+        let mut events = ROOM.take().unwrap_or_else(|| Events::with_capacity(EVENTS));
+        match self.poll.poll(&mut events, wait) {
+            Err(error) if error.kind() != ErrorKind::Interrupted => {
+                return Err(BenchError::System("wait for sockets", error));
+            }
+            _ => {}
+        }
+        for event in &events {
+            let index = event.token().0;
+            if event.is_readable() || event.is_error() {
+                self.read(index, &mut take)?;
+            }
+            if event.is_writable() && !self.connections[index].unsent.is_empty() {
+                self.flush(index)?;
+            }
+        }
+        ROOM.set(Some(events));
+        Ok(())
+    }
+
+    fn read(&mut self, index: usize, take: &mut impl FnMut(usize, &[u8])) -> Result<(), BenchError> {
+        loop {
+            let connection = &mut self.connections[index];
+            if connection.stage == Stage::Ended {
+                return Ok(());
+            }
+            let count = match connection.stream.read(&mut self.buffer) {
+                Ok(0) => return self.ended(index, "the end of its stream"),
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if connection.stage == Stage::Upgrading => {
+                    return Err(BenchError::Connect(self.address, error));
+                }
+                Err(error) => return self.ended(index, &error.to_string()),
+            };
+            // The buffer can't be borrowed beside the connection's own state.
+            let buffer = std::mem::take(&mut self.buffer);
+            let result = self.received(index, &buffer[..count], take);
+            self.buffer = buffer;
+            result?;
+            // A short read has emptied the socket: the next bytes make a new event.
+            if count < READ_BYTES {
+                return Ok(());
+            }
+        }
+    }
+
+    fn received(
+        &mut self,
+        index: usize,
+        bytes: &[u8],
+        take: &mut impl FnMut(usize, &[u8]),
+    ) -> Result<(), BenchError> {
+        if self.connections[index].carry.is_empty() {
+            let used = self.handle(index, bytes, take)?;
+            self.connections[index].carry.extend_from_slice(&bytes[used..]);
+        } else {
+            let mut carry = std::mem::take(&mut self.connections[index].carry);
+            carry.extend_from_slice(bytes);
+            let used = self.handle(index, &carry, take)?;
+            carry.drain(..used);
+            // An idle connection keeps no room.
+            self.connections[index].carry = if carry.is_empty() { Vec::new() } else { carry };
+        }
+        Ok(())
+    }
+
+    /// Handles what is whole in `bytes` and returns how much that was.
+    fn handle(
+        &mut self,
+        index: usize,
+        bytes: &[u8],
+        take: &mut impl FnMut(usize, &[u8]),
+    ) -> Result<usize, BenchError> {
+        let mut used = 0;
+        if self.connections[index].stage == Stage::Upgrading {
+            let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(0) };
+            self.upgraded(index, &bytes[..end], &bytes[end + 4..])?;
+            used = end + 4;
+        }
+        while let Some((kind, start, end)) = first_frame(&bytes[used..]) {
+            let payload = &bytes[used + start..used + end];
+            used += end;
+            let connection = &mut self.connections[index];
+            match kind {
+                Kind::Data if connection.stage == Stage::Open => {
+                    self.frame_length = end;
+                    self.dialect.messages(&connection.seat, payload, &mut connection.unsent, |data| {
+                        take(index, data);
+                    });
+                }
+                Kind::Data if connection.stage == Stage::Greeting => {
+                    if self.dialect.greeted(&connection.seat, payload) {
+                        connection.stage = Stage::Open;
+                        self.open += 1;
+                    }
+                }
+                Kind::Ping => client_frame(PONG, &[payload], &mut connection.unsent),
+                Kind::Close => {
+                    let code = payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code));
+                    let reason = String::from_utf8_lossy(payload.get(2..).unwrap_or_default());
+                    self.ended(index, &format!("{code} {reason}"))?;
+                    return Ok(bytes.len());
+                }
+                Kind::Data | Kind::Pong => {}
+            }
+        }
+        if !self.connections[index].unsent.is_empty() {
+            self.flush(index)?;
+        }
+        Ok(used)
+    }
+
+    fn upgraded(&mut self, index: usize, head: &[u8], body: &[u8]) -> Result<(), BenchError> {
+        let head = String::from_utf8_lossy(head);
+        let status = head.lines().next().unwrap_or_default().trim_start_matches("HTTP/1.1 ");
+        if !status.starts_with("101") {
+            let answer = serde_json::from_slice::<serde_json::Value>(body).unwrap_or_default();
+            let sentence = answer["message"].as_str().unwrap_or("it gave no reason").to_owned();
+            return Err(BenchError::Refused { status: status.to_owned(), sentence });
+        }
+        let connection = &mut self.connections[index];
+        match self.dialect.greeting(&connection.seat) {
+            Some(greeting) => {
+                connection.unsent.extend_from_slice(&greeting);
+                connection.stage = Stage::Greeting;
+            }
+            None => {
+                connection.stage = Stage::Open;
+                self.open += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// The server has ended this connection, or answered its Close.
+    fn ended(&mut self, index: usize, how: &str) -> Result<(), BenchError> {
+        let connection = &mut self.connections[index];
+        let before = std::mem::replace(&mut connection.stage, Stage::Ended);
+        connection.carry = Vec::new();
+        connection.unsent = Vec::new();
+        let _ = self.poll.registry().deregister(&mut connection.stream);
+        let _ = connection.stream.shutdown(std::net::Shutdown::Both);
+        match before {
+            Stage::Closing => self.open -= 1,
+            Stage::Open => {
+                self.open -= 1;
+                self.closed.get_or_insert_with(|| (0, how.to_owned())).0 += 1;
+            }
+            Stage::Upgrading | Stage::Greeting => {
+                let error = io::Error::new(ErrorKind::UnexpectedEof, how.to_owned());
+                return Err(BenchError::Connect(self.address, error));
+            }
+            Stage::Ended => {}
+        }
+        Ok(())
+    }
+
+    /// An error once the server has closed a connection.
+    pub(super) fn check(&self) -> Result<(), BenchError> {
+        match &self.closed {
+            Some((count, first)) => Err(BenchError::Closed { count: *count, first: first.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Queues a message on a connection; [`Swarm::flush`] sends what is queued with one call.
+    pub(super) fn publish(&mut self, index: usize, data: &[u8]) {
+        let connection = &mut self.connections[index];
+        self.dialect.publish(&connection.seat, data, &mut connection.unsent);
+    }
+
+    /// Sends what is queued on a connection, as far as its socket takes it; the rest follows when it can.
+    pub(super) fn flush(&mut self, index: usize) -> Result<(), BenchError> {
+        let connection = &mut self.connections[index];
+        while !connection.unsent.is_empty() {
+            match connection.stream.write(&connection.unsent) {
+                Ok(count) => drop(connection.unsent.drain(..count)),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => {
+                    break;
+                }
+                Err(error) if connection.stage == Stage::Upgrading => {
+                    return Err(BenchError::Connect(self.address, error));
+                }
+                Err(error) => return self.ended(index, &error.to_string()),
+            }
+        }
+        // What carried a large message is given back, so that the generator can hold very many connections.
+        if connection.unsent.is_empty() && connection.unsent.capacity() > 4096 {
+            connection.unsent = Vec::new();
+        }
+        Ok(())
+    }
+
+    /// Whether everything that was queued has been sent.
+    pub(super) fn sent(&self) -> bool {
+        self.connections.iter().all(|connection| connection.unsent.is_empty())
+    }
+
+    /// Closes all connections, so that the server is done with them when this returns.
+    pub(super) fn close(mut self) -> Result<(), BenchError> {
+        const NORMAL: [u8; 2] = 1000_u16.to_be_bytes();
+        for index in 0..self.connections.len() {
+            let connection = &mut self.connections[index];
+            if connection.stage == Stage::Open {
+                connection.stage = Stage::Closing;
+                client_frame(CLOSE, &[&NORMAL], &mut connection.unsent);
+                self.flush(index)?;
+            }
+        }
+        let deadline = Instant::now() + GOODBYE;
+        while self.open > 0 && Instant::now() < deadline {
+            self.turn(Some(Duration::from_millis(100)), |_, _| {})?;
+        }
+        Ok(())
+    }
+}
