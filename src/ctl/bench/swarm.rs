@@ -344,11 +344,6 @@ impl<D: Dialect> Swarm<D> {
         Ok(())
     }
 
-    /// Whether everything that was queued has been sent.
-    pub(super) fn sent(&self) -> bool {
-        self.connections.iter().all(|connection| connection.unsent.is_empty())
-    }
-
     /// Closes all connections, so that the server is done with them when this returns.
     pub(super) fn close(mut self) -> Result<(), BenchError> {
         const NORMAL: [u8; 2] = 1000_u16.to_be_bytes();
