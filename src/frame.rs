@@ -8,7 +8,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::close::CloseReason;
 
 /// The longest header of a server's frame: two bytes and a 64-bit length (RFC 6455 section 5.2; servers do not mask).
-pub(crate) const MAX_HEADER: usize = 10;
+const MAX_HEADER: usize = 10;
 
 /// The most that a control frame may carry (RFC 6455 section 5.5).
 const MAX_CONTROL_PAYLOAD: usize = 125;
@@ -19,34 +19,38 @@ const BINARY: u8 = 0x82;
 const CLOSE: u8 = 0x88;
 const PING: u8 = 0x89;
 
-/// The bytes of one or more finished frames. Cloning shares them.
+/// The bytes of one or more finished frames, each a message of its own. Cloning shares them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frame(Arc<[u8]>);
+pub struct Frame {
+    bytes: Arc<[u8]>,
+    messages: u32,
+}
 
 impl Frame {
-    /// A text frame around what `scratch` holds from [`MAX_HEADER`] on.
+    /// Appends a text frame with what `write` appends.
     ///
-    /// The header is written into the room before the payload, so that the frame costs one allocation and one copy.
-    pub(crate) fn text(scratch: &mut [u8]) -> Frame {
-        let length = scratch.len().saturating_sub(MAX_HEADER);
-        let start = match length {
-            0..=125 => {
-                scratch[MAX_HEADER - 1] = length as u8;
-                MAX_HEADER - 2
-            }
-            126..=0xffff => {
-                scratch[MAX_HEADER - 2..MAX_HEADER].copy_from_slice(&(length as u16).to_be_bytes());
-                scratch[MAX_HEADER - 3] = 126;
-                MAX_HEADER - 4
+    /// The header's length is known only behind the payload, which is moved to it.
+    pub(crate) fn append_text(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+        let start = out.len();
+        out.extend_from_slice(&[0; MAX_HEADER]);
+        write(out);
+        let length = out.len() - start - MAX_HEADER;
+        let (size, mut header) = (header_size(length), [0; MAX_HEADER]);
+        header[0] = TEXT;
+        match size {
+            2 => header[1] = length as u8,
+            4 => {
+                header[1] = 126;
+                header[2..4].copy_from_slice(&(length as u16).to_be_bytes());
             }
             _ => {
-                scratch[MAX_HEADER - 8..MAX_HEADER].copy_from_slice(&(length as u64).to_be_bytes());
-                scratch[MAX_HEADER - 9] = 127;
-                MAX_HEADER - 10
+                header[1] = 127;
+                header[2..].copy_from_slice(&(length as u64).to_be_bytes());
             }
-        };
-        scratch[start] = TEXT;
-        Frame(Arc::from(&scratch[start..]))
+        }
+        out[start..start + size].copy_from_slice(&header[..size]);
+        out.copy_within(start + MAX_HEADER.., start + size);
+        out.truncate(start + size + length);
     }
 
     /// The Close frame of a reason: its code and its sentence.
@@ -63,19 +67,22 @@ impl Frame {
 
     /// A client's message as the server would send it.
     pub(crate) fn of(message: &Message) -> Frame {
-        let mut scratch = vec![0; MAX_HEADER];
-        scratch.extend_from_slice(&message.clone().into_data());
-        let Frame(bytes) = Frame::text(&mut scratch);
-        let mut bytes = bytes.to_vec();
+        let mut bytes = Vec::new();
+        Frame::append_text(&mut bytes, |out| out.extend_from_slice(&message.clone().into_data()));
         if message.is_binary() {
             bytes[0] = BINARY;
         }
-        Frame(Arc::from(bytes))
+        Frame::finished(&bytes, 1)
     }
 
-    /// Bytes that are a finished frame already.
-    pub(crate) fn finished(bytes: &[u8]) -> Frame {
-        Frame(Arc::from(bytes))
+    /// Bytes that are finished frames already, of so many messages.
+    pub(crate) fn finished(bytes: &[u8], messages: u32) -> Frame {
+        Frame { bytes: Arc::from(bytes), messages }
+    }
+
+    /// How many messages its bytes are.
+    pub fn messages(&self) -> usize {
+        self.messages as usize
     }
 
     fn control(first: u8, payload: &[u8]) -> Frame {
@@ -83,7 +90,16 @@ impl Frame {
         let mut bytes = Vec::with_capacity(2 + payload.len());
         bytes.extend_from_slice(&[first, payload.len() as u8]);
         bytes.extend_from_slice(payload);
-        Frame(Arc::from(bytes))
+        Frame::finished(&bytes, 1)
+    }
+}
+
+/// The length of a frame's header: the shortest form (RFC 6455 section 5.2).
+fn header_size(length: usize) -> usize {
+    match length {
+        0..=125 => 2,
+        126..=0xffff => 4,
+        _ => MAX_HEADER,
     }
 }
 
@@ -91,7 +107,7 @@ impl Deref for Frame {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 }
 
@@ -99,10 +115,13 @@ impl Deref for Frame {
 mod tests {
     use super::*;
 
+    /// The second of two frames in one room.
     fn text(payload: &str) -> Frame {
-        let mut scratch = vec![0; MAX_HEADER];
-        scratch.extend_from_slice(payload.as_bytes());
-        Frame::text(&mut scratch)
+        let mut bytes = Vec::new();
+        Frame::append_text(&mut bytes, |out| out.push(b'1'));
+        Frame::append_text(&mut bytes, |out| out.extend_from_slice(payload.as_bytes()));
+        assert_eq!(bytes[..3], [0x81, 1, b'1']);
+        Frame::finished(&bytes[3..], 1)
     }
 
     #[test]

@@ -17,7 +17,8 @@ use uuid::Uuid;
 pub use self::connection::{Connection, ConnectionStats};
 pub use self::touched::Touched;
 use crate::close::CloseReason;
-use crate::message::{ChannelName, Delivery};
+use crate::frame::Frame;
+use crate::message::{Batch, ChannelName, Delivery};
 use crate::outbox::{Budget, Pushed};
 use crate::sync::lock;
 
@@ -148,9 +149,34 @@ impl Hub {
         publisher: Option<&Arc<Connection>>,
         touched: &mut Touched,
     ) -> usize {
-        let channel = lock(self.channels.shard(delivery.channel)).get(delivery.channel).cloned();
+        self.queue(delivery.channel, || delivery.encode(), publisher, touched)
+    }
+
+    /// Like [`Hub::publish`] for several messages, which arrive together; takes them out of `batch`.
+    pub fn publish_batch(
+        &self,
+        batch: &mut Batch,
+        publisher: Option<&Arc<Connection>>,
+        touched: &mut Touched,
+    ) -> usize {
+        if batch.is_empty() {
+            return 0;
+        }
+        let queued = self.queue(batch.channel(), || batch.encode(), publisher, touched);
+        batch.clear();
+        queued
+    }
+
+    fn queue(
+        &self,
+        channel: &str,
+        encode: impl FnOnce() -> Frame,
+        publisher: Option<&Arc<Connection>>,
+        touched: &mut Touched,
+    ) -> usize {
+        let channel = lock(self.channels.shard(channel)).get(channel).cloned();
         let Some(channel) = channel else { return 0 };
-        let frame = delivery.encode();
+        let frame = encode();
         let mut queued = 0;
         let readers = lock(&channel.readers);
         for reader in &readers.0 {
@@ -165,7 +191,7 @@ impl Hub {
             queued += 1;
         }
         drop(readers);
-        self.deliveries.fetch_add(queued as u64, Relaxed);
+        self.deliveries.fetch_add((queued * frame.messages()) as u64, Relaxed);
         queued
     }
 

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::frame::{Frame, MAX_HEADER};
+use crate::frame::Frame;
 
 /// The name of a channel: text of 1 to `[limits] channel_name_bytes` bytes without control characters.
 ///
@@ -339,19 +339,78 @@ pub struct Delivery<'a> {
 impl Delivery<'_> {
     /// The finished frame: one allocation, made at its final size.
     pub fn encode(&self) -> Frame {
-        encode_text(|out| {
-            out.extend_from_slice(b"{\"issuer\":\"");
-            out.extend_from_slice(self.issuer.as_bytes());
-            out.extend_from_slice(b"\",\"channel\":");
-            quote(out, self.channel);
-            out.extend_from_slice(b",\"data\":");
-            out.extend_from_slice(self.data.as_bytes());
-            if let Some(subject) = self.subject {
-                out.extend_from_slice(b",\"subject\":");
-                quote(out, subject);
-            }
-            out.push(b'}');
-        })
+        encode_text(|out| self.write(out))
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"issuer\":\"");
+        out.extend_from_slice(self.issuer.as_bytes());
+        out.extend_from_slice(b"\",\"channel\":");
+        quote(out, self.channel);
+        out.extend_from_slice(b",\"data\":");
+        out.extend_from_slice(self.data.as_bytes());
+        if let Some(subject) = self.subject {
+            out.extend_from_slice(b",\"subject\":");
+            quote(out, subject);
+        }
+        out.push(b'}');
+    }
+}
+
+/// Messages to one channel that follow one another, encoded one behind the other.
+///
+/// Together they are one frame: a reader's queue, its locks and its system call are paid once for all of them.
+#[derive(Default)]
+pub struct Batch {
+    channel: String,
+    bytes: Vec<u8>,
+    messages: u32,
+}
+
+impl Batch {
+    /// Bytes from which on no more messages are added: what is queued as one is also freed as one.
+    const FULL: usize = 64 * 1024;
+
+    /// An empty batch.
+    pub const fn new() -> Batch {
+        Batch { channel: String::new(), bytes: Vec::new(), messages: 0 }
+    }
+
+    /// The channel of its messages.
+    pub fn channel(&self) -> &str {
+        &self.channel
+    }
+
+    /// Whether it holds no message.
+    pub fn is_empty(&self) -> bool {
+        self.messages == 0
+    }
+
+    /// Whether a message to `channel` may be added. If not, what is there has to be taken first.
+    pub fn takes(&self, channel: &str) -> bool {
+        self.is_empty() || (self.channel == channel && self.bytes.len() < Self::FULL)
+    }
+
+    /// Adds a message to the channel that the first one went to.
+    pub fn add(&mut self, delivery: &Delivery<'_>) {
+        if self.is_empty() {
+            self.channel.clear();
+            self.channel.push_str(delivery.channel);
+        }
+        Frame::append_text(&mut self.bytes, |out| delivery.write(out));
+        self.messages += 1;
+    }
+
+    /// All of them as one frame: one allocation, made at its final size.
+    pub fn encode(&self) -> Frame {
+        Frame::finished(&self.bytes, self.messages)
+    }
+
+    /// Forgets them, and gives back room that only large messages needed.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.bytes.shrink_to(SCRATCH_BYTES);
+        self.messages = 0;
     }
 }
 
@@ -402,10 +461,8 @@ const SCRATCH_BYTES: usize = 16 * 1024;
 fn encode_text(write: impl FnOnce(&mut Vec<u8>)) -> Frame {
     thread_local!(static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
     SCRATCH.with_borrow_mut(|scratch| {
-        scratch.clear();
-        scratch.resize(MAX_HEADER, 0);
-        write(scratch);
-        let frame = Frame::text(scratch);
+        Frame::append_text(scratch, write);
+        let frame = Frame::finished(scratch, 1);
         scratch.clear();
         scratch.shrink_to(SCRATCH_BYTES);
         frame
@@ -526,6 +583,26 @@ mod tests {
         );
         let quiet = Delivery { subject: None, ..delivery }.encode();
         assert!(payload(&quiet).get("subject").is_none());
+    }
+
+    #[test]
+    fn a_batch_is_its_messages_one_behind_the_other() {
+        let delivery = |channel| Delivery { issuer: "id", channel, data: r#""x""#, subject: None };
+        let mut batch = Batch::new();
+        assert!(batch.is_empty() && batch.takes("a"));
+        batch.add(&delivery("a"));
+        batch.add(&Delivery { data: "\"second\"", ..delivery("a") });
+        assert_eq!((batch.channel(), batch.takes("a"), batch.takes("b")), ("a", true, false));
+        let frame = batch.encode();
+        let (first, second) =
+            (delivery("a").encode(), Delivery { data: "\"second\"", ..delivery("a") }.encode());
+        assert_eq!((frame[..].to_vec(), frame.messages()), ([&first[..], &second[..]].concat(), 2));
+        batch.clear();
+        assert!(batch.takes("b"), "it is empty");
+
+        let large = format!("\"{}\"", "x".repeat(Batch::FULL));
+        batch.add(&Delivery { data: &large, ..delivery("b") });
+        assert!(!batch.takes("b"), "it is full");
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub trait Sink: Send + Sync {
 /// The limits that all outboxes share, and what they hold together.
 #[derive(Debug)]
 pub struct Budget {
-    /// `[limits] queue_messages`: frames.
+    /// `[limits] queue_messages`.
     pub queue_messages: AtomicUsize,
     /// `[limits] queue_bytes`.
     pub queue_bytes: AtomicUsize,
@@ -61,7 +61,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// A budget with these limits, in frames and bytes.
+    /// A budget with these limits, in messages and bytes.
     pub fn new(queue_messages: usize, queue_bytes: usize, total_bytes: usize, kept_bytes: usize) -> Budget {
         Budget {
             queue_messages: AtomicUsize::new(queue_messages),
@@ -137,7 +137,7 @@ struct State {
     queue: VecDeque<Frame>,
     /// How much of the first frame has been written.
     offset: usize,
-    /// All that waits, with what is being written: frames, and bytes.
+    /// All that waits, with what is being written: messages, and bytes.
     messages: usize,
     bytes: usize,
     /// The part of `bytes` that stands in the budget.
@@ -156,11 +156,11 @@ struct State {
 /// What an outbox has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OutboxStats {
-    /// Frames accepted, messages and answers alike.
+    /// Messages and answers accepted.
     pub messages: u64,
     /// Bytes written.
     pub bytes: u64,
-    /// The most frames that ever waited.
+    /// The most messages that ever waited.
     pub greatest_queue: usize,
     /// Bytes that wait now.
     pub queued_bytes: usize,
@@ -411,9 +411,9 @@ impl Drop for OnUnwind<'_> {
 
 impl State {
     fn enqueue(&mut self, frame: Frame) {
-        self.messages += 1;
+        self.messages += frame.messages();
         self.bytes += frame.len();
-        self.stats.messages += 1;
+        self.stats.messages += frame.messages() as u64;
         self.stats.greatest_queue = self.stats.greatest_queue.max(self.messages);
         self.queue.push_back(frame);
     }
@@ -426,7 +426,7 @@ impl State {
         self.closing = Some(reason);
         if reason.drops_queue() {
             // What is being written at this moment is not in the queue: its writer drops the rest of it.
-            self.dropping = self.messages > self.queue.len();
+            self.dropping = self.messages > self.queue.iter().map(Frame::messages).sum();
             self.drop_from(usize::from(self.offset > 0 && !self.dropping));
         }
         self.enqueue(close);
@@ -435,7 +435,7 @@ impl State {
     /// Drops the queue's frames from the given one on.
     fn drop_from(&mut self, first: usize) {
         for frame in self.queue.drain(first.min(self.queue.len())..) {
-            self.messages -= 1;
+            self.messages -= frame.messages();
             self.bytes -= frame.len();
         }
     }
@@ -505,7 +505,7 @@ fn write(sink: &dyn Sink, queue: &VecDeque<Frame>, offset: usize) -> io::Result<
     }
 }
 
-/// Removes the frames that `taken` more bytes finish, and returns how many.
+/// Removes the frames that `taken` more bytes finish, and returns how many messages they were.
 fn advance(queue: &mut VecDeque<Frame>, offset: &mut usize, taken: usize) -> usize {
     *offset += taken;
     let mut finished = 0;
@@ -513,8 +513,8 @@ fn advance(queue: &mut VecDeque<Frame>, offset: &mut usize, taken: usize) -> usi
         && *offset >= frame.len()
     {
         *offset -= frame.len();
+        finished += frame.messages();
         queue.pop_front();
-        finished += 1;
     }
     finished
 }

@@ -47,6 +47,25 @@ fn publish(hub: &Hub, channel: &str, text: &str, publisher: Option<&Arc<Connecti
     readers
 }
 
+#[test]
+fn a_batch_counts_by_its_messages() {
+    let hub = hub();
+    let channels = ["c".to_owned()];
+    let (publisher, own) = enter(&hub, &channels, ALWAYS);
+    let (reader, sink) = enter(&hub, &channels, ALWAYS);
+    let (mut batch, mut touched) = (Batch::new(), Touched::new());
+    assert_eq!(hub.publish_batch(&mut batch, None, &mut touched), 0, "it is empty");
+    for data in ["\"1\"", "\"2\"", "\"3\""] {
+        batch.add(&Delivery { issuer: "i", channel: "c", data, subject: None });
+    }
+    assert_eq!(hub.publish_batch(&mut batch, Some(&publisher), &mut touched), 1, "readers");
+    assert!(batch.is_empty());
+    touched.flush(0);
+    assert_eq!(received(&sink).iter().map(|(_, data)| data.as_str()).collect::<String>(), "123");
+    assert_eq!((sink.writes(), own.written_len()), (1, 0));
+    assert_eq!((hub.deliveries(), reader.stats().out.messages, reader.stats().out.greatest_queue), (3, 3, 3));
+}
+
 /// What a reader got: channel and text, in order. Frames here are shorter than 126 bytes.
 fn received(sink: &TestSink) -> Vec<(String, String)> {
     let (bytes, mut at, mut messages) = (sink.written(), 0, Vec::new());

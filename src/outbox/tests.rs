@@ -21,7 +21,7 @@ fn open(budget: &Arc<Budget>, room: usize) -> (Outbox, TestSink) {
 }
 
 fn frame(tag: u8, length: usize) -> Frame {
-    Frame::finished(&vec![tag; length])
+    Frame::finished(&vec![tag; length], 1)
 }
 
 /// The connection's task: notes that it was woken.

@@ -210,7 +210,7 @@ impl FrameReader {
                 Ok(Message::Ping(_)) => {
                     // The pong must be out before another connection may get this context.
                     let _ = context.flush(&mut feed);
-                    let pong = Frame::finished(&feed.replies);
+                    let pong = Frame::finished(&feed.replies, 1);
                     feed.replies.clear();
                     if !take(Received::Ping(pong)) {
                         break Ok(());
@@ -227,7 +227,7 @@ impl FrameReader {
                 }
                 Ok(Message::Close(_)) => {
                     let _ = context.flush(&mut feed);
-                    let answer = Frame::finished(&feed.replies);
+                    let answer = Frame::finished(&feed.replies, 1);
                     *bytes = feed.bytes;
                     take(Received::Close(CloseReason::ClientClosed, answer));
                     return Ok(());

@@ -31,7 +31,7 @@ use crate::access_key::AccessKey;
 use crate::close::CloseReason;
 use crate::frame::Frame;
 use crate::hub::{Connection, Touched};
-use crate::message::{BadMessage, Delivery, ErrorReply, Publish};
+use crate::message::{BadMessage, Batch, Delivery, ErrorReply, Publish};
 use crate::outbox::{Pushed, Seconds, Sink, Standing};
 
 /// What one read takes from a socket at most, and so what a publisher may bring before its readers' queues are
@@ -76,6 +76,8 @@ thread_local! {
     static READ_BUFFER: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
     /// The room of the list of touched outboxes, kept between publishes.
     static TOUCHED: Cell<Touched> = const { Cell::new(Touched::new()) };
+    /// The room in which messages are encoded, kept in the same way.
+    static BATCH: Cell<Batch> = const { Cell::new(Batch::new()) };
 }
 
 /// The future that carries a connection.
@@ -175,6 +177,7 @@ impl Session {
         let live = server.live();
         let access = connection.access();
         let mut touched = TOUCHED.take();
+        let mut batch = BATCH.take();
         let mut id = [0; Hyphenated::LENGTH];
         let mut publisher = Publisher {
             connection,
@@ -182,6 +185,7 @@ impl Session {
             access: &access,
             id: connection.id().hyphenated().encode_lower(&mut id),
             touched: &mut touched,
+            batch: &mut batch,
         };
         let limits = FrameLimits {
             message: live.settings.websocket.max_message_size,
@@ -204,6 +208,7 @@ impl Session {
             }
             handled < MESSAGES_PER_FLUSH
         });
+        publisher.send(server);
         if let Err(reason) = result {
             connection.outbox.close(reason);
         }
@@ -212,6 +217,7 @@ impl Session {
         self.flushing = flush(server, &mut touched);
         touched.trim();
         TOUCHED.set(touched);
+        BATCH.set(batch);
     }
 
     /// Sees to it that a message which was begun is finished in time, or the connection closed.
@@ -317,6 +323,8 @@ struct Publisher<'a> {
     access: &'a AccessKey,
     id: &'a str,
     touched: &'a mut Touched,
+    /// What was published last and not queued yet.
+    batch: &'a mut Batch,
 }
 
 impl Publisher<'_> {
@@ -345,7 +353,15 @@ impl Publisher<'_> {
             data: publish.data,
             subject: self.access.subject.as_deref().filter(|_| shown),
         };
-        server.hub.publish(&delivery, Some(self.connection), self.touched);
+        if !self.batch.takes(&publish.channel) {
+            self.send(server);
+        }
+        self.batch.add(&delivery);
+    }
+
+    /// Queues what was gathered to its readers.
+    fn send(&mut self, server: &super::Server) {
+        server.hub.publish_batch(self.batch, Some(self.connection), self.touched);
     }
 
     /// Sends something to the client itself, in order with its other messages.
