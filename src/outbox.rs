@@ -156,7 +156,7 @@ struct State {
 /// What an outbox has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OutboxStats {
-    /// Frames accepted, messages and answers alike.
+    /// Frames accepted: messages, answers, pings and pongs, but not the Close.
     pub messages: u64,
     /// Bytes written.
     pub bytes: u64,
@@ -214,6 +214,7 @@ impl Outbox {
             return Pushed::Closing;
         }
         state.enqueue(frame);
+        state.stats.messages += 1;
         match state.phase {
             Phase::Promised => Pushed::Queued,
             Phase::Idle => {
@@ -413,7 +414,6 @@ impl State {
     fn enqueue(&mut self, frame: Frame) {
         self.messages += 1;
         self.bytes += frame.len();
-        self.stats.messages += 1;
         self.stats.greatest_queue = self.stats.greatest_queue.max(self.messages);
         self.queue.push_back(frame);
     }

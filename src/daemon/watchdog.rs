@@ -24,7 +24,7 @@ pub(super) struct Watchdog {
 }
 
 /// What the runtime said of one worker when it was last asked.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 struct Worker {
     parks: u64,
     busy: Duration,
@@ -63,8 +63,8 @@ impl Sink for Probe {
 
 impl Watchdog {
     pub(super) fn new(server: Arc<Server>, runtime: Handle) -> Watchdog {
-        let workers = vec![Worker::default(); runtime.metrics().num_workers()];
-        Watchdog { server, runtime, workers, delivered: Arc::default() }
+        // Nothing to compare with yet: a worker that was never asked before is believed once.
+        Watchdog { server, runtime, workers: Vec::new(), delivered: Arc::default() }
     }
 
     /// Feeds systemd as long as there is proof. Ends at once where nobody watches.
@@ -101,5 +101,78 @@ impl Watchdog {
         let alive = now.iter().zip(&self.workers).all(|(now, before)| now.is_alive(before));
         self.workers = now;
         if alive { Ok(()) } else { Err("a worker thread") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+    use std::sync::mpsc::channel;
+
+    use tokio::net::TcpListener;
+    use tokio::runtime::{Builder, Runtime};
+
+    use super::*;
+    use crate::config::{Environment, Overrides, load};
+    use crate::server::listener;
+
+    /// A server on two workers, with one accept loop.
+    fn server() -> (Arc<Server>, Runtime) {
+        let environment = Environment::new([("SECRET", "a secret of more than thirty-two characters")]);
+        let server = Server::new(load(&Overrides::default(), &environment).unwrap().settings, 1024);
+        let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let _entered = runtime.enter();
+        let listener = TcpListener::from_std(listener::bind(([127, 0, 0, 1], 0).into()).unwrap()).unwrap();
+        runtime.spawn(listener::accept(server.clone(), listener));
+        (server, runtime)
+    }
+
+    #[test]
+    fn fault_63_a_blocked_worker_starves_the_watchdog() {
+        let (server, runtime) = server();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        let notifier = Arc::new(Notifier::new(Some(path.as_os_str()), Some(Duration::from_millis(100))));
+        let watchdog = Watchdog::new(server, runtime.handle().clone());
+        std::thread::spawn(move || {
+            let admin = Builder::new_current_thread().enable_all().build().unwrap();
+            admin.block_on(watchdog.watch(notifier));
+        });
+        let feeding = |patience: Duration| {
+            manager.set_read_timeout(Some(patience)).unwrap();
+            manager.recv(&mut [0; 64]).is_ok()
+        };
+        let long = Duration::from_secs(30);
+        assert!((0..5).all(|_| feeding(long)), "fed as long as all is well");
+
+        let (release, blocked) = channel::<()>();
+        let (begun, has_begun) = channel();
+        runtime.spawn(async move {
+            begun.send(()).unwrap();
+            // What no task may do: it keeps its worker.
+            let _ = blocked.recv();
+        });
+        has_begun.recv().unwrap();
+        // What was on its way; then nothing for ten times the interval.
+        while feeding(Duration::from_millis(500)) {}
+        drop(release);
+        assert!(feeding(long), "and again when it has got on");
+    }
+
+    #[test]
+    fn an_accept_loop_that_hangs_is_no_proof() {
+        let (server, runtime) = server();
+        let mut watchdog = Watchdog::new(server.clone(), runtime.handle().clone());
+        let admin = Builder::new_current_thread().enable_all().build().unwrap();
+        let patience = Duration::from_secs(30);
+        assert_eq!(admin.block_on(watchdog.prove(patience)), Ok(()));
+        // A second loop that is there and never polled.
+        let _entered = runtime.enter();
+        let listener = TcpListener::from_std(listener::bind(([127, 0, 0, 1], 0).into()).unwrap()).unwrap();
+        let mut hanging = Box::pin(listener::accept(server, listener));
+        let waker = std::task::Waker::noop();
+        assert!(hanging.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
+        assert_eq!(admin.block_on(watchdog.prove(Duration::from_millis(100))), Err("the accept loop"));
     }
 }

@@ -27,8 +27,8 @@ fn two_people_talk_in_their_terminals() {
     grace.press("hello, Ada ü\r");
     let screen = ada.see("hello, Ada ü");
     assert!(screen.contains("grace"), "who says it: {screen}");
-    ada.press("\u{3}");
-    ada.end();
+    ada.press("\u{4}");
+    assert_eq!(ada.end(), 0);
     daemon.wait_until("one has left", |status| status["connections"] == 1);
     grace.press("\u{4}");
     assert_eq!(grace.end(), 0);

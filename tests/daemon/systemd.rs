@@ -203,7 +203,7 @@ fn fault_65_a_stopped_journald_stops_nothing() {
     let mut writer = open(json!({"write": ["c"]}));
     // Each pair of requests is refused for a reason of its own in turn: lines, and soon nobody takes them.
     let reload = |number: usize| {
-        let level = if number % 2 == 0 { "info" } else { "debug" };
+        let level = if number.is_multiple_of(2) { "info" } else { "debug" };
         config_file(
             directory.path(),
             &format!("[log]\nlevel = \"{level}\"\n[limits]\nqueue_messages = {}\n", 5_000 + number),
