@@ -21,7 +21,7 @@ use self::control::DaemonControl;
 use self::error::StartError;
 use self::reload::{ReloadRequest, Reloader};
 use self::vitals::Vitals;
-use self::watchdog::Watchdog;
+use self::watchdog::{Watchdog, Workers};
 use crate::admin;
 use crate::close::CloseReason;
 use crate::config::{self, CommandLine, Drain, Environment, LogFormat, LogLevel, Settings};
@@ -95,8 +95,9 @@ fn serve(
     notifier: &Arc<Notifier>,
 ) -> Result<(), StartError> {
     let settings = server.live().settings.clone();
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(StartError::Runtime)?;
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let workers = Workers::of(&mut builder);
+    let runtime = builder.enable_all().build().map_err(StartError::Runtime)?;
     let _entered = runtime.enter();
 
     let passed = systemd::passed_listeners()?;
@@ -128,7 +129,7 @@ fn serve(
         vitals.clone(),
     );
     let admin = start_admin(&settings, &reloader, control)?;
-    let watchdog = Watchdog::new(server.clone(), runtime.handle().clone());
+    let watchdog = Watchdog::new(server.clone(), runtime.handle().clone(), workers);
     admin.handle().spawn(watchdog.watch(notifier.clone()));
 
     announce(&addresses, admin.path(), &reloader);

@@ -156,7 +156,7 @@ struct State {
 /// What an outbox has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OutboxStats {
-    /// Messages and answers accepted.
+    /// What was accepted: messages, answers, pings and pongs, but not the Close.
     pub messages: u64,
     /// Bytes written.
     pub bytes: u64,
@@ -213,6 +213,7 @@ impl Outbox {
         if state.closing.is_some() {
             return Pushed::Closing;
         }
+        state.stats.messages += frame.messages() as u64;
         state.enqueue(frame);
         match state.phase {
             Phase::Promised => Pushed::Queued,
@@ -413,7 +414,6 @@ impl State {
     fn enqueue(&mut self, frame: Frame) {
         self.messages += frame.messages();
         self.bytes += frame.len();
-        self.stats.messages += frame.messages() as u64;
         self.stats.greatest_queue = self.stats.greatest_queue.max(self.messages);
         self.queue.push_back(frame);
     }

@@ -3,11 +3,9 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use serde_json::json;
-
 use super::args::Arguments;
 use super::error::Error;
+use crate::access_key::{Keys, NewToken, issue};
 use crate::admin::api::{Hidden, TokenRequest};
 use crate::admin::client::Client;
 use crate::admin::path;
@@ -71,17 +69,16 @@ impl Access {
             Self::Secret(secret) => {
                 let expires =
                     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default() + LIFE;
-                let mut claims = json!({"read": channels, "write": channels, "exp": expires.as_secs()});
-                if api {
-                    claims["api"] = true.into();
-                }
-                if let Some(subject) = subject {
-                    claims["sub"] = subject.into();
-                }
-                let key = EncodingKey::from_secret(secret.0.as_bytes());
-                jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key)
-                    .map(Hidden)
-                    .map_err(|_| Error::CannotSign)
+                let token = NewToken {
+                    read: channels.to_vec(),
+                    write: Some(channels.to_vec()),
+                    api,
+                    subject,
+                    expires: Some(expires.as_secs()),
+                    ..NewToken::default()
+                };
+                let keys = Keys::new([secret.0.as_bytes()]);
+                issue(&token, &keys).map(Hidden).map_err(|_| Error::CannotSign)
             }
             Self::Daemon => {
                 let request = TokenRequest {

@@ -1,7 +1,7 @@
 //! `jane`: a client for people at a terminal.
 //!
 //! It says who it is ([`access`]), reaches the server ([`dial`]), and then publishes what is typed ([`input`]) and
-//! shows what arrives ([`print`]) while the connection lives ([`talk`]); when that ends, [`error`] knows whether to
+//! shows what arrives ([`mod@print`]) while the connection lives ([`talk`]); when that ends, [`error`] knows whether to
 //! come back.
 
 mod access;

@@ -50,6 +50,13 @@ impl Presence {
         let budget = server.hub.budget().clone();
         let connection = Arc::new(Connection::new(address, Arc::new(access), budget, server.now()));
         server.hub.enter(&connection);
+        // A reload or a drain that began while it was on its way in has made its list without it.
+        let key = connection.access().key.clone();
+        if key.is_some_and(|key| !server.live().keys.contains(&key)) {
+            connection.outbox.close(CloseReason::KeyWithdrawn);
+        } else if server.draining() {
+            connection.outbox.close(CloseReason::Stopping);
+        }
         server.timekeeper.watch(&connection, expires, server);
         server.counters.accepted.fetch_add(1, Relaxed);
         let access = connection.access();

@@ -326,6 +326,10 @@ impl Future for Session {
     }
 }
 
+/// The message that makes the tests' build panic.
+#[cfg(test)]
+const PANIC: &str = "panic";
+
 /// What is needed to publish one connection's messages.
 struct Publisher<'a> {
     connection: &'a Arc<Connection>,
@@ -348,6 +352,8 @@ impl Publisher<'_> {
             Message::Binary(bytes) => std::str::from_utf8(bytes).map_err(|_| BadMessage::NotUtf8),
             _ => return,
         };
+        #[cfg(test)]
+        assert_ne!(text, Ok(PANIC), "on purpose");
         let names = self.live.settings.limits.channel_name_bytes;
         let publish = match text.and_then(|text| Publish::parse(text, names)) {
             Ok(publish) => publish,
@@ -379,5 +385,58 @@ impl Publisher<'_> {
         if self.connection.outbox.push(frame) == Pushed::Promised {
             self.touched.promised(self.connection);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
+    use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+    use super::*;
+    use crate::access_key::{NewToken, issue};
+    use crate::config::{Environment, Overrides, load};
+    use crate::server::{Server, listener};
+
+    type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+    async fn connect(server: &Server, address: std::net::SocketAddr) -> Client {
+        let channels = vec!["c".to_owned()];
+        let token = NewToken { read: channels.clone(), write: Some(channels), ..NewToken::default() };
+        let token = issue(&token, &server.live().keys).unwrap();
+        let request = format!("ws://{address}/?auth={token}").into_client_request().unwrap();
+        connect_async(request).await.unwrap().0
+    }
+
+    async fn next(client: &mut Client) -> Option<Message> {
+        use futures_util::StreamExt;
+        client.next().await.and_then(Result::ok)
+    }
+
+    async fn send(client: &mut Client, text: &str) {
+        use futures_util::SinkExt;
+        client.send(Message::text(text)).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn fault_55_a_panic_costs_one_connection() {
+        let environment = Environment::new([("SECRET", "a secret of more than thirty-two characters")]);
+        let server = Server::new(load(&Overrides::default(), &environment).unwrap().settings, 1024);
+        let listener = TcpListener::from_std(listener::bind(([127, 0, 0, 1], 0).into()).unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(listener::accept(server.clone(), listener));
+        let (mut one, mut other) = (connect(&server, address).await, connect(&server, address).await);
+        send(&mut one, r#"{"channel":"c","data":"before"}"#).await;
+        send(&mut one, PANIC).await;
+        let Some(Message::Text(text)) = next(&mut other).await else { panic!("a message") };
+        assert!(text.contains("before"), "what was published before the panic is delivered");
+        let Some(Message::Close(Some(close))) = next(&mut one).await else { panic!("a Close") };
+        assert_eq!(u16::from(close.code), 1011);
+        assert_eq!(server.counters.panics.load(Relaxed), 1);
+        let mut third = connect(&server, address).await;
+        send(&mut third, r#"{"channel":"c","data":"after"}"#).await;
+        let Some(Message::Text(text)) = next(&mut other).await else { panic!("a message") };
+        assert!(text.contains("after"));
     }
 }

@@ -230,21 +230,21 @@ pub(crate) fn run(mut command: Command, stdin: &[u8]) -> Ended {
     }
 }
 
-/// philotectl run by another user, from a copy that this user can reach; `None`, with a word about it, for who
-/// is not root and cannot become another.
-pub(crate) fn as_nobody(daemon: &Daemon, line: &str) -> Option<Ended> {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("not root: what another user may do is not tested");
-        return None;
-    }
+/// philotectl run by another user, from a copy that this user can reach. Only root can become another.
+pub(crate) fn as_nobody(daemon: &Daemon, line: &str) -> Ended {
+    assert!(rustix::process::geteuid().is_root(), "this test needs root");
     let scratch = tempfile::tempdir().unwrap();
     std::fs::set_permissions(scratch.path(), PermissionsExt::from_mode(0o755)).unwrap();
     let program = scratch.path().join("philotectl");
-    std::fs::copy(env!("CARGO_BIN_EXE_philotectl"), &program).unwrap();
+    // Not written by this process: a test that starts another program at this instant would hold the copy open for
+    // writing, and what is open for writing can't be run.
+    assert!(
+        Command::new("cp").arg(env!("CARGO_BIN_EXE_philotectl")).arg(&program).status().unwrap().success()
+    );
     let mut command = Command::new(program);
     command.args(line.split_whitespace()).env_clear().env("PHILOTE_ADMIN_SOCKET", &daemon.path);
     command.uid(NOBODY).gid(NOBODY).current_dir("/");
-    Some(run(command, b"secret"))
+    run(command, b"secret")
 }
 
 /// All that was logged by this process, as text.

@@ -1,6 +1,6 @@
 //! Starting it, well and badly.
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
@@ -99,23 +99,25 @@ fn fault_62_a_port_in_use_and_fault_68_a_socket_in_use() {
     daemon.client(&["c"]).settle();
 }
 
-#[test]
-fn the_descriptor_limit_is_said_at_start() {
-    let daemon = Daemon::start_with("max_connections = 1000\n", |command| {
+/// A daemon that may open so many files.
+fn with_descriptors(limit: u32, config: &str) -> Daemon {
+    Daemon::start_with(config, |command| {
         let program = command.get_program().to_owned();
         let mut shell = Command::new("sh");
-        shell.args(["-c", "ulimit -n 200; exec \"$0\""]).arg(program).env_clear();
+        shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\"")]).arg(program).env_clear();
         for (name, value) in command.get_envs() {
             if let Some(value) = value {
                 shell.env(name, value);
             }
         }
-        shell
-            .stdin(std::process::Stdio::null())
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped());
+        shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         *command = shell;
-    });
+    })
+}
+
+#[test]
+fn the_descriptor_limit_is_said_at_start() {
+    let daemon = with_descriptors(200, "max_connections = 1000\n");
     let log = daemon.log();
     assert!(log.contains("leaves 136 connections") && log.contains("LimitNOFILE"), "{log}");
     let clients: Vec<_> = (0..136).map(|_| daemon.client(&["c"])).collect();
@@ -123,4 +125,17 @@ fn the_descriptor_limit_is_said_at_start() {
     let error = daemon.try_client(&token).map(drop).unwrap_err().to_string();
     assert!(error.contains("503"), "{error}");
     drop(clients);
+}
+
+#[test]
+fn fault_54_out_of_descriptors() {
+    let daemon = with_descriptors(200, "[websocket]\nhandshake_timeout = \"60s\"\n");
+    let mut client = daemon.client(&["c"]);
+    // More silent connections than there are descriptors: the rest waits in the kernel.
+    let silent: Vec<_> = (0..300).map(|_| daemon.connect()).collect();
+    daemon.wait_for_line("can't accept connections");
+    assert_eq!(daemon.admin("GET", "/v1/status", "")["connections"], 1, "the admin socket answers");
+    client.settle();
+    drop(silent);
+    daemon.client(&["c"]).settle();
 }

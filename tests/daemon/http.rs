@@ -141,7 +141,7 @@ fn fault_13_origins() {
         let error = with(origin).unwrap_err().to_string();
         assert!(error.contains("403"), "{error}");
     }
-    assert!(daemon.log().contains("https://example.com"), "the refusal names the origin");
+    daemon.wait_for_line("https://example.com");
 }
 
 #[test]

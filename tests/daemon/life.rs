@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{Client, Daemon, config_file};
+use crate::support::{Client, Daemon, config_file, sign};
 
 #[test]
 fn fault_59_sigterm_says_goodbye_to_all() {
@@ -85,4 +85,56 @@ fn fault_61_a_hundred_hangups() {
     assert_eq!(client.closed().0, 1001);
     drop(client);
     assert!(daemon.wait().success());
+}
+
+/// A reload disturbs nobody: not a good one, not a bad one, not a hundred of both.
+#[test]
+fn fault_60_reloads_under_traffic_lose_nothing() {
+    const MESSAGES: usize = 20_000;
+    let daemon = Daemon::start("");
+    let mut reader = daemon.client_with(&json!({"read": ["c"]}));
+    let mut writer = daemon.client_with(&json!({"write": ["c"]}));
+    let publishing = std::thread::spawn(move || {
+        for number in 0..MESSAGES {
+            writer.publish("c", &number.to_string());
+        }
+        writer.settle();
+    });
+    let reading = std::thread::spawn(move || {
+        for number in 0..MESSAGES {
+            assert_eq!(reader.data(), number.to_string());
+        }
+    });
+    let mut reloads = 0;
+    while !publishing.is_finished() {
+        let (text, good) = match reloads % 3 {
+            0 => ("[limits]\nqueue_messages = 5000\n", true),
+            1 => ("[limits]\nqueue_messages = \"many\"\n", false),
+            _ => ("[limits]\nqueue_messages = 6000\n[log]\nlevel = \"debug\"\n", true),
+        };
+        config_file(daemon.directory.path(), text);
+        let answer = daemon.admin("POST", "/v1/reload", "");
+        assert_eq!(answer["error"].is_null(), good, "{answer}");
+        daemon.signal(Signal::HUP);
+        reloads += 1;
+    }
+    publishing.join().unwrap();
+    reading.join().unwrap();
+    println!("{reloads} reloads during {MESSAGES} messages");
+    assert!(reloads > 2);
+    assert!(daemon.log().contains("philote.toml:2"), "the bad one is in the log with its line");
+}
+
+/// Ten thousand connections that drop at once are a few lines in the log: the first in full, a count, the last.
+#[test]
+fn masses_are_summed_up_in_the_log() {
+    const CONNECTIONS: usize = 9_000;
+    let daemon = Daemon::start("max_connections = 10000\n");
+    let token = sign(&json!({"read": ["c"]}));
+    let clients: Vec<Client> = (0..CONNECTIONS).map(|_| daemon.try_client(&token).unwrap()).collect();
+    drop(clients);
+    daemon.wait_until("all are gone", |status| status["connections"] == 0);
+    daemon.wait_for_line("closed 9,000 in 10 s: 9,000 client_gone");
+    let lines = daemon.log().lines().count();
+    assert!(lines < 150, "{lines} lines for {CONNECTIONS} connections");
 }

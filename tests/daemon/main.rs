@@ -3,12 +3,16 @@
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
+#[path = "../jane/terminal.rs"]
+mod terminal;
 
 mod command_line;
 mod connections;
 mod frames;
 mod http;
+mod jane;
 mod life;
 mod load;
 mod messages;
+mod systemd;
 mod tokens;

@@ -72,6 +72,7 @@ impl Daemon {
 
     pub fn spawn(mut command: Command, directory: TempDir) -> Daemon {
         let mut child = command.spawn().unwrap();
+        drop(child.stdout.take());
         let (sender, lines) = channel();
         let log = Arc::new(Mutex::new(String::new()));
         let (stderr, kept) = (child.stderr.take().unwrap(), log.clone());
@@ -147,7 +148,9 @@ impl Daemon {
         stream.write_all(request.as_ref()).unwrap();
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
-        String::from_utf8_lossy(&answer).into_owned()
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert_no_secrets(&answer);
+        answer
     }
 
     /// A request of the API: status and body.
@@ -172,6 +175,9 @@ impl Daemon {
         .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
+        if !path.starts_with("/v1/token") && !path.starts_with("/v1/secret") {
+            assert_no_secrets(&answer);
+        }
         body_of(&answer)
     }
 
@@ -217,9 +223,20 @@ impl Daemon {
 }
 
 impl Drop for Daemon {
+    /// Ends it, and looks for what must never be in a log: the secret, and tokens (fault 30).
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if !std::thread::panicking() {
+            assert_no_secrets(&self.log());
+        }
+    }
+}
+
+/// Every token begins with the base64 of `{"`.
+pub fn assert_no_secrets(text: &str) {
+    for secret in [SECRET, "eyJ"] {
+        assert!(!text.contains(secret), "a secret or a token where none may be: {text}");
     }
 }
 

@@ -29,11 +29,12 @@ impl Process {
         Some(Duration::from_nanos(nanoseconds))
     }
 
-    /// Its memory that is in RAM, in bytes.
+    /// Its memory that is in RAM, in bytes, without the pages of its program, which come in as code is first run.
     pub(super) fn resident(self) -> Option<u64> {
         let text = fs::read_to_string(format!("/proc/{}/statm", self.0)).ok()?;
-        let pages = text.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()?;
-        Some(pages * rustix::param::page_size() as u64)
+        let mut pages = text.split_ascii_whitespace().skip(1).map(str::parse::<u64>);
+        let (resident, shared) = (pages.next()?.ok()?, pages.next()?.ok()?);
+        Some(resident.saturating_sub(shared) * rustix::param::page_size() as u64)
     }
 
     /// The cores that it may run on.
