@@ -207,7 +207,7 @@ impl Session {
         if let Err(reason) = result {
             connection.outbox.close(reason);
         }
-        connection.received_messages(messages);
+        connection.received_messages(messages, now);
         server.counters.messages_in.fetch_add(messages, Relaxed);
         self.flushing = flush(server, &mut touched);
         touched.trim();
@@ -351,7 +351,8 @@ impl Publisher<'_> {
             data: publish.data,
             subject: self.access.subject.as_deref().filter(|_| shown),
         };
-        server.hub.publish(&delivery, Some(self.connection), self.touched);
+        let readers = server.hub.publish(&delivery, Some(self.connection), self.touched);
+        server.events.tell_message(&delivery, readers);
     }
 
     /// Sends something to the client itself, in order with its other messages.
