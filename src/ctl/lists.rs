@@ -203,8 +203,11 @@ fn open(answer: &Connections, style: Style) -> Report {
     listed(text, answer.connections.len(), answer.matched, "connection", style)
 }
 
-/// `chat, news, 7 more; writes chat`.
+/// `reads chat, news, 7 more; writes chat`, or that it is on its way out.
 fn channels_cell(connection: &Connection) -> String {
+    if let Some(reason) = &connection.closing {
+        return format!("(closing: {reason})");
+    }
     let names = |names: &[String], count: u64| match count - (names.len() as u64).min(count) {
         0 => names.join(", "),
         more => format!("{}, {more} more", names.join(", ")),

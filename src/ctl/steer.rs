@@ -19,7 +19,7 @@ use crate::terminal::escape;
 /// Lines of standard input that are published with one request, and their bytes: well within what a request may have,
 /// even if every letter of them has to be escaped.
 const LINES_PER_REQUEST: usize = 256;
-const BYTES_PER_REQUEST: usize = 128 * 1024;
+const BYTES_PER_REQUEST: usize = 64 * 1024;
 
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("whom").required(true).multiple(true).args(["ids", "channel", "subject", "address", "all"]))]

@@ -9,4 +9,5 @@ mod process;
 mod refusals;
 mod server;
 mod talk;
+#[allow(dead_code, reason = "philotectl needs more of it")]
 mod terminal;
