@@ -7,5 +7,4 @@ mod fake;
 mod lists;
 mod socket;
 #[path = "../jane/terminal.rs"]
-#[allow(dead_code, reason = "philotectl asks for no keys")]
 mod terminal;

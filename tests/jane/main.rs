@@ -9,5 +9,4 @@ mod process;
 mod refusals;
 mod server;
 mod talk;
-#[allow(dead_code, reason = "philotectl needs more of it")]
 mod terminal;

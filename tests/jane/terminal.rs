@@ -1,5 +1,7 @@
 //! A program in a pseudo-terminal of its own: what people see, and what they press.
 
+#![allow(dead_code, reason = "each of the test programs needs a part of it")]
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
