@@ -237,7 +237,7 @@ const CLOSED: [Column; 13] = [
     Column::figure("OUT").spare(7),
     Column::figure("BYTES IN").spare(10),
     Column::figure("BYTES OUT").spare(9),
-    Column::text("MESSAGE"),
+    Column::text("MESSAGE").at_least(24),
 ];
 
 fn closed(answer: &ClosedConnections, style: Style) -> Report {

@@ -7,7 +7,7 @@ use crate::terminal::{self, Style, Tone, escape};
 
 /// A terminal that does not say how wide it is.
 const USUAL_WIDTH: usize = 80;
-/// The narrowest that a column of text is cut to.
+/// The narrowest that a column of text is cut to when it does not say.
 const NARROWEST: usize = 8;
 const GAP: usize = 2;
 
@@ -15,7 +15,8 @@ const GAP: usize = 2;
 pub(super) struct Column {
     title: &'static str,
     right: bool,
-    cut: bool,
+    /// The narrowest that it is cut to, where it is text.
+    cut_to: Option<usize>,
     /// What is dropped where room is short, the greatest first; 0 is never.
     spare: u8,
 }
@@ -23,17 +24,22 @@ pub(super) struct Column {
 impl Column {
     /// Text, cut where room is short.
     pub(super) const fn text(title: &'static str) -> Column {
-        Column { title, right: false, cut: true, spare: 0 }
+        Column { title, right: false, cut_to: Some(NARROWEST), spare: 0 }
     }
 
     /// Something that makes no sense when it is cut.
     pub(super) const fn whole(title: &'static str) -> Column {
-        Column { title, right: false, cut: false, spare: 0 }
+        Column { title, right: false, cut_to: None, spare: 0 }
     }
 
     /// A figure.
     pub(super) const fn figure(title: &'static str) -> Column {
-        Column { title, right: true, cut: false, spare: 0 }
+        Column { title, right: true, cut_to: None, spare: 0 }
+    }
+
+    /// The same, not cut below this width.
+    pub(super) const fn at_least(self, width: usize) -> Column {
+        Column { cut_to: Some(width), ..self }
     }
 
     /// The same, dropped where room is short: columns with the greatest `order` first.
@@ -87,7 +93,9 @@ impl<'a> Table<'a> {
             shown.iter().map(|(_, width)| width + GAP).sum::<usize>().saturating_sub(GAP)
         };
         while total(&shown) > width {
-            let cut = |(at, width): &&mut (usize, usize)| self.columns[*at].cut && *width > NARROWEST;
+            let cut = |(at, width): &&mut (usize, usize)| {
+                self.columns[*at].cut_to.is_some_and(|least| *width > least)
+            };
             if let Some(widest) = shown.iter_mut().filter(cut).max_by_key(|(_, width)| *width) {
                 widest.1 -= 1;
                 continue;

@@ -268,6 +268,10 @@ fn events_are_lines_until_the_daemon_ends_them() {
         "following events; end with Ctrl-C\nphilote has stopped\nstart it: sudo systemctl start philote\n";
     assert_eq!(found, ended(3, &out, err));
     assert_eq!(daemon.ctl("events --channel chat").code, 2, "a channel without messages");
+    let mut daemon = daemon;
+    daemon.stop();
+    assert!(daemon.ctl("events").err.starts_with("philote is not running: no socket at "));
+    assert_eq!(daemon.ctl("events --json").code, 3);
 }
 
 #[test]

@@ -227,6 +227,7 @@ fn a_dropped_client_is_explained() {
 
     let mut expired = daemon.client_with(&json!({"read": ["chat"], "sub": "expired", "exp": unix_now() + 1}));
     assert_eq!(expired.closed().0, 4401);
+    drop(expired);
     assert_eq!(ended(&daemon, "expired", "token_expired")["message"], "the token has expired; get a new one");
     // And trying again with the same token.
     let old = sign(&json!({"read": ["chat"], "sub": "expired", "exp": unix_now() - 60}));
@@ -240,15 +241,18 @@ fn a_dropped_client_is_explained() {
     let mut kicked = named(&daemon, "kicked", "chat");
     assert_eq!(ctl(&daemon, &["disconnect", "--subject", "kicked"]).0, DONE);
     assert_eq!(kicked.closed().0, 4403);
+    drop(kicked);
     assert_eq!(ended(&daemon, "kicked", "disconnected")["message"], "disconnected by an administrator");
 
     let mut silent = named(&daemon, "silent", "chat");
     let _ = silent.stream().read_to_end(&mut Vec::new());
+    drop(silent);
     assert_eq!(ended(&daemon, "silent", "no_pong")["code"], 4408);
 
     let mut large = named(&daemon, "large", "chat");
     large.publish("chat", &"x".repeat(2_000));
     assert_eq!(large.closed().0, 1009);
+    drop(large);
     let row = ended(&daemon, "large", "message_too_big");
     assert!(row["bytes_in"].as_u64().unwrap() > 0, "{row}");
 
