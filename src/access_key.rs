@@ -93,6 +93,11 @@ impl AccessKey {
         AccessKey { read: [].into(), subject: None, expires: None, key: None, api: false, write: None }
     }
 
+    /// Whether its connection receives what is published on this channel.
+    pub fn may_read(&self, channel: &str) -> bool {
+        self.read.binary_search_by(|name| name.as_str().cmp(channel)).is_ok()
+    }
+
     /// Whether its connection may publish on this channel.
     pub fn may_write(&self, channel: &str) -> bool {
         let own = self.write.as_deref().unwrap_or_default();
@@ -409,6 +414,15 @@ pub fn inspect(token: &str, keys: &Keys, policy: &Policy, now: UnixSeconds) -> I
         signed_by,
         verdict: verify(token, keys, policy, now),
     }
+}
+
+/// The `sub` that a token claims, believed or not: to find the refusals of somebody whose token is no good.
+pub fn claimed_subject(token: &str) -> Option<Box<str>> {
+    if token.len() > MAX_TOKEN_BYTES {
+        return None;
+    }
+    let claims: serde_json::Value = jsonwebtoken::dangerous::insecure_decode_claims(token).ok()?;
+    claims.get("sub")?.as_str().filter(|sub| sub.len() <= MAX_SUBJECT_BYTES).map(Box::from)
 }
 
 /// A token to be made. An absent field is an absent claim.

@@ -29,6 +29,8 @@ pub enum CloseReason {
     KeyWithdrawn,
     /// An administrator disconnected it.
     Disconnected,
+    /// An administrator keeps its subject out.
+    SubjectRefused,
     /// No answer to a ping within `[websocket] pong_timeout`.
     NoPong,
     /// Its queue passed `[limits] queue_messages` or `queue_bytes` with the socket full.
@@ -85,6 +87,9 @@ impl CloseReason {
                 "the key that signed the token is no longer accepted; get a new token",
             ),
             CloseReason::Disconnected => (4403, "disconnected", "disconnected by an administrator"),
+            CloseReason::SubjectRefused => {
+                (4403, "subject_refused", "an administrator refuses this token's subject")
+            }
             CloseReason::NoPong => (4408, "no_pong", "no answer to a ping; reconnect"),
             CloseReason::SlowConsumer => (
                 4413,
@@ -114,6 +119,7 @@ impl CloseReason {
             TokenExpired,
             KeyWithdrawn,
             Disconnected,
+            SubjectRefused,
             NoPong,
             SlowConsumer,
             QueueMemory,

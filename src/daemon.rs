@@ -3,7 +3,10 @@
 mod control;
 mod descriptors;
 mod error;
+mod listing;
+mod refused_file;
 mod reload;
+mod steering;
 mod vitals;
 mod watchdog;
 
@@ -20,9 +23,10 @@ use tracing::level_filters::LevelFilter;
 use self::control::DaemonControl;
 use self::error::StartError;
 use self::reload::{ReloadRequest, Reloader};
+use self::steering::Steering;
 use self::vitals::Vitals;
 use self::watchdog::{Watchdog, Workers};
-use crate::admin;
+use crate::admin::{self, api::Timestamp};
 use crate::close::CloseReason;
 use crate::config::{self, CommandLine, Drain, Environment, LogFormat, LogLevel, Settings};
 use crate::log::{self, LogHandle};
@@ -67,7 +71,7 @@ fn run(command_line: CommandLine) -> Result<(), StartError> {
 
     let signals = signals::listen()?;
     loaded.make_secret()?;
-    let log = log::init(format(&loaded.settings), level(&loaded.settings))?;
+    let log = log::init(format(&loaded.settings), log_level(loaded.settings.log.level))?;
     let notifier = Arc::new(Notifier::from_environment());
     loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let max_descriptors = descriptors::raise();
@@ -100,6 +104,9 @@ fn serve(
     let runtime = builder.enable_all().build().map_err(StartError::Runtime)?;
     let _entered = runtime.enter();
 
+    // Before anybody is let in.
+    let refused = steering::refused_file(reloader.environment().state_directory());
+    server.refused_subjects.set(refused.load()?);
     let passed = systemd::passed_listeners()?;
     let from_systemd = !passed.is_empty();
     let listeners = if from_systemd {
@@ -119,15 +126,17 @@ fn serve(
 
     let (requests, mut reloads) = mpsc::channel::<ReloadRequest>(1);
     let vitals = Arc::new(Vitals::default());
-    let control = DaemonControl::new(
-        server.clone(),
-        log.clone(),
-        requests,
-        reloader.report(),
-        &addresses,
-        reloader.config_file(),
-        vitals.clone(),
-    );
+    let control = DaemonControl {
+        server: server.clone(),
+        log: log.clone(),
+        reloads: requests,
+        last_reload: reloader.report(),
+        listeners: addresses.iter().map(SocketAddr::to_string).collect(),
+        config_file: reloader.config_file(),
+        started: Timestamp::now(),
+        vitals: vitals.clone(),
+        steering: Steering::new(server.clone(), runtime.handle().clone(), refused),
+    };
     let admin = start_admin(&settings, &reloader, control)?;
     let watchdog = Watchdog::new(server.clone(), runtime.handle().clone(), workers);
     admin.handle().spawn(watchdog.watch(notifier.clone()));
@@ -149,7 +158,7 @@ fn serve(
                     }
                     None => break,
                 },
-                Some(request) = reloads.recv() => request.answer(reloader.reload()),
+                Some(request) = reloads.recv() => request.serve(&mut reloader),
                 _ = tick.tick() => {
                     vitals.sample(&server);
                     server.log.tick(Instant::now());
@@ -163,6 +172,7 @@ fn serve(
         }
         drain(&server, notifier, from_systemd, accepting).await;
     });
+    server.events.end();
     admin.stop();
     runtime.shutdown_background();
     Ok(())
@@ -246,8 +256,8 @@ fn format(settings: &Settings) -> log::Format {
     }
 }
 
-fn level(settings: &Settings) -> LevelFilter {
-    match settings.log.level {
+fn log_level(level: LogLevel) -> LevelFilter {
+    match level {
         LogLevel::Trace => LevelFilter::TRACE,
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Info => LevelFilter::INFO,

@@ -8,8 +8,9 @@ mod touched;
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use indexmap::IndexSet;
 use uuid::Uuid;
@@ -44,7 +45,25 @@ impl<K, V> Sharded<K, V> {
 /// A channel while someone reads it. Its lock is the one order in which all readers see its messages.
 struct Channel {
     name: ChannelName,
+    /// Messages since it came to be; changed under the lock, read without it.
+    messages: AtomicU64,
+    /// The lower half of `messages` at the last sample, and the messages a second before it, as bits of an `f32`.
+    sampled: AtomicU32,
+    rate: AtomicU32,
+    /// Of `readers`, for those who list channels: they must not wait for a publish to a large one.
+    reader_count: AtomicU32,
     readers: Mutex<Readers>,
+}
+
+/// What is known of a channel that somebody reads.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ChannelStats {
+    /// Connections that read it.
+    pub readers: u64,
+    /// Messages since somebody began to read it.
+    pub messages: u64,
+    /// Messages a second before the last sample.
+    pub messages_per_second: f32,
 }
 
 /// A channel's readers: dense for those who walk over all of them, found by hash by those who leave.
@@ -117,13 +136,23 @@ impl Hub {
         let channel = match shard.get(name) {
             Some(channel) => channel.clone(),
             None => {
-                let channel = Arc::new(Channel { name: name.clone(), readers: Mutex::default() });
+                let channel = Arc::new(Channel {
+                    name: name.clone(),
+                    messages: AtomicU64::new(0),
+                    sampled: AtomicU32::new(0),
+                    rate: AtomicU32::new(0),
+                    reader_count: AtomicU32::new(0),
+                    readers: Mutex::default(),
+                });
                 shard.insert(name.clone(), channel.clone());
                 channel
             }
         };
         // Under the shard's lock: nobody forgets the channel in between.
-        lock(&channel.readers).0.insert(connection.clone());
+        let mut readers = lock(&channel.readers);
+        readers.0.insert(connection.clone());
+        channel.reader_count.store(readers.0.len() as u32, Relaxed);
+        drop(readers);
         channel
     }
 
@@ -131,6 +160,7 @@ impl Hub {
         let mut shard = lock(self.channels.shard(channel.name.as_str()));
         let mut readers = lock(&channel.readers);
         readers.remove(connection);
+        channel.reader_count.store(readers.0.len() as u32, Relaxed);
         if readers.0.is_empty() {
             shard.remove(&channel.name);
             if shard.len() < shard.capacity() / 8 {
@@ -179,6 +209,8 @@ impl Hub {
         let frame = encode();
         let mut queued = 0;
         let readers = lock(&channel.readers);
+        // Not fetch_add: the lock has made this the only writer.
+        channel.messages.store(channel.messages.load(Relaxed) + frame.messages() as u64, Relaxed);
         for reader in &readers.0 {
             if publisher.is_some_and(|publisher| Arc::ptr_eq(publisher, reader)) {
                 continue;
@@ -210,6 +242,32 @@ impl Hub {
     /// How many channels have a reader.
     pub fn channel_count(&self) -> usize {
         self.channels.shards.iter().map(|shard| lock(shard).len()).sum()
+    }
+
+    /// Shows every channel of clients to `visit`, one shard locked at a time and no channel.
+    pub fn each_channel(&self, mut visit: impl FnMut(&ChannelName, ChannelStats)) {
+        for shard in &self.channels.shards {
+            for channel in lock(shard).values().filter(|channel| !channel.name.is_internal()) {
+                let stats = ChannelStats {
+                    readers: channel.reader_count.load(Relaxed).into(),
+                    messages: channel.messages.load(Relaxed),
+                    messages_per_second: f32::from_bits(channel.rate.load(Relaxed)),
+                };
+                visit(&channel.name, stats);
+            }
+        }
+    }
+
+    /// Takes the rate of every channel over the time since the last sample.
+    pub fn sample_channels(&self, since: Duration) {
+        let seconds = since.as_secs_f32().max(f32::EPSILON);
+        for shard in &self.channels.shards {
+            for channel in lock(shard).values() {
+                let now = channel.messages.load(Relaxed) as u32;
+                let messages = now.wrapping_sub(channel.sampled.swap(now, Relaxed));
+                channel.rate.store((messages as f32 / seconds).to_bits(), Relaxed);
+            }
+        }
     }
 
     /// Messages queued to readers since the start.

@@ -43,6 +43,11 @@ impl ChannelName {
         ChannelName(Arc::from(format!("\0{name}")))
     }
 
+    /// Whether it is one of the daemon's own.
+    pub(crate) fn is_internal(&self) -> bool {
+        self.0.starts_with('\0')
+    }
+
     /// The name's text.
     pub fn as_str(&self) -> &str {
         &self.0

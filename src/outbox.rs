@@ -150,7 +150,16 @@ struct State {
     broken: bool,
     /// The connection's task.
     task: Option<Waker>,
-    stats: OutboxStats,
+    totals: Totals,
+}
+
+/// The part of [`OutboxStats`] that is kept; small, because every connection has one.
+#[derive(Default)]
+struct Totals {
+    messages: u64,
+    bytes: u64,
+    greatest_queue: u32,
+    progress: Seconds,
 }
 
 /// What an outbox has done.
@@ -162,6 +171,8 @@ pub struct OutboxStats {
     pub bytes: u64,
     /// The most messages that ever waited.
     pub greatest_queue: usize,
+    /// Frames that wait now.
+    pub queued_messages: usize,
     /// Bytes that wait now.
     pub queued_bytes: usize,
     /// When bytes were last written.
@@ -193,7 +204,7 @@ impl Outbox {
             dropping: false,
             broken: false,
             task: None,
-            stats: OutboxStats::default(),
+            totals: Totals::default(),
         };
         Outbox { state: Mutex::new(state), sink: OnceLock::new(), budget }
     }
@@ -213,7 +224,7 @@ impl Outbox {
         if state.closing.is_some() {
             return Pushed::Closing;
         }
-        state.stats.messages += frame.messages() as u64;
+        state.totals.messages += frame.messages() as u64;
         state.enqueue(frame);
         match state.phase {
             Phase::Promised => Pushed::Queued,
@@ -356,7 +367,15 @@ impl Outbox {
     /// What it has done so far, and what waits.
     pub fn stats(&self) -> OutboxStats {
         let state = lock(&self.state);
-        OutboxStats { queued_bytes: state.bytes, ..state.stats }
+        let totals = &state.totals;
+        OutboxStats {
+            messages: totals.messages,
+            bytes: totals.bytes,
+            greatest_queue: totals.greatest_queue as usize,
+            queued_messages: state.messages,
+            queued_bytes: state.bytes,
+            progress: totals.progress,
+        }
     }
 
     /// The bytes that its socket refuses at the moment.
@@ -414,7 +433,7 @@ impl State {
     fn enqueue(&mut self, frame: Frame) {
         self.messages += frame.messages();
         self.bytes += frame.len();
-        self.stats.greatest_queue = self.stats.greatest_queue.max(self.messages);
+        self.totals.greatest_queue = self.totals.greatest_queue.max(self.messages as u32);
         self.queue.push_back(frame);
     }
 
@@ -453,9 +472,9 @@ impl State {
         self.offset = offset;
         self.messages -= finished;
         self.bytes -= taken;
-        self.stats.bytes += taken as u64;
+        self.totals.bytes += taken as u64;
         if taken > 0 {
-            self.stats.progress = now;
+            self.totals.progress = now;
         }
         if std::mem::take(&mut self.dropping) {
             self.drop_from(usize::from(offset > 0));

@@ -54,6 +54,12 @@ impl Style {
     }
 }
 
+/// How many columns the terminal on standard output has.
+pub fn width() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    (size.ws_col > 0).then_some(usize::from(size.ws_col))
+}
+
 /// `text` with control characters, and those that turn the direction of writing, as escapes (`\u{1b}`): what
 /// strangers wrote can neither drive the terminal nor pretend to be another line.
 ///

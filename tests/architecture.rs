@@ -18,6 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "admin",
             "close",
             "config",
+            "hub",
             "log",
             "message",
             "outbox",

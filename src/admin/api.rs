@@ -2,11 +2,19 @@
 //!
 //! The shapes are stable within `/v1/`: times are RFC 3339 in UTC, sizes are bytes, durations are seconds.
 
+mod events;
+mod lists;
+mod steering;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+pub use self::events::*;
+pub use self::lists::*;
+pub use self::steering::*;
 
 /// `GET`: [`Status`].
 pub const STATUS: &str = "/v1/status";
@@ -18,10 +26,27 @@ pub const INSPECT: &str = "/v1/inspect";
 pub const SECRET: &str = "/v1/secret";
 /// `POST`: [`SecretChanged`].
 pub const SECRET_ROTATE: &str = "/v1/secret/rotate";
-/// `POST`: [`Reloaded`].
+/// `POST` [`ReloadRequest`] or nothing: [`Reloaded`].
 pub const RELOAD: &str = "/v1/reload";
 /// `GET`: [`Ready`].
 pub const READY: &str = "/v1/ready";
+
+/// `GET` with [`ConnectionQuery`] in the URL: [`Connections`].
+pub const CONNECTIONS: &str = "/v1/connections";
+/// `GET` with [`ClosedQuery`] in the URL: [`ClosedConnections`].
+pub const CLOSED: &str = "/v1/connections/closed";
+/// `GET` with [`ChannelQuery`] in the URL: [`Channels`].
+pub const CHANNELS: &str = "/v1/channels";
+/// `POST` [`DisconnectRequest`]: [`Disconnected`].
+pub const DISCONNECT: &str = "/v1/disconnect";
+/// `GET`: [`RefusedSubjects`]; `DELETE` [`LiftRequest`]: [`Lifted`].
+pub const REFUSED: &str = "/v1/refused";
+/// `POST` [`PublishRequest`]: [`Published`].
+pub const PUBLISH: &str = "/v1/publish";
+/// `GET` with [`EventQuery`] in the URL: [`Event`]s, one a line, until either side ends it.
+pub const EVENTS: &str = "/v1/events";
+/// `GET`: [`Levels`]; `PUT` [`LevelRequest`]: [`Levels`].
+pub const LOG_LEVEL: &str = "/v1/log-level";
 
 /// How long a token lives when nobody says: long enough to try things for a week, short enough to be forgotten.
 pub const DEFAULT_TOKEN_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -124,7 +149,7 @@ pub struct Status {
     pub connections: u64,
     /// The most it takes.
     pub max_connections: u64,
-    /// Channels with at least one reader or writer.
+    /// Channels that somebody reads.
     pub channels: u64,
     /// Connections accepted (answered 101) since the start.
     pub accepted: u64,
@@ -271,6 +296,9 @@ pub struct Reloaded {
     pub needs_restart: Vec<String>,
     /// Connections that are being closed because the key of their token is gone.
     pub closing: u64,
+    /// Nothing was changed: it is what a reload would come to.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 /// The daemon serves.

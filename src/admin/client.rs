@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HOST, SERVER};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -15,8 +16,10 @@ use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
 use super::api::{
-    self, Code, Failure, InspectRequest, Inspection, IssuedToken, Ready, Reloaded, SecretChanged, SecretSet,
-    Secrets, Status, TokenRequest,
+    self, ChannelQuery, Channels, ClosedConnections, ClosedQuery, Code, ConnectionQuery, Connections,
+    DisconnectRequest, Disconnected, Event, EventQuery, Failure, InspectRequest, Inspection, IssuedToken,
+    Level, LevelRequest, Levels, LiftRequest, Lifted, PublishRequest, Published, Ready, RefusedSubjects,
+    ReloadRequest, Reloaded, SecretChanged, SecretSet, Secrets, Status, TokenRequest,
 };
 
 /// Bytes of an answer; far above any, so that only something that is no daemon reaches it.
@@ -178,13 +181,76 @@ impl Client {
     }
 
     /// `POST /v1/reload`.
-    pub async fn reload(&self) -> Result<Reloaded, Error> {
-        self.ask(Method::POST, api::RELOAD, &()).await
+    pub async fn reload(&self, dry_run: bool) -> Result<Reloaded, Error> {
+        self.ask(Method::POST, api::RELOAD, &ReloadRequest { dry_run }).await
+    }
+
+    /// `GET /v1/connections`.
+    pub async fn connections(&self, query: &ConnectionQuery) -> Result<Connections, Error> {
+        self.list(api::CONNECTIONS, query).await
+    }
+
+    /// `GET /v1/connections/closed`.
+    pub async fn closed(&self, query: &ClosedQuery) -> Result<ClosedConnections, Error> {
+        self.list(api::CLOSED, query).await
+    }
+
+    /// `GET /v1/channels`.
+    pub async fn channels(&self, query: &ChannelQuery) -> Result<Channels, Error> {
+        self.list(api::CHANNELS, query).await
+    }
+
+    /// `POST /v1/disconnect`.
+    pub async fn disconnect(&self, request: &DisconnectRequest) -> Result<Disconnected, Error> {
+        self.ask(Method::POST, api::DISCONNECT, request).await
+    }
+
+    /// `GET /v1/refused`.
+    pub async fn refused(&self) -> Result<RefusedSubjects, Error> {
+        self.ask(Method::GET, api::REFUSED, &()).await
+    }
+
+    /// `DELETE /v1/refused`.
+    pub async fn lift(&self, subject: &str) -> Result<Lifted, Error> {
+        let request = LiftRequest { subject: subject.to_owned() };
+        self.ask(Method::DELETE, api::REFUSED, &request).await
+    }
+
+    /// `POST /v1/publish`.
+    pub async fn publish(&self, request: &PublishRequest) -> Result<Published, Error> {
+        self.ask(Method::POST, api::PUBLISH, request).await
+    }
+
+    /// `GET /v1/log-level`.
+    pub async fn log_level(&self) -> Result<Levels, Error> {
+        self.ask(Method::GET, api::LOG_LEVEL, &()).await
+    }
+
+    /// `PUT /v1/log-level`.
+    pub async fn set_log_level(&self, level: Level) -> Result<Levels, Error> {
+        self.ask(Method::PUT, api::LOG_LEVEL, &LevelRequest { level }).await
+    }
+
+    /// `GET /v1/events`. Only its beginning has to come in time.
+    pub async fn events(&self, query: &EventQuery) -> Result<Events, Error> {
+        let route = with_query(api::EVENTS, query);
+        self.in_time(async |stream, path| {
+            let answer = request(stream, path, Method::GET, &route, &()).await?;
+            if answer.status == StatusCode::OK {
+                return Ok(Events { path: path.to_owned(), body: answer.body, buffer: Vec::new() });
+            }
+            Err(answer.failure(path).await)
+        })
+        .await
     }
 
     /// `GET /v1/ready`.
     pub async fn ready(&self) -> Result<Ready, Error> {
         self.ask(Method::GET, api::READY, &()).await
+    }
+
+    async fn list<T: DeserializeOwned>(&self, route: &str, query: &impl Serialize) -> Result<T, Error> {
+        self.ask(Method::GET, &with_query(route, query), &()).await
     }
 
     async fn ask<T: DeserializeOwned>(
@@ -193,11 +259,19 @@ impl Client {
         route: &str,
         body: &impl Serialize,
     ) -> Result<T, Error> {
+        self.in_time(async |stream, path| exchange(stream, path, method, route, body).await).await
+    }
+
+    /// Connects and does something with the connection, all in the time there is.
+    async fn in_time<T>(
+        &self,
+        talk: impl AsyncFnOnce(UnixStream, &Path) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let mut reached = self.first().to_owned();
         timeout(self.within, async {
             let (stream, path) = self.connect().await?;
             reached.clone_from(path);
-            exchange(stream, path, method, route, body).await
+            talk(stream, path).await
         })
         .await
         .unwrap_or(Err(Error::TimedOut { path: reached, after: self.within }))
@@ -242,6 +316,84 @@ fn weight(error: &Error) -> u8 {
     }
 }
 
+fn with_query(route: &str, query: &impl Serialize) -> String {
+    // Fails for what is no list of names and values, which these types all are.
+    let query = serde_urlencoded::to_string(query).unwrap_or_default();
+    if query.is_empty() { route.to_owned() } else { format!("{route}?{query}") }
+}
+
+/// Events as they happen.
+#[derive(Debug)]
+pub struct Events {
+    path: PathBuf,
+    body: Incoming,
+    buffer: Vec<u8>,
+}
+
+impl Events {
+    /// The next one; `None` once the daemon has ended it.
+    ///
+    /// # Errors
+    /// The connection broke off, or what comes is no event.
+    pub async fn next(&mut self) -> Result<Option<Event>, Error> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                let event = serde_json::from_slice(&line);
+                return event.map(Some).map_err(|_| Error::NotPhilote { path: self.path.clone() });
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(_)) => return Err(Error::Gone { path: self.path.clone() }),
+                Some(Ok(frame)) => self.buffer.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+            }
+            if self.buffer.len() > MAX_ANSWER {
+                return Err(Error::NotPhilote { path: self.path.clone() });
+            }
+        }
+    }
+}
+
+/// The beginning of an answer.
+struct Answer {
+    status: StatusCode,
+    /// The version of who answers.
+    theirs: String,
+    body: Incoming,
+}
+
+impl Answer {
+    async fn read(self, path: &Path) -> Result<(StatusCode, String, Bytes), Error> {
+        let body = Limited::new(self.body, MAX_ANSWER).collect().await;
+        let body = body.map_err(|_| Error::Gone { path: path.to_owned() })?.to_bytes();
+        Ok((self.status, self.theirs, body))
+    }
+
+    /// Why nothing was done.
+    async fn failure(self, path: &Path) -> Error {
+        let (theirs, body) = match self.read(path).await {
+            Ok((_, theirs, body)) => (theirs, body),
+            Err(error) => return error,
+        };
+        match serde_json::from_slice::<Failure>(&body) {
+            Ok(Failure { code: Code::NotFound | Code::MethodNotAllowed, .. }) if theirs != OUR_VERSION => {
+                Error::OtherVersion { theirs }
+            }
+            Ok(failure) => Error::Refused(failure),
+            Err(_) => strange(theirs, path),
+        }
+    }
+}
+
+/// An answer in no shape that is known here.
+fn strange(theirs: String, path: &Path) -> Error {
+    if theirs == OUR_VERSION {
+        Error::NotPhilote { path: path.to_owned() }
+    } else {
+        Error::OtherVersion { theirs }
+    }
+}
+
 async fn exchange<T: DeserializeOwned>(
     stream: UnixStream,
     path: &Path,
@@ -249,6 +401,22 @@ async fn exchange<T: DeserializeOwned>(
     route: &str,
     body: &impl Serialize,
 ) -> Result<T, Error> {
+    let answer = request(stream, path, method, route, body).await?;
+    if answer.status != StatusCode::OK {
+        return Err(answer.failure(path).await);
+    }
+    let (_, theirs, body) = answer.read(path).await?;
+    serde_json::from_slice(&body).map_err(|_| strange(theirs, path))
+}
+
+/// Sends a request and reads the beginning of its answer.
+async fn request(
+    stream: UnixStream,
+    path: &Path,
+    method: Method,
+    route: &str,
+    body: &impl Serialize,
+) -> Result<Answer, Error> {
     let not_philote = || Error::NotPhilote { path: path.to_owned() };
     let lost = |error: &hyper::Error| {
         if error.is_parse() { not_philote() } else { Error::Gone { path: path.to_owned() } }
@@ -266,27 +434,11 @@ async fn exchange<T: DeserializeOwned>(
     tokio::spawn(connection);
     let answer = sender.send_request(request).await.map_err(|error| lost(&error))?;
 
-    let status = answer.status();
     let theirs = answer
         .headers()
         .get(SERVER)
         .and_then(|value| value.to_str().ok()?.strip_prefix("philote/"))
         .map(str::to_owned)
         .ok_or_else(not_philote)?;
-    let body = Limited::new(answer.into_body(), MAX_ANSWER)
-        .collect()
-        .await
-        .map_err(|_| Error::Gone { path: path.to_owned() })?
-        .to_bytes();
-    let strange = |theirs| if theirs == OUR_VERSION { not_philote() } else { Error::OtherVersion { theirs } };
-    if status == StatusCode::OK {
-        return serde_json::from_slice(&body).map_err(|_| strange(theirs));
-    }
-    match serde_json::from_slice::<Failure>(&body) {
-        Ok(Failure { code: Code::NotFound | Code::MethodNotAllowed, .. }) if theirs != OUR_VERSION => {
-            Err(Error::OtherVersion { theirs })
-        }
-        Ok(failure) => Err(Error::Refused(failure)),
-        Err(_) => Err(strange(theirs)),
-    }
+    Ok(Answer { status: answer.status(), theirs, body: answer.into_body() })
 }

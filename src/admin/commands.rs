@@ -4,8 +4,11 @@ use hyper::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Control;
-use super::api::{self, Code, Failure, InspectRequest, SecretSet, TokenRequest};
+use super::api::{
+    self, Code, DisconnectRequest, EventQuery, Failure, InspectRequest, LevelRequest, LiftRequest,
+    PublishRequest, ReloadRequest, SecretSet, TokenRequest,
+};
+use super::{Control, EventStream, server};
 
 /// Who asks, as the kernel knows it (`SO_PEERCRED`).
 #[derive(Clone, Copy, Debug)]
@@ -43,9 +46,34 @@ pub(super) enum Command {
     SecretRotate,
     Reload,
     Ready,
+    Connections,
+    Closed,
+    Channels,
+    Disconnect,
+    Refused,
+    Lift,
+    Publish,
+    LogLevel,
+    SetLogLevel,
+    Events,
 }
 
-const ROUTES: [(Method, &str, Command); 8] = [
+impl Command {
+    /// The most bytes of its request's body.
+    pub(super) fn max_body(self) -> usize {
+        if self == Command::Publish { server::MAX_PUBLISH } else { server::MAX_BODY }
+    }
+}
+
+/// What is sent back.
+pub(super) enum Answer {
+    /// One JSON document.
+    Json(Vec<u8>),
+    /// A line for each event.
+    Events(EventStream),
+}
+
+const ROUTES: [(Method, &str, Command); 18] = [
     (Method::GET, api::STATUS, Command::Status),
     (Method::POST, api::TOKEN, Command::Token),
     (Method::POST, api::INSPECT, Command::Inspect),
@@ -54,6 +82,16 @@ const ROUTES: [(Method, &str, Command); 8] = [
     (Method::POST, api::SECRET_ROTATE, Command::SecretRotate),
     (Method::POST, api::RELOAD, Command::Reload),
     (Method::GET, api::READY, Command::Ready),
+    (Method::GET, api::CONNECTIONS, Command::Connections),
+    (Method::GET, api::CLOSED, Command::Closed),
+    (Method::GET, api::CHANNELS, Command::Channels),
+    (Method::POST, api::DISCONNECT, Command::Disconnect),
+    (Method::GET, api::REFUSED, Command::Refused),
+    (Method::DELETE, api::REFUSED, Command::Lift),
+    (Method::POST, api::PUBLISH, Command::Publish),
+    (Method::GET, api::LOG_LEVEL, Command::LogLevel),
+    (Method::PUT, api::LOG_LEVEL, Command::SetLogLevel),
+    (Method::GET, api::EVENTS, Command::Events),
 ];
 
 /// What is said to a request that names no command.
@@ -80,14 +118,16 @@ pub(super) fn find(method: &Method, path: &str) -> Result<Command, NoSuchCommand
     Err(NoSuchCommand { failure, allow: Some(allow) })
 }
 
-/// Does it and returns the answer's JSON. May block.
+/// Does it. `query` is that of the URL. May block.
 pub(super) fn run(
     command: Command,
+    query: &str,
     body: &[u8],
     peer: Peer,
     control: &dyn Control,
-) -> Result<Vec<u8>, Failure> {
-    match command {
+) -> Result<Answer, Failure> {
+    let json = match command {
+        Command::Events => return follow(&parse_query(query)?, peer, control).map(Answer::Events),
         Command::Status => json(control.status()),
         Command::Ready => json(control.ready()),
         Command::Inspect => {
@@ -111,8 +151,79 @@ pub(super) fn run(
             audited(peer, "secret set", "", answer)
         }
         Command::SecretRotate => audited(peer, "secret rotate", "", control.secret_rotate()),
-        Command::Reload => audited(peer, "reload", "", control.reload()),
+        Command::Reload => {
+            let request =
+                if body.is_empty() { ReloadRequest::default() } else { parse(body, r#"{"dry_run": true}"#)? };
+            let answer = control.reload(request.dry_run);
+            if request.dry_run { json(answer) } else { audited(peer, "reload", "", answer) }
+        }
+        Command::Connections => json(control.connections(&parse_query(query)?)),
+        Command::Closed => json(control.closed(&parse_query(query)?)),
+        Command::Channels => json(control.channels(&parse_query(query)?)),
+        Command::Refused => json(control.refused()),
+        Command::LogLevel => json(control.log_level()),
+        Command::Disconnect => {
+            let request: DisconnectRequest = parse(body, r#"{"subject": "alice"}"#)?;
+            let answer = control.disconnect(&request);
+            if request.dry_run {
+                return json(answer).map(Answer::Json);
+            }
+            let count = answer.as_ref().map_or(0, |answer| answer.matched);
+            audited(peer, "disconnect", &format!("of {count}: {}", who(&request)), answer)
+        }
+        Command::Lift => {
+            let LiftRequest { subject } = parse(body, r#"{"subject": "alice"}"#)?;
+            audited(peer, "refused remove", &format!("{subject:?}"), control.lift(&subject))
+        }
+        Command::Publish => {
+            let request: PublishRequest =
+                parse(body, r#"{"messages": [{"channel": "chat", "data": "hello"}]}"#)?;
+            audited(peer, "publish", &what(&request), control.publish(&request))
+        }
+        Command::SetLogLevel => {
+            let LevelRequest { level } = parse(body, r#"{"level": "debug"}"#)?;
+            audited(peer, "log-level", &format!("{level:?}"), control.set_log_level(level))
+        }
+    };
+    json.map(Answer::Json)
+}
+
+/// Begins to follow events. That somebody reads messages is told in the log, because they may be private.
+fn follow(query: &EventQuery, peer: Peer, control: &dyn Control) -> Result<EventStream, Failure> {
+    let answer = control.events(query.clone());
+    if query.messages {
+        let channel = query.channel.as_ref().map_or_else(|| "all".into(), |channel| format!("{channel:?}"));
+        let outcome = answer.as_ref().err().map_or("done", |failure| failure.message.as_str());
+        audit(peer, "events", &format!("with the messages of {channel}"), outcome);
     }
+    answer
+}
+
+/// Whom a request disconnects, in the words of an audit line.
+fn who(request: &DisconnectRequest) -> String {
+    let DisconnectRequest { ids, channel, subject, address, all, reconnect, refuse_for, .. } = request;
+    let mut words: Vec<String> = Vec::new();
+    if *all {
+        words.push("all".into());
+    }
+    words.extend(ids.iter().map(|id| format!("id {id}")));
+    words.extend(channel.iter().map(|channel| format!("channel {channel:?}")));
+    words.extend(subject.iter().map(|subject| format!("subject {subject:?}")));
+    words.extend(address.iter().map(|address| format!("address {address}")));
+    words.extend(reconnect.then(|| "to reconnect".into()));
+    words.extend(refuse_for.map(|seconds| format!("refused for {seconds} s")));
+    words.join(", ")
+}
+
+/// What a request publishes, in the words of an audit line: how much and where, never what.
+fn what(request: &PublishRequest) -> String {
+    let mut channels: Vec<&str> = request.messages.iter().map(|message| message.channel.as_str()).collect();
+    channels.sort_unstable();
+    channels.dedup();
+    let more = channels.len().saturating_sub(api::MAX_NAMES);
+    channels.truncate(api::MAX_NAMES);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("of {} on {channels:?}{more}", request.messages.len())
 }
 
 fn json<T: Serialize>(answer: Result<T, Failure>) -> Result<Vec<u8>, Failure> {
@@ -130,6 +241,12 @@ fn parse<T: DeserializeOwned>(body: &[u8], example: &str) -> Result<T, Failure> 
     })
 }
 
+/// Reads the query of a URL.
+fn parse_query<T: DeserializeOwned>(query: &str) -> Result<T, Failure> {
+    serde_urlencoded::from_str(query)
+        .map_err(|error| Failure::new(Code::BadRequest, format!("the query of the URL: {error}")))
+}
+
 /// Leaves the line that tells who changed or issued what, done or refused.
 fn audited<T: Serialize>(
     peer: Peer,
@@ -137,15 +254,19 @@ fn audited<T: Serialize>(
     what: &str,
     answer: Result<T, Failure>,
 ) -> Result<Vec<u8>, Failure> {
-    let Peer { uid, gid, pid } = peer;
     let outcome = answer.as_ref().err().map_or("done", |failure| failure.message.as_str());
+    audit(peer, command, what, outcome);
+    json(answer)
+}
+
+fn audit(peer: Peer, command: &'static str, what: &str, outcome: &str) {
+    let Peer { uid, gid, pid } = peer;
     tracing::info!(
         target: "philote::audit",
         peer_uid = uid, peer_gid = gid, peer_pid = pid, command, outcome,
         "admin: {command}{}{what} by uid {uid}, pid {pid}: {outcome}",
         if what.is_empty() { "" } else { " " },
     );
-    json(answer)
 }
 
 /// A token request in the words of an audit line; quoted, so that no name can pretend to be another line.

@@ -10,7 +10,18 @@ pub mod path;
 pub mod server;
 pub mod socket;
 
-use api::{Failure, Inspection, IssuedToken, Ready, Reloaded, SecretChanged, Secrets, Status, TokenRequest};
+use std::pin::Pin;
+
+use futures_util::Stream;
+
+use api::{
+    ChannelQuery, Channels, ClosedConnections, ClosedQuery, ConnectionQuery, Connections, DisconnectRequest,
+    Disconnected, Event, EventQuery, Failure, Inspection, IssuedToken, Level, Levels, Lifted, PublishRequest,
+    Published, Ready, RefusedSubjects, Reloaded, SecretChanged, Secrets, Status, TokenRequest,
+};
+
+/// Events as they happen. Dropping it ends it.
+pub type EventStream = Pin<Box<dyn Stream<Item = Event> + Send>>;
 
 /// What the admin socket may ask of the daemon.
 ///
@@ -33,8 +44,29 @@ pub trait Control: Send + Sync + 'static {
     /// Puts a new secret on top of the daemon's own file, so that it signs while the older ones still verify.
     fn secret_rotate(&self) -> Result<SecretChanged, Failure>;
     /// Reads the configuration again and waits until it is in use; [`Code::Refused`](api::Code::Refused), with
-    /// the sentence that says which key in which line is wrong, when it changed nothing.
-    fn reload(&self) -> Result<Reloaded, Failure>;
+    /// the sentence that says which key in which line is wrong, when it changed nothing. A dry run only says what
+    /// it would come to.
+    fn reload(&self, dry_run: bool) -> Result<Reloaded, Failure>;
     /// Whether the daemon serves clients; [`Code::NotReady`](api::Code::NotReady) while it starts or drains.
     fn ready(&self) -> Result<Ready, Failure>;
+    /// Open connections, filtered and sorted here, and no more of them copied than are shown.
+    fn connections(&self, query: &ConnectionQuery) -> Result<Connections, Failure>;
+    /// Connections that have ended and requests that were refused, as long as they are remembered.
+    fn closed(&self, query: &ClosedQuery) -> Result<ClosedConnections, Failure>;
+    /// Channels that somebody reads.
+    fn channels(&self, query: &ChannelQuery) -> Result<Channels, Failure>;
+    /// Closes connections, and keeps a subject out where that is asked for.
+    fn disconnect(&self, request: &DisconnectRequest) -> Result<Disconnected, Failure>;
+    /// The subjects that are kept out.
+    fn refused(&self) -> Result<RefusedSubjects, Failure>;
+    /// Lets a subject in again.
+    fn lift(&self, subject: &str) -> Result<Lifted, Failure>;
+    /// Publishes all messages, or none where one is bad.
+    fn publish(&self, request: &PublishRequest) -> Result<Published, Failure>;
+    /// How much is logged.
+    fn log_level(&self) -> Result<Levels, Failure>;
+    /// Changes how much is logged.
+    fn set_log_level(&self, level: Level) -> Result<Levels, Failure>;
+    /// What happens from now on. Whoever is too slow misses events and is told how many.
+    fn events(&self, query: EventQuery) -> Result<EventStream, Failure>;
 }

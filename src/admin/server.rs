@@ -1,6 +1,6 @@
 //! Answers on the admin socket from a thread of its own, so that it answers when the data path is saturated.
 //!
-//! One request a connection. Everything that a client may use up has a bound: places ([`MAX_CLIENTS`]), bytes
+//! One request a connection; only events are an answer without an end. Everything that a client may use up has a bound: places ([`MAX_CLIENTS`]), bytes
 //! ([`MAX_HEAD`], [`MAX_BODY`]) and time ([`DEADLINE`]). The work itself runs on a thread of the blocking pool,
 //! so that a reload that waits keeps nobody from asking for the status.
 
@@ -15,12 +15,14 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use futures_util::StreamExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited, StreamBody};
+use hyper::body::{Body as _, Frame, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, SERVER};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::{Builder, Handle};
@@ -28,10 +30,10 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use super::Control;
-use super::api::{Code, Failure};
-use super::commands::{self, Peer};
+use super::api::{Code, Event, Failure};
+use super::commands::{self, Answer, Peer};
 use super::socket::Socket;
+use super::{Control, EventStream};
 
 /// Clients at once. One more takes the place of whoever has waited longest without having asked anything.
 pub const MAX_CLIENTS: usize = 64;
@@ -39,6 +41,8 @@ pub const MAX_CLIENTS: usize = 64;
 pub const MAX_HEAD: usize = 16 * 1024;
 /// Bytes of a request's body.
 pub const MAX_BODY: usize = 64 * 1024;
+/// Bytes of the body of a request that publishes messages.
+pub const MAX_PUBLISH: usize = 1024 * 1024;
 /// For a request's head, for its body, and for taking the answer, each.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 /// How long answers in progress may hold up [`Server::stop`].
@@ -47,6 +51,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(2);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What every answer says it is from.
 const PRODUCT: HeaderValue = HeaderValue::from_static(concat!("philote/", env!("CARGO_PKG_VERSION")));
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// The running server. Dropping it stops it, as [`Server::stop`] does.
 #[derive(Debug)]
@@ -180,7 +186,10 @@ async fn serve(stream: UnixStream, control: Arc<dyn Control>, asked: Arc<AtomicB
     let answered = Notify::new();
     let service = service_fn(|request| async {
         let answer = answer(request, peer, &control, &asked).await;
-        answered.notify_one();
+        // What has no end is taken as slowly as its client likes: it is the one that misses something.
+        if answer.body().size_hint().exact().is_some() {
+            answered.notify_one();
+        }
         Ok::<_, Infallible>(answer)
     });
     let connection = http1::Builder::new()
@@ -204,7 +213,7 @@ async fn answer(
     peer: Peer,
     control: &Arc<dyn Control>,
     asked: &AtomicBool,
-) -> Response<Full<Bytes>> {
+) -> Response<Body> {
     let (head, body) = request.into_parts();
     let mut allow = None;
     let outcome = match commands::find(&head.method, head.uri.path()) {
@@ -212,12 +221,13 @@ async fn answer(
             allow = refusal.allow;
             Err(refusal.failure)
         }
-        Ok(command) => match read(body).await {
+        Ok(command) => match read(body, command.max_body()).await {
             Err(failure) => Err(failure),
             Ok(body) => {
                 asked.store(true, Ordering::Relaxed);
                 let control = Arc::clone(control);
-                tokio::task::spawn_blocking(move || commands::run(command, &body, peer, &*control))
+                let query = head.uri.query().unwrap_or_default().to_owned();
+                tokio::task::spawn_blocking(move || commands::run(command, &query, &body, peer, &*control))
                     .await
                     .unwrap_or_else(|_| {
                         let message = "the daemon failed at this command; its log says where";
@@ -226,12 +236,12 @@ async fn answer(
             }
         },
     };
-    let (status, mut json) = match outcome {
-        Ok(json) => (hyper::StatusCode::OK, json),
-        Err(failure) => (failure.code.status(), serde_json::to_vec(&failure).unwrap_or_default()),
+    let (status, body) = match outcome {
+        Ok(Answer::Json(json)) => (StatusCode::OK, line(json)),
+        Ok(Answer::Events(events)) => (StatusCode::OK, lines(events)),
+        Err(failure) => (failure.code.status(), line(serde_json::to_vec(&failure).unwrap_or_default())),
     };
-    json.push(b'\n');
-    let mut response = Response::new(Full::from(json));
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(SERVER, PRODUCT);
@@ -242,11 +252,27 @@ async fn answer(
     response
 }
 
-async fn read(body: Incoming) -> Result<Bytes, Failure> {
-    match timeout(DEADLINE, Limited::new(body, MAX_BODY).collect()).await {
+/// One JSON document as a body.
+fn line(mut json: Vec<u8>) -> Body {
+    json.push(b'\n');
+    Full::from(json).boxed_unsync()
+}
+
+/// Events as a body without an end, one a line.
+fn lines(events: EventStream) -> Body {
+    let line = |event: Event| {
+        let mut json = serde_json::to_vec(&event).unwrap_or_default();
+        json.push(b'\n');
+        Ok(Frame::data(Bytes::from(json)))
+    };
+    StreamBody::new(events.map(line)).boxed_unsync()
+}
+
+async fn read(body: Incoming, max: usize) -> Result<Bytes, Failure> {
+    match timeout(DEADLINE, Limited::new(body, max).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(Failure::new(Code::TooLarge, format!("a request body has at most {MAX_BODY} bytes")))
+            Err(Failure::new(Code::TooLarge, format!("a request body has at most {max} bytes here")))
         }
         Ok(Err(_)) => Err(Failure::new(Code::BadRequest, "the request body is cut off or malformed")),
         Err(_) => {

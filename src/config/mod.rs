@@ -35,6 +35,7 @@ pub use load::{Loaded, load};
 pub use origin::Origin;
 pub use report::{check, print_config};
 pub use secret::{Secret, SecretError, SecretSource, Secrets};
+pub use secret_file::replace_file;
 pub use settings::{
     AdminSettings, AuthSettings, Drain, LimitSettings, LogFormat, LogLevel, LogSettings, Settings,
     ShutdownSettings, WebSocketSettings,

@@ -75,10 +75,17 @@ impl SecretSource {
     fn replace(&self, secrets: &[Secret]) -> Result<PathBuf, SecretError> {
         let path = self.own_file().ok_or_else(|| SecretError::NotOwn(self.to_string()))?;
         let lines: String = secrets.iter().map(|secret| format!("{}\n", secret.as_str())).collect();
-        publish(path, &lines, |new, path| std::fs::rename(new, path))
-            .map_err(|error| SecretError::unwritable(path, &error))?;
+        replace_file(path, &lines).map_err(|error| SecretError::unwritable(path, &error))?;
         Ok(path.to_owned())
     }
+}
+
+/// Replaces a file of the daemon's own by one of mode 0600, whole and on the disk.
+///
+/// # Errors
+/// What the system says; the old file then stays as it was.
+pub fn replace_file(path: &Path, text: &str) -> io::Result<()> {
+    publish(path, text, |new, path| std::fs::rename(new, path))
 }
 
 /// Writes a file of mode 0600 beside `path`, whole and on the disk, before `place` gives it its name: at no

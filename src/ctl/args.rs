@@ -6,11 +6,15 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
 use super::bench::Options;
+use super::complete::Shell;
+use super::follow::EventsArgs;
+use super::lists::{ChannelsArgs, ConnectionsArgs, RefusedArgs, Watch};
+use super::steer::{DisconnectArgs, LevelArgs, PublishArgs};
 
 const COMMON: &str = "Options of every command";
 const AFTER_HELP: &str = "\
 Exit status: 0 done, 1 the daemon refused or failed, 2 wrong usage, 3 philote is not running,
-4 permission denied, 5 timed out.";
+4 permission denied, 5 timed out, 6 nothing matched what was to be changed.";
 
 /// Ask and steer the Philote daemon on this machine
 #[derive(Debug, Parser)]
@@ -33,7 +37,25 @@ pub(super) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Show how the daemon is doing
-    Status,
+    Status {
+        /// Fail, with exit status 1, where more of max_connections are in use than this share
+        #[arg(long, value_name = "PERCENT", value_parser = percent)]
+        max_used: Option<u64>,
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// List who is connected, or who has left or was refused and why
+    Connections(ConnectionsArgs),
+    /// List the channels that somebody reads
+    Channels(ChannelsArgs),
+    /// Close connections; exit status 6 if there are none
+    Disconnect(DisconnectArgs),
+    /// List the subjects that are kept out, or let one in again
+    Refused(RefusedArgs),
+    /// Publish a message, or each line of standard input
+    Publish(PublishArgs),
+    /// Follow connects, refusals, closes, reloads and, if wanted, messages
+    Events(EventsArgs),
     /// Issue a token and print it alone; when it expires is told on standard error
     Token(Token),
     /// Say what is in a token and whether this daemon would accept it; exit status 1 if not
@@ -45,11 +67,35 @@ pub(super) enum Command {
     #[command(subcommand)]
     Secret(Secret),
     /// Read the configuration again; say what was applied and what needs a restart, or why all stays as it was
-    Reload,
+    Reload {
+        /// Only say what it would come to
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Show or change how much is logged
+    LogLevel(LevelArgs),
     /// Wait until the daemon serves clients, or fail at --timeout
     WaitReady,
     /// Load a Philote server, and tell what each delivery and each connection costs it
     Bench(Options),
+    /// Print a script that makes a shell complete this program's command lines
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+impl Command {
+    /// How often to show it again.
+    pub(super) fn watch(&self) -> Option<Duration> {
+        match self {
+            Command::Status { watch, .. } => watch.watch,
+            Command::Connections(list) => list.rows.watch.watch,
+            Command::Channels(list) => list.rows.watch.watch,
+            Command::Refused(list) => list.watch.watch,
+            _ => None,
+        }
+    }
 }
 
 #[derive(Args, Debug)]
@@ -104,7 +150,12 @@ fn life(text: &str) -> Result<Life, String> {
     }
 }
 
-fn positive(text: &str) -> Result<Duration, String> {
+fn percent(text: &str) -> Result<u64, String> {
+    let share = text.strip_suffix('%').unwrap_or(text).parse().ok().filter(|share| *share <= 100);
+    share.ok_or_else(|| "give a share such as 80%".to_owned())
+}
+
+pub(super) fn positive(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(Duration::ZERO) => Err("must be more than nothing".into()),
         Ok(duration) => Ok(duration),

@@ -8,8 +8,8 @@ use tokio::runtime::Runtime;
 
 use super::args::{Arguments, Command, Secret, Token};
 use super::bench::{self, BenchError, Measured, Options, Philote, Rights, Target};
-use super::print::{Facts, bytes, count, list, many, span};
-use super::{Complaint, Exit, Report};
+use super::print::{Facts, bytes, count, in_json, list, many, span};
+use super::{Complaint, Exit, Report, complete, follow, lists, steer};
 use crate::admin::api::{
     Hidden, InspectRequest, Inspection, IssuedToken, Reloaded, SecretChanged, SecretSet, Secrets, Status,
     Timestamp, TokenRequest,
@@ -41,10 +41,22 @@ pub(super) fn run(arguments: &Arguments, style: Style) -> Result<Report, Complai
     }
     runtime.block_on(async {
         let report = match &arguments.command {
-            Command::Status => {
+            Command::Status { max_used, .. } => {
                 let answer = client(ANSWER).status().await?;
-                in_json(json, &answer).unwrap_or_else(|| Report::new(status(&answer, style)))
+                let report = in_json(json, &answer).unwrap_or_else(|| Report::new(status(&answer, style)));
+                match max_used.and_then(|share| too_full(&answer, share)) {
+                    Some(aside) => Report { aside: Some(aside), exit: Exit::Failed, ..report },
+                    None => report,
+                }
             }
+            Command::Connections(args) => lists::connections(&client(ANSWER), args, json, style).await?,
+            Command::Channels(args) => lists::channels(&client(ANSWER), args, json, style).await?,
+            Command::Refused(args) => lists::refused(&client(ANSWER), args, json, style).await?,
+            Command::Disconnect(args) => steer::disconnect(&client(ANSWER), args, json).await?,
+            Command::Publish(args) => steer::publish(&client(ANSWER), args, json).await?,
+            Command::LogLevel(args) => steer::log_level(&client(ANSWER), args, json).await?,
+            Command::Events(args) => follow::events(&client(ANSWER), args, json, style).await?,
+            Command::Completions { shell } => complete::script(*shell)?,
             Command::Token(token) => {
                 let answer = client(ANSWER).issue_token(&request(token)).await?;
                 in_json(json, &answer).unwrap_or_else(|| issued(&answer))
@@ -72,8 +84,8 @@ pub(super) fn run(arguments: &Arguments, style: Style) -> Result<Report, Complai
                     ..Report::new(changed("a new secret signs", &answer))
                 })
             }
-            Command::Reload => {
-                let answer = client(RELOAD).reload().await?;
+            Command::Reload { dry_run } => {
+                let answer = client(RELOAD).reload(*dry_run).await?;
                 in_json(json, &answer).unwrap_or_else(|| Report::new(reloaded(&answer, style)))
             }
             Command::WaitReady => {
@@ -131,12 +143,6 @@ impl From<BenchError> for Complaint {
     }
 }
 
-/// The answer as one JSON document, where that is wanted.
-fn in_json(wanted: bool, answer: &impl Serialize) -> Option<Report> {
-    let text = wanted.then(|| serde_json::to_string_pretty(answer).ok()).flatten()?;
-    Some(Report::new(text + "\n"))
-}
-
 fn status(status: &Status, style: Style) -> String {
     let mut facts = Facts::new(style);
     let number = |value| count(style, value);
@@ -191,6 +197,13 @@ fn status(status: &Status, style: Style) -> String {
         facts.add("log", style.paint(Tone::Bad, &dropped));
     }
     facts.render()
+}
+
+/// What is wrong where more than `share` percent of the places are taken.
+fn too_full(status: &Status, share: u64) -> Option<String> {
+    let (used, max) = (status.connections, status.max_connections);
+    let message = || format!("{used} of {max} connections are in use: more than {share}%");
+    (used.saturating_mul(100) > max.saturating_mul(share)).then(message)
 }
 
 fn request(token: &Token) -> TokenRequest {
@@ -316,13 +329,17 @@ fn closing(connections: u64) -> Option<String> {
 }
 
 fn reloaded(answer: &Reloaded, style: Style) -> String {
-    if answer.applied.is_empty() && answer.needs_restart.is_empty() {
-        return "reloaded: nothing changed\n".into();
+    if answer.applied.is_empty() && answer.needs_restart.is_empty() && answer.closing == 0 {
+        let did = if answer.dry_run { "a reload would change nothing" } else { "reloaded: nothing changed" };
+        return format!("{did}\n");
     }
     let mut facts = Facts::new(style);
-    facts.add_list("applied", &answer.applied);
+    facts.add_list(if answer.dry_run { "would be applied" } else { "applied" }, &answer.applied);
     facts.add_list("needs a restart", &answer.needs_restart);
-    if let Some(closing) = closing(answer.closing) {
+    if answer.dry_run && answer.closing > 0 {
+        let which = many(answer.closing, "connection");
+        facts.add("would be closed", format!("{which} whose key would be gone"));
+    } else if let Some(closing) = closing(answer.closing) {
         facts.add("closing", closing);
     }
     facts.render()

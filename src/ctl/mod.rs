@@ -3,7 +3,12 @@
 mod args;
 pub mod bench;
 mod commands;
+mod complete;
+mod follow;
+mod lists;
 mod print;
+mod steer;
+mod table;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -25,6 +30,8 @@ enum Exit {
     NotRunning = 3,
     PermissionDenied = 4,
     TimedOut = 5,
+    /// There was nothing to change.
+    NothingMatched = 6,
 }
 
 impl From<Exit> for ExitCode {
@@ -64,6 +71,7 @@ impl From<Error> for Complaint {
             Error::PermissionDenied { .. } => Exit::PermissionDenied,
             Error::Refused(failure) if failure.code == Code::Forbidden => Exit::PermissionDenied,
             Error::TimedOut { .. } => Exit::TimedOut,
+            Error::Refused(failure) if failure.code == Code::BadRequest => Exit::Usage,
             _ => Exit::Failed,
         };
         Self { message: error.to_string(), hint: error.hint().map(str::to_owned), exit }
@@ -73,11 +81,12 @@ impl From<Error> for Complaint {
 /// Runs the command line that the process was given.
 #[must_use]
 pub fn main() -> ExitCode {
+    complete::answer_shell();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return terminal::usage(&error, "philotectl"),
     };
-    match commands::run(&arguments, Style::of(&io::stdout())).and_then(|report| print(&report)) {
+    match run(&arguments, Style::of(&io::stdout())) {
         Ok(exit) => exit.into(),
         Err(complaint) => {
             terminal::complain(&complaint.message, complaint.hint.as_deref());
@@ -86,11 +95,36 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn print(report: &Report) -> Result<Exit, Complaint> {
+/// Runs the command, once or again and again.
+fn run(arguments: &Arguments, style: Style) -> Result<Exit, Complaint> {
+    let Some(pause) = arguments.command.watch() else {
+        let report = commands::run(arguments, style)?;
+        print(&report)?;
+        return Ok(report.exit);
+    };
+    loop {
+        let mut report = commands::run(arguments, style)?;
+        if style.terminal {
+            // From the top of an empty screen.
+            report.text.insert_str(0, "\x1b[H\x1b[2J");
+        } else if arguments.json {
+            // One document a line, so that a program can tell where each ends.
+            let document: Option<serde_json::Value> = serde_json::from_str(&report.text).ok();
+            report.text = document.map(|document| format!("{document}\n")).unwrap_or(report.text);
+        }
+        if !print(&report)? {
+            return Ok(Exit::Done);
+        }
+        std::thread::sleep(pause);
+    }
+}
+
+/// Prints a report; false where nobody reads it any more.
+fn print(report: &Report) -> Result<bool, Complaint> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(report.text.as_bytes()).and_then(|()| stdout.flush()) {
         // Whoever reads us has read enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(false),
         Err(error) => {
             let message = format!("cannot write to standard output: {error}");
             return Err(Complaint { message, hint: None, exit: Exit::Failed });
@@ -100,5 +134,5 @@ fn print(report: &Report) -> Result<Exit, Complaint> {
     if let Some(aside) = &report.aside {
         terminal::complain(aside, None);
     }
-    Ok(report.exit)
+    Ok(true)
 }

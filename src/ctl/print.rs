@@ -2,7 +2,16 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
+use super::Report;
 use crate::terminal::{Style, escape};
+
+/// The answer as one JSON document, where that is wanted.
+pub(super) fn in_json(wanted: bool, answer: &impl Serialize) -> Option<Report> {
+    let text = wanted.then(|| serde_json::to_string_pretty(answer).ok()).flatten()?;
+    Some(Report::new(text + "\n"))
+}
 
 /// Labelled values, one a line.
 pub(super) struct Facts {
@@ -88,6 +97,18 @@ pub(super) fn span(length: Duration) -> String {
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
+/// A length of time in few letters: `45s`, `5m03s`, `3h07m`, `2d04h`.
+pub(super) fn short_span(length: Duration) -> String {
+    let seconds = length.as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match () {
+        () if minutes == 0 => format!("{seconds}s"),
+        () if hours == 0 => format!("{minutes}m{:02}s", seconds % 60),
+        () if days == 0 => format!("{hours}h{:02}m", minutes % 60),
+        () => format!("{days}d{:02}h", hours % 24),
+    }
+}
+
 /// `1 connection`, `2 connections`.
 pub(super) fn many(number: u64, thing: &str) -> String {
     if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
@@ -132,5 +153,9 @@ mod tests {
         assert_eq!(count(PIPE, 1000), "1000");
         assert_eq!(span(Duration::from_millis(273_906_123)), "3days 4h");
         assert_eq!(span(Duration::ZERO), "0s");
+        for (seconds, text) in [(0, "0s"), (59, "59s"), (303, "5m03s"), (11_259, "3h07m"), (187_300, "2d04h")]
+        {
+            assert_eq!(short_span(Duration::from_secs(seconds)), text);
+        }
     }
 }

@@ -1,52 +1,44 @@
 //! What the admin socket may ask of the daemon, answered.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
+use super::listing;
 use super::reload::{LastReload, ReloadRequest};
+use super::steering::Steering;
 use super::vitals::{self, Vitals};
 use crate::access_key::{self, NewToken, inspect, issue};
-use crate::admin::Control;
 use crate::admin::api::{
-    Code, Failure, Hidden, Inspection, IssuedToken, Ready, Reloaded, SecretChanged, Secrets, State, Status,
-    Timestamp, TokenRequest,
+    self, ChannelQuery, Channels, ClosedConnections, ClosedQuery, Code, ConnectionQuery, Connections,
+    DisconnectRequest, Disconnected, EventQuery, Failure, Hidden, Inspection, IssuedToken, Level, Levels,
+    Lifted, PublishRequest, Published, Ready, RefusedSubjects, Reloaded, SecretChanged, Secrets, State,
+    Status, Timestamp, TokenRequest,
 };
-use crate::config::SecretSource;
+use crate::admin::{Control, EventStream};
+use crate::config::{LogLevel, SecretSource};
 use crate::log::LogHandle;
 use crate::message::ChannelName;
-use crate::server::{Live, Server, unix_now};
+use crate::server::{Event, Live, MAX_FOLLOWERS, Messages, Server, unix_now};
 
 /// The daemon, as its administrator sees it.
 pub(super) struct DaemonControl {
-    server: Arc<Server>,
-    log: LogHandle,
-    reloads: mpsc::Sender<ReloadRequest>,
-    last_reload: LastReload,
-    listeners: Vec<String>,
-    config_file: Option<std::path::PathBuf>,
-    started: Timestamp,
-    vitals: Arc<Vitals>,
+    pub(super) server: Arc<Server>,
+    pub(super) log: LogHandle,
+    pub(super) reloads: mpsc::Sender<ReloadRequest>,
+    pub(super) last_reload: LastReload,
+    /// The addresses that it listens on.
+    pub(super) listeners: Vec<String>,
+    pub(super) config_file: Option<std::path::PathBuf>,
+    pub(super) started: Timestamp,
+    pub(super) vitals: Arc<Vitals>,
+    pub(super) steering: Steering,
 }
 
 impl DaemonControl {
-    pub(super) fn new(
-        server: Arc<Server>,
-        log: LogHandle,
-        reloads: mpsc::Sender<ReloadRequest>,
-        last_reload: LastReload,
-        listeners: &[SocketAddr],
-        config_file: Option<std::path::PathBuf>,
-        vitals: Arc<Vitals>,
-    ) -> DaemonControl {
-        let listeners = listeners.iter().map(SocketAddr::to_string).collect();
-        let started = Timestamp::now();
-        DaemonControl { server, log, reloads, last_reload, listeners, config_file, started, vitals }
-    }
-
     fn state(&self) -> State {
         if self.server.draining() { State::Draining } else { State::Serving }
     }
@@ -63,7 +55,7 @@ impl DaemonControl {
             None => Failure::new(Code::Conflict, error.to_string())
                 .hint("change it where it comes from, then: philotectl reload"),
         })?;
-        let reloaded = ReloadRequest::ask(&self.reloads)?;
+        let reloaded = ReloadRequest::ask(&self.reloads, false)?;
         let secrets = self.server.live().settings.auth.secrets.iter().count() as u64;
         Ok(SecretChanged { path, secrets, closing: reloaded.closing })
     }
@@ -159,8 +151,8 @@ impl Control for DaemonControl {
         self.change_secret(SecretSource::rotate)
     }
 
-    fn reload(&self) -> Result<Reloaded, Failure> {
-        ReloadRequest::ask(&self.reloads)
+    fn reload(&self, dry_run: bool) -> Result<Reloaded, Failure> {
+        ReloadRequest::ask(&self.reloads, dry_run)
     }
 
     fn ready(&self) -> Result<Ready, Failure> {
@@ -168,6 +160,113 @@ impl Control for DaemonControl {
             State::Serving => Ok(Ready { state: State::Serving }),
             _ => Err(Failure::new(Code::NotReady, "the daemon is stopping")),
         }
+    }
+
+    fn connections(&self, query: &ConnectionQuery) -> Result<Connections, Failure> {
+        Ok(listing::connections(&self.server, query))
+    }
+
+    fn closed(&self, query: &ClosedQuery) -> Result<ClosedConnections, Failure> {
+        Ok(listing::closed(&self.server, query))
+    }
+
+    fn channels(&self, query: &ChannelQuery) -> Result<Channels, Failure> {
+        Ok(listing::channels(&self.server, query))
+    }
+
+    fn disconnect(&self, request: &DisconnectRequest) -> Result<Disconnected, Failure> {
+        self.steering.disconnect(request)
+    }
+
+    fn refused(&self) -> Result<RefusedSubjects, Failure> {
+        Ok(self.steering.refused())
+    }
+
+    fn lift(&self, subject: &str) -> Result<Lifted, Failure> {
+        self.steering.lift(subject)
+    }
+
+    fn publish(&self, request: &PublishRequest) -> Result<Published, Failure> {
+        self.steering.publish(request)
+    }
+
+    fn log_level(&self) -> Result<Levels, Failure> {
+        let level = match self.log.level().into_level() {
+            Some(tracing::Level::TRACE) => Level::Trace,
+            Some(tracing::Level::DEBUG) => Level::Debug,
+            Some(tracing::Level::INFO) => Level::Info,
+            Some(tracing::Level::WARN) => Level::Warning,
+            Some(tracing::Level::ERROR) | None => Level::Error,
+        };
+        let configured = match self.server.live().settings.log.level {
+            LogLevel::Trace => Level::Trace,
+            LogLevel::Debug => Level::Debug,
+            LogLevel::Info => Level::Info,
+            LogLevel::Warning => Level::Warning,
+            LogLevel::Error => Level::Error,
+        };
+        Ok(Levels { level, configured })
+    }
+
+    fn set_log_level(&self, level: Level) -> Result<Levels, Failure> {
+        self.log.set_level(super::log_level(match level {
+            Level::Trace => LogLevel::Trace,
+            Level::Debug => LogLevel::Debug,
+            Level::Info => LogLevel::Info,
+            Level::Warning => LogLevel::Warning,
+            Level::Error => LogLevel::Error,
+        }));
+        self.log_level()
+    }
+
+    fn events(&self, query: EventQuery) -> Result<EventStream, Failure> {
+        let messages = match query {
+            EventQuery { messages: true, channel: None } => Messages::All,
+            EventQuery { messages: true, channel: Some(channel) } => Messages::Of(channel),
+            EventQuery { messages: false, channel: None } => Messages::None,
+            EventQuery { messages: false, channel: Some(_) } => {
+                let message = "a channel is given only together with messages";
+                return Err(Failure::new(Code::BadRequest, message));
+            }
+        };
+        let following =
+            self.server.events.follow(messages).ok_or_else(|| {
+                Failure::new(Code::Conflict, format!("{MAX_FOLLOWERS} follow events already"))
+            })?;
+        Ok(Box::pin(following.map(event)))
+    }
+}
+
+/// An event as the administrator sees it.
+fn event(event: Event) -> api::Event {
+    let owned = |subject: &Option<Box<str>>| subject.as_deref().map(str::to_owned);
+    match event {
+        Event::Connected(connected) => api::Event::Connected {
+            at: Timestamp(connected.at),
+            id: connected.connection,
+            subject: owned(&connected.subject),
+            address: connected.address,
+        },
+        Event::Ended(ended) => api::Event::Ended(listing::ended_row(&ended)),
+        Event::Reloaded(reloaded) => api::Event::Reloaded {
+            at: Timestamp(reloaded.at),
+            applied: reloaded.applied.clone(),
+            needs_restart: reloaded.needs_restart.clone(),
+            error: reloaded.error.clone(),
+        },
+        Event::SecretChanged(at, secrets) => {
+            api::Event::SecretChanged { at: Timestamp(at), secrets: secrets as u64 }
+        }
+        Event::Message(message) => api::Event::Message {
+            at: Timestamp(message.at),
+            issuer: message.issuer.to_string(),
+            subject: owned(&message.subject),
+            channel: message.channel.to_string(),
+            // It was checked to be a JSON string when it came in.
+            data: serde_json::from_str(&message.data).unwrap_or_default(),
+            readers: message.readers as u64,
+        },
+        Event::Missed(missed) => api::Event::Missed { missed },
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
+use super::refused_file::RefusedFileError;
 use crate::admin::socket::BindError;
 use crate::config::ConfigError;
 use crate::log::LogError;
@@ -19,6 +20,7 @@ pub(super) enum StartError {
     Systemd(SystemdError),
     Bind { address: SocketAddr, source: io::Error },
     Admin(BindError),
+    Refused(RefusedFileError),
     Runtime(io::Error),
 }
 
@@ -47,6 +49,7 @@ impl fmt::Display for StartError {
             StartError::Log(error) => error.fmt(f),
             StartError::Systemd(error) => error.fmt(f),
             StartError::Admin(error) => error.fmt(f),
+            StartError::Refused(error) => error.fmt(f),
             StartError::Bind { address, source } if source.kind() == io::ErrorKind::AddrInUse => write!(
                 f,
                 "listen: {address} is in use already: another daemon runs there; stop it, or choose another port, \
@@ -74,4 +77,11 @@ macro_rules! from {
     };
 }
 
-from!(Config: ConfigError, Signals: SignalError, Log: LogError, Systemd: SystemdError, Admin: BindError);
+from!(
+    Config: ConfigError,
+    Signals: SignalError,
+    Log: LogError,
+    Systemd: SystemdError,
+    Admin: BindError,
+    Refused: RefusedFileError
+);

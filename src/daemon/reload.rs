@@ -1,34 +1,39 @@
 //! Reloading: all or nothing, one at a time, and a report of what it came to.
 
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::admin::api::{Code, Failure, ReloadReport, Reloaded, Timestamp};
 use crate::config::{self, Changes, Environment, Loaded, Overrides, SecretSource, Settings};
 use crate::log::LogHandle;
-use crate::server::Server;
+use crate::server::{self, Event, Server};
 use crate::sync::lock;
 use crate::systemd::Notifier;
 
 /// A reload that somebody waits for.
-pub(super) struct ReloadRequest(oneshot::Sender<Result<Reloaded, Failure>>);
+pub(super) struct ReloadRequest {
+    dry_run: bool,
+    answer: oneshot::Sender<Result<Reloaded, Failure>>,
+}
 
 impl ReloadRequest {
-    /// Asks the daemon's main loop for a reload and waits until it is done. Blocks.
+    /// Asks the daemon's main loop for a reload, or for what it would come to, and waits until it is done. Blocks.
     ///
     /// # Errors
     /// What refused the reload, or the daemon's end.
-    pub(super) fn ask(requests: &mpsc::Sender<ReloadRequest>) -> Result<Reloaded, Failure> {
+    pub(super) fn ask(requests: &mpsc::Sender<ReloadRequest>, dry_run: bool) -> Result<Reloaded, Failure> {
         let (answer, done) = oneshot::channel();
         let ending = |_| Failure::new(Code::NotReady, "the daemon is stopping");
-        requests.blocking_send(ReloadRequest(answer)).map_err(|_| ending(()))?;
+        requests.blocking_send(ReloadRequest { dry_run, answer }).map_err(|_| ending(()))?;
         done.blocking_recv().map_err(|_| ending(()))?
     }
 
-    /// Tells whoever asked; they may have gone.
-    pub(super) fn answer(self, result: Result<Reloaded, Failure>) {
-        let _ = self.0.send(result);
+    /// Does it and tells whoever asked; they may have gone.
+    pub(super) fn serve(self, reloader: &mut Reloader) {
+        let result = if self.dry_run { reloader.preview() } else { reloader.reload() };
+        let _ = self.answer.send(result);
     }
 }
 
@@ -100,10 +105,29 @@ impl Reloader {
                 }
             }
         };
+        self.server.events.tell(|| {
+            Event::Reloaded(Arc::new(server::Reloaded {
+                at: report.at.0,
+                applied: report.applied.clone(),
+                needs_restart: report.needs_restart.clone(),
+                error: report.error.clone(),
+            }))
+        });
         *lock(&self.report) = Some(report);
         result.map_err(|sentence| {
             Failure::new(Code::Refused, sentence).hint("nothing changed: mend it and reload again")
         })
+    }
+
+    /// Says what a reload would come to. Changes nothing.
+    fn preview(&self) -> Result<Reloaded, Failure> {
+        let loaded = self.load().map_err(|sentence| {
+            Failure::new(Code::Refused, sentence).hint("a reload would change nothing: mend it first")
+        })?;
+        let old = self.server.live().settings.clone();
+        let changes = config::changes(&old, &loaded.settings);
+        let closing = self.server.would_close(&config::keep_fixed(&old, &loaded.settings));
+        Ok(reloaded(&changes, closing, true))
     }
 
     fn load(&self) -> Result<Loaded, String> {
@@ -119,29 +143,43 @@ impl Reloader {
 
     fn apply(&mut self, loaded: Loaded) -> Reloaded {
         let old: Settings = self.server.live().settings.clone();
-        let Changes { applied, needs_restart } = config::changes(&old, &loaded.settings);
+        let changes = config::changes(&old, &loaded.settings);
+        let Changes { applied, needs_restart } = &changes;
         let settings = config::keep_fixed(&old, &loaded.settings);
-        self.log.set_level(super::level(&settings));
+        let is_new = |key| applied.iter().any(|change| change.key == key);
+        // What was set by hand stays while the file says nothing new.
+        if is_new("log.level") {
+            self.log.set_level(super::log_level(settings.log.level));
+        }
+        if is_new("auth.secret") {
+            let secrets = settings.auth.secrets.iter().count();
+            self.server.events.tell(|| Event::SecretChanged(SystemTime::now(), secrets));
+        }
         let spread = self.server.drain_time();
         let closing = self.server.reload(settings, spread);
         loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         self.loaded = loaded;
         tracing::info!("reloaded: {} applied, {} need a restart", applied.len(), needs_restart.len());
-        for change in &applied {
+        for change in applied {
             tracing::info!("applied {change}");
         }
-        for change in &needs_restart {
+        for change in needs_restart {
             tracing::warn!("needs a restart: {change}");
         }
         if closing > 0 {
             tracing::info!("closing {closing} connections whose key is gone");
         }
-        let keys = |changes: &[config::Change]| changes.iter().map(|change| change.key.to_owned()).collect();
-        Reloaded {
-            at: Timestamp::now(),
-            applied: keys(&applied),
-            needs_restart: keys(&needs_restart),
-            closing: closing as u64,
-        }
+        reloaded(&changes, closing, false)
+    }
+}
+
+fn reloaded(changes: &Changes, closing: usize, dry_run: bool) -> Reloaded {
+    let keys = |changes: &[config::Change]| changes.iter().map(|change| change.key.to_owned()).collect();
+    Reloaded {
+        at: Timestamp::now(),
+        applied: keys(&changes.applied),
+        needs_restart: keys(&changes.needs_restart),
+        closing: closing as u64,
+        dry_run,
     }
 }

@@ -25,6 +25,8 @@ pub struct Connection {
     received: AtomicU32,
     /// When a ping was sent that nothing has answered yet; 0 for none.
     pub(crate) pinged: AtomicU32,
+    /// When its last message came in, or it connected.
+    spoke: AtomicU32,
     messages_in: AtomicU64,
     bytes_in: AtomicU64,
 }
@@ -67,6 +69,7 @@ impl Connection {
             memberships: Mutex::new(Vec::new()),
             received: AtomicU32::new(now),
             pinged: AtomicU32::new(0),
+            spoke: AtomicU32::new(now),
             messages_in: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
         }
@@ -98,9 +101,17 @@ impl Connection {
         self.received.store(now, Relaxed);
     }
 
-    /// Notes messages that arrived.
-    pub fn received_messages(&self, messages: u64) {
-        self.messages_in.fetch_add(messages, Relaxed);
+    /// Notes messages that arrived with one read.
+    pub fn received_messages(&self, messages: u64, now: Seconds) {
+        if messages > 0 {
+            self.messages_in.fetch_add(messages, Relaxed);
+            self.spoke.store(now, Relaxed);
+        }
+    }
+
+    /// When its last message came in, or it connected.
+    pub fn last_message(&self) -> Seconds {
+        self.spoke.load(Relaxed)
     }
 
     /// When bytes last arrived.

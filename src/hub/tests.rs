@@ -324,3 +324,11 @@ fn fault_49_all_readers_of_a_channel_see_one_order() {
     }
     assert_eq!(hub.budget().refused_bytes(), 0);
 }
+
+/// An idle connection costs 1.6 KB in all; what stands in it for administrators must not make it more.
+#[test]
+fn a_connection_stays_small() {
+    let sizes = (size_of::<Connection>(), size_of::<crate::outbox::Outbox>(), size_of::<Channel>());
+    println!("bytes of a connection, its outbox, a channel: {sizes:?}");
+    assert!(sizes.0 <= 288, "{sizes:?}");
+}

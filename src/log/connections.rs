@@ -54,11 +54,15 @@ pub struct Closed<'a> {
     pub bytes_in: u64,
     /// Bytes sent to it.
     pub bytes_out: u64,
+    /// The most messages that ever waited for it.
+    pub greatest_queue: u64,
 }
 
 /// A request that was not accepted.
 #[derive(Clone, Copy, Debug)]
 pub struct Refused<'a> {
+    /// The `sub` of its token, where that was good.
+    pub subject: Option<&'a str>,
     /// Where it came from, with the port.
     pub address: &'a str,
     /// The HTTP status of the answer.
@@ -132,6 +136,7 @@ impl ConnectionLog {
                 messages_out: closed.messages_out,
                 bytes_in: closed.bytes_in,
                 bytes_out: closed.bytes_out,
+                greatest_queue: closed.greatest_queue,
             }),
             ..Line::default()
         });
@@ -140,6 +145,7 @@ impl ConnectionLog {
     /// A request was not accepted.
     pub fn refused(&self, refused: &Refused<'_>, now: Instant) {
         self.add(Kind::Refused, now, || Line {
+            subject: subject(refused.subject),
             address: refused.address.to_owned(),
             reason: refused.reason,
             status: Some(refused.status),
@@ -253,6 +259,7 @@ struct Traffic {
     messages_out: u64,
     bytes_in: u64,
     bytes_out: u64,
+    greatest_queue: u64,
 }
 
 impl Line {
@@ -271,6 +278,7 @@ impl Line {
             messages_out = traffic.map(|traffic| traffic.messages_out),
             bytes_in = traffic.map(|traffic| traffic.bytes_in),
             bytes_out = traffic.map(|traffic| traffic.bytes_out),
+            greatest_queue = traffic.map(|traffic| traffic.greatest_queue),
             "{}",
             self.sentence(kind)
         );
@@ -285,7 +293,7 @@ impl Line {
         if let Some(subject) = &self.subject {
             text += &format!(" of {}", quoted(subject));
         }
-        if self.connection.is_some() {
+        if text.len() > kind.name().len() {
             text += " from";
         }
         text += &format!(" {}", self.address);

@@ -347,6 +347,7 @@ fn child_with_a_journal() {
                 messages_out,
                 bytes_in,
                 bytes_out,
+                greatest_queue: 7,
             },
             now,
         );

@@ -56,6 +56,7 @@ fn only_get(request: &Request<Incoming>) -> Result<(), Refusal> {
 
 fn api_access(server: &Server, request: &Request<Incoming>) -> Result<AccessKey, Refusal> {
     let access = Tokens::of(request)?.verify(&server.live())?;
+    server.check_subject(&access)?;
     if access.api { Ok(access) } else { Err(Refusal::NotApi) }
 }
 
@@ -123,24 +124,38 @@ async fn publish(
         }
     }
 
-    let mut id = [0; Hyphenated::LENGTH];
-    let id = server.id().hyphenated().encode_lower(&mut id);
     let subject = access.subject.as_deref().filter(|_| live.settings.websocket.show_subject);
-    let mut published = Vec::with_capacity(messages.len());
-    let mut touched = Touched::new();
-    let mut bytes = 0;
-    for (at, message) in messages.iter().enumerate() {
-        let delivery = Delivery { issuer: id, channel: &message.channel, data: message.data, subject };
-        let readers = server.hub.publish(&delivery, None, &mut touched);
-        published.push(json!({"channel": message.channel, "readers": readers}));
-        bytes += message.data.len();
-        if (at + 1) % MESSAGES_PER_FLUSH == 0 || bytes > BYTES_PER_FLUSH || at + 1 == messages.len() {
-            bytes = 0;
-            if let Some(tasks) = flush(server, &mut touched) {
-                tasks.join_all().await;
+    let readers = server.publish(&messages, subject).await;
+    let published: Vec<_> = messages
+        .iter()
+        .zip(readers)
+        .map(|(message, readers)| json!({"channel": message.channel, "readers": readers}))
+        .collect();
+    Ok(json_answer(StatusCode::OK, json!({"published": published}).to_string()))
+}
+
+impl Server {
+    /// Publishes messages in the daemon's name, or a subject's, and returns to how many readers each was queued.
+    pub async fn publish(self: &Arc<Self>, messages: &[Publish<'_>], subject: Option<&str>) -> Vec<usize> {
+        let mut id = [0; Hyphenated::LENGTH];
+        let id = self.id().hyphenated().encode_lower(&mut id);
+        let mut published = Vec::with_capacity(messages.len());
+        let mut touched = Touched::new();
+        let mut bytes = 0;
+        for (at, message) in messages.iter().enumerate() {
+            let delivery = Delivery { issuer: id, channel: &message.channel, data: message.data, subject };
+            let readers = self.hub.publish(&delivery, None, &mut touched);
+            self.events.tell_message(&delivery, readers);
+            published.push(readers);
+            bytes += message.data.len();
+            if (at + 1) % MESSAGES_PER_FLUSH == 0 || bytes > BYTES_PER_FLUSH || at + 1 == messages.len() {
+                bytes = 0;
+                if let Some(tasks) = flush(self, &mut touched) {
+                    tasks.join_all().await;
+                }
             }
         }
+        self.counters.messages_in.fetch_add(messages.len() as u64, Relaxed);
+        published
     }
-    server.counters.messages_in.fetch_add(messages.len() as u64, Relaxed);
-    Ok(json_answer(StatusCode::OK, json!({"published": published}).to_string()))
 }

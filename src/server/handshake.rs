@@ -26,10 +26,10 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::listener::{MAX_PENDING, Waiting};
 use super::presence::{Place, Presence};
-use super::refusal::Answer;
+use super::refusal::{Answer, Refused};
 use super::session::Session;
 use super::{Live, Refusal, Server, api, origin, unix_now};
-use crate::access_key::{AccessKey, TokenError, verify};
+use crate::access_key::{AccessKey, TokenError, claimed_subject, verify};
 
 /// The longest request head, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -100,9 +100,9 @@ pub(super) async fn serve(
         // A request was begun: its client may still read why it ends. One that is half answered already can't be
         // answered again, and one that never said a word asked for nothing.
         Err(Some(refusal)) if !answering && !parts.read_buf.is_empty() => {
-            exchange.server.refused(exchange.address, &refusal);
             // The answer fits an empty socket buffer; if not, nobody reads it.
             let _ = stream.try_write(&refusal.bytes());
+            exchange.server.refused(exchange.address, refusal.into());
         }
         Err(_) => {}
     }
@@ -170,20 +170,21 @@ impl Exchange {
                 progress.upgraded = presence;
                 answer
             }
-            Err(refusal) => {
-                self.server.refused(self.address, &refusal);
-                refusal.answer()
+            Err(refused) => {
+                let answer = refused.refusal.answer();
+                self.server.refused(self.address, refused);
+                answer
             }
         }
     }
 
-    async fn route(&self, request: Request<Incoming>) -> Result<(Answer, Option<Presence>), Refusal> {
+    async fn route(&self, request: Request<Incoming>) -> Result<(Answer, Option<Presence>), Refused> {
         if request.headers().contains_key(TRANSFER_ENCODING) {
-            return Err(Refusal::BadRequest("Transfer-Encoding is not taken: send Content-Length"));
+            return Err(Refusal::BadRequest("Transfer-Encoding is not taken: send Content-Length").into());
         }
         let path = request.uri().path();
         if path == "/health" || path.starts_with("/health/") || path == "/api" || path.starts_with("/api/") {
-            return api::answer(&self.server, request).await.map(|answer| (answer, None));
+            return Ok((api::answer(&self.server, request).await?, None));
         }
         let (answer, presence) = upgrade(&self.server, self.address, &request)?;
         Ok((answer, Some(presence)))
@@ -196,13 +197,15 @@ fn upgrade(
     server: &Arc<Server>,
     address: SocketAddr,
     request: &Request<Incoming>,
-) -> Result<(Answer, Presence), Refusal> {
+) -> Result<(Answer, Presence), Refused> {
     let key = check_upgrade(request)?;
     let tokens = Tokens::of(request)?;
     let live = server.live();
     let place = Place::take(server, &live)?;
-    let access = tokens.verify(&live)?;
-    check_origin(request.headers(), &live)?;
+    let access = tokens.verify(&live).map_err(|refusal| refusal.of(tokens.claimed_subject()))?;
+    check_origin(request.headers(), &live)
+        .and_then(|()| server.check_subject(&access))
+        .map_err(|refusal| refusal.of(access.subject.clone()))?;
 
     let presence = Presence::enter(place, address, access);
     let mut answer = Response::new(Full::new(Bytes::new()));
@@ -305,6 +308,11 @@ impl Tokens {
             (_, by_header) => by_header,
         };
         result.map_err(Refusal::Token)
+    }
+
+    /// Who the refused token says that it is for: the query's, whose error is the one that is told, else the header's.
+    fn claimed_subject(&self) -> Option<Box<str>> {
+        self.query.as_deref().or(self.header.as_deref()).and_then(claimed_subject)
     }
 }
 

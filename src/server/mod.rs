@@ -4,6 +4,8 @@
 //! ([`api`] answers what is no WebSocket), [`session`] reads, publishes and writes, [`timekeeper`] watches the clock.
 
 mod api;
+mod ended;
+mod events;
 mod flush;
 mod frames;
 mod handshake;
@@ -11,6 +13,7 @@ pub mod listener;
 mod origin;
 mod presence;
 mod refusal;
+mod refused_subjects;
 mod session;
 mod timekeeper;
 
@@ -23,13 +26,17 @@ use arc_swap::{ArcSwap, Guard};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+pub use self::ended::{Ended, EndedRing, ReasonCount};
+pub use self::events::{Connected, Event, Events, Following, MAX_FOLLOWERS, Messages, Published, Reloaded};
 pub use self::refusal::Refusal;
+use self::refusal::Refused;
+pub use self::refused_subjects::{MAX_REFUSED, RefusedSubjects};
 use self::timekeeper::Timekeeper;
 use crate::access_key::{AccessKey, Keys, Policy, UnixSeconds};
 use crate::close::CloseReason;
 use crate::config::Settings;
 use crate::hub::{Connection, Hub, Touched};
-use crate::log::{ConnectionLog, Refused};
+use crate::log::{self, ConnectionLog};
 use crate::message::{ChannelName, Delivery};
 use crate::outbox::{Budget, Seconds, Sink};
 
@@ -92,6 +99,12 @@ pub struct Server {
     pub counters: Counters,
     /// The lines about connections.
     pub log: ConnectionLog,
+    /// Who has left or was refused, and why.
+    pub ended: EndedRing,
+    /// Those who follow what happens.
+    pub events: Arc<Events>,
+    /// Who is kept out by name.
+    pub refused_subjects: RefusedSubjects,
     id: Uuid,
     started: Instant,
     live: ArcSwap<Live>,
@@ -121,6 +134,9 @@ impl Server {
             hub: Hub::new(Arc::new(budget)),
             counters: Counters::default(),
             log: ConnectionLog::default(),
+            ended: EndedRing::default(),
+            events: Arc::default(),
+            refused_subjects: RefusedSubjects::default(),
             accept_loops: listener::AcceptLoops::default(),
             id: Uuid::new_v4(),
             started: Instant::now(),
@@ -172,12 +188,7 @@ impl Server {
         budget.total_bytes.store(limits.total_queue_bytes, Relaxed);
         budget.kept_bytes.store(live.settings.websocket.write_buffer_size, Relaxed);
         self.live.store(live.clone());
-        let mut withdrawn = Vec::new();
-        self.hub.each_connection(|connection| {
-            if connection.access().key.as_ref().is_some_and(|key| !live.keys.contains(key)) {
-                withdrawn.push(connection.id());
-            }
-        });
+        let withdrawn = self.withdrawn(&live.keys);
         let count = withdrawn.len();
         if count > 0 {
             let server = self.clone();
@@ -186,6 +197,22 @@ impl Server {
             );
         }
         count
+    }
+
+    /// The connections whose key is none of these.
+    fn withdrawn(&self, keys: &Keys) -> Vec<Uuid> {
+        let mut withdrawn = Vec::new();
+        self.hub.each_connection(|connection| {
+            if connection.access().key.as_ref().is_some_and(|key| !keys.contains(key)) {
+                withdrawn.push(connection.id());
+            }
+        });
+        withdrawn
+    }
+
+    /// How many connections a reload with these settings would close.
+    pub fn would_close(&self, settings: &Settings) -> usize {
+        self.withdrawn(&Live::new(settings.clone(), self.max_descriptors).keys).len()
     }
 
     /// What is in force, to be kept across an await.
@@ -203,16 +230,87 @@ impl Server {
         let _ = self.port.set(port);
     }
 
-    /// Counts and logs a refused request.
-    fn refused(&self, address: SocketAddr, refusal: &Refusal) {
+    /// Counts, logs and remembers a refused request.
+    fn refused(&self, address: SocketAddr, refused: Refused) {
         self.counters.refused.fetch_add(1, Relaxed);
-        let refused = Refused {
+        let Refused { refusal, subject } = refused;
+        let verified = !matches!(refusal, Refusal::Token(_));
+        let sentence = refusal.to_string();
+        let line = log::Refused {
+            subject: subject.as_deref().filter(|_| verified),
             address: &address.to_string(),
             status: refusal.status().as_u16(),
             reason: refusal.name(),
-            sentence: &refusal.to_string(),
+            sentence: &sentence,
         };
-        self.log.refused(&refused, Instant::now());
+        self.log.refused(&line, Instant::now());
+        self.remember(Ended {
+            at: SystemTime::now(),
+            connection: None,
+            address,
+            subject,
+            verified,
+            reason: refusal.name(),
+            code: refusal.status().as_u16(),
+            sentence: ended::sentence(sentence),
+            duration: Duration::ZERO,
+            messages_in: 0,
+            messages_out: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            greatest_queue: 0,
+        });
+    }
+
+    /// Counts, logs and remembers a connection that has ended for this reason.
+    fn closed(&self, connection: &Connection, reason: CloseReason) {
+        self.counters.closed.fetch_add(1, Relaxed);
+        let (access, stats) = (connection.access(), connection.stats());
+        let duration = connection.opened().elapsed();
+        let line = log::Closed {
+            connection: &connection.id().to_string(),
+            subject: access.subject.as_deref(),
+            address: &connection.address().to_string(),
+            reason: reason.name(),
+            code: reason.code(),
+            sentence: reason.sentence(),
+            duration,
+            messages_in: stats.messages_in,
+            messages_out: stats.out.messages,
+            bytes_in: stats.bytes_in,
+            bytes_out: stats.out.bytes,
+            greatest_queue: stats.out.greatest_queue as u64,
+        };
+        self.log.closed(&line, Instant::now());
+        self.remember(Ended {
+            at: SystemTime::now(),
+            connection: Some(connection.id()),
+            address: connection.address(),
+            subject: access.subject.clone(),
+            verified: true,
+            reason: reason.name(),
+            code: reason.code(),
+            sentence: reason.sentence().into(),
+            duration,
+            messages_in: stats.messages_in,
+            messages_out: stats.out.messages,
+            bytes_in: stats.bytes_in,
+            bytes_out: stats.out.bytes,
+            greatest_queue: stats.out.greatest_queue,
+        });
+    }
+
+    fn remember(&self, ended: Ended) {
+        let ended = Arc::new(ended);
+        self.events.tell(|| Event::Ended(ended.clone()));
+        self.ended.add(ended, self.live().settings.admin.closed_ring);
+    }
+
+    /// # Errors
+    /// An administrator keeps the token's subject out.
+    fn check_subject(&self, access: &AccessKey) -> Result<(), Refusal> {
+        let until = self.refused_subjects.until(access.subject.as_deref(), unix_now());
+        until.map_or(Ok(()), |until| Err(Refusal::Subject { until }))
     }
 
     /// Waits until every accept loop has shown that it still runs.
@@ -275,7 +373,7 @@ impl Server {
     }
 
     /// Closes connections in slices, evenly over `spread`, so that their clients do not all come back at once.
-    async fn close_spread(&self, ids: Vec<Uuid>, reason: CloseReason, spread: Duration) {
+    pub async fn close_spread(&self, ids: Vec<Uuid>, reason: CloseReason, spread: Duration) {
         const SLICE: Duration = Duration::from_millis(50);
         let slices = (spread.as_millis() / SLICE.as_millis()).max(1) as usize;
         let mut tick = tokio::time::interval(SLICE);

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-use super::{Live, Refusal, Server};
+use super::{Connected, Event, Live, Refusal, Server};
 use crate::access_key::AccessKey;
 use crate::close::CloseReason;
 use crate::hub::Connection;
-use crate::log::{Closed, Opened};
+use crate::log::Opened;
 
 /// A place among the `max_connections`, given back when dropped.
 pub(super) struct Place(Arc<Server>);
@@ -50,12 +50,14 @@ impl Presence {
         let budget = server.hub.budget().clone();
         let connection = Arc::new(Connection::new(address, Arc::new(access), budget, server.now()));
         server.hub.enter(&connection);
-        // A reload or a drain that began while it was on its way in has made its list without it.
+        // A reload, a drain or a refusal that began while it was on its way in has made its list without it.
         let key = connection.access().key.clone();
         if key.is_some_and(|key| !server.live().keys.contains(&key)) {
             connection.outbox.close(CloseReason::KeyWithdrawn);
         } else if server.draining() {
             connection.outbox.close(CloseReason::Stopping);
+        } else if server.check_subject(&connection.access()).is_err() {
+            connection.outbox.close(CloseReason::SubjectRefused);
         }
         server.timekeeper.watch(&connection, expires, server);
         server.counters.accepted.fetch_add(1, Relaxed);
@@ -66,6 +68,14 @@ impl Presence {
             address: &address.to_string(),
         };
         server.log.opened(&opened, Instant::now());
+        server.events.tell(|| {
+            Event::Connected(Arc::new(Connected {
+                at: SystemTime::now(),
+                connection: connection.id(),
+                subject: access.subject.clone(),
+                address,
+            }))
+        });
         drop(access);
         Presence { connection, place }
     }
@@ -82,23 +92,7 @@ impl Drop for Presence {
         self.connection.outbox.close(CloseReason::ClientGone);
         server.hub.leave(&self.connection);
         server.timekeeper.forget(&self.connection);
-        server.counters.closed.fetch_add(1, Relaxed);
-
         let reason = self.connection.outbox.closing().unwrap_or(CloseReason::ClientGone);
-        let (access, stats) = (self.connection.access(), self.connection.stats());
-        let closed = Closed {
-            connection: &self.connection.id().to_string(),
-            subject: access.subject.as_deref(),
-            address: &self.connection.address().to_string(),
-            reason: reason.name(),
-            code: reason.code(),
-            sentence: reason.sentence(),
-            duration: self.connection.opened().elapsed(),
-            messages_in: stats.messages_in,
-            messages_out: stats.out.messages,
-            bytes_in: stats.bytes_in,
-            bytes_out: stats.out.bytes,
-        };
-        server.log.closed(&closed, Instant::now());
+        server.closed(&self.connection, reason);
     }
 }

@@ -1,6 +1,7 @@
 //! Why an HTTP request is refused, and the answer that says so.
 
 use std::fmt;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -8,7 +9,7 @@ use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, U
 use hyper::{Response, StatusCode};
 use serde_json::json;
 
-use crate::access_key::TokenError;
+use crate::access_key::{TokenError, UnixSeconds};
 
 /// An HTTP answer of Philote: always whole, never streamed.
 pub(super) type Answer = Response<Full<Bytes>>;
@@ -51,11 +52,34 @@ pub enum Refusal {
     Channel(String),
     /// A page of another origin.
     Origin(String),
+    /// The token's subject is kept out by an administrator, until this time.
+    Subject {
+        /// Seconds since 1970.
+        until: UnixSeconds,
+    },
     /// A fault of the server.
     Internal,
 }
 
+/// A refusal, and whose request it was as far as that is known.
+pub(super) struct Refused {
+    pub(super) refusal: Refusal,
+    /// The `sub` of the token; only claimed where it is the token that was refused.
+    pub(super) subject: Option<Box<str>>,
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Refused {
+        Refused { refusal, subject: None }
+    }
+}
+
 impl Refusal {
+    /// The same, with whose request it was.
+    pub(super) fn of(self, subject: Option<Box<str>>) -> Refused {
+        Refused { refusal: self, subject }
+    }
+
     /// The HTTP status.
     pub(super) fn status(&self) -> StatusCode {
         match self {
@@ -68,7 +92,9 @@ impl Refusal {
             Refusal::Timeout => StatusCode::REQUEST_TIMEOUT,
             Refusal::Full(_) | Refusal::Pending(_) | Refusal::Draining => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::Token(_) => StatusCode::UNAUTHORIZED,
-            Refusal::NotApi | Refusal::Channel(_) | Refusal::Origin(_) => StatusCode::FORBIDDEN,
+            Refusal::NotApi | Refusal::Channel(_) | Refusal::Origin(_) | Refusal::Subject { .. } => {
+                StatusCode::FORBIDDEN
+            }
             Refusal::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -86,7 +112,9 @@ impl Refusal {
             Refusal::Timeout => "request_timeout",
             Refusal::Full(_) | Refusal::Pending(_) | Refusal::Draining => "unavailable",
             Refusal::Token(_) => "unauthorized",
-            Refusal::NotApi | Refusal::Channel(_) | Refusal::Origin(_) => "forbidden",
+            Refusal::NotApi | Refusal::Channel(_) | Refusal::Origin(_) | Refusal::Subject { .. } => {
+                "forbidden"
+            }
             Refusal::Internal => "internal_error",
         }
     }
@@ -101,6 +129,7 @@ impl Refusal {
             Refusal::NotApi => "not_api",
             Refusal::Channel(_) => "channel",
             Refusal::Origin(_) => "origin",
+            Refusal::Subject { .. } => "subject_refused",
             other => other.code(),
         }
     }
@@ -163,6 +192,11 @@ impl fmt::Display for Refusal {
             }
             Refusal::Channel(channel) => write!(f, "this token may not publish on channel \"{channel}\""),
             Refusal::Origin(origin) => write!(f, "pages of the origin {origin} may not connect here"),
+            Refusal::Subject { until } => {
+                let until = SystemTime::UNIX_EPOCH + Duration::from_secs(*until);
+                let until = humantime::format_rfc3339_seconds(until);
+                write!(f, "an administrator refuses this token's subject until {until}")
+            }
             Refusal::Internal => f.write_str("a fault of the server"),
         }
     }

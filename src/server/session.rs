@@ -222,7 +222,7 @@ impl Session {
         if let Err(reason) = result {
             connection.outbox.close(reason);
         }
-        connection.received_messages(messages);
+        connection.received_messages(messages, now);
         server.counters.messages_in.fetch_add(messages, Relaxed);
         self.flushing = flush(server, &mut touched);
         touched.trim();
@@ -369,6 +369,12 @@ impl Publisher<'_> {
             data: publish.data,
             subject: self.access.subject.as_deref().filter(|_| shown),
         };
+        // Who follows the traffic is told how many readers each message had: each goes by itself then.
+        if server.events.follow_messages() {
+            self.send(server);
+            let readers = server.hub.publish(&delivery, Some(self.connection), self.touched);
+            return server.events.tell_message(&delivery, readers);
+        }
         if !self.batch.takes(&publish.channel) {
             self.send(server);
         }

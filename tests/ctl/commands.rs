@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::fake::{Daemon, Ended, SECRET, TOKEN, gate, philotectl, run};
 use crate::terminal::OnTerminal;
 
-pub(crate) const EVERY_COMMAND: [&str; 8] = [
+pub(crate) const EVERY_COMMAND: [&str; 17] = [
     "status",
     "token --read chat",
     "inspect a.b.c",
@@ -19,6 +19,15 @@ pub(crate) const EVERY_COMMAND: [&str; 8] = [
     "secret set",
     "secret rotate",
     "reload",
+    "reload --dry-run",
+    "connections",
+    "connections --state closed",
+    "channels",
+    "disconnect --all",
+    "refused",
+    "refused --remove eve",
+    "publish chat",
+    "log-level debug",
     "wait-ready --timeout 1ms",
 ];
 

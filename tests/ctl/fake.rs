@@ -9,10 +9,10 @@ use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, LazyLock, Mutex};
 
-use philote::admin::Control;
 use philote::admin::api::*;
 use philote::admin::server::Server;
 use philote::admin::socket::Socket;
+use philote::admin::{Control, EventStream};
 
 /// What must appear in no log, and in no answer but those that are asked for it.
 pub(crate) const SECRET: &str = "correct-horse-battery-staple";
@@ -59,7 +59,11 @@ impl Control for Fake {
         Err(Failure::new(Code::Conflict, "the secret comes from the environment variable SECRET")
             .hint("change it where it is set, then restart"))
     }
-    fn reload(&self) -> Result<Reloaded, Failure> {
+    fn reload(&self, dry_run: bool) -> Result<Reloaded, Failure> {
+        if dry_run {
+            let result = self.reload.lock().unwrap().clone();
+            return result.map(|reloaded| Reloaded { dry_run, ..reloaded });
+        }
         if let Some((begun, go)) = self.gate.lock().unwrap().take() {
             begun.send(()).unwrap();
             go.recv().unwrap();
@@ -70,6 +74,155 @@ impl Control for Fake {
         self.see("ready");
         self.ready.lock().unwrap().clone()
     }
+    fn connections(&self, query: &ConnectionQuery) -> Result<Connections, Failure> {
+        self.see(&format!("{query:?}"));
+        Ok(Connections { matched: 12_345, connections: vec![connection(), slow_connection()] })
+    }
+    fn closed(&self, query: &ClosedQuery) -> Result<ClosedConnections, Failure> {
+        self.see(&format!("{query:?}"));
+        let reasons = vec![
+            ReasonCount { reason: "bad_signature".into(), total: 40_001, remembered: 1 },
+            ReasonCount { reason: "slow_consumer".into(), total: 1, remembered: 1 },
+        ];
+        Ok(ClosedConnections { matched: 2, connections: vec![slow_consumer(), bad_signature()], reasons })
+    }
+    fn channels(&self, query: &ChannelQuery) -> Result<Channels, Failure> {
+        self.see(&format!("{query:?}"));
+        Ok(Channels { matched: 1, channels: vec![a_channel()] })
+    }
+    fn disconnect(&self, request: &DisconnectRequest) -> Result<Disconnected, Failure> {
+        self.see(&format!("{request:?}"));
+        let matched = if request.subject.as_deref() == Some("nobody") { 0 } else { 2 };
+        let refused_until = request.refuse_for.map(|seconds| Timestamp::from_unix(1_795_344_300 + seconds));
+        Ok(Disconnected { matched, dry_run: request.dry_run, refused_until })
+    }
+    fn refused(&self) -> Result<RefusedSubjects, Failure> {
+        let until = Timestamp::from_unix(1_795_344_300);
+        Ok(RefusedSubjects { refused: vec![RefusedSubject { subject: "eve".into(), until }] })
+    }
+    fn lift(&self, subject: &str) -> Result<Lifted, Failure> {
+        self.see(subject);
+        Ok(Lifted { matched: u64::from(subject == "eve") })
+    }
+    fn publish(&self, request: &PublishRequest) -> Result<Published, Failure> {
+        let published = |message: &Message| {
+            self.see(&format!("{message:?}"));
+            PublishedMessage { channel: message.channel.clone(), readers: 3 }
+        };
+        Ok(Published { published: request.messages.iter().map(published).collect() })
+    }
+    fn log_level(&self) -> Result<Levels, Failure> {
+        Ok(Levels { level: Level::Info, configured: Level::Info })
+    }
+    fn set_log_level(&self, level: Level) -> Result<Levels, Failure> {
+        Ok(Levels { level, configured: Level::Info })
+    }
+    fn events(&self, query: EventQuery) -> Result<EventStream, Failure> {
+        self.see(&format!("{query:?}"));
+        Ok(Box::pin(futures_util::stream::iter(every_event())))
+    }
+}
+
+/// A connection as `connections` lists it.
+pub(crate) fn connection() -> Connection {
+    Connection {
+        id: "5f0c6b0e-6c3c-4c0e-9a53-0d8e3c1f3b7a".parse().unwrap(),
+        subject: Some("alice\u{1b}".into()),
+        address: "192.0.2.7:51234".parse().unwrap(),
+        connected_at: Timestamp::from_unix(1_795_344_300),
+        age_seconds: 303,
+        idle_seconds: 7,
+        queued_messages: 1,
+        queued_bytes: 2048,
+        greatest_queue: 4,
+        messages_in: 1234,
+        messages_out: 56_789,
+        bytes_in: 100_000,
+        bytes_out: 5_000_000,
+        read: vec!["chat".into(), "news".into()],
+        read_count: 20,
+        write: vec!["chat".into()],
+        write_count: 1,
+        expires_at: Some(Timestamp::from_unix(1_795_347_900)),
+        closing: None,
+    }
+}
+
+fn slow_connection() -> Connection {
+    let id = "00000001-6c3c-4c0e-9a53-0d8e3c1f3b7a".parse().unwrap();
+    Connection { id, subject: None, closing: Some("slow_consumer".into()), ..connection() }
+}
+
+/// A closed connection as `connections --state closed` lists it.
+pub(crate) fn slow_consumer() -> ClosedConnection {
+    ClosedConnection {
+        at: Timestamp::from_unix(1_795_344_300),
+        ending: Ending::Closed,
+        id: Some("5f0c6b0e-6c3c-4c0e-9a53-0d8e3c1f3b7a".parse().unwrap()),
+        subject: Some("alice".into()),
+        subject_verified: true,
+        address: "192.0.2.7:51234".parse().unwrap(),
+        reason: "slow_consumer".into(),
+        code: 4413,
+        message: "too slow: more was waiting for this connection than queue limits allow".into(),
+        duration_seconds: 12.5,
+        messages_in: 0,
+        messages_out: 4097,
+        bytes_in: 5,
+        bytes_out: 1_048_576,
+        greatest_queue: 4096,
+    }
+}
+
+/// A refused request as `connections --state closed` lists it.
+pub(crate) fn bad_signature() -> ClosedConnection {
+    ClosedConnection {
+        ending: Ending::Refused,
+        id: None,
+        subject_verified: false,
+        reason: "bad_signature".into(),
+        code: 401,
+        message: "the token has a bad signature".into(),
+        duration_seconds: 0.0,
+        messages_out: 0,
+        bytes_in: 0,
+        bytes_out: 0,
+        greatest_queue: 0,
+        ..slow_consumer()
+    }
+}
+
+/// A channel as `channels` lists it.
+pub(crate) fn a_channel() -> Channel {
+    let messages_per_second = 12.5;
+    Channel { channel: "chat".into(), readers: 1234, writers: 5, messages: 678, messages_per_second }
+}
+
+/// One of each kind.
+pub(crate) fn every_event() -> Vec<Event> {
+    let at = Timestamp::from_unix(1_795_344_300);
+    let Connection { id, subject, address, .. } = connection();
+    vec![
+        Event::Connected { at, id, subject, address },
+        Event::Ended(slow_consumer()),
+        Event::Ended(bad_signature()),
+        Event::Reloaded {
+            at,
+            applied: vec!["log.level".into()],
+            needs_restart: vec!["listen".into()],
+            error: None,
+        },
+        Event::SecretChanged { at, secrets: 2 },
+        Event::Message {
+            at,
+            issuer: id.to_string(),
+            subject: Some("alice".into()),
+            channel: "chat".into(),
+            data: "hello\nworld".into(),
+            readers: 3,
+        },
+        Event::Missed { missed: 7 },
+    ]
 }
 
 impl Fake {
@@ -107,6 +260,7 @@ impl Daemon {
             applied: vec!["limits.queue_bytes".into(), "log.level".into()],
             needs_restart: vec!["listen".into()],
             closing: 2,
+            dry_run: false,
         };
         let inspection = Inspection {
             accepted: true,

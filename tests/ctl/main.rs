@@ -4,7 +4,7 @@
 
 mod commands;
 mod fake;
+mod lists;
 mod socket;
 #[path = "../jane/terminal.rs"]
-#[allow(dead_code, reason = "philotectl asks for no keys")]
 mod terminal;

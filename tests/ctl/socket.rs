@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use philote::admin::api::*;
-use philote::admin::server::{DEADLINE, MAX_BODY, MAX_CLIENTS, MAX_HEAD};
+use philote::admin::server::{DEADLINE, MAX_BODY, MAX_CLIENTS, MAX_HEAD, MAX_PUBLISH};
 use serde_json::json;
 
 use crate::commands::EVERY_COMMAND;
@@ -44,6 +44,63 @@ fn every_route_answers() {
     let (code, reloaded) = daemon.http("POST", "/v1/reload", "");
     assert_eq!((code, &reloaded["needs_restart"]), (200, &json!(["listen"])));
     assert_eq!(daemon.http("GET", "/v1/ready", ""), (200, json!({"state": "serving"})));
+}
+
+#[test]
+fn every_route_of_lists_and_steering_answers() {
+    let daemon = Daemon::start();
+    let get = |path: &str| daemon.http("GET", path, "");
+    let (code, found) = get("/v1/connections?channel=a%26b+c&sort=queued&limit=20&address=192.0.2.7");
+    assert_eq!((code, &found["matched"]), (200, &json!(12_345)));
+    let seen = daemon.fake.last_seen();
+    assert!(seen.contains(r#"channel: Some("a&b c")"#) && seen.contains("limit: Some(20)"), "{seen}");
+    assert_eq!(get("/v1/connections/closed?subject=alice&reason=slow_consumer").1["matched"], 2);
+    assert_eq!(get("/v1/channels?prefix=ch").1["channels"][0]["channel"], "chat");
+    assert_eq!(get("/v1/refused").1["refused"][0]["subject"], "eve");
+    assert_eq!(get("/v1/log-level").1["level"], "info");
+    for (query, part) in [
+        ("connections?chanel=c", "unknown field `chanel`"),
+        ("connections?limit=many", "invalid digit"),
+        ("connections?address=home", "give an address such as"),
+        ("connections/closed?channel=c", "unknown field `channel`"),
+        ("channels?sort=size", "unknown variant `size`"),
+    ] {
+        let (code, failure) = get(&format!("/v1/{query}"));
+        let message = failure["message"].as_str().unwrap();
+        assert!(code == 400 && message.contains(part), "{query}: {failure}");
+    }
+    let disconnected = json!({"matched": 2, "dry_run": true, "refused_until": null});
+    let body = r#"{"channel": "chat", "dry_run": true}"#;
+    assert_eq!(daemon.http("POST", "/v1/disconnect", body), (200, disconnected));
+    assert_eq!(daemon.http("POST", "/v1/disconnect", r#"{"chanel": "chat"}"#).0, 400);
+    assert_eq!(daemon.http("DELETE", "/v1/refused", r#"{"subject": "eve"}"#), (200, json!({"matched": 1})));
+    let body = r#"{"messages": [{"channel": "chat", "data": "hello"}]}"#;
+    let published = json!({"published": [{"channel": "chat", "readers": 3}]});
+    assert_eq!(daemon.http("POST", "/v1/publish", body), (200, published));
+    let level = json!({"level": "debug", "configured": "info"});
+    assert_eq!(daemon.http("PUT", "/v1/log-level", r#"{"level": "debug"}"#), (200, level));
+    assert_eq!(daemon.http("PUT", "/v1/log-level", r#"{"level": "loud"}"#).0, 400);
+    assert_eq!(daemon.http("POST", "/v1/reload", r#"{"dry_run": true}"#).1["dry_run"], true);
+    let large =
+        format!(r#"{{"messages": [{{"channel": "chat", "data": "{}"}}]}}"#, "x".repeat(MAX_PUBLISH - 52));
+    assert_eq!(daemon.http("POST", "/v1/publish", &large).0, 200, "of messages it takes more");
+    assert_eq!(daemon.http("POST", "/v1/publish", &(large + &" ".repeat(9))).0, 413);
+
+    let stream = daemon.raw(b"GET /v1/events?messages=true HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(stream.starts_with("HTTP/1.1 200 OK\r\n") && stream.contains("transfer-encoding: chunked\r\n"));
+    assert!(stream.contains("\n{\"event\":\"missed\",\"missed\":7}\n\r\n0\r\n\r\n"), "{stream}");
+
+    let log = log();
+    for command in [
+        "disconnect of 2",
+        "refused remove \"eve\"",
+        "publish of 1 on [\"chat\"]",
+        "log-level Debug",
+        "events with the messages of all",
+    ] {
+        assert!(log.contains(&format!("admin: {command}")), "{command}");
+    }
+    assert!(!log.contains("dry_run") && !log.contains("hello"));
 }
 
 #[test]
@@ -230,8 +287,8 @@ fn another_user_is_kept_out_by_the_mode_and_from_the_secret_by_who_it_is() {
         "permission denied on {}\njoin its group: sudo usermod -aG philote $USER, then log in again\n",
         closed.path.display()
     );
-    for line in EVERY_COMMAND {
-        for line in [line.to_owned(), format!("{line} --json")] {
+    for line in EVERY_COMMAND.iter().chain(&["events"]) {
+        for line in [(*line).to_owned(), format!("{line} --json")] {
             let ended = as_nobody(&closed, &line);
             assert_eq!(ended, Ended { code: 4, out: String::new(), err: sentence.clone() }, "{line}");
         }

@@ -6,6 +6,7 @@ mod support;
 #[path = "../jane/terminal.rs"]
 mod terminal;
 
+mod admin;
 mod command_line;
 mod connections;
 mod frames;

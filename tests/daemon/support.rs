@@ -126,6 +126,11 @@ impl Daemon {
         wait(&mut self.child)
     }
 
+    /// Its directory, to start another one in when it has ended.
+    pub fn take_directory(mut self) -> TempDir {
+        std::mem::replace(&mut self.directory, TempDir::new().unwrap())
+    }
+
     /// Memory in use, in bytes: resident, and address space.
     pub fn memory(&self) -> (u64, u64) {
         let text = std::fs::read_to_string(format!("/proc/{}/statm", self.pid())).unwrap();
@@ -165,20 +170,7 @@ impl Daemon {
 
     /// What the admin socket answers.
     pub fn admin(&self, method: &str, path: &str, body: &str) -> Value {
-        let socket = self.directory.path().join("admin.sock");
-        let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
-        write!(
-            stream,
-            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        )
-        .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        if !path.starts_with("/v1/token") && !path.starts_with("/v1/secret") {
-            assert_no_secrets(&answer);
-        }
-        body_of(&answer)
+        ask_admin(self.directory.path(), method, path, body)
     }
 
     /// Waits until the daemon's status says so.
@@ -238,6 +230,23 @@ pub fn assert_no_secrets(text: &str) {
     for secret in [SECRET, "eyJ"] {
         assert!(!text.contains(secret), "a secret or a token where none may be: {text}");
     }
+}
+
+/// What the admin socket in this directory answers.
+pub fn ask_admin(directory: &Path, method: &str, path: &str, body: &str) -> Value {
+    let mut stream = std::os::unix::net::UnixStream::connect(directory.join("admin.sock")).unwrap();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    if !path.starts_with("/v1/token") && !path.starts_with("/v1/secret") {
+        assert_no_secrets(&answer);
+    }
+    body_of(&answer)
 }
 
 /// Waits for a process, but not for ever.

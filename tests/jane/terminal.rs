@@ -1,5 +1,7 @@
 //! A program in a pseudo-terminal of its own: what people see, and what they press.
 
+#![allow(dead_code, reason = "each of the test programs needs a part of it")]
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -7,7 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 
 /// Far longer than anything takes: a test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -22,9 +26,15 @@ pub(crate) struct OnTerminal {
 
 impl OnTerminal {
     pub(crate) fn start(command: &mut Command) -> Self {
+        Self::start_with(command, 80)
+    }
+
+    /// On a terminal with so many columns.
+    pub(crate) fn start_with(command: &mut Command, columns: u16) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
+        tcsetwinsize(&master, Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
         let name = ptsname(&master, Vec::new()).unwrap();
         let terminal = || -> Stdio {
             let fd: OwnedFd =
@@ -63,6 +73,19 @@ impl OnTerminal {
             }
         }
         &self.shown
+    }
+
+    /// Waits until there is more on the screen, and returns all that has been.
+    pub(crate) fn more(&mut self) -> &str {
+        let bytes = self.screen.recv_timeout(PATIENCE).unwrap();
+        self.shown.push_str(&String::from_utf8_lossy(&bytes));
+        &self.shown
+    }
+
+    /// Interrupts it, as Ctrl-C does where the program is the terminal's own.
+    pub(crate) fn interrupt(mut self) {
+        kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
+        let _ = self.child.wait().unwrap();
     }
 
     pub(crate) fn end(mut self) -> i32 {

@@ -141,7 +141,10 @@ impl Measured {
                     fixed(row.server_time_per_accept, 1e6),
                 ]
             }));
-            text.push_str(&format!("\n{}memory: resident bytes of the server, without its program\n", columns(&rows)));
+            text.push_str(&format!(
+                "\n{}memory: resident bytes of the server, without its program\n",
+                columns(&rows)
+            ));
         }
         self.notes.iter().for_each(|note| text.push_str(&format!("note: {note}\n")));
         text

@@ -8,7 +8,7 @@ fn records(log: impl FnOnce()) -> Vec<serde_json::Value> {
 }
 
 fn refusal(reason: &'static str, address: &str, log: &ConnectionLog, now: Instant) {
-    log.refused(&Refused { address, status: 401, reason, sentence: "no" }, now);
+    log.refused(&Refused { subject: None, address, status: 401, reason, sentence: "no" }, now);
 }
 
 fn messages(log: impl FnOnce()) -> Vec<String> {
@@ -37,6 +37,7 @@ fn a_line_says_who_where_why_and_how_much() {
                 messages_out,
                 bytes_in,
                 bytes_out,
+                greatest_queue: 7,
             },
             now,
         );

@@ -1,0 +1,121 @@
+//! Completions: the shell asks this program, which asks the daemon for names of channels and ids of connections.
+
+use std::ffi::OsStr;
+use std::time::Duration;
+
+use clap::{CommandFactory, ValueEnum};
+use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
+use clap_complete::env::{Bash, CompleteEnv, EnvCompleter, Fish, Zsh};
+
+use super::args::Arguments;
+use super::{Complaint, Exit, Report};
+use crate::admin::api::{ChannelQuery, ConnectionQuery};
+use crate::admin::client::{Client, Error};
+use crate::admin::path;
+
+/// Whoever presses the tabulator waits no longer.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Candidates that a person can still look through.
+const CANDIDATES: usize = 200;
+
+/// The variable by which a shell's script tells the program to complete, and the program's name in that script.
+const VARIABLE: &str = "PHILOTECTL_COMPLETE";
+const PROGRAM: &str = "philotectl";
+
+/// A shell whose completions can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Shell {
+    /// `source <(philotectl completions bash)`
+    Bash,
+    /// `source <(philotectl completions zsh)`
+    Zsh,
+    /// `philotectl completions fish | source`
+    Fish,
+}
+
+/// Answers a shell that asks for completions and ends; otherwise does nothing.
+pub(super) fn answer_shell() {
+    CompleteEnv::with_factory(Arguments::command).var(VARIABLE).complete();
+}
+
+/// Runs `philotectl completions`.
+pub(super) fn script(shell: Shell) -> Result<Report, Complaint> {
+    let completer: &dyn EnvCompleter = match shell {
+        Shell::Bash => &Bash,
+        Shell::Zsh => &Zsh,
+        Shell::Fish => &Fish,
+    };
+    let mut script = Vec::new();
+    completer.write_registration(VARIABLE, PROGRAM, PROGRAM, PROGRAM, &mut script).map_err(|error| {
+        Complaint { message: format!("cannot write the script: {error}"), hint: None, exit: Exit::Failed }
+    })?;
+    Ok(Report::new(String::from_utf8_lossy(&script)))
+}
+
+/// Names of channels that somebody reads.
+pub(super) fn channels() -> ArgValueCompleter {
+    ArgValueCompleter::new(|typed: &OsStr| {
+        let query = ChannelQuery {
+            prefix: typed.to_str().map(str::to_owned),
+            limit: Some(CANDIDATES),
+            ..ChannelQuery::default()
+        };
+        let names = ask(async |client| {
+            let channels = client.channels(&query).await?.channels;
+            Ok(channels.into_iter().map(|channel| (channel.channel, None)).collect())
+        });
+        candidates(names, typed)
+    })
+}
+
+/// Ids of open connections, with whose they are.
+pub(super) fn connections() -> ArgValueCompleter {
+    ArgValueCompleter::new(|typed: &OsStr| {
+        let id = typed.to_str().and_then(|text| text.parse().ok());
+        let query = ConnectionQuery { id, limit: Some(CANDIDATES), ..ConnectionQuery::default() };
+        let ids = ask(async |client| {
+            let connections = client.connections(&query).await?.connections;
+            Ok(connections
+                .into_iter()
+                .map(|one| {
+                    let whose = one.subject.map(|subject| format!("{subject}, {}", one.address));
+                    (one.id.to_string(), Some(whose.unwrap_or_else(|| one.address.to_string())))
+                })
+                .collect())
+        });
+        candidates(ids, typed)
+    })
+}
+
+/// Subjects that are refused.
+pub(super) fn refused() -> ArgValueCompleter {
+    ArgValueCompleter::new(|typed: &OsStr| {
+        let subjects = ask(async |client| {
+            let refused = client.refused().await?.refused;
+            Ok(refused.into_iter().map(|one| (one.subject, Some(format!("until {}", one.until)))).collect())
+        });
+        candidates(subjects, typed)
+    })
+}
+
+/// Words and what is said of them.
+type Words = Vec<(String, Option<String>)>;
+
+/// What the daemon says, or nothing: a shell has no place for errors.
+fn ask(question: impl AsyncFnOnce(Client) -> Result<Words, Error>) -> Words {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let client = Client::new(path::for_client(None, |name| std::env::var_os(name)), PATIENCE);
+    runtime.ok().and_then(|runtime| runtime.block_on(question(client)).ok()).unwrap_or_default()
+}
+
+fn candidates(words: Words, typed: &OsStr) -> Vec<CompletionCandidate> {
+    let typed = typed.to_string_lossy();
+    // What would drive the terminal of whoever presses the tabulator is left out.
+    let fits = |word: &str| word.starts_with(&*typed) && !word.contains(char::is_control);
+    let candidate = |(word, help): (String, Option<String>)| {
+        CompletionCandidate::new(word)
+            .help(help.map(|help| crate::terminal::escape(&help).into_owned().into()))
+    };
+    words.into_iter().filter(|(word, _)| fits(word)).map(candidate).collect()
+}

@@ -1,0 +1,152 @@
+//! `philotectl events`: what happens, a line each, until interrupted.
+
+use std::io::{self, Write};
+
+use clap::Args;
+
+use super::complete;
+use super::print::many;
+use super::{Complaint, Exit, Report};
+use crate::admin::api::{ClosedConnection, Ending, Event, EventQuery};
+use crate::admin::client::Client;
+use crate::terminal::{Style, Tone, escape};
+
+#[derive(Args, Debug)]
+pub(super) struct EventsArgs {
+    /// Also show the messages that are published
+    #[arg(long)]
+    messages: bool,
+    /// Of the messages only those of this channel
+    #[arg(long, requires = "messages", add = complete::channels())]
+    channel: Option<String>,
+}
+
+/// Runs `philotectl events`.
+pub(super) async fn events(
+    client: &Client,
+    args: &EventsArgs,
+    json: bool,
+    style: Style,
+) -> Result<Report, Complaint> {
+    let query = EventQuery { messages: args.messages, channel: args.channel.clone() };
+    let mut events = client.events(&query).await?;
+    if !json {
+        // Whoever makes something happen to see it here must know when this listens.
+        eprintln!("following events; end with Ctrl-C");
+    }
+    while let Some(event) = events.next().await? {
+        let text = match json {
+            true => serde_json::to_string(&event).unwrap_or_default(),
+            false => match line(&event, style) {
+                Some(line) => line,
+                None => continue,
+            },
+        };
+        let mut stdout = io::stdout().lock();
+        match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+            Ok(()) => {}
+            // Whoever reads us has read enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Report::new("")),
+            Err(error) => {
+                let message = format!("cannot write to standard output: {error}");
+                return Err(Complaint { message, hint: None, exit: Exit::Failed });
+            }
+        }
+    }
+    let message = "philote has stopped".into();
+    Err(Complaint {
+        message,
+        hint: Some("start it: sudo systemctl start philote".into()),
+        exit: Exit::NotRunning,
+    })
+}
+
+/// An event in one line; `None` for one that only a newer program knows.
+fn line(event: &Event, style: Style) -> Option<String> {
+    let faint = |text: String| style.paint(Tone::Faint, &text);
+    let text = match event {
+        Event::Connected { at, id, subject, address } => {
+            format!("{} connected {id}{} from {address}", faint(at.to_string()), of(subject.as_deref()))
+        }
+        Event::Ended(ended) => format!("{} {}", faint(ended.at.to_string()), ending(ended)),
+        Event::Reloaded { at, error: Some(error), .. } => {
+            let refused = format!("the reload changed nothing: {}", escape(error));
+            format!("{} {}", faint(at.to_string()), style.paint(Tone::Bad, &refused))
+        }
+        Event::Reloaded { at, applied, needs_restart, error: None } => {
+            let mut text = format!("{} reloaded", faint(at.to_string()));
+            if !applied.is_empty() {
+                text += &format!("; applied {}", escape(&applied.join(", ")));
+            }
+            if !needs_restart.is_empty() {
+                text += &format!("; needs a restart: {}", escape(&needs_restart.join(", ")));
+            }
+            text
+        }
+        Event::SecretChanged { at, secrets } => {
+            format!("{} secret changed; {} in use", faint(at.to_string()), many(*secrets, "secret"))
+        }
+        Event::Message { at, issuer, subject, channel, data, readers } => format!(
+            "{} message on {} from {}{} to {}: {}",
+            faint(at.to_string()),
+            escape(channel),
+            escape(issuer),
+            of(subject.as_deref()),
+            many(*readers, "reader"),
+            escape(data)
+        ),
+        Event::Missed { missed } => {
+            let missed = format!("{} missed here: this reads too slowly", many(*missed, "event"));
+            style.paint(Tone::Bad, &missed)
+        }
+        Event::Unknown => return None,
+    };
+    Some(text)
+}
+
+fn of(subject: Option<&str>) -> String {
+    subject.map(|subject| format!(" of {}", escape(subject))).unwrap_or_default()
+}
+
+/// `closed ID of SUBJECT from ADDRESS: REASON (CODE), SENTENCE`.
+fn ending(ended: &ClosedConnection) -> String {
+    let what = match (ended.ending, ended.id) {
+        (Ending::Closed, Some(id)) => format!("closed {id}"),
+        (Ending::Closed, None) => "closed".into(),
+        (Ending::Refused, _) => "refused".into(),
+    };
+    let subject = match &ended.subject {
+        Some(subject) if !ended.subject_verified => format!(" (who claims to be {})", escape(subject)),
+        subject => of(subject.as_deref()),
+    };
+    let ClosedConnection { address, code, .. } = ended;
+    format!("{what}{subject} from {address}: {} ({code}), {}", escape(&ended.reason), escape(&ended.message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::api::Timestamp;
+
+    const PIPE: Style = Style { terminal: false, colour: false };
+
+    #[test]
+    fn an_event_is_one_line_whatever_others_wrote_in_it() {
+        let at = Timestamp::from_unix(1_795_344_300);
+        let message = Event::Message {
+            at,
+            issuer: "5f0c".into(),
+            subject: Some("eve\n".into()),
+            channel: "chat".into(),
+            data: "a\x1b[2J\nb".into(),
+            readers: 1,
+        };
+        assert_eq!(
+            line(&message, PIPE).unwrap(),
+            "2026-11-22T10:45:00Z message on chat from 5f0c of eve\\n to 1 reader: a\\u{1b}[2J\\nb"
+        );
+        let missed = line(&Event::Missed { missed: 7 }, PIPE).unwrap();
+        assert_eq!(missed, "7 events missed here: this reads too slowly");
+        assert_eq!(line(&Event::Unknown, PIPE), None);
+    }
+}

@@ -1,0 +1,207 @@
+//! The commands that act on what is alive: disconnect, publish, log-level.
+
+use std::io::{self, BufRead, IsTerminal};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
+
+use clap::{ArgGroup, Args};
+
+use super::args::positive;
+use super::complete;
+use super::print::{in_json, many};
+use super::{Complaint, Exit, Report};
+use crate::admin::api::{
+    Address, DisconnectRequest, Disconnected, IdPrefix, Level, Message, PublishRequest, Published,
+};
+use crate::admin::client::Client;
+use crate::terminal::escape;
+
+/// Lines of standard input that are published with one request, and their bytes: well within what a request may have,
+/// even if every letter of them has to be escaped.
+const LINES_PER_REQUEST: usize = 256;
+const BYTES_PER_REQUEST: usize = 64 * 1024;
+
+#[derive(Args, Debug)]
+#[command(group = ArgGroup::new("whom").required(true).multiple(true).args(["ids", "channel", "subject", "address", "all"]))]
+pub(super) struct DisconnectArgs {
+    /// Their ids, or how these begin
+    #[arg(value_name = "ID", add = complete::connections())]
+    ids: Vec<IdPrefix>,
+    /// Those that read or may write this channel
+    #[arg(long, add = complete::channels())]
+    channel: Option<String>,
+    /// Those of this subject
+    #[arg(long)]
+    subject: Option<String>,
+    /// Those from this address
+    #[arg(long)]
+    address: Option<Address>,
+    /// Everybody
+    #[arg(long, conflicts_with_all = ["ids", "channel", "subject", "address"])]
+    all: bool,
+    /// Only say how many
+    #[arg(long)]
+    dry_run: bool,
+    /// Ask them to connect again (close code 1012) instead of telling them to stay away (4403)
+    #[arg(long)]
+    reconnect: bool,
+    /// Keep the subject out for so long, also when the daemon restarts
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = positive,
+        requires = "subject",
+        conflicts_with_all = ["reconnect", "ids", "channel", "address"]
+    )]
+    refuse_for: Option<Duration>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct PublishArgs {
+    /// The channel
+    #[arg(add = complete::channels())]
+    channel: String,
+    /// The message; without it each line of standard input is one
+    message: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct LevelArgs {
+    /// The least that is logged from now on, until the next restart; without it the level is shown
+    #[arg(value_enum)]
+    level: Option<Level>,
+}
+
+/// Runs `philotectl disconnect`.
+pub(super) async fn disconnect(
+    client: &Client,
+    args: &DisconnectArgs,
+    json: bool,
+) -> Result<Report, Complaint> {
+    let request = DisconnectRequest {
+        ids: args.ids.clone(),
+        channel: args.channel.clone(),
+        subject: args.subject.clone(),
+        address: args.address,
+        all: args.all,
+        dry_run: args.dry_run,
+        reconnect: args.reconnect,
+        refuse_for: args.refuse_for.map(|length| length.as_secs().max(1)),
+    };
+    let answer = client.disconnect(&request).await?;
+    // To keep a subject out is done also where it was not in.
+    let done = answer.matched > 0 || answer.refused_until.is_some();
+    let exit = if done { Exit::Done } else { Exit::NothingMatched };
+    let report = in_json(json, &answer).unwrap_or_else(|| Report::new(disconnected(&request, &answer)));
+    Ok(Report { exit, ..report })
+}
+
+fn disconnected(request: &DisconnectRequest, answer: &Disconnected) -> String {
+    let count = many(answer.matched, "connection");
+    let mut text = match (answer.matched, answer.dry_run) {
+        (0, _) => "no connection matches".to_owned(),
+        (_, true) => format!("{count} would be disconnected"),
+        (1, false) => format!("{count} is being disconnected"),
+        (_, false) => format!("{count} are being disconnected"),
+    };
+    if let (Some(subject), Some(until)) = (&request.subject, answer.refused_until) {
+        let would = if answer.dry_run { "would be" } else { "is" };
+        text += &format!("; {} {would} refused until {until}", escape(subject));
+    }
+    text + "\n"
+}
+
+/// Runs `philotectl publish`.
+pub(super) async fn publish(client: &Client, args: &PublishArgs, json: bool) -> Result<Report, Complaint> {
+    let message = |data: String| Message { channel: args.channel.clone(), data };
+    let mut tally = Tally::default();
+    if let Some(data) = &args.message {
+        let request = PublishRequest { messages: vec![message(data.clone())] };
+        tally.add(&client.publish(&request).await?);
+    } else {
+        if io::stdin().is_terminal() {
+            eprintln!("each line is published to {}; end with Ctrl-D", escape(&args.channel));
+        }
+        let lines = read_lines();
+        while let Some(batch) = next_batch(&lines) {
+            let messages: Vec<Message> = batch?.into_iter().map(message).collect();
+            tally.add(&client.publish(&PublishRequest { messages }).await?);
+        }
+    }
+    Ok(in_json(json, &tally).unwrap_or_else(|| {
+        let messages = many(tally.messages, "message");
+        let each = if tally.messages == 1 { "" } else { " in all" };
+        Report::new(format!("{messages} queued for {}{each}\n", many(tally.readers, "reader")))
+    }))
+}
+
+/// What a run of `publish` came to.
+#[derive(Default, serde::Serialize)]
+struct Tally {
+    messages: u64,
+    /// One message to ten readers is ten.
+    readers: u64,
+}
+
+impl Tally {
+    fn add(&mut self, published: &Published) {
+        self.messages += published.published.len() as u64;
+        self.readers += published.published.iter().map(|message| message.readers).sum::<u64>();
+    }
+}
+
+/// Lines as they come, from a thread of their own: whoever types waits for no one.
+fn read_lines() -> Receiver<io::Result<String>> {
+    let (sender, lines) = sync_channel(LINES_PER_REQUEST);
+    std::thread::spawn(move || {
+        for line in io::stdin().lock().lines() {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
+/// The next line and those that are there already; `None` at the end.
+fn next_batch(lines: &Receiver<io::Result<String>>) -> Option<Result<Vec<String>, Complaint>> {
+    let unread = |error: io::Error| Complaint {
+        message: format!("cannot read messages from standard input: {error}"),
+        hint: None,
+        exit: Exit::Failed,
+    };
+    let mut batch = Vec::new();
+    let mut bytes = 0;
+    let mut next = lines.recv().ok();
+    while let Some(line) = next {
+        match line {
+            Ok(line) => {
+                bytes += line.len();
+                batch.push(line);
+            }
+            Err(error) => return Some(Err(unread(error))),
+        }
+        if batch.len() == LINES_PER_REQUEST || bytes > BYTES_PER_REQUEST {
+            break;
+        }
+        next = lines.try_recv().ok();
+    }
+    (!batch.is_empty()).then_some(Ok(batch))
+}
+
+/// Runs `philotectl log-level`.
+pub(super) async fn log_level(client: &Client, args: &LevelArgs, json: bool) -> Result<Report, Complaint> {
+    let answer = match args.level {
+        Some(level) => client.set_log_level(level).await?,
+        None => client.log_level().await?,
+    };
+    Ok(in_json(json, &answer).unwrap_or_else(|| {
+        let name = |level: Level| format!("{level:?}").to_lowercase();
+        let settings = if answer.level == answer.configured {
+            String::new()
+        } else {
+            format!("; the settings say {}", name(answer.configured))
+        };
+        Report::new(format!("{}{settings}\n", name(answer.level)))
+    }))
+}

@@ -1,0 +1,111 @@
+//! Who is kept out, on the disk: a refusal holds across restarts.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+
+use crate::config;
+
+/// The file, one JSON object of subjects and the seconds since 1970 from which on they are taken again.
+#[derive(Debug)]
+pub(super) struct RefusedFile(Option<PathBuf>);
+
+/// Why it can't be read or written.
+#[derive(Debug)]
+pub(super) enum RefusedFileError {
+    /// There is no directory to keep it in.
+    NoPlace,
+    /// The system does not let it be read.
+    Unreadable(PathBuf, io::Error),
+    /// It is not what was written.
+    Damaged(PathBuf, serde_json::Error),
+    /// The system does not let it be written.
+    Unwritable(PathBuf, io::Error),
+}
+
+impl fmt::Display for RefusedFileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RefusedFileError::NoPlace => f.write_str(
+                "there is no directory to remember refused subjects in: set STATE_DIRECTORY or HOME",
+            ),
+            RefusedFileError::Unreadable(path, error) => {
+                write!(f, "can't read who is refused from {}: {error}", path.display())
+            }
+            RefusedFileError::Damaged(path, error) => write!(
+                f,
+                "{} does not say who is refused ({error}): mend it, or remove it to refuse nobody",
+                path.display()
+            ),
+            RefusedFileError::Unwritable(path, error) => {
+                write!(f, "can't remember who is refused in {}: {error}", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for RefusedFileError {}
+
+impl RefusedFile {
+    pub(super) fn new(path: Option<PathBuf>) -> RefusedFile {
+        RefusedFile(path)
+    }
+
+    /// Who was kept out when it was last written; nobody where there is no file.
+    ///
+    /// # Errors
+    /// It is there and can't be read: who is to stay out must not get in by that.
+    pub(super) fn load(&self) -> Result<BTreeMap<Box<str>, u64>, RefusedFileError> {
+        let Some(path) = &self.0 else { return Ok(BTreeMap::new()) };
+        match std::fs::read(path) {
+            Ok(text) => {
+                serde_json::from_slice(&text).map_err(|error| RefusedFileError::Damaged(path.clone(), error))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+            Err(error) => Err(RefusedFileError::Unreadable(path.clone(), error)),
+        }
+    }
+
+    /// Replaces what is on the disk, whole.
+    pub(super) fn save(&self, refused: &[(Box<str>, u64)]) -> Result<(), RefusedFileError> {
+        let path = self.0.as_ref().ok_or(RefusedFileError::NoPlace)?;
+        let unwritable = |error| RefusedFileError::Unwritable(path.clone(), error);
+        let all: BTreeMap<&str, u64> = refused.iter().map(|(subject, until)| (&**subject, *until)).collect();
+        let text = serde_json::to_string_pretty(&all).map_err(|error| unwritable(error.into()))?;
+        if let Some(directory) = path.parent() {
+            DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unwritable)?;
+        }
+        config::replace_file(path, &(text + "\n")).map_err(unwritable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_saved_is_loaded_and_what_is_damaged_is_told() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("state/refused.json");
+        let file = RefusedFile::new(Some(path.clone()));
+        assert!(file.load().unwrap().is_empty());
+        file.save(&[("alice \"\n".into(), 7), ("bob".into(), u64::MAX)]).unwrap();
+        let loaded = file.load().unwrap();
+        assert_eq!(
+            loaded.into_iter().collect::<Vec<_>>(),
+            [("alice \"\n".into(), 7), ("bob".into(), u64::MAX)]
+        );
+        assert_eq!(
+            std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
+            1,
+            "nothing is left beside it"
+        );
+        std::fs::write(&path, "{").unwrap();
+        let error = file.load().unwrap_err().to_string();
+        assert!(error.contains("refused.json does not say who is refused"), "{error}");
+        assert!(RefusedFile::new(None).save(&[]).is_err());
+    }
+}
