@@ -1,0 +1,318 @@
+// The Philote client for browsers and Node: it keeps one connection, and says what it could not keep.
+/**
+ * Why a publish failed: the server's `forbidden`, `bad_message` or `rate_limited`, or `queue_full`, `unanswered`
+ * (the connection ended first: it may or may not have been delivered) or `closed`.
+ */
+export class PhiloteError extends Error {
+    code;
+    constructor(code, message) {
+        super(message);
+        this.code = code;
+        this.name = "PhiloteError";
+    }
+}
+/** For a token, an open socket and the server's answer together, in milliseconds. */
+const CONNECT = 20_000;
+/** A connection that lasted as long, in milliseconds, was a good one: the next wait is short again. */
+const STEADY = 5_000;
+/** Timers take no longer spans. */
+const LONGEST_TIMER = 2 ** 31 - 1;
+/** Earlier connections of this client whose messages may still be in a history; beyond, the oldest are forgotten. */
+const OWN = 100;
+/** One connection to a Philote server, kept until `close` or until the server says not to come back. */
+export class Philote {
+    #url;
+    #options;
+    #handlers = new Map();
+    #state = { state: "connecting" };
+    #access;
+    #socket;
+    /** Counts connections and their ends: what was started in an earlier turn has nothing to say any more. */
+    #turn = 0;
+    #attempt = 0;
+    #opened = 0;
+    #timer;
+    #pulse;
+    #heard = false;
+    #probing = false;
+    /** The token that the server accepted, and the one that it was shown last. */
+    #token = "";
+    #shown = "";
+    /** Each channel's last id. */
+    #since = Object.create(null);
+    #own = new Set();
+    #waiting = new Map();
+    #sent = new Map();
+    #acks = 0;
+    /** @param url `ws:` or `wss:`; `http:`, `https:` and, in a browser, relative ones are turned into these. */
+    constructor(url, options) {
+        this.#url = new URL(url, globalThis.location?.href).href.replace(/^http/, "ws");
+        this.#options = options;
+        globalThis.addEventListener?.("online", this.#online);
+        // Later, so that the application can first say what it wants to hear.
+        this.#schedule(0, () => this.#connect());
+    }
+    get state() {
+        return this.#state;
+    }
+    /** What the token in force allows; `undefined` before the first connection. */
+    get access() {
+        return this.#access;
+    }
+    /** Hears a channel that the token may read. A text that is no JSON comes as it is. Returns what ends it. */
+    on(channel, handler) {
+        return this.#add("#" + channel, handler);
+    }
+    /** Hears what happens to the connection. Returns what ends it. */
+    when(event, handler) {
+        return this.#add(event, handler);
+    }
+    /**
+     * Publishes a value; while there is no connection it waits in a queue. Resolves to how many readers it was queued for.
+     * A publish whose connection ended before the answer is not sent again: only the application knows whether twice is
+     * better than never. A rejection that nobody looks at is no unhandled one.
+     */
+    publish(channel, value) {
+        const promise = new Promise((resolve, reject) => {
+            const data = this.#options.json === false ? value : JSON.stringify(value);
+            if (typeof data !== "string")
+                throw new PhiloteError("bad_message", "this value has no text");
+            const limit = this.#options.queue ?? 1000;
+            if (this.#state.state === "closed")
+                throw new PhiloteError("closed", "the client is closed");
+            if (this.#waiting.size + this.#sent.size >= limit) {
+                throw new PhiloteError("queue_full", `${limit} messages are waiting already`);
+            }
+            const ack = String(++this.#acks);
+            this.#waiting.set(ack, { frame: JSON.stringify({ channel, data, ack }), resolve, reject });
+            this.#flush();
+        });
+        promise.catch(() => { });
+        return promise;
+    }
+    /** Ends the connection for good. */
+    close() {
+        this.#end(1000, "closed by the application");
+    }
+    #add(key, handler) {
+        let handlers = this.#handlers.get(key);
+        if (!handlers)
+            this.#handlers.set(key, (handlers = new Set()));
+        handlers.add(handler);
+        return () => {
+            handlers.delete(handler);
+            if (!handlers.size && this.#handlers.get(key) === handlers)
+                this.#handlers.delete(key);
+        };
+    }
+    #emit(key, ...details) {
+        for (const handler of this.#handlers.get(key) ?? []) {
+            try {
+                handler(...details);
+            }
+            catch (error) {
+                // The application's mistake must not cost it the connection, nor be hidden.
+                queueMicrotask(() => {
+                    throw error;
+                });
+            }
+        }
+    }
+    #tell(event, detail) {
+        this.#emit(event, detail);
+    }
+    #become(state) {
+        this.#state = state;
+        this.#tell("state", state);
+    }
+    #schedule(delay, what) {
+        clearTimeout(this.#timer);
+        this.#timer = setTimeout(what, Math.min(delay, LONGEST_TIMER));
+    }
+    /** Drawn from the whole span ("full jitter"), so that clients cut off together do not come back together. */
+    #wait() {
+        const [first, longest] = this.#options.backoff ?? [500, 30_000];
+        return Math.random() * Math.min(longest, first * 2 ** this.#attempt++);
+    }
+    #online = () => {
+        if (this.#state.state === "waiting")
+            this.#schedule(Math.random() * 500, () => this.#connect());
+    };
+    async #connect() {
+        const turn = ++this.#turn;
+        this.#schedule(CONNECT, () => this.#lost(1006, "no connection in time"));
+        this.#become({ state: "connecting" });
+        const token = await this.#ask();
+        if (turn !== this.#turn)
+            return;
+        if (token instanceof Error)
+            return this.#lost(0, `no token: ${token.message}`);
+        const socket = new (this.#options.WebSocket ?? globalThis.WebSocket)(this.#url, "philote.v1");
+        this.#socket = socket;
+        const now = (what) => (event) => {
+            if (turn === this.#turn)
+                what(event);
+        };
+        socket.onopen = now(() => this.#show(token, this.#access && { since: this.#since }));
+        socket.onmessage = now((event) => this.#hear(event.data));
+        socket.onerror = () => { }; // a close follows and says more
+        socket.onclose = now(({ code, reason }) => {
+            // What was too large may have been the list of ids; the next connection does without.
+            if (code === 1009 && this.#state.state !== "open")
+                this.#since = Object.create(null);
+            this.#lost(code, reason || (this.#state.state === "open" ? "the connection was lost" : "cannot connect"));
+        });
+    }
+    async #ask() {
+        try {
+            return await this.#options.token();
+        }
+        catch (error) {
+            return error instanceof Error ? error : new Error(String(error));
+        }
+    }
+    #show(token, more) {
+        this.#shown = token;
+        this.#socket?.send(JSON.stringify({ auth: token, ...more }));
+    }
+    #hear(text) {
+        this.#heard = true;
+        const frame = JSON.parse(text);
+        if (frame.access)
+            return this.#enter(frame.access);
+        const ack = frame.ack ?? (frame.error && frame.error !== "unauthorized" && this.#sent.keys().next().value);
+        const publish = this.#sent.get(ack);
+        this.#sent.delete(ack);
+        if (frame.error) {
+            publish?.reject(new PhiloteError(frame.error, frame.message));
+            this.#tell("error", frame);
+            // The token for the time after this one was not good: another may be.
+            if (frame.error === "unauthorized")
+                this.#schedule(1000 + this.#wait(), () => this.#refresh());
+        }
+        else if (frame.channel === undefined) {
+            publish?.resolve(frame.readers);
+        }
+        else {
+            this.#deliver(frame);
+        }
+    }
+    #deliver(message) {
+        const { channel, data, id, issuer } = message;
+        if (id !== undefined)
+            this.#since[channel] = id;
+        // A history knows no connection that has ended: what this client published itself comes from there, too.
+        if (this.#own.has(issuer))
+            return;
+        this.#tell("message", message);
+        const key = "#" + channel;
+        if (!this.#handlers.has(key))
+            return;
+        let value = data;
+        if (this.#options.json !== false) {
+            try {
+                value = JSON.parse(data);
+            }
+            catch {
+                // Text of a client that sends no JSON.
+            }
+        }
+        this.#emit(key, value, message);
+    }
+    #enter({ recovered = {}, ...access }) {
+        const before = this.#access;
+        this.#token = this.#shown;
+        this.#access = access;
+        this.#own.add(access.connection);
+        if (this.#own.size > OWN)
+            this.#own.delete(this.#own.values().next().value);
+        const read = new Set(access.read);
+        for (const channel in this.#since)
+            if (!read.has(channel))
+                delete this.#since[channel];
+        // By the clock of this machine; where that is ahead, the close code 4401 asks for the next token.
+        const left = access.expires_at === null ? LONGEST_TIMER : Date.parse(access.expires_at) - Date.now();
+        clearTimeout(this.#timer);
+        // Drawn as well, because tokens signed together expire together.
+        if (left > 0)
+            this.#schedule(Math.max(1000, left * (0.7 + 0.2 * Math.random())), () => this.#refresh());
+        if (this.#state.state === "open")
+            return this.#tell("access", access);
+        this.#opened = Date.now();
+        const probe = this.#options.probe ?? 15_000;
+        if (probe)
+            this.#pulse = setInterval(() => this.#check(), probe);
+        const turn = this.#turn;
+        this.#become({ state: "open" });
+        this.#tell("access", access);
+        for (const channel of before?.read ?? []) {
+            if (read.has(channel))
+                this.#tell("recovered", { channel, recovered: recovered[channel] === true });
+        }
+        // Any of these may have called `close`.
+        if (turn === this.#turn)
+            this.#flush();
+    }
+    async #refresh() {
+        const turn = this.#turn;
+        const token = await this.#ask();
+        if (turn !== this.#turn)
+            return;
+        if (!(token instanceof Error))
+            return this.#show(token);
+        this.#tell("error", { error: "token", message: `no token: ${token.message}` });
+        this.#schedule(1000 + this.#wait(), () => this.#refresh());
+    }
+    /** A browser answers pings by itself and tells nobody: a dead network is noticed only by asking. */
+    #check() {
+        if (!this.#heard && this.#probing)
+            return this.#lost(1006, "no answer from the server");
+        this.#probing = !this.#heard;
+        this.#heard = false;
+        if (this.#probing)
+            this.#show(this.#token);
+    }
+    #flush() {
+        if (this.#state.state !== "open")
+            return;
+        for (const [ack, publish] of this.#waiting) {
+            this.#waiting.delete(ack);
+            this.#sent.set(ack, publish);
+            this.#socket?.send(publish.frame);
+        }
+    }
+    #leave(code, sentence) {
+        this.#turn++;
+        clearTimeout(this.#timer);
+        clearInterval(this.#pulse);
+        this.#heard = this.#probing = false;
+        this.#socket?.close();
+        this.#socket = undefined;
+        for (const { reject } of this.#sent.values())
+            reject(new PhiloteError(code, sentence));
+        this.#sent.clear();
+    }
+    #lost(code, reason) {
+        if (code === 4403)
+            return this.#end(code, reason);
+        if (this.#state.state === "open" && Date.now() - this.#opened >= STEADY)
+            this.#attempt = 0;
+        // Full, draining, or too fast: a moment is too short.
+        if (code === 1013 || code === 4429)
+            this.#attempt = Math.max(this.#attempt, 3);
+        this.#leave("unanswered", `${reason}: it may or may not have been delivered`);
+        const retryIn = this.#wait();
+        this.#schedule(retryIn, () => this.#connect());
+        this.#become({ state: "waiting", code, reason, retryIn });
+    }
+    #end(code, reason) {
+        if (this.#state.state === "closed")
+            return;
+        globalThis.removeEventListener?.("online", this.#online);
+        this.#leave("closed", reason);
+        for (const { reject } of this.#waiting.values())
+            reject(new PhiloteError("closed", reason));
+        this.#waiting.clear();
+        this.#become({ state: "closed", code, reason });
+    }
+}

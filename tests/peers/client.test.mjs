@@ -1,0 +1,330 @@
+// The client of packaging/npm against a server that does what a test tells it.
+
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import test from "node:test";
+import WebSocket, { WebSocketServer } from "ws";
+import { Philote } from "../../packaging/npm/philote.js";
+
+const DEADLINE = { timeout: 20_000 };
+
+/** What was put in and is yet to be taken out. */
+class Inbox {
+  #values = [];
+  #waiting = [];
+  put = (value) => {
+    const take = this.#waiting.shift();
+    if (take) take(value);
+    else this.#values.push(value);
+  };
+  next = () => (this.#values.length ? this.#values.shift() : new Promise((take) => this.#waiting.push(take)));
+  /** Takes until one fits. */
+  async until(fits) {
+    for (;;) {
+      const value = await this.next();
+      if (fits(value)) return value;
+    }
+  }
+}
+
+/** A server whose connections come out of `next`, each with `next` for its frames. */
+async function startServer(t) {
+  const server = new WebSocketServer({ port: 0, host: "127.0.0.1" });
+  await once(server, "listening");
+  t.after(() => server.close());
+  const connections = new Inbox();
+  let count = 0;
+  server.on("connection", (socket, request) => {
+    t.after(() => socket.terminate());
+    const frames = new Inbox();
+    socket.on("message", (text) => frames.put(JSON.parse(text)));
+    const id = `connection-${++count}`;
+    const send = (frame) => socket.send(JSON.stringify(frame));
+    const access = (more) => send({ access: { connection: id, read: ["chat"], write: ["chat"], expires_at: null, ...more } });
+    const say = (data, more) => send({ issuer: "other", channel: "chat", data, ...more });
+    connections.put({ id, socket, request, send, access, say, next: frames.next });
+  });
+  return { url: `ws://127.0.0.1:${server.address().port}/`, next: connections.next, count: () => count };
+}
+
+/** A client that comes back at once, and all that it says. */
+function startClient(t, url, options) {
+  const client = new Philote(url, { token: () => "a token", backoff: [1, 1], probe: 0, WebSocket, ...options });
+  t.after(() => client.close());
+  const states = new Inbox();
+  const heard = { states, recovered: [], errors: new Inbox(), values: new Inbox() };
+  client.when("state", states.put);
+  client.when("recovered", (one) => heard.recovered.push(one));
+  client.when("error", heard.errors.put);
+  client.on("chat", (value, message) => heard.values.put({ value, message }));
+  return { client, heard, reached: (state) => states.until((one) => one.state === state) };
+}
+
+/** A client let in by its server. */
+async function startBoth(t, options, access) {
+  const server = await startServer(t);
+  const started = startClient(t, server.url, options);
+  const connection = await server.next();
+  await connection.next();
+  connection.access(access);
+  await started.reached("open");
+  return { server, connection, ...started };
+}
+
+test("the token goes into the first frame, and values there and back", DEADLINE, async (t) => {
+  const server = await startServer(t);
+  const { client, heard, reached } = startClient(t, server.url);
+  const connection = await server.next();
+  assert.equal(connection.socket.protocol, "philote.v1");
+  assert.equal(connection.request.url, "/");
+  assert.deepEqual(await connection.next(), { auth: "a token" });
+  const early = client.publish("chat", { text: "shalom", list: [1, null] });
+  connection.access({ subject: "alice" });
+  await reached("open");
+  assert.deepEqual(client.access, {
+    connection: connection.id, subject: "alice", read: ["chat"], write: ["chat"], expires_at: null,
+  });
+
+  const { ack, ...frame } = await connection.next();
+  assert.deepEqual(frame, { channel: "chat", data: '{"text":"shalom","list":[1,null]}' });
+  connection.send({ ack, readers: 3 });
+  assert.equal(await early, 3);
+
+  connection.say("[1,2]", { subject: "bob", id: "e-1" });
+  assert.deepEqual(await heard.values.next(), {
+    value: [1, 2],
+    message: { issuer: "other", channel: "chat", data: "[1,2]", subject: "bob", id: "e-1" },
+  });
+  connection.say("no JSON");
+  assert.equal((await heard.values.next()).value, "no JSON");
+  assert.deepEqual(heard.recovered, [], "nothing can have been missed before the first connection");
+});
+
+test("json: false leaves texts alone, and takes nothing else", DEADLINE, async (t) => {
+  const { client, heard, connection } = await startBoth(t, { json: false });
+  connection.say("[1,2]");
+  assert.equal((await heard.values.next()).value, "[1,2]");
+  client.publish("chat", "{}");
+  assert.equal((await connection.next()).data, "{}");
+  await assert.rejects(client.publish("chat", 7), { code: "bad_message" });
+});
+
+test("a handler can be taken away, and each event is told to all of its handlers", DEADLINE, async (t) => {
+  const { client, heard, connection } = await startBoth(t);
+  const seen = [];
+  const end = client.on("chat", (value) => seen.push(["chat", value]));
+  client.when("message", ({ channel, data }) => seen.push([channel, data]));
+  connection.say("1");
+  await heard.values.next();
+  end();
+  connection.say("2");
+  await heard.values.next();
+  connection.say('"x"', { channel: "other" });
+  connection.say("3");
+  await heard.values.next();
+  assert.deepEqual(seen, [["chat", "1"], ["chat", 1], ["chat", "2"], ["other", '"x"'], ["chat", "3"]]);
+});
+
+test("a refused publish is rejected with the server's sentence, and those around it are not", DEADLINE, async (t) => {
+  const { client, heard, connection } = await startBoth(t);
+  const publishes = ["chat", "x", "chat"].map((channel) => client.publish(channel, 1));
+  const [first, , third] = [await connection.next(), await connection.next(), await connection.next()];
+  connection.send({ ack: first.ack, readers: 1 });
+  connection.send({ error: "forbidden", channel: "x", message: "this token may not write to channel \"x\"" });
+  connection.send({ ack: third.ack, readers: 2 });
+  assert.equal(await publishes[0], 1);
+  await assert.rejects(publishes[1], { code: "forbidden", message: /may not write/ });
+  assert.equal(await publishes[2], 2);
+  assert.equal((await heard.errors.next()).error, "forbidden");
+});
+
+test("a cut connection comes back with its last ids, and tells each channel's recovery", DEADLINE, async (t) => {
+  const read = { read: ["chat", "lost", "silent", "taken"] };
+  const { heard, server, connection, reached } = await startBoth(t, {}, read);
+  connection.say("1", { id: "e-1" });
+  connection.say("2", { id: "e-2" });
+  connection.say("3", { channel: "lost", id: "e-7" });
+  connection.say("4");
+  for (let n = 0; n < 3; n++) await heard.values.next();
+  connection.socket.terminate();
+  assert.match((await reached("waiting")).reason, /lost/);
+
+  const second = await server.next();
+  assert.deepEqual(await second.next(), { auth: "a token", since: { chat: "e-2", lost: "e-7" } });
+  second.access({ read: ["chat", "lost", "silent", "new"], recovered: { chat: true, lost: false } });
+  await reached("open");
+  // What this client published on its first connection comes from the history as if it were another's.
+  second.say("5", { id: "e-3", issuer: connection.id });
+  second.say("6", { id: "e-4" });
+  assert.equal((await heard.values.next()).value, 6);
+  assert.deepEqual(heard.recovered, [
+    { channel: "chat", recovered: true },
+    { channel: "lost", recovered: false },
+    { channel: "silent", recovered: false },
+  ]);
+
+  second.socket.terminate();
+  const third = await server.next();
+  assert.equal((await third.next()).since.chat, "e-4");
+});
+
+test("what was sent and not answered may have been delivered; what was not sent waits, in order", DEADLINE, async (t) => {
+  const { client, server, connection, reached } = await startBoth(t);
+  const sent = client.publish("chat", 0);
+  await connection.next();
+  connection.socket.close(1012, "the server asks for a new connection; reconnect");
+  const { code, reason, retryIn } = await reached("waiting");
+  assert.deepEqual([code, reason], [1012, "the server asks for a new connection; reconnect"]);
+  assert(retryIn <= 1);
+  await assert.rejects(sent, { code: "unanswered" });
+  const later = [1, 2, 3].map((n) => client.publish("chat", n));
+
+  const second = await server.next();
+  await second.next();
+  second.access();
+  for (const n of [1, 2, 3]) {
+    const { data, ack } = await second.next();
+    assert.equal(data, String(n));
+    second.send({ ack, readers: n });
+  }
+  assert.deepEqual(await Promise.all(later), [1, 2, 3]);
+});
+
+test("no more publishes wait than `queue`, sent or not", DEADLINE, async (t) => {
+  const { client, connection } = await startBoth(t, { queue: 2 });
+  const first = client.publish("chat", 1);
+  client.publish("chat", 2);
+  await assert.rejects(client.publish("chat", 3), { code: "queue_full" });
+  connection.send({ ack: (await connection.next()).ack, readers: 0 });
+  await first;
+  client.publish("chat", 4);
+  await connection.next();
+  assert.equal((await connection.next()).data, "4");
+});
+
+test("4401 asks for a new token; one that cannot be had is asked for again", DEADLINE, async (t) => {
+  const tokens = ["first", new Error("the login has ended"), "second"];
+  const token = async () => {
+    const next = tokens.shift();
+    if (next instanceof Error) throw next;
+    return next;
+  };
+  const { server, connection, reached } = await startBoth(t, { token });
+  connection.socket.close(4401, "the token has expired; get a new one");
+  assert.deepEqual((await reached("waiting")).code, 4401);
+  assert.equal((await reached("waiting")).reason, "no token: the login has ended");
+  assert.equal((await (await server.next()).next()).auth, "second");
+});
+
+test("4403 ends the client for good", DEADLINE, async (t) => {
+  const { client, server, connection, reached } = await startBoth(t);
+  const publish = client.publish("chat", 1);
+  connection.socket.close(4403, "disconnected by an administrator");
+  const { code, reason } = await reached("closed");
+  assert.deepEqual([code, reason], [4403, "disconnected by an administrator"]);
+  await assert.rejects(publish, { code: "closed" });
+  await assert.rejects(client.publish("chat", 2), { code: "closed" });
+  // A later client's whole life is longer than this one's wait would have been.
+  const other = startClient(t, server.url);
+  const second = await server.next();
+  await second.next();
+  second.socket.close(4403);
+  await other.reached("closed");
+  assert.equal(server.count(), 2);
+});
+
+test("close ends the connection and what waits, and the process is free to go", DEADLINE, async (t) => {
+  const { client, connection, reached } = await startBoth(t);
+  const closed = once(connection.socket, "close");
+  const publish = client.publish("chat", 1);
+  client.close();
+  client.close();
+  assert.equal((await reached("closed")).code, 1000);
+  await assert.rejects(publish, { code: "closed" });
+  await closed;
+});
+
+test("a token is replaced before it expires, on the same connection; a bad one is followed by another", DEADLINE, async (t) => {
+  const tokens = ["first", "bad", "third"];
+  const server = await startServer(t);
+  const { heard, reached } = startClient(t, server.url, { token: () => tokens.shift() });
+  const connection = await server.next();
+  await connection.next();
+  const now = Date.now();
+  connection.access({ expires_at: new Date(now + 1000).toISOString() });
+  await reached("open");
+  assert.deepEqual(await connection.next(), { auth: "bad" });
+  connection.send({ error: "unauthorized", message: "the token has a bad signature" });
+  assert.equal((await heard.errors.next()).message, "the token has a bad signature");
+  assert.deepEqual(await connection.next(), { auth: "third" });
+  assert.equal(server.count(), 1);
+});
+
+test("a silent server is asked for a sign of life, and left if it gives none", DEADLINE, async (t) => {
+  let asked = 0;
+  const { server, connection, reached } = await startBoth(t, { probe: 20, token: () => `token ${++asked}` });
+  assert.deepEqual(await connection.next(), { auth: "token 1" }, "it needs no new token for that");
+  connection.access();
+  await connection.next(); // and now no answer
+  assert.equal((await reached("waiting")).reason, "no answer from the server");
+  assert.equal((await (await server.next()).next()).auth, "token 2");
+});
+
+test("waits are drawn from a span that doubles up to the longest", DEADLINE, async (t) => {
+  const random = t.mock.method(Math, "random", () => 0.5);
+  const server = await startServer(t);
+  const { heard } = startClient(t, server.url, { backoff: [4, 16] });
+  const waits = [];
+  while (waits.length < 5) {
+    const { socket } = await server.next();
+    socket.close(1011, "a fault of the server; reconnect");
+    waits.push((await heard.states.until(({ state }) => state === "waiting")).retryIn);
+  }
+  assert.deepEqual(waits, [2, 4, 8, 8, 8]);
+  const last = await server.next();
+  random.mock.mockImplementation(() => 0.25);
+  last.socket.close(1013, "the server is full");
+  assert.equal((await heard.states.until(({ state }) => state === "waiting")).retryIn, 4);
+});
+
+test("ids that make the first frame too large are given up, which is told", DEADLINE, async (t) => {
+  const { heard, server, connection, reached } = await startBoth(t);
+  connection.say("1", { id: "e-1" });
+  await heard.values.next();
+  connection.socket.terminate();
+  const second = await server.next();
+  assert.deepEqual((await second.next()).since, { chat: "e-1" });
+  second.socket.close(1009, "a message is over this server's max_message_size");
+  const third = await server.next();
+  assert.deepEqual((await third.next()).since, {});
+  third.access({ recovered: {} });
+  await reached("open");
+  third.say("2");
+  await heard.values.next();
+  assert.deepEqual(heard.recovered, [{ channel: "chat", recovered: false }]);
+});
+
+test("an application's mistake in a handler costs nobody a message, and is not hidden", DEADLINE, async (t) => {
+  const { client, heard, connection } = await startBoth(t);
+  const mistakes = new Inbox();
+  const queue = t.mock.method(globalThis, "queueMicrotask", (task) => {
+    try {
+      task();
+    } catch (error) {
+      mistakes.put(error.message);
+    }
+  });
+  client.on("chat", () => {
+    throw new Error("a mistake");
+  });
+  client.on("chat", (value) => heard.values.put({ value: `again ${value}` }));
+  connection.say("1");
+  assert.equal((await heard.values.next()).value, 1);
+  assert.equal((await heard.values.next()).value, "again 1");
+  assert.equal(await mistakes.next(), "a mistake");
+  queue.mock.restore();
+});
+
+test("an address that is none is refused at once", () => {
+  assert.throws(() => new Philote("no address", { token: () => "" }), TypeError);
+});
