@@ -2,8 +2,11 @@
 //!
 //! In the order in which a client meets them: [`listener`] accepts, [`handshake`] speaks HTTP and upgrades
 //! ([`api`] answers what is no WebSocket), [`session`] reads, publishes and writes, [`timekeeper`] watches the clock.
+//! [`cost`] says what a message costs.
 
 mod api;
+#[doc = include_str!("cost.md")]
+mod cost {}
 mod ended;
 mod events;
 mod flush;

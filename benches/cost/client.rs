@@ -1,0 +1,113 @@
+//! The clients, in a process of their own: each step waits until all of the last one has arrived.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+
+use philote::access_key::{Keys, NewToken, issue};
+use philote::ctl::bench::{TEXT, client_frame};
+
+use super::{SECRET, Scenario};
+
+/// Bytes of each message's data.
+const DATA: [u8; 128] = [b'x'; 128];
+
+struct Room {
+    channel: String,
+    members: Vec<TcpStream>,
+    /// Only where members do not publish themselves.
+    publisher: Option<TcpStream>,
+    next: usize,
+}
+
+pub(super) fn run(scenario: Scenario, rounds: usize, port: u16) {
+    let keys = Keys::new([SECRET.as_bytes()]);
+    let connect = |channel: &str| {
+        let channels = vec![channel.to_owned()];
+        let subject = Some("somebody".to_owned());
+        let token =
+            NewToken { read: channels.clone(), write: Some(channels), subject, ..NewToken::default() };
+        open(port, &issue(&token, &keys).unwrap())
+    };
+    wait();
+    let mut rooms: Vec<Room> = (0..scenario.rooms)
+        .map(|number| {
+            let channel = format!("channel-{number:04}");
+            let members = (0..scenario.readers).map(|_| connect(&channel)).collect();
+            // It reads another channel, so that it gets nothing.
+            let publisher = (!scenario.mutual).then(|| {
+                let token = NewToken { write: Some(vec![channel.clone()]), ..NewToken::default() };
+                open(port, &issue(&NewToken { subject: Some("somebody".into()), ..token }, &keys).unwrap())
+            });
+            Room { channel, members, publisher, next: 0 }
+        })
+        .collect();
+    // With as many rounds as there are members, all outboxes have had room before anything is counted.
+    let warm = if scenario.mutual { scenario.readers } else { 2 };
+    let mut opened: Vec<TcpStream> = (0..scenario.connects * warm).map(|_| connect("channel-0000")).collect();
+    let mut length = 0;
+    for _ in 0..warm {
+        rooms.iter_mut().for_each(|room| publish(room, scenario.batch, &mut length));
+    }
+    go_on();
+    wait();
+    for _ in 0..rounds {
+        rooms.iter_mut().for_each(|room| publish(room, scenario.batch, &mut length));
+        opened.extend((0..scenario.connects).map(|_| connect("channel-0000")));
+    }
+    go_on();
+}
+
+/// Waits for the server's word.
+fn wait() {
+    std::io::stdin().read_exact(&mut [0]).unwrap();
+}
+
+/// Tells the server that this step is done.
+fn go_on() {
+    std::io::stdout().write_all(b"!").unwrap();
+    std::io::stdout().flush().unwrap();
+}
+
+fn open(port: u16, token: &str) -> TcpStream {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    let request = format!(
+        "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: cGhpbG90ZWN0bCBiZW5jaA==\r\nAuthorization: Bearer {token}\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+    stream
+}
+
+/// Publishes a batch with one system call and waits until every reader has all of it.
+fn publish(room: &mut Room, batch: usize, length: &mut usize) {
+    let parts: [&[u8]; 5] = [b"{\"channel\":\"", room.channel.as_bytes(), b"\",\"data\":\"", &DATA, b"\"}"];
+    let mut frames = Vec::new();
+    (0..batch).for_each(|_| client_frame(TEXT, &parts, &mut frames));
+    let from = room.next % room.members.len();
+    room.next += 1;
+    room.publisher.as_mut().unwrap_or(&mut room.members[from]).write_all(&frames).unwrap();
+    let own = room.publisher.is_none().then_some(from);
+    let mut buffer = Vec::new();
+    for (_, member) in room.members.iter_mut().enumerate().filter(|(at, _)| Some(*at) != own) {
+        if *length == 0 {
+            // All frames of a run have one length, 126 bytes or more; the first tells it.
+            let mut header = [0; 4];
+            member.read_exact(&mut header).unwrap();
+            assert_eq!(header[..2], [0x81, 126]);
+            let payload = usize::from(u16::from_be_bytes([header[2], header[3]]));
+            *length = payload + header.len();
+            buffer.resize(batch * *length - header.len(), 0);
+        } else {
+            buffer.resize(batch * *length, 0);
+        }
+        member.read_exact(&mut buffer).unwrap();
+    }
+}

@@ -1,0 +1,130 @@
+//! One server on one thread and clients in lockstep, so that what a message costs can be counted and comes out the same.
+//!
+//! `cost SCENARIO ROUNDS` prints what one round is and how many allocations it made, as JSON. `tests/cost` runs it under
+//! callgrind and strace, which count instructions and system calls between the same two points: in
+//! [`the_measured_part`], and between its two calls of getcwd(2).
+
+#![allow(clippy::unwrap_used, reason = "a measurement that fails should say where")]
+
+mod client;
+
+use std::alloc::System;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use philote::config::{Environment, Overrides, load};
+use philote::server::{Server, listener};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+const SECRET: &str = "a secret of benches/cost, for loopback only";
+const MAX_CONNECTIONS: &str = "5000";
+const MAX_DESCRIPTORS: usize = 6_000;
+
+/// Who is connected and what one round is.
+#[derive(Clone, Copy)]
+struct Scenario {
+    name: &'static str,
+    /// Channels, each with readers and publishers of its own.
+    rooms: usize,
+    /// Connections that read each channel.
+    readers: usize,
+    /// Whether the readers take turns to publish; else each channel has one more connection for that.
+    mutual: bool,
+    /// Messages that a publisher sends with one system call.
+    batch: usize,
+    /// Connections opened in each round; the others are open before the first.
+    connects: usize,
+}
+
+const SCENARIOS: [Scenario; 4] = [
+    Scenario { name: "fanout-1", rooms: 1, readers: 1_000, mutual: false, batch: 1, connects: 0 },
+    Scenario { name: "fanout-16", rooms: 1, readers: 1_000, mutual: false, batch: 16, connects: 0 },
+    Scenario { name: "rooms", rooms: 200, readers: 10, mutual: true, batch: 1, connects: 0 },
+    Scenario { name: "connect", rooms: 0, readers: 0, mutual: false, batch: 0, connects: 1 },
+];
+
+impl Scenario {
+    fn publishes(&self) -> usize {
+        self.rooms * self.batch
+    }
+
+    fn deliveries(&self) -> usize {
+        self.publishes() * (self.readers - usize::from(self.mutual && self.readers > 0))
+    }
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let named = |name: &str| SCENARIOS.into_iter().find(|scenario| scenario.name == name).unwrap();
+    match arguments[..] {
+        ["client", name, rounds, port] => {
+            client::run(named(name), rounds.parse().unwrap(), port.parse().unwrap());
+        }
+        [name, rounds] => serve(named(name), rounds.parse().unwrap()),
+        _ => println!(
+            "usage: cost fanout-1|fanout-16|rooms|connect ROUNDS; tests/cost runs and compares all of them"
+        ),
+    }
+}
+
+fn serve(scenario: Scenario, rounds: usize) {
+    let environment = Environment::new([("SECRET", SECRET), ("MAX_CONNECTIONS", MAX_CONNECTIONS)]);
+    let server = Server::new(load(&Overrides::default(), &environment).unwrap().settings, MAX_DESCRIPTORS);
+    // One thread, and nothing that the clock drives: what runs depends on what the clients send alone.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (mut control, theirs, port) = runtime.block_on(async {
+        let listener = TcpListener::from_std(listener::bind(([127, 0, 0, 1], 0).into()).unwrap()).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(listener::accept(Arc::clone(&server), listener));
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (tokio::net::UnixStream::from_std(ours).unwrap(), OwnedFd::from(theirs), port)
+    });
+    let mut client = Command::new(std::env::current_exe().unwrap())
+        .args(["client", scenario.name, &rounds.to_string(), &port.to_string()])
+        .stdin(Stdio::from(theirs.try_clone().unwrap()))
+        .stdout(Stdio::from(theirs))
+        .spawn()
+        .unwrap();
+    let mut turn = || {
+        runtime.block_on(async {
+            control.write_all(b"!").await.unwrap();
+            control.read_u8().await.unwrap();
+        });
+    };
+    // The connections come, and one round fills caches and gives queues their room.
+    turn();
+    let region = Region::new(ALLOCATOR);
+    the_measured_part(&mut turn);
+    let change = region.change();
+    println!(
+        "{}",
+        serde_json::json!({
+            "rounds": rounds,
+            "publishes": scenario.publishes(),
+            "deliveries": scenario.deliveries(),
+            "batch": scenario.batch,
+            "connects": scenario.connects,
+            "allocations": change.allocations + change.reallocations,
+            "allocated_bytes": change.bytes_allocated,
+        })
+    );
+    client.wait().unwrap();
+}
+
+/// What is counted. Its name is what callgrind looks for, and the two system calls are what is looked for in a trace:
+/// nothing else makes them.
+#[inline(never)]
+fn the_measured_part(turn: &mut dyn FnMut()) {
+    std::env::current_dir().unwrap();
+    turn();
+    std::env::current_dir().unwrap();
+}
