@@ -1,0 +1,84 @@
+//! The names of channels.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// The name of a channel: text of 1 to `[limits] channel_name_bytes` bytes without control characters.
+///
+/// Names are compared byte for byte and no character in them is special. Cloning shares the text.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChannelName(Arc<str>);
+
+impl ChannelName {
+    /// Takes `name` if the rule allows it.
+    pub fn new(name: &str, max_bytes: usize) -> Result<ChannelName, ChannelNameError> {
+        ChannelName::check(name, max_bytes)?;
+        Ok(ChannelName(Arc::from(name)))
+    }
+
+    /// The one rule for names of channels, in tokens and in messages.
+    pub fn check(name: &str, max_bytes: usize) -> Result<(), ChannelNameError> {
+        if name.is_empty() {
+            Err(ChannelNameError::Empty)
+        } else if name.len() > max_bytes {
+            Err(ChannelNameError::TooLong { bytes: name.len(), max: max_bytes })
+        } else if name.chars().any(char::is_control) {
+            Err(ChannelNameError::ControlCharacter)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// A name that no token and no message can hold, for the daemon's own use.
+    pub(crate) fn internal(name: &str) -> ChannelName {
+        ChannelName(Arc::from(format!("\0{name}")))
+    }
+
+    /// Whether it is one of the daemon's own.
+    pub(crate) fn is_internal(&self) -> bool {
+        self.0.starts_with('\0')
+    }
+
+    /// The name's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::borrow::Borrow<str> for ChannelName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Why a text is no channel's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChannelNameError {
+    /// No character at all.
+    Empty,
+    /// More bytes than `[limits] channel_name_bytes`.
+    TooLong {
+        /// The name's length in bytes.
+        bytes: usize,
+        /// The most that is allowed, in bytes.
+        max: usize,
+    },
+    /// A character of Unicode's category Cc, such as a newline.
+    ControlCharacter,
+}
+
+impl fmt::Display for ChannelNameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ChannelNameError::Empty => f.write_str("a channel's name must not be empty"),
+            ChannelNameError::TooLong { bytes, max } => {
+                write!(f, "a channel's name may have {max} bytes at most; this one has {bytes}")
+            }
+            ChannelNameError::ControlCharacter => {
+                f.write_str("a channel's name must not contain control characters")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ChannelNameError {}

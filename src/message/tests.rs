@@ -1,0 +1,143 @@
+//! The wire format's cases, good and bad.
+
+use super::*;
+use crate::frame::Frame;
+
+fn parse(text: &str) -> Result<Publish<'_>, BadMessage> {
+    Publish::parse(text, 255)
+}
+
+fn accepted(text: &str) -> (String, String) {
+    let publish = parse(text).unwrap();
+    (publish.channel.into_owned(), publish.data.to_owned())
+}
+
+fn payload(frame: &Frame) -> serde_json::Value {
+    let text = std::str::from_utf8(&frame[if frame[1] < 126 { 2 } else { 4 }..]).unwrap();
+    serde_json::from_str(text).unwrap()
+}
+
+#[test]
+fn keys_match_in_any_case_and_unknown_ones_are_skipped() {
+    let expected = ("c".to_owned(), "\"x\"".to_owned());
+    assert_eq!(accepted(r#"{"channel":"c","data":"x"}"#), expected);
+    assert_eq!(accepted(r#"{"Channel":"c","Data":"x"}"#), expected);
+    assert_eq!(
+        accepted(r#" {"DATA":"x","event":"message","n":[1,{"a":null}],"issuer":7,"cHANNEL":"c"} "#),
+        expected
+    );
+    assert_eq!(accepted(r#"{"ch\u0061nnel":"\u0063","data":"x"}"#), expected);
+}
+
+#[test]
+fn data_is_carried_over_as_it_was_written() {
+    assert_eq!(
+        accepted(r#"{"channel":"c","data":"a\u0000\n\ud83d\ude00ü"}"#).1,
+        r#""a\u0000\n\ud83d\ude00ü""#
+    );
+}
+
+#[test]
+fn fault_43_bad_messages() {
+    let deep =
+        format!(r#"{{"channel":"c","data":"x","more":{}1{}}}"#, "[".repeat(10_000), "]".repeat(10_000));
+    let nested = "[".repeat(10_000);
+    for (text, expected) in [
+        ("", "a message must be JSON: it ends too early"),
+        ("hello", "a message must be JSON: invalid at byte 1"),
+        ("null", BadMessage::NotAnObject.to_string().as_str()),
+        ("7", BadMessage::NotAnObject.to_string().as_str()),
+        (r#"[{"channel":"c","data":"x"}]"#, BadMessage::NotAnObject.to_string().as_str()),
+        ("{}", BadMessage::NoChannel.to_string().as_str()),
+        (r#"{"channel":"c"}"#, BadMessage::DataNotAString.to_string().as_str()),
+        (r#"{"channel":"c","data":null}"#, BadMessage::DataNotAString.to_string().as_str()),
+        (r#"{"channel":"c","data":{"a":1}}"#, BadMessage::DataNotAString.to_string().as_str()),
+        (r#"{"channel":7,"data":"x"}"#, BadMessage::NoChannel.to_string().as_str()),
+        (r#"{"channel":"c","data":"x","Data":"y"}"#, "the key data stands there twice"),
+        (r#"{"channel":"c","CHANNEL":"c","data":"x"}"#, "the key channel stands there twice"),
+        (r#"{"channel":"c","data":"\ud800"}"#, "data has an escape that stands for no character"),
+        (r#"{"channel":"\udc00","data":"x"}"#, "channel has an escape that stands for no character"),
+    ] {
+        assert_eq!(parse(text).unwrap_err().to_string(), expected, "{text}");
+    }
+    for text in [
+        r#"{"channel":"c","data":"x"}x"#,
+        r#"{"channel":"c","data":"x","n":1e400}"#,
+        r#"{"channel":"c","data":"x","n":"\ud800"}"#,
+        "{\"channel\":\"c\",\"data\":\"a\nb\"}",
+        "{\"channel\":\"c\",\"data\":\"a\0b\"}",
+        "\0",
+        &deep,
+        &nested,
+    ] {
+        assert!(matches!(parse(text), Err(BadMessage::NotJson(_))), "{}", &text[..text.len().min(60)]);
+    }
+}
+
+#[test]
+fn fault_44_channel_names() {
+    for name in ["__proto__", "*", ">", "a.b", " ", "a b", "ü", &"x".repeat(255)] {
+        assert_eq!(ChannelName::check(name, 255), Ok(()), "{name}");
+    }
+    for (name, error) in [
+        ("", ChannelNameError::Empty),
+        (&*"x".repeat(256), ChannelNameError::TooLong { bytes: 256, max: 255 }),
+        ("a\nb", ChannelNameError::ControlCharacter),
+        ("\u{7f}", ChannelNameError::ControlCharacter),
+        ("\u{85}", ChannelNameError::ControlCharacter),
+    ] {
+        assert_eq!(ChannelName::check(name, 255), Err(error.clone()));
+        let text = serde_json::json!({"channel": name, "data": "x"}).to_string();
+        assert_eq!(parse(&text).unwrap_err(), BadMessage::ChannelName(error));
+    }
+}
+
+#[test]
+fn many_messages_name_the_bad_one() {
+    let two = r#"[{"channel":"a","data":"1"},{"channel":"b","data":"2"}]"#;
+    assert_eq!(Publish::parse_many(two, 255).unwrap().len(), 2);
+    let one = r#"{"channel":"a","data":"1"}"#;
+    assert_eq!(Publish::parse_many(one, 255).unwrap().len(), 1);
+    let bad = r#"[{"channel":"a","data":"1"},{"channel":"b"}]"#;
+    assert_eq!(Publish::parse_many(bad, 255).unwrap_err(), (1, BadMessage::DataNotAString));
+    assert!(Publish::parse_many("[", 255).is_err());
+}
+
+#[test]
+fn a_delivery_has_its_keys_in_the_documented_order() {
+    let delivery = Delivery { issuer: "id", channel: "a\"b", data: r#""x\ny""#, subject: Some("alice") };
+    let frame = delivery.encode();
+    assert_eq!(
+        std::str::from_utf8(&frame[2..]).unwrap(),
+        r#"{"issuer":"id","channel":"a\"b","data":"x\ny","subject":"alice"}"#
+    );
+    let quiet = Delivery { subject: None, ..delivery }.encode();
+    assert!(payload(&quiet).get("subject").is_none());
+}
+
+#[test]
+fn a_batch_is_its_messages_one_behind_the_other() {
+    let delivery = |channel| Delivery { issuer: "id", channel, data: r#""x""#, subject: None };
+    let mut batch = Batch::new();
+    assert!(batch.is_empty() && batch.takes("a"));
+    batch.add(&delivery("a"));
+    batch.add(&Delivery { data: "\"second\"", ..delivery("a") });
+    assert_eq!((batch.channel(), batch.takes("a"), batch.takes("b")), ("a", true, false));
+    let frame = batch.encode();
+    let (first, second) = (delivery("a").encode(), Delivery { data: "\"second\"", ..delivery("a") }.encode());
+    assert_eq!((frame[..].to_vec(), frame.messages()), ([&first[..], &second[..]].concat(), 2));
+    batch.clear();
+    assert!(batch.takes("b"), "it is empty");
+
+    let large = format!("\"{}\"", "x".repeat(Batch::FULL));
+    batch.add(&Delivery { data: &large, ..delivery("b") });
+    assert!(!batch.takes("b"), "it is full");
+}
+
+#[test]
+fn error_replies_are_json_whatever_the_channel_is_called() {
+    let reply = payload(&ErrorReply::Forbidden { channel: "a\"\\b" }.encode());
+    assert_eq!(reply["error"], "forbidden");
+    assert_eq!(reply["channel"], "a\"\\b");
+    assert_eq!(reply["message"], "this token may not write to channel \"a\"\\b\"");
+}
