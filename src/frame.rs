@@ -55,8 +55,14 @@ impl Frame {
 
     /// The Close frame of a reason: its code and its sentence.
     pub fn close(reason: &CloseReason) -> Frame {
-        let mut payload = reason.code().to_be_bytes().to_vec();
-        payload.extend_from_slice(reason.sentence().as_bytes());
+        Frame::close_with(reason.code(), reason.sentence())
+    }
+
+    /// A Close frame with this code and sentence, which is cut where it is too long.
+    pub(crate) fn close_with(code: u16, sentence: &str) -> Frame {
+        let mut payload = code.to_be_bytes().to_vec();
+        let end = sentence.floor_char_boundary(MAX_CONTROL_PAYLOAD - payload.len());
+        payload.extend_from_slice(&sentence.as_bytes()[..end]);
         Frame::control(CLOSE, &payload)
     }
 
@@ -137,6 +143,13 @@ mod tests {
             assert_eq!(frame[..header.len()], header, "{length}");
             assert_eq!(frame.len(), header.len() + length);
         }
+    }
+
+    #[test]
+    fn a_long_sentence_is_cut_between_characters() {
+        let frame = Frame::close_with(4401, &"ü".repeat(100));
+        assert_eq!(frame[..4], [0x88, 2 + 122, 0x11, 0x31]);
+        assert_eq!(std::str::from_utf8(&frame[4..]), Ok(&*"ü".repeat(61)));
     }
 
     #[test]

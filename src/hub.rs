@@ -17,9 +17,10 @@ use uuid::Uuid;
 
 pub use self::connection::{Connection, ConnectionStats};
 pub use self::touched::Touched;
+use crate::access_key::AccessKey;
 use crate::close::CloseReason;
 use crate::frame::Frame;
-use crate::message::{Batch, ChannelName, Delivery};
+use crate::message::{Batch, ChannelName, Delivery, Since};
 use crate::outbox::{Budget, Pushed};
 use crate::sync::lock;
 
@@ -104,6 +105,32 @@ impl Hub {
         self.subscribe(connection, &connection.access().read);
     }
 
+    /// Like [`Hub::enter`], and says what can be recovered before anything else is queued.
+    pub fn enter_since(
+        &self,
+        connection: &Arc<Connection>,
+        since: &[Since<'_>],
+        announce: impl FnOnce(&[(ChannelName, bool)]),
+    ) {
+        lock(self.connections.shard(&connection.id())).insert(connection.id(), connection.clone());
+        self.resume(connection, &connection.access().read, since, announce);
+    }
+
+    /// Gives a connection another access: leaves and joins the difference in channels, disturbs nothing else.
+    ///
+    /// Between the leaving and the joining `announce` is told what can be recovered, so that what it queues is a clean
+    /// cut between the channels of before and of now.
+    pub fn replace_access(
+        &self,
+        connection: &Arc<Connection>,
+        access: Arc<AccessKey>,
+        since: &[Since<'_>],
+        announce: impl FnOnce(&[(ChannelName, bool)]),
+    ) {
+        connection.set_access(access);
+        self.resume(connection, &connection.access().read, since, announce);
+    }
+
     /// Takes a connection out of its channels and forgets it.
     pub fn leave(&self, connection: &Arc<Connection>) {
         self.subscribe(connection, &[]);
@@ -114,6 +141,16 @@ impl Hub {
     ///
     /// No name may stand there twice; [`AccessKey`](crate::access_key::AccessKey) sees to that.
     pub fn subscribe(&self, connection: &Arc<Connection>, channels: &[ChannelName]) {
+        self.resume(connection, channels, &[], |_| {});
+    }
+
+    fn resume(
+        &self,
+        connection: &Arc<Connection>,
+        channels: &[ChannelName],
+        since: &[Since<'_>],
+        announce: impl FnOnce(&[(ChannelName, bool)]),
+    ) {
         let wanted: HashSet<&ChannelName> = channels.iter().collect();
         let mut memberships = lock(&connection.memberships);
         memberships.retain(|channel| {
@@ -125,7 +162,12 @@ impl Hub {
         });
         let kept: HashSet<ChannelName> = memberships.iter().map(|kept| kept.name.clone()).collect();
         memberships.reserve_exact(channels.len() - kept.len());
-        for name in channels.iter().filter(|name| !kept.contains(*name)) {
+        let since: HashMap<&str, _> = since.iter().map(|(name, id)| (&**name, *id)).collect();
+        let joined = || channels.iter().filter(|name| !kept.contains(*name));
+        let asked = joined().filter(|name| since.get(name.as_str()).is_some_and(Option::is_some));
+        let recovered: Vec<_> = asked.map(|name| (name.clone(), false)).collect();
+        announce(&recovered);
+        for name in joined() {
             memberships.push(self.join(connection, name));
         }
         memberships.shrink_to_fit();

@@ -2,15 +2,17 @@
 
 mod delivery;
 mod encode;
+mod id;
 mod name;
 mod parse;
 mod reply;
 mod skipped;
 
 pub use self::delivery::{Batch, Delivery};
+pub use self::id::MessageId;
 pub use self::name::{ChannelName, ChannelNameError};
-pub use self::parse::{BadMessage, Publish};
-pub use self::reply::ErrorReply;
+pub use self::parse::{Auth, BadMessage, FromClient, MAX_ACK_BYTES, Publish, Since};
+pub use self::reply::{AccessReply, ErrorReply};
 
 #[cfg(test)]
 mod tests;

@@ -174,7 +174,7 @@ impl Steering {
             .messages
             .iter()
             .zip(&texts)
-            .map(|(message, data)| Publish { channel: message.channel.as_str().into(), data })
+            .map(|(message, data)| Publish { channel: message.channel.as_str().into(), data, ack: None })
             .collect();
         let readers = self.runtime.block_on(self.server.publish(&messages, None));
         let published = request.messages.iter().zip(readers).map(|(message, readers)| PublishedMessage {

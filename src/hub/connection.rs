@@ -95,6 +95,10 @@ impl Connection {
         self.access.load()
     }
 
+    pub(super) fn set_access(&self, access: Arc<AccessKey>) {
+        self.access.store(access);
+    }
+
     /// Notes bytes that arrived, and the sign of life in them.
     pub fn received(&self, bytes: usize, now: Seconds) {
         self.bytes_in.fetch_add(bytes as u64, Relaxed);

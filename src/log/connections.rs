@@ -65,7 +65,7 @@ pub struct Refused<'a> {
     pub subject: Option<&'a str>,
     /// Where it came from, with the port.
     pub address: &'a str,
-    /// The HTTP status of the answer.
+    /// The HTTP status of the answer, or the close code.
     pub status: u16,
     /// Why, in the few words that summaries count by: `bad signature`.
     pub reason: &'static str,

@@ -1,6 +1,7 @@
 //! What readers get: a message encoded once as a finished frame, or several in one.
 
 use super::encode::{SCRATCH_BYTES, encode_text, quote};
+use super::reply::write_ack;
 use crate::frame::Frame;
 
 /// A message on its way to a channel's readers.
@@ -45,6 +46,8 @@ pub struct Batch {
     channel: String,
     bytes: Vec<u8>,
     messages: u32,
+    /// What their publisher wants to hear when they are queued, as JSON texts.
+    acks: Vec<Box<str>>,
 }
 
 impl Batch {
@@ -53,7 +56,7 @@ impl Batch {
 
     /// An empty batch.
     pub const fn new() -> Batch {
-        Batch { channel: String::new(), bytes: Vec::new(), messages: 0 }
+        Batch { channel: String::new(), bytes: Vec::new(), messages: 0, acks: Vec::new() }
     }
 
     /// The channel of its messages.
@@ -79,6 +82,28 @@ impl Batch {
         }
         Frame::append_text(&mut self.bytes, |out| delivery.write(out));
         self.messages += 1;
+    }
+
+    /// Asks for an answer when the message that was added last is queued.
+    pub fn ask(&mut self, ack: &str) {
+        self.acks.push(ack.into());
+    }
+
+    /// Whether an answer was asked for.
+    pub fn is_asked(&self) -> bool {
+        !self.acks.is_empty()
+    }
+
+    /// The answers that were asked for, as one frame; none where nobody asked.
+    pub fn take_acks(&mut self, readers: usize) -> Option<Frame> {
+        if self.acks.is_empty() {
+            return None;
+        }
+        let (mut bytes, messages) = (Vec::new(), self.acks.len() as u32);
+        for ack in std::mem::take(&mut self.acks) {
+            Frame::append_text(&mut bytes, |out| write_ack(out, &ack, readers));
+        }
+        Some(Frame::finished(&bytes, messages))
     }
 
     /// All of them as one frame: one allocation, made at its final size.

@@ -8,7 +8,40 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::skipped::Skipped;
-use super::{ChannelName, ChannelNameError};
+use super::{ChannelName, ChannelNameError, MessageId};
+
+/// The longest `ack`, in bytes of the text that it stands for.
+pub const MAX_ACK_BYTES: usize = 64;
+
+/// What a client sends.
+///
+/// An object with `auth` and neither `channel` nor `data` shows a token; every other is a message. So a client of the
+/// classic protocol may go on sending whatever keys it likes beside `channel` and `data`.
+#[derive(Debug)]
+pub enum FromClient<'a> {
+    /// `{"channel": NAME, "data": TEXT}`, with philote.v1 also `"ack"`.
+    Publish(Publish<'a>),
+    /// `{"auth": TOKEN}`, also with `"since"`.
+    Auth(Auth<'a>),
+}
+
+/// A channel of `since`, and the last id of it that the client has.
+pub type Since<'a> = (Cow<'a, str>, Option<MessageId>);
+
+/// A token shown in a frame. It has no `Debug` of its own: it holds the token.
+pub struct Auth<'a> {
+    /// The token, not verified.
+    pub token: Cow<'a, str>,
+    /// From where on the client wants to have channels: `{"chat": "EPOCH-N", "news": null}`. `None` stands for a null:
+    /// all that is kept. An id that is none of this server's is no error: nothing can be recovered from it.
+    pub since: Vec<Since<'a>>,
+}
+
+impl fmt::Debug for Auth<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Auth").field("since", &self.since).finish_non_exhaustive()
+    }
+}
 
 /// What a client asked to publish, borrowed from the frame that brought it.
 #[derive(Debug)]
@@ -17,6 +50,9 @@ pub struct Publish<'a> {
     pub channel: Cow<'a, str>,
     /// The JSON text of `data`, quotes included: a string that every JSON parser accepts.
     pub data: &'a str,
+    /// The JSON text of `ack`, quotes included: what the client wants to hear when the message is queued. Read on
+    /// philote.v1 only.
+    pub ack: Option<&'a str>,
 }
 
 /// Why a frame is no message. `Display` is the sentence that the client gets.
@@ -36,6 +72,12 @@ pub enum BadMessage {
     ChannelName(ChannelNameError),
     /// No `data`, or one that is not a string.
     DataNotAString,
+    /// An `ack` that is no string, or over [`MAX_ACK_BYTES`].
+    Ack,
+    /// An `auth` that is no string.
+    Auth,
+    /// A `since` that is no object of ids and nulls.
+    Since,
     /// A string with an escape that stands for no character, such as half a surrogate pair.
     BadEscape(&'static str),
 }
@@ -52,6 +94,11 @@ impl fmt::Display for BadMessage {
             BadMessage::NoChannel => f.write_str("channel must be a string naming the channel"),
             BadMessage::ChannelName(error) => error.fmt(f),
             BadMessage::DataNotAString => f.write_str("data must be a string; send JSON.stringify(value)"),
+            BadMessage::Ack => write!(f, "ack must be a string of at most {MAX_ACK_BYTES} bytes"),
+            BadMessage::Auth => f.write_str("auth must be a string: the token"),
+            BadMessage::Since => f.write_str(
+                "since must be an object of channels with their last ids, or null for all that is kept",
+            ),
             BadMessage::BadEscape(key) => write!(f, "{key} has an escape that stands for no character"),
         }
     }
@@ -59,17 +106,22 @@ impl fmt::Display for BadMessage {
 
 impl std::error::Error for BadMessage {}
 
+impl<'a> FromClient<'a> {
+    /// Parses one frame. `acks`: whether `ack` means something, as with philote.v1.
+    pub fn parse(text: &'a str, channel_name_bytes: usize, acks: bool) -> Result<FromClient<'a>, BadMessage> {
+        let keys = Keys::parse(text)?;
+        if keys.auth.is_some() && keys.channel.is_none() && keys.data.is_none() {
+            return keys.auth().map(FromClient::Auth);
+        }
+        let ack = if acks { keys.ack()? } else { None };
+        keys.publish(channel_name_bytes).map(|publish| FromClient::Publish(Publish { ack, ..publish }))
+    }
+}
+
 impl<'a> Publish<'a> {
     /// Parses one message. Key names match without regard to case; unknown keys are skipped, yet must be sound JSON.
     pub fn parse(text: &'a str, channel_name_bytes: usize) -> Result<Publish<'a>, BadMessage> {
-        if !text.trim_ascii_start().starts_with('{') {
-            return Err(match serde_json::from_str::<Skipped>(text) {
-                Ok(_) => BadMessage::NotAnObject,
-                Err(error) => not_json(&error),
-            });
-        }
-        let keys: Keys<'a> = serde_json::from_str(text).map_err(|error| not_json(&error))?;
-        keys.check(channel_name_bytes)
+        Keys::parse(text)?.publish(channel_name_bytes)
     }
 
     /// Parses the messages of an HTTP body: one object or an array of them.
@@ -102,11 +154,50 @@ fn not_json(error: &serde_json::Error) -> BadMessage {
 struct Keys<'a> {
     channel: Option<&'a RawValue>,
     data: Option<&'a RawValue>,
+    auth: Option<&'a RawValue>,
+    since: Option<&'a RawValue>,
+    ack: Option<&'a RawValue>,
     duplicate: Option<&'static str>,
+    /// The same of the keys that are not always read.
+    duplicate_option: Option<&'static str>,
 }
 
 impl<'a> Keys<'a> {
-    fn check(self, channel_name_bytes: usize) -> Result<Publish<'a>, BadMessage> {
+    fn parse(text: &'a str) -> Result<Keys<'a>, BadMessage> {
+        if !text.trim_ascii_start().starts_with('{') {
+            return Err(match serde_json::from_str::<Skipped>(text) {
+                Ok(_) => BadMessage::NotAnObject,
+                Err(error) => not_json(&error),
+            });
+        }
+        serde_json::from_str(text).map_err(|error| not_json(&error))
+    }
+
+    fn once(&self) -> Result<(), BadMessage> {
+        self.duplicate_option.map_or(Ok(()), |key| Err(BadMessage::DuplicateKey(key)))
+    }
+
+    fn auth(&self) -> Result<Auth<'a>, BadMessage> {
+        self.once()?;
+        let token = self.auth.map(RawValue::get).filter(|text| text.starts_with('"'));
+        let token = unescape(token.ok_or(BadMessage::Auth)?, "auth")?;
+        let since = match self.since.map(RawValue::get) {
+            None | Some("null") => Vec::new(),
+            Some(text) => serde_json::from_str::<Ids<'a>>(text).map_err(|_| BadMessage::Since)?.0,
+        };
+        Ok(Auth { token, since })
+    }
+
+    fn ack(&self) -> Result<Option<&'a str>, BadMessage> {
+        let Some(ack) = self.ack.map(RawValue::get) else { return Ok(None) };
+        self.once()?;
+        if !ack.starts_with('"') || unescape(ack, "ack")?.len() > MAX_ACK_BYTES {
+            return Err(BadMessage::Ack);
+        }
+        Ok(Some(ack))
+    }
+
+    fn publish(self, channel_name_bytes: usize) -> Result<Publish<'a>, BadMessage> {
         if let Some(key) = self.duplicate {
             return Err(BadMessage::DuplicateKey(key));
         }
@@ -116,7 +207,7 @@ impl<'a> Keys<'a> {
         let data = self.data.map(RawValue::get).filter(|text| text.starts_with('"'));
         let data = data.ok_or(BadMessage::DataNotAString)?;
         unescape(data, "data")?;
-        Ok(Publish { channel, data })
+        Ok(Publish { channel, data, ack: None })
     }
 }
 
@@ -142,16 +233,19 @@ impl<'de> Deserialize<'de> for Keys<'de> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Keys<'de>, A::Error> {
                 let mut keys = Keys::default();
                 while let Some(key) = map.next_key::<Key>()? {
-                    let (slot, name) = match key {
-                        Key::Channel => (&mut keys.channel, "channel"),
-                        Key::Data => (&mut keys.data, "data"),
+                    let (slot, name, duplicate) = match key {
+                        Key::Channel => (&mut keys.channel, "channel", &mut keys.duplicate),
+                        Key::Data => (&mut keys.data, "data", &mut keys.duplicate),
+                        Key::Auth => (&mut keys.auth, "auth", &mut keys.duplicate_option),
+                        Key::Since => (&mut keys.since, "since", &mut keys.duplicate_option),
+                        Key::Ack => (&mut keys.ack, "ack", &mut keys.duplicate_option),
                         Key::Other => {
                             map.next_value::<Skipped>()?;
                             continue;
                         }
                     };
                     if slot.replace(map.next_value()?).is_some() {
-                        keys.duplicate = Some(name);
+                        *duplicate = Some(name);
                     }
                 }
                 Ok(keys)
@@ -165,6 +259,9 @@ impl<'de> Deserialize<'de> for Keys<'de> {
 enum Key {
     Channel,
     Data,
+    Auth,
+    Since,
+    Ack,
     Other,
 }
 
@@ -183,6 +280,12 @@ impl<'de> Deserialize<'de> for Key {
                     Key::Channel
                 } else if key.eq_ignore_ascii_case("data") {
                     Key::Data
+                } else if key.eq_ignore_ascii_case("auth") {
+                    Key::Auth
+                } else if key.eq_ignore_ascii_case("since") {
+                    Key::Since
+                } else if key.eq_ignore_ascii_case("ack") {
+                    Key::Ack
                 } else {
                     Key::Other
                 })
@@ -191,3 +294,32 @@ impl<'de> Deserialize<'de> for Key {
         deserializer.deserialize_str(KeyVisitor)
     }
 }
+
+/// The object of `since`.
+struct Ids<'a>(Vec<Since<'a>>);
+
+impl<'de> Deserialize<'de> for Ids<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct IdsVisitor;
+        impl<'de> Visitor<'de> for IdsVisitor {
+            type Value = Ids<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Ids<'de>, A::Error> {
+                let mut ids = Vec::new();
+                while let Some((Text(channel), id)) = map.next_entry::<Text<'de>, Option<Text<'de>>>()? {
+                    ids.push((channel, id.map(|Text(id)| MessageId::parse(&id))));
+                }
+                Ok(Ids(ids))
+            }
+        }
+        deserializer.deserialize_map(IdsVisitor)
+    }
+}
+
+/// A text that is borrowed where it has no escapes.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);

@@ -1,7 +1,9 @@
 //! What a client is told on its own connection: what it did wrong, what it may do, what became of a message.
 
-use super::BadMessage;
+use std::time::{Duration, SystemTime};
+
 use super::encode::{encode_text, quote};
+use super::{BadMessage, ChannelName};
 use crate::frame::Frame;
 
 /// An answer to what a client did wrong, on a connection that stays open.
@@ -13,16 +15,28 @@ pub enum ErrorReply<'a> {
     Forbidden {
         /// The channel that was asked for.
         channel: &'a str,
+        /// The message's `ack`, as JSON text.
+        ack: Option<&'a str>,
     },
+    /// The token in an `auth` was refused; why. The access stays as it was.
+    Unauthorized(&'a str),
+    /// So many `auth`s in one second are not looked at.
+    TooManyAuths(u32),
 }
 
 impl ErrorReply<'_> {
-    /// The finished frame: `{"error": CODE, "channel": NAME, "message": SENTENCE}`.
+    /// The finished frame: `{"error": CODE, "channel": NAME, "message": SENTENCE, "ack": TEXT}`, the second and the
+    /// last where they apply.
     pub fn encode(&self) -> Frame {
-        let (code, channel, sentence) = match self {
-            ErrorReply::BadMessage(error) => ("bad_message", None, error.to_string()),
-            ErrorReply::Forbidden { channel } => {
-                ("forbidden", Some(*channel), format!("this token may not write to channel \"{channel}\""))
+        let (code, channel, sentence, ack) = match self {
+            ErrorReply::BadMessage(error) => ("bad_message", None, error.to_string(), None),
+            ErrorReply::Forbidden { channel, ack } => {
+                let sentence = format!("this token may not write to channel \"{channel}\"");
+                ("forbidden", Some(*channel), sentence, *ack)
+            }
+            ErrorReply::Unauthorized(sentence) => ("unauthorized", None, (*sentence).to_owned(), None),
+            ErrorReply::TooManyAuths(max) => {
+                ("rate_limited", None, format!("a connection may send {max} tokens a second"), None)
             }
         };
         encode_text(|out| {
@@ -34,7 +48,85 @@ impl ErrorReply<'_> {
             }
             out.extend_from_slice(b",\"message\":");
             quote(out, &sentence);
+            if let Some(ack) = ack {
+                out.extend_from_slice(b",\"ack\":");
+                out.extend_from_slice(ack.as_bytes());
+            }
             out.push(b'}');
         })
+    }
+}
+
+/// What a connection's token lets it do, as it is told on philote.v1 and after an `auth`.
+#[derive(Debug)]
+pub struct AccessReply<'a> {
+    /// The connection's id: the issuer of what it publishes.
+    pub connection: &'a str,
+    /// Its `sub`.
+    pub subject: Option<&'a str>,
+    /// The channels that it reads.
+    pub read: &'a [ChannelName],
+    /// The channels that it writes.
+    pub write: &'a [ChannelName],
+    /// Its `exp`, in seconds since 1970.
+    pub expires: Option<u64>,
+    /// Of the channels that were joined and that `since` named with an id: whether all that was missed follows.
+    pub recovered: &'a [(ChannelName, bool)],
+}
+
+impl AccessReply<'_> {
+    /// The finished frame: `{"access": {"connection": ..., "subject": ..., "read": [...], "write": [...],
+    /// "expires_at": ..., "recovered": {...}}}`, the last where there is something in it.
+    pub fn encode(&self) -> Frame {
+        encode_text(|out| {
+            out.extend_from_slice(b"{\"access\":{\"connection\":");
+            quote(out, self.connection);
+            out.extend_from_slice(b",\"subject\":");
+            quote_or_null(out, self.subject);
+            out.extend_from_slice(b",\"read\":[");
+            separated(out, self.read, |out, name| quote(out, name.as_str()));
+            out.extend_from_slice(b"],\"write\":[");
+            separated(out, self.write, |out, name| quote(out, name.as_str()));
+            out.extend_from_slice(b"],\"expires_at\":");
+            let expires = self.expires.map(|expires| {
+                humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_secs(expires))
+                    .to_string()
+            });
+            quote_or_null(out, expires.as_deref());
+            if !self.recovered.is_empty() {
+                out.extend_from_slice(b",\"recovered\":{");
+                separated(out, self.recovered, |out, (name, recovered)| {
+                    quote(out, name.as_str());
+                    out.extend_from_slice(if *recovered { b":true" } else { b":false" });
+                });
+                out.push(b'}');
+            }
+            out.extend_from_slice(b"}}");
+        })
+    }
+}
+
+/// Appends the answer to a message with an `ack`, whose JSON text it carries back: `{"ack": TEXT, "readers": N}`.
+pub(super) fn write_ack(out: &mut Vec<u8>, ack: &str, readers: usize) {
+    out.extend_from_slice(b"{\"ack\":");
+    out.extend_from_slice(ack.as_bytes());
+    out.extend_from_slice(b",\"readers\":");
+    out.extend_from_slice(readers.to_string().as_bytes());
+    out.push(b'}');
+}
+
+fn quote_or_null(out: &mut Vec<u8>, text: Option<&str>) {
+    match text {
+        Some(text) => quote(out, text),
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
+fn separated<T>(out: &mut Vec<u8>, items: &[T], mut write: impl FnMut(&mut Vec<u8>, &T)) {
+    for (at, item) in items.iter().enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        write(out, item);
     }
 }

@@ -136,8 +136,63 @@ fn a_batch_is_its_messages_one_behind_the_other() {
 
 #[test]
 fn error_replies_are_json_whatever_the_channel_is_called() {
-    let reply = payload(&ErrorReply::Forbidden { channel: "a\"\\b" }.encode());
+    let reply = payload(&ErrorReply::Forbidden { channel: "a\"\\b", ack: None }.encode());
     assert_eq!(reply["error"], "forbidden");
     assert_eq!(reply["channel"], "a\"\\b");
     assert_eq!(reply["message"], "this token may not write to channel \"a\"\\b\"");
+}
+
+fn from_client(text: &str) -> Result<FromClient<'_>, BadMessage> {
+    FromClient::parse(text, 255, true)
+}
+
+#[test]
+fn an_auth_is_what_is_no_message() {
+    let text = r#"{"Auth": "t\u006fken", "since": {"a": "ff-7", "b": null, "c": "what?"}}"#;
+    let Ok(FromClient::Auth(auth)) = from_client(text) else { panic!("an auth") };
+    let id = |epoch, number| Some(MessageId { epoch, number });
+    assert_eq!(auth.token, "token");
+    assert_eq!(
+        auth.since,
+        [("a".into(), id(255, 7)), ("b".into(), None), ("c".into(), Some(MessageId::NONE))]
+    );
+    assert!(!format!("{auth:?}").contains("token"));
+    for text in
+        [r#"{"channel": "c", "data": "x", "auth": 7}"#, r#"{"auth": "a", "channel": "c", "data": "x"}"#]
+    {
+        assert!(matches!(from_client(text), Ok(FromClient::Publish(_))), "{text}");
+    }
+    for (text, error) in [
+        (r#"{"auth": 7}"#, BadMessage::Auth),
+        (r#"{"auth": "a", "auth": "b"}"#, BadMessage::DuplicateKey("auth")),
+        (r#"{"auth": "\ud800"}"#, BadMessage::BadEscape("auth")),
+        (r#"{"auth": "a", "since": []}"#, BadMessage::Since),
+        (r#"{"auth": "a", "since": {"a": 7}}"#, BadMessage::Since),
+        (r#"{"auth": "a", "channel": "c"}"#, BadMessage::DataNotAString),
+    ] {
+        assert_eq!(from_client(text).unwrap_err(), error, "{text}");
+    }
+}
+
+#[test]
+fn an_ack_is_bounded_and_means_nothing_where_it_was_not_offered() {
+    let of = |ack: &str| format!(r#"{{"channel": "c", "data": "x", "ack": {ack}}}"#);
+    let longest = format!("\"{}\"", "x".repeat(MAX_ACK_BYTES));
+    assert!(matches!(from_client(&of(&longest)), Ok(FromClient::Publish(Publish { ack: Some(_), .. }))));
+    for bad in [&*format!("\"{}\"", "x".repeat(MAX_ACK_BYTES + 1)), "7", "null", "[]"] {
+        assert_eq!(from_client(&of(bad)).unwrap_err(), BadMessage::Ack);
+        assert!(FromClient::parse(&of(bad), 255, false).is_ok());
+    }
+    assert!(FromClient::parse(r#"{"channel":"c","data":"x","ack":1,"ack":2}"#, 255, false).is_ok());
+}
+
+#[test]
+fn ids_are_read_as_they_are_written() {
+    let id = MessageId { epoch: u64::MAX, number: u64::MAX };
+    assert_eq!(MessageId::parse(&id.to_string()), id);
+    for text in
+        ["", "-", "1", "1-", "-1", "+1-1", "1-+1", "g-1", "1-a", "1--1", "1ffffffffffffffff-1", "1-1 "]
+    {
+        assert_eq!(MessageId::parse(text), MessageId::NONE, "{text}");
+    }
 }

@@ -13,7 +13,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT,
-    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -28,7 +28,7 @@ use super::listener::{MAX_PENDING, Waiting};
 use super::presence::{Place, Presence};
 use super::refusal::{Answer, Refused};
 use super::session::Session;
-use super::{Live, Refusal, Server, api, origin, unix_now};
+use super::{Live, Refusal, Server, api, first_frame, origin, unix_now};
 use crate::access_key::{AccessKey, TokenError, claimed_subject, verify};
 
 /// The longest request head, in bytes.
@@ -49,10 +49,23 @@ struct Progress {
     /// When the current request is to be done.
     deadline: Instant,
     /// The upgrade that was answered with 101.
-    upgraded: Option<Presence>,
+    upgraded: Option<Upgraded>,
     /// A request is being answered.
     answering: bool,
 }
+
+/// What became of a connection that was answered with 101.
+enum Upgraded {
+    /// It is in.
+    Present(Presence),
+    /// philote.v1: its token comes in the first frame.
+    TokenFollows,
+    /// philote.v1: it is refused, and reads why in a Close.
+    Refused(Refused),
+}
+
+/// The subprotocol that gives a browser what the classic protocol lacks.
+const V1: &str = "philote.v1";
 
 /// Speaks HTTP with a new connection. Returns the session if it was upgraded.
 pub(super) async fn serve(
@@ -93,8 +106,25 @@ pub(super) async fn serve(
     };
     match ended {
         Ok(()) => {
-            if let Some(presence) = upgraded {
-                return Some(Session::new(presence, stream, &parts.read_buf));
+            let read_ahead = &parts.read_buf;
+            let server = &exchange.server;
+            match upgraded {
+                Some(Upgraded::Present(presence)) => return Some(Session::new(presence, stream, read_ahead)),
+                Some(Upgraded::TokenFollows) => {
+                    match first_frame::enter(server, &mut stream, address, read_ahead, timeout, &waiting)
+                        .await
+                    {
+                        Ok((presence, rest)) => return Some(Session::new(presence, stream, &rest)),
+                        Err(Some(refused)) => {
+                            first_frame::refuse(server, &mut stream, address, refused).await
+                        }
+                        Err(None) => {}
+                    }
+                }
+                Some(Upgraded::Refused(refused)) => {
+                    first_frame::refuse(server, &mut stream, address, refused).await;
+                }
+                None => {}
             }
         }
         // A request was begun: its client may still read why it ends. One that is half answered already can't be
@@ -123,7 +153,7 @@ fn malformed(error: &hyper::Error) -> Option<Refusal> {
 
 /// Ends a connection so that what was written reaches its client: a socket that is closed with unread bytes sends a
 /// reset, which takes back what the client has not read yet.
-async fn close(stream: &mut TcpStream) {
+pub(super) async fn close(stream: &mut TcpStream) {
     const LINGER: Duration = Duration::from_secs(1);
     const LINGERING_READS: usize = 64;
     let drain = async {
@@ -166,8 +196,8 @@ impl Exchange {
         progress.answering = false;
         progress.deadline = Instant::now() + timeout;
         match result {
-            Ok((answer, presence)) => {
-                progress.upgraded = presence;
+            Ok((answer, upgraded)) => {
+                progress.upgraded = upgraded;
                 answer
             }
             Err(refused) => {
@@ -178,7 +208,7 @@ impl Exchange {
         }
     }
 
-    async fn route(&self, request: Request<Incoming>) -> Result<(Answer, Option<Presence>), Refused> {
+    async fn route(&self, request: Request<Incoming>) -> Result<(Answer, Option<Upgraded>), Refused> {
         if request.headers().contains_key(TRANSFER_ENCODING) {
             return Err(Refusal::BadRequest("Transfer-Encoding is not taken: send Content-Length").into());
         }
@@ -186,36 +216,66 @@ impl Exchange {
         if path == "/health" || path.starts_with("/health/") || path == "/api" || path.starts_with("/api/") {
             return Ok((api::answer(&self.server, request).await?, None));
         }
-        let (answer, presence) = upgrade(&self.server, self.address, &request)?;
-        Ok((answer, Some(presence)))
+        let (answer, upgraded) = upgrade(&self.server, self.address, &request)?;
+        Ok((answer, Some(upgraded)))
     }
 }
 
-/// Checks an upgrade request in the documented order (400, 405 and 426 before 503 before 401 before 403) and lets its
-/// connection in.
+/// Checks an upgrade request and lets its connection in.
+///
+/// In the documented order: 400, 405 and 426 before 503 before 401 before 403. With philote.v1 all from 503 on are told
+/// by a Close, which a page can read, but for a page of another origin: it has nothing to read here.
 fn upgrade(
     server: &Arc<Server>,
     address: SocketAddr,
     request: &Request<Incoming>,
-) -> Result<(Answer, Presence), Refused> {
+) -> Result<(Answer, Upgraded), Refused> {
     let key = check_upgrade(request)?;
     let tokens = Tokens::of(request)?;
     let live = server.live();
-    let place = Place::take(server, &live)?;
-    let access = tokens.verify(&live).map_err(|refusal| refusal.of(tokens.claimed_subject()))?;
-    check_origin(request.headers(), &live)
-        .and_then(|()| server.check_subject(&access))
-        .map_err(|refusal| refusal.of(access.subject.clone()))?;
+    let v1 = has_word(request.headers(), SEC_WEBSOCKET_PROTOCOL, V1);
+    let upgraded = if v1 {
+        check_origin(request.headers(), &live)?;
+        let entered = if tokens.is_empty() {
+            Place::free(server, &live).map(|()| Upgraded::TokenFollows).map_err(Refused::from)
+        } else {
+            enter(server, address, &tokens, &live, |_| Ok(()), true)
+        };
+        entered.unwrap_or_else(Upgraded::Refused)
+    } else {
+        let origin = |access: &AccessKey| {
+            check_origin(request.headers(), &live).map_err(|refusal| refusal.of(access.subject.clone()))
+        };
+        enter(server, address, &tokens, &live, origin, false)?
+    };
 
-    let presence = Presence::enter(place, address, access);
     let mut answer = Response::new(Full::new(Bytes::new()));
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = answer.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    if v1 {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(V1));
+    }
     let accept = derive_accept_key(key.as_bytes());
     headers.insert(SEC_WEBSOCKET_ACCEPT, HeaderValue::from_str(&accept).map_err(|_| Refusal::Internal)?);
-    Ok((answer, presence))
+    Ok((answer, upgraded))
+}
+
+/// Lets in who has shown a token with the request.
+fn enter(
+    server: &Arc<Server>,
+    address: SocketAddr,
+    tokens: &Tokens,
+    live: &Live,
+    check: impl FnOnce(&AccessKey) -> Result<(), Refused>,
+    v1: bool,
+) -> Result<Upgraded, Refused> {
+    let place = Place::take(server, live)?;
+    let access = tokens.verify(live).map_err(|refusal| refusal.of(tokens.claimed_subject()))?;
+    check(&access)?;
+    server.check_subject(&access).map_err(|refusal| refusal.of(access.subject.clone()))?;
+    Ok(Upgraded::Present(Presence::enter(place, address, access, v1, &[])))
 }
 
 /// What RFC 6455 section 4.2.1 asks of a request. Returns the key.
@@ -294,6 +354,11 @@ impl Tokens {
         }
         let header = request.headers().get(AUTHORIZATION).map(|value| bearer(value).to_owned());
         Ok(Tokens { header, query })
+    }
+
+    /// Whether there is none.
+    fn is_empty(&self) -> bool {
+        self.header.is_none() && self.query.is_none()
     }
 
     /// What the bearer may do: by the header's token if it authenticates, else by the query's.

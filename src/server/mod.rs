@@ -9,6 +9,7 @@ mod api;
 mod cost {}
 mod ended;
 mod events;
+mod first_frame;
 mod flush;
 mod frames;
 mod handshake;
@@ -236,13 +237,14 @@ impl Server {
     /// Counts, logs and remembers a refused request.
     fn refused(&self, address: SocketAddr, refused: Refused) {
         self.counters.refused.fetch_add(1, Relaxed);
-        let Refused { refusal, subject } = refused;
+        let code = refused.code();
+        let Refused { refusal, subject, .. } = refused;
         let verified = !matches!(refusal, Refusal::Token(_));
         let sentence = refusal.to_string();
         let line = log::Refused {
             subject: subject.as_deref().filter(|_| verified),
             address: &address.to_string(),
-            status: refusal.status().as_u16(),
+            status: code,
             reason: refusal.name(),
             sentence: &sentence,
         };
@@ -254,7 +256,7 @@ impl Server {
             subject,
             verified,
             reason: refusal.name(),
-            code: refusal.status().as_u16(),
+            code,
             sentence: ended::sentence(sentence),
             duration: Duration::ZERO,
             messages_in: 0,

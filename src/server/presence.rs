@@ -4,25 +4,41 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 use std::time::{Instant, SystemTime};
 
+use uuid::fmt::Hyphenated;
+
 use super::{Connected, Event, Live, Refusal, Server};
 use crate::access_key::AccessKey;
 use crate::close::CloseReason;
+use crate::frame::Frame;
 use crate::hub::Connection;
 use crate::log::Opened;
+use crate::message::{AccessReply, ChannelName, Since};
 
 /// A place among the `max_connections`, given back when dropped.
 pub(super) struct Place(Arc<Server>);
 
 impl Place {
+    /// Whether there is a place to take.
+    ///
+    /// # Errors
+    /// Those of [`Place::take`].
+    pub(super) fn free(server: &Server, live: &Live) -> Result<(), Refusal> {
+        if server.draining() {
+            Err(Refusal::Draining)
+        } else if server.connected() >= live.max_connections {
+            Err(Refusal::Full(live.max_connections))
+        } else {
+            Ok(())
+        }
+    }
+
     /// Takes a place.
     ///
     /// # Errors
     /// While draining, and when every place is taken.
     pub(super) fn take(server: &Arc<Server>, live: &Live) -> Result<Place, Refusal> {
-        if server.draining() {
-            return Err(Refusal::Draining);
-        }
         let max = live.max_connections;
+        Place::free(server, live)?;
         let taken =
             server.connected.fetch_update(AcqRel, Relaxed, |count| (count < max).then_some(count + 1));
         taken.map(|_| Place(server.clone())).map_err(|_| Refusal::Full(max))
@@ -39,17 +55,48 @@ impl Drop for Place {
 /// A connection in the hub. Dropped, however that comes about, it leaves its channels and frees its place.
 pub(super) struct Presence {
     pub(super) connection: Arc<Connection>,
+    /// It speaks philote.v1.
+    pub(super) v1: bool,
     place: Place,
+}
+
+/// What a connection's token lets it do, as a frame.
+pub(super) fn access_frame(connection: &Connection, recovered: &[(ChannelName, bool)]) -> Frame {
+    let access = connection.access();
+    let mut id = [0; Hyphenated::LENGTH];
+    AccessReply {
+        connection: connection.id().hyphenated().encode_lower(&mut id),
+        subject: access.subject.as_deref(),
+        read: &access.read,
+        write: access.write(),
+        expires: access.expires,
+        recovered,
+    }
+    .encode()
 }
 
 impl Presence {
     /// Lets a connection in: it joins its channels, its outbox held back until it has its socket.
-    pub(super) fn enter(place: Place, address: std::net::SocketAddr, access: AccessKey) -> Presence {
+    /// With philote.v1 it is told first what its token lets it do; `since` is what it wants to have of its channels.
+    pub(super) fn enter(
+        place: Place,
+        address: std::net::SocketAddr,
+        access: AccessKey,
+        v1: bool,
+        since: &[Since<'_>],
+    ) -> Presence {
         let server = &place.0;
         let expires = access.expires;
         let budget = server.hub.budget().clone();
         let connection = Arc::new(Connection::new(address, Arc::new(access), budget, server.now()));
-        server.hub.enter(&connection);
+        if v1 {
+            server.hub.enter_since(&connection, since, |recovered| {
+                // Held back until it has its socket: nobody has to write it yet.
+                let _ = connection.outbox.push(access_frame(&connection, recovered));
+            });
+        } else {
+            server.hub.enter(&connection);
+        }
         // A reload, a drain or a refusal that began while it was on its way in has made its list without it.
         let key = connection.access().key.clone();
         if key.is_some_and(|key| !server.live().keys.contains(&key)) {
@@ -77,7 +124,7 @@ impl Presence {
             }))
         });
         drop(access);
-        Presence { connection, place }
+        Presence { connection, v1, place }
     }
 
     pub(super) fn server(&self) -> &Arc<Server> {

@@ -10,6 +10,8 @@ use hyper::{Response, StatusCode};
 use serde_json::json;
 
 use crate::access_key::{TokenError, UnixSeconds};
+use crate::close::CloseReason;
+use crate::frame::Frame;
 
 /// An HTTP answer of Philote: always whole, never streamed.
 pub(super) type Answer = Response<Full<Bytes>>;
@@ -52,6 +54,12 @@ pub enum Refusal {
     Channel(String),
     /// A page of another origin.
     Origin(String),
+    /// A client of philote.v1 that sent no token in time.
+    TokenTimeout,
+    /// A client of philote.v1 that sent something else before its token.
+    TokenFirst,
+    /// Frames of a client of philote.v1 that broke the protocol before its token came.
+    Frames(CloseReason),
     /// The token's subject is kept out by an administrator, until this time.
     Subject {
         /// Seconds since 1970.
@@ -66,18 +74,27 @@ pub(super) struct Refused {
     pub(super) refusal: Refusal,
     /// The `sub` of the token; only claimed where it is the token that was refused.
     pub(super) subject: Option<Box<str>>,
+    /// Told by a close code rather than an HTTP status, as on philote.v1.
+    pub(super) by_close: bool,
+}
+
+impl Refused {
+    /// The close code or the HTTP status that it is told with.
+    pub(super) fn code(&self) -> u16 {
+        if self.by_close { self.refusal.close_code() } else { self.refusal.status().as_u16() }
+    }
 }
 
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Refused {
-        Refused { refusal, subject: None }
+        Refused { refusal, subject: None, by_close: false }
     }
 }
 
 impl Refusal {
     /// The same, with whose request it was.
     pub(super) fn of(self, subject: Option<Box<str>>) -> Refused {
-        Refused { refusal: self, subject }
+        Refused { refusal: self, subject, by_close: false }
     }
 
     /// The HTTP status.
@@ -91,12 +108,30 @@ impl Refusal {
             Refusal::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Refusal::Timeout => StatusCode::REQUEST_TIMEOUT,
             Refusal::Full(_) | Refusal::Pending(_) | Refusal::Draining => StatusCode::SERVICE_UNAVAILABLE,
-            Refusal::Token(_) => StatusCode::UNAUTHORIZED,
+            Refusal::Token(_) | Refusal::TokenTimeout | Refusal::TokenFirst | Refusal::Frames(_) => {
+                StatusCode::UNAUTHORIZED
+            }
             Refusal::NotApi | Refusal::Channel(_) | Refusal::Origin(_) | Refusal::Subject { .. } => {
                 StatusCode::FORBIDDEN
             }
             Refusal::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
+    }
+
+    /// The close code, on philote.v1.
+    fn close_code(&self) -> u16 {
+        match self {
+            Refusal::Full(_) | Refusal::Pending(_) | Refusal::Draining => 1013,
+            Refusal::Token(_) | Refusal::TokenTimeout | Refusal::TokenFirst => 4401,
+            Refusal::Frames(reason) => reason.code(),
+            Refusal::Internal => 1011,
+            _ => 4403,
+        }
+    }
+
+    /// The Close that tells it, on philote.v1.
+    pub(super) fn close(&self) -> Frame {
+        Frame::close_with(self.close_code(), &self.to_string())
     }
 
     /// The `error` of the answer's body.
@@ -111,7 +146,9 @@ impl Refusal {
             Refusal::HeadTooLarge => "head_too_large",
             Refusal::Timeout => "request_timeout",
             Refusal::Full(_) | Refusal::Pending(_) | Refusal::Draining => "unavailable",
-            Refusal::Token(_) => "unauthorized",
+            Refusal::Token(_) | Refusal::TokenTimeout | Refusal::TokenFirst | Refusal::Frames(_) => {
+                "unauthorized"
+            }
             Refusal::NotApi | Refusal::Channel(_) | Refusal::Origin(_) | Refusal::Subject { .. } => {
                 "forbidden"
             }
@@ -126,6 +163,9 @@ impl Refusal {
             Refusal::Pending(_) => "max_pending",
             Refusal::Draining => "draining",
             Refusal::Token(error) => error.name(),
+            Refusal::TokenTimeout => "token_timeout",
+            Refusal::TokenFirst => "token_not_first",
+            Refusal::Frames(reason) => reason.name(),
             Refusal::NotApi => "not_api",
             Refusal::Channel(_) => "channel",
             Refusal::Origin(_) => "origin",
@@ -187,6 +227,9 @@ impl fmt::Display for Refusal {
             Refusal::Pending(max) => write!(f, "{max} connections that show no token are waiting already"),
             Refusal::Draining => f.write_str("the server is stopping"),
             Refusal::Token(error) => error.fmt(f),
+            Refusal::TokenTimeout => f.write_str("no token was sent in time"),
+            Refusal::TokenFirst => f.write_str("the first message must be {\"auth\": TOKEN}"),
+            Refusal::Frames(reason) => f.write_str(reason.sentence()),
             Refusal::NotApi => {
                 f.write_str("this token does not open the API: it needs the claim \"api\": true")
             }

@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use arc_swap::Guard;
 use bytes::Bytes;
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
@@ -25,15 +26,15 @@ use tokio::time::Sleep;
 use tokio_tungstenite::tungstenite::protocol::Message;
 use uuid::fmt::Hyphenated;
 
-use super::Live;
 use super::flush::flush;
 use super::frames::{FrameLimits, FrameReader, Received};
-use super::presence::Presence;
-use crate::access_key::AccessKey;
+use super::presence::{Presence, access_frame};
+use super::{Live, Server, unix_now};
+use crate::access_key::{AccessKey, verify_in_frame};
 use crate::close::CloseReason;
 use crate::frame::Frame;
 use crate::hub::{Connection, Touched};
-use crate::message::{BadMessage, Batch, Delivery, ErrorReply, Publish};
+use crate::message::{Auth, BadMessage, Batch, Delivery, ErrorReply, FromClient, Publish};
 use crate::outbox::{Pushed, Seconds, Sink, Standing};
 
 /// What one read takes from a socket at most, and so what a publisher may bring before its readers' queues are
@@ -42,6 +43,9 @@ const READ_BYTES: usize = 64 * 1024;
 
 /// Messages handled before what they touched is written.
 const MESSAGES_PER_FLUSH: u64 = 256;
+
+/// Tokens that one connection may show in frames in a second: verifying one costs as much as many messages.
+const MAX_AUTHS_PER_SECOND: u32 = 100;
 
 /// How long a message may take from its first byte to its last.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -105,6 +109,14 @@ pub(super) struct Session {
     ending: bool,
     /// The sending direction is shut.
     shut: bool,
+    auths: Auths,
+}
+
+/// Tokens shown in frames in this second.
+#[derive(Default)]
+struct Auths {
+    second: Seconds,
+    count: u32,
 }
 
 /// Whether a step left the task something to wait for.
@@ -131,6 +143,7 @@ impl Session {
             deadline: None,
             ending: false,
             shut: false,
+            auths: Auths::default(),
         }
     }
 
@@ -185,14 +198,17 @@ impl Session {
         let server = self.presence.server();
         let connection = &self.presence.connection;
         let live = server.live();
-        let access = connection.access();
         let mut touched = TOUCHED.take();
         let mut batch = BATCH.take();
         let mut id = [0; Hyphenated::LENGTH];
         let mut publisher = Publisher {
+            server,
             connection,
+            v1: self.presence.v1,
             live: &live,
-            access: &access,
+            access: connection.access(),
+            auths: &mut self.auths,
+            now,
             id: connection.id().hyphenated().encode_lower(&mut id),
             touched: &mut touched,
             batch: &mut batch,
@@ -208,7 +224,7 @@ impl Session {
             match received {
                 Received::Message(message) => {
                     messages += 1;
-                    publisher.publish(&message, server);
+                    publisher.take(&message);
                 }
                 Received::Ping(pong) => publisher.answer(pong),
                 Received::Pong => {}
@@ -218,7 +234,7 @@ impl Session {
             }
             handled < MESSAGES_PER_FLUSH
         });
-        publisher.send(server);
+        publisher.send();
         if let Err(reason) = result {
             connection.outbox.close(reason);
         }
@@ -330,11 +346,15 @@ impl Future for Session {
 #[cfg(test)]
 const PANIC: &str = "panic";
 
-/// What is needed to publish one connection's messages.
+/// What is needed to handle one connection's messages.
 struct Publisher<'a> {
+    server: &'a Arc<Server>,
     connection: &'a Arc<Connection>,
+    v1: bool,
     live: &'a Live,
-    access: &'a AccessKey,
+    access: Guard<Arc<AccessKey>>,
+    auths: &'a mut Auths,
+    now: Seconds,
     id: &'a str,
     touched: &'a mut Touched,
     /// What was published last and not queued yet.
@@ -342,8 +362,8 @@ struct Publisher<'a> {
 }
 
 impl Publisher<'_> {
-    /// Publishes a client's message, or answers why not.
-    fn publish(&mut self, message: &Message, server: &super::Server) {
+    /// Does what a client's message asks for, or answers why not.
+    fn take(&mut self, message: &Message) {
         if cfg!(feature = "echo") {
             return self.answer(Frame::of(message));
         }
@@ -355,12 +375,17 @@ impl Publisher<'_> {
         #[cfg(test)]
         assert_ne!(text, Ok(PANIC), "on purpose");
         let names = self.live.settings.limits.channel_name_bytes;
-        let publish = match text.and_then(|text| Publish::parse(text, names)) {
-            Ok(publish) => publish,
-            Err(error) => return self.answer(ErrorReply::BadMessage(error).encode()),
-        };
+        match text.and_then(|text| FromClient::parse(text, names, self.v1)) {
+            Ok(FromClient::Publish(publish)) => self.publish(&publish),
+            Ok(FromClient::Auth(auth)) => self.authenticate(&auth),
+            Err(error) => self.answer(ErrorReply::BadMessage(error).encode()),
+        }
+    }
+
+    fn publish(&mut self, publish: &Publish<'_>) {
         if !self.access.may_write(&publish.channel) {
-            return self.answer(ErrorReply::Forbidden { channel: &publish.channel }.encode());
+            let reply = ErrorReply::Forbidden { channel: &publish.channel, ack: publish.ack };
+            return self.answer(reply.encode());
         }
         let shown = self.live.settings.websocket.show_subject;
         let delivery = Delivery {
@@ -370,27 +395,81 @@ impl Publisher<'_> {
             subject: self.access.subject.as_deref().filter(|_| shown),
         };
         // Who follows the traffic is told how many readers each message had: each goes by itself then.
-        if server.events.follow_messages() {
-            self.send(server);
-            let readers = server.hub.publish(&delivery, Some(self.connection), self.touched);
-            return server.events.tell_message(&delivery, readers);
-        }
-        if !self.batch.takes(&publish.channel) {
-            self.send(server);
+        let followed = self.server.events.follow_messages();
+        if followed || !self.batch.takes(&publish.channel) {
+            queue(self.server, self.connection, self.batch, self.touched);
         }
         self.batch.add(&delivery);
+        if let Some(ack) = publish.ack {
+            self.batch.ask(ack);
+        }
+        if followed {
+            let readers = queue(self.server, self.connection, self.batch, self.touched);
+            self.server.events.tell_message(&delivery, readers);
+        }
+    }
+
+    /// Replaces the access by that of another token. What came before it is published with the old one, what comes
+    /// after it with the new.
+    #[cold]
+    fn authenticate(&mut self, auth: &Auth<'_>) {
+        self.send();
+        if self.auths.second != self.now {
+            *self.auths = Auths { second: self.now, count: 0 };
+        }
+        self.auths.count += 1;
+        if self.auths.count > MAX_AUTHS_PER_SECOND {
+            return self.answer(ErrorReply::TooManyAuths(MAX_AUTHS_PER_SECOND).encode());
+        }
+        let access = match verify_in_frame(&auth.token, &self.live.keys, &self.live.policy, unix_now()) {
+            Ok(access) => access,
+            Err(error) => return self.answer(ErrorReply::Unauthorized(&error.to_string()).encode()),
+        };
+        if self.server.check_subject(&access).is_err() {
+            self.connection.outbox.close(CloseReason::SubjectRefused);
+            return;
+        }
+        let before = self.access.expires;
+        let (connection, touched) = (self.connection, &mut *self.touched);
+        self.server.hub.replace_access(connection, Arc::new(access), &auth.since, |recovered| {
+            answer(connection, access_frame(connection, recovered), touched);
+        });
+        self.server.timekeeper.refile(connection, before);
+        self.access = connection.access();
+        // A reload or a refusal that began meanwhile has looked at the old access.
+        if self.access.key.as_ref().is_some_and(|key| !self.server.live().keys.contains(key)) {
+            connection.outbox.close(CloseReason::KeyWithdrawn);
+        } else if self.server.check_subject(&self.access).is_err() {
+            connection.outbox.close(CloseReason::SubjectRefused);
+        }
     }
 
     /// Queues what was gathered to its readers.
-    fn send(&mut self, server: &super::Server) {
-        server.hub.publish_batch(self.batch, Some(self.connection), self.touched);
+    fn send(&mut self) {
+        queue(self.server, self.connection, self.batch, self.touched);
     }
 
     /// Sends something to the client itself, in order with its other messages.
     fn answer(&mut self, frame: Frame) {
-        if self.connection.outbox.push(frame) == Pushed::Promised {
-            self.touched.promised(self.connection);
+        if self.batch.is_asked() {
+            self.send();
         }
+        answer(self.connection, frame, self.touched);
+    }
+}
+
+/// Queues what was gathered to its readers, and to its publisher the answers that it asked for.
+fn queue(server: &Server, publisher: &Arc<Connection>, batch: &mut Batch, touched: &mut Touched) -> usize {
+    let readers = server.hub.publish_batch(batch, Some(publisher), touched);
+    if let Some(acks) = batch.take_acks(readers) {
+        answer(publisher, acks, touched);
+    }
+    readers
+}
+
+fn answer(connection: &Arc<Connection>, frame: Frame, touched: &mut Touched) {
+    if connection.outbox.push(frame) == Pushed::Promised {
+        touched.promised(connection);
     }
 }
 
@@ -403,7 +482,7 @@ mod tests {
     use super::*;
     use crate::access_key::{NewToken, issue};
     use crate::config::{Environment, Overrides, load};
-    use crate::server::{Server, listener};
+    use crate::server::listener;
 
     type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
 

@@ -49,6 +49,17 @@ impl Timekeeper {
         }
     }
 
+    /// Watches another `exp` of a connection, whose access was replaced already.
+    pub(super) fn refile(&self, connection: &Connection, before: Option<UnixSeconds>) {
+        let mut expiries = lock(&self.expiries);
+        if let Some(before) = before {
+            expiries.remove(&(before, connection.id()));
+        }
+        if let Some(expires) = connection.access().expires {
+            expiries.insert((expires, connection.id()));
+        }
+    }
+
     fn file(&self, id: Uuid, due: Seconds) {
         lock(&self.wheel)[due as usize % SLOTS].push(id);
     }
@@ -90,19 +101,20 @@ async fn expire(server: &Arc<Server>) {
     let leeway = server.live().policy.leeway;
     loop {
         let now = unix_now();
-        let expired: Vec<Uuid> = {
-            let expiries = lock(&server.timekeeper.expiries);
-            expiries
-                .iter()
-                .take_while(|(expires, _)| expires + leeway <= now)
-                .take(SLICE)
-                .map(|(_, id)| *id)
-                .collect()
+        let expired: Vec<(UnixSeconds, Uuid)> = {
+            let mut expiries = lock(&server.timekeeper.expiries);
+            let due = expiries.iter().take_while(|(expires, _)| expires + leeway <= now).take(SLICE);
+            let due: Vec<_> = due.copied().collect();
+            due.iter().for_each(|entry| {
+                expiries.remove(entry);
+            });
+            due
         };
-        for id in &expired {
-            if let Some(connection) = server.hub.connection(id) {
+        for (expires, id) in &expired {
+            // It may have shown another token since its place in the list was taken.
+            let connection = server.hub.connection(id);
+            if let Some(connection) = connection.filter(|one| one.access().expires == Some(*expires)) {
                 connection.outbox.close(CloseReason::TokenExpired);
-                server.timekeeper.forget(&connection);
             }
         }
         if expired.len() < SLICE {

@@ -17,3 +17,4 @@ mod load;
 mod messages;
 mod systemd;
 mod tokens;
+mod v1;

@@ -1,0 +1,36 @@
+//! A message's place in its channel's history.
+
+use std::fmt;
+
+/// `EPOCH-N`: the Nth message since the channel's history began, which is what the epoch names.
+///
+/// A history that was given up and begun again, as by a restart, has another epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageId {
+    /// Which history.
+    pub epoch: u64,
+    /// Counted from 1.
+    pub number: u64,
+}
+
+impl MessageId {
+    /// An id that no message has.
+    pub const NONE: MessageId = MessageId { epoch: 0, number: 0 };
+
+    /// Reads an id; what is none is [`MessageId::NONE`].
+    pub fn parse(text: &str) -> MessageId {
+        let parse = || {
+            let (epoch, number) = text.split_once('-')?;
+            let plain = epoch.bytes().chain(number.bytes()).all(|byte| byte.is_ascii_hexdigit());
+            let id = MessageId { epoch: u64::from_str_radix(epoch, 16).ok()?, number: number.parse().ok()? };
+            plain.then_some(id)
+        };
+        parse().unwrap_or(MessageId::NONE)
+    }
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}-{}", self.epoch, self.number)
+    }
+}

@@ -1,0 +1,315 @@
+//! philote.v1: the token in a frame, refusals that a page can read, access replaced in place, answers to publishes.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::{Client, Daemon, frame, sign, sign_with, unix_now};
+
+/// A connection that has shown no token yet.
+fn silent(daemon: &Daemon) -> Client {
+    let mut request = daemon.request("/");
+    request.headers_mut().insert("Sec-WebSocket-Protocol", "philote.v1".parse().unwrap());
+    daemon.open(request).unwrap()
+}
+
+fn show(client: &mut Client, token: &str) {
+    client.send(json!({"auth": token}).to_string());
+}
+
+/// A connection that has shown these claims, and what it was told that it may do.
+fn enter(daemon: &Daemon, claims: &Value) -> (Client, Value) {
+    let mut client = silent(daemon);
+    show(&mut client, &sign(claims));
+    let access = client.receive()["access"].take();
+    assert!(access.is_object());
+    (client, access)
+}
+
+#[test]
+fn the_first_frame_brings_the_token_and_access_comes_first() {
+    let daemon = Daemon::start("");
+    let mut classic = daemon.client(&["a", "b"]);
+    let mut client = silent(&daemon);
+    let token = sign(&json!({"read": ["b", "a"], "write": ["a"], "sub": "alice", "exp": 4_000_000_000_u64}));
+    let both = [
+        frame(0x81, json!({"auth": token}).to_string().as_bytes()),
+        frame(0x81, br#"{"channel": "a", "data": "at once"}"#),
+    ];
+    client.stream().write_all(&both.concat()).unwrap();
+    let access = client.receive()["access"].take();
+    assert_eq!(
+        access,
+        json!({
+            "connection": access["connection"], "subject": "alice", "read": ["a", "b"], "write": ["a"],
+            "expires_at": "2096-10-02T07:06:40Z",
+        })
+    );
+    let message = classic.receive();
+    assert_eq!((&message["data"], &message["issuer"]), (&json!("at once"), &access["connection"]));
+    classic.publish("b", "back");
+    assert_eq!(client.data(), "back");
+    client.socket.send(Message::Ping("x".into())).unwrap();
+    assert!(matches!(client.socket.read().unwrap(), Message::Pong(_)));
+
+    let mut request = daemon.request("/");
+    request.headers_mut().insert("Sec-WebSocket-Protocol", "other, philote.v1".parse().unwrap());
+    request.headers_mut().insert("Authorization", format!("Bearer {token}").parse().unwrap());
+    let mut by_header = daemon.open(request).unwrap();
+    assert_eq!(by_header.receive()["access"]["subject"], "alice", "the token may come with the request, too");
+}
+
+#[test]
+fn refusals_are_close_codes_with_sentences() {
+    let daemon = Daemon::start(
+        "max_connections = 2\n[auth]\nleeway = \"0s\"\n[websocket]\nhandshake_timeout = \"1s\"\n\
+         max_message_size = \"32KiB\"\n",
+    );
+    let refused = |first: &str| {
+        let mut client = silent(&daemon);
+        client.send(first);
+        let (code, sentence, messages) = client.closed();
+        assert!(messages.is_empty());
+        (code, sentence)
+    };
+    let shown = |token: &str| refused(&json!({"auth": token}).to_string());
+    let sentence = |text: &str| (4401, text.to_owned());
+    let good = sign(&json!({"read": ["a"]}));
+    assert_eq!(
+        shown(&sign_with(&json!({}), "another secret of more than 32 bytes")),
+        sentence("the token has a bad signature: it was not signed with this server's secret")
+    );
+    assert_eq!(shown(&sign(&json!({"exp": unix_now() - 1}))), sentence("the token has expired"));
+    assert_eq!(shown("x").0, 4401);
+    assert_eq!(shown("").0, 4401);
+    for first in [r#"{"channel": "a", "data": "x"}"#, "x", r#"{"auth": 7}"#, "{}"] {
+        assert_eq!(refused(first), sentence("the first message must be {\"auth\": TOKEN}"), "{first}");
+    }
+    assert_eq!(silent(&daemon).closed().1, "no token was sent in time");
+    assert_eq!(refused(&"x".repeat(33 * 1024)).0, 1009);
+    let mut request = daemon.request(&format!("/?auth={}", sign(&json!({"exp": 1}))));
+    request.headers_mut().insert("Sec-WebSocket-Protocol", "philote.v1".parse().unwrap());
+    assert_eq!(daemon.open(request).unwrap().closed().1, "the token has expired");
+
+    let refuse = json!({"subject": "mallory", "refuse_for": 3600}).to_string();
+    daemon.admin("POST", "/v1/disconnect", &refuse);
+    let (code, sentence) = shown(&sign(&json!({"sub": "mallory"})));
+    assert!(code == 4403 && sentence.starts_with("an administrator refuses"), "{code} {sentence}");
+
+    let mut late = silent(&daemon);
+    let _places = [daemon.client(&[]), daemon.client(&[])];
+    let full = (1013, "the server is full: max_connections is 2".to_owned());
+    let (code, sentence, _) = silent(&daemon).closed();
+    assert_eq!((code, sentence), full, "before a token is asked for");
+    show(&mut late, &good);
+    let (code, sentence, _) = late.closed();
+    assert_eq!((code, sentence), full, "and when it comes");
+
+    let closed = daemon.admin("GET", "/v1/connections/closed?limit=1000", "");
+    let codes: BTreeSet<u64> =
+        closed["connections"].as_array().unwrap().iter().map(|one| one["code"].as_u64().unwrap()).collect();
+    assert_eq!(codes, BTreeSet::from([1009, 1013, 4401, 4403]), "an administrator finds them");
+    daemon.wait_until("nobody waits", |status| status["connections"] == 2);
+}
+
+#[test]
+fn silence_drives_out_silence() {
+    let daemon = Daemon::start("[websocket]\nhandshake_timeout = \"5m\"\n");
+    let mut waiting: Vec<Client> = (0..1024).map(|_| silent(&daemon)).collect();
+    let mut classic = daemon.client(&["c"]);
+    assert_eq!(waiting[0].closed().0, 1013, "the oldest made room");
+    show(waiting.last_mut().unwrap(), &sign(&json!({"write": ["c"]})));
+    let last = waiting.last_mut().unwrap();
+    assert!(last.receive()["access"].is_object());
+    last.publish("c", "x");
+    assert_eq!(classic.data(), "x");
+}
+
+#[test]
+fn a_token_replaces_the_access_in_place() {
+    let daemon = Daemon::start("");
+    for v1 in [true, false] {
+        let claims = json!({"read": ["a", "b"], "write": ["w"]});
+        let mut other = daemon.client(&["a", "b", "c", "w", "v"]);
+        let mut client = if v1 { enter(&daemon, &claims).0 } else { daemon.client_with(&claims) };
+        client.publish("w", "old");
+        client.publish("v", "not yet");
+        show(&mut client, &sign(&json!({"read": ["b", "c"], "write": ["v"], "sub": "bob"})));
+        client.publish("v", "new");
+        client.publish("w", "no more");
+        assert_eq!(client.receive()["error"], "forbidden");
+        let access = client.receive()["access"].take();
+        assert_eq!((&access["read"], &access["subject"]), (&json!(["b", "c"]), &json!("bob")));
+        assert_eq!(client.receive()["channel"], "w");
+        let (old, new) = (other.receive(), other.receive());
+        assert_eq!((&old["data"], old.get("subject")), (&json!("old"), None));
+        assert_eq!((&new["data"], &new["subject"]), (&json!("new"), &json!("bob")));
+        for channel in ["a", "b", "c"] {
+            other.publish(channel, channel);
+        }
+        assert_eq!((client.data(), client.data()), ("b".to_owned(), "c".to_owned()));
+
+        show(&mut client, "nonsense");
+        let error = client.receive();
+        assert_eq!(error["error"], "unauthorized");
+        assert!(error["message"].as_str().unwrap().contains("malformed"));
+        other.publish("c", "the old access stays");
+        assert_eq!(client.data(), "the old access stays");
+    }
+}
+
+#[test]
+fn a_connection_lives_as_long_as_its_last_token() {
+    let daemon = Daemon::start("[auth]\nleeway = \"0s\"\n");
+    let short = json!({"read": ["c"], "exp": unix_now() + 3});
+    let (mut renewed, _) = enter(&daemon, &short);
+    let (mut expires, _) = enter(&daemon, &short);
+    let (mut shortened, _) = enter(&daemon, &json!({"read": ["c"]}));
+    show(&mut renewed, &sign(&json!({"read": ["c"]})));
+    assert!(renewed.receive()["access"]["expires_at"].is_null());
+    show(&mut shortened, &sign(&short));
+    assert!(shortened.receive()["access"]["expires_at"].is_string());
+    assert_eq!((expires.closed().0, shortened.closed().0), (4401, 4401));
+    renewed.settle();
+}
+
+#[test]
+fn an_ack_says_how_many_readers_in_order_with_other_answers() {
+    let daemon = Daemon::start("");
+    let claims = json!({"read": ["c"], "write": ["c", "d"]});
+    let (mut client, _) = enter(&daemon, &claims);
+    let mut reader = daemon.client(&["c"]);
+    let ack = |channel: &str, ack: &str| json!({"channel": channel, "data": "x", "ack": ack}).to_string();
+    let sent = [
+        ack("c", "1"),
+        ack("c", "a \"quoted\" one"),
+        ack("no", "3"),
+        json!({"channel": "c", "data": "x"}).to_string(),
+        ack("d", "4"),
+        ack("c", &"x".repeat(65)),
+        json!({"channel": "c", "data": "x", "ack": 7}).to_string(),
+    ];
+    let bytes: Vec<u8> = sent.iter().flat_map(|text| frame(0x81, text.as_bytes())).collect();
+    client.stream().write_all(&bytes).unwrap();
+    assert_eq!(client.receive(), json!({"ack": "1", "readers": 1}));
+    assert_eq!(client.receive(), json!({"ack": "a \"quoted\" one", "readers": 1}));
+    let error = client.receive();
+    assert_eq!((&error["error"], &error["ack"]), (&json!("forbidden"), &json!("3")));
+    assert_eq!(client.receive(), json!({"ack": "4", "readers": 0}));
+    assert_eq!(client.receive()["error"], "bad_message");
+    assert_eq!(client.receive()["error"], "bad_message");
+    for _ in 0..3 {
+        reader.data();
+    }
+    let mut classic = daemon.client(&["c"]);
+    classic.send(ack("c", "1"));
+    classic.settle();
+    assert_eq!(reader.data(), "x", "a key without meaning there");
+}
+
+#[test]
+fn tokens_in_frames_are_bounded_in_number() {
+    let daemon = Daemon::start("");
+    let (mut client, _) = enter(&daemon, &json!({"read": ["c"]}));
+    let token = sign(&json!({"read": ["c"]}));
+    // Three seconds can't pass between the first and the last of these: they come with a few reads.
+    let bytes = frame(0x81, json!({"auth": token}).to_string().as_bytes()).repeat(400);
+    client.stream().write_all(&bytes).unwrap();
+    let answers: Vec<Value> = (0..400).map(|_| client.receive()).collect();
+    let limited = answers.iter().filter(|answer| answer["error"] == "rate_limited").count();
+    assert!((100..=300).contains(&limited), "{limited}");
+    client.settle();
+}
+
+/// Enters and leaves 1,000 rooms while messages flow to all of them.
+///
+/// The model: between two answers to `auth` exactly the messages of the rooms of the first arrive, each room's without
+/// a gap. A room's messages are numbered by its one publisher, so a gap shows as soon as the next one comes.
+#[test]
+fn a_thousand_rooms_are_entered_and_left_while_messages_flow() {
+    const ROOMS: usize = 1000;
+    let daemon = Daemon::start("");
+    let rooms: Vec<String> = (0..ROOMS).map(|room| format!("room {room}")).collect();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (mut client, _) = enter(&daemon, &json!({"write": rooms}));
+        let (done, rooms) = (&done, &rooms);
+        let publisher = scope.spawn(move || {
+            let mut round = 0_u64;
+            while !done.load(Relaxed) {
+                for (at, room) in rooms.iter().enumerate() {
+                    let mut message = json!({"channel": room, "data": round.to_string()});
+                    // Waits once in a while, so that it doesn't run ahead of its server.
+                    if at % 100 == 99 {
+                        message["ack"] = json!("a");
+                    }
+                    client.send(message.to_string());
+                    if at % 100 == 99 {
+                        client.receive();
+                    }
+                }
+                round += 1;
+            }
+        });
+        let (mut client, _) = enter(&daemon, &json!({}));
+        let mut seed = 1_u64;
+        let mut next = || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) as usize
+        };
+        let mut reads: BTreeSet<usize> = BTreeSet::new();
+        // A room's last number since it was entered.
+        let mut last: Vec<Option<u64>> = vec![None; ROOMS];
+        let (mut visited, mut received) = (BTreeSet::<usize>::new(), 0_u64);
+        for turn in 0..120 {
+            let mut wanted = reads.clone();
+            match turn % 6 {
+                0 => wanted = (0..ROOMS).collect(),
+                3 => wanted.clear(),
+                _ => {
+                    for _ in 0..200 {
+                        let room = next() % ROOMS;
+                        if !wanted.remove(&room) {
+                            wanted.insert(room);
+                        }
+                    }
+                }
+            }
+            let names: Vec<&String> = wanted.iter().map(|room| &rooms[*room]).collect();
+            show(&mut client, &sign(&json!({"read": names})));
+            let mut entered = false;
+            let mut after = 0;
+            // On until some messages have come with the new access.
+            while !entered || (after < 300 && !reads.is_empty()) {
+                let message = client.receive();
+                if message["access"].is_object() {
+                    for room in reads.difference(&wanted) {
+                        last[*room] = None;
+                    }
+                    reads = wanted.clone();
+                    visited.extend(&reads);
+                    entered = true;
+                    continue;
+                }
+                assert!(message["error"].is_null(), "{message}");
+                let room: usize = message["channel"].as_str().unwrap()[5..].parse().unwrap();
+                let number: u64 = message["data"].as_str().unwrap().parse().unwrap();
+                assert!(reads.contains(&room), "a message of a room that it may not read");
+                if let Some(last) = last[room].replace(number) {
+                    assert_eq!(number, last + 1, "room {room} in turn {turn}");
+                }
+                received += 1;
+                if entered {
+                    after += 1;
+                }
+            }
+        }
+        done.store(true, Relaxed);
+        publisher.join().unwrap();
+        assert_eq!(visited.len(), ROOMS);
+        println!("{received} messages in 120 turns");
+    });
+}
