@@ -2,6 +2,7 @@
 
 mod control;
 mod descriptors;
+mod dev;
 mod error;
 mod listing;
 mod refused_file;
@@ -118,7 +119,11 @@ fn serve(
     let mut accepting = Vec::new();
     for listener in listeners {
         let listener = TcpListener::from_std(listener).map_err(StartError::Runtime)?;
-        addresses.push(listener.local_addr().map_err(StartError::Runtime)?);
+        let address = listener.local_addr().map_err(StartError::Runtime)?;
+        if settings.dev && !address.ip().is_loopback() {
+            return Err(StartError::DevSocket(address));
+        }
+        addresses.push(address);
         accepting.push(runtime.spawn(listener::accept(server.clone(), listener)));
     }
     addresses.iter().for_each(|address| server.set_port(address.port()));
@@ -142,6 +147,9 @@ fn serve(
     admin.handle().spawn(watchdog.watch(notifier.clone()));
 
     announce(&addresses, admin.path(), &reloader);
+    if settings.dev {
+        dev::announce(&server, &addresses);
+    }
     notifier.ready();
 
     runtime.block_on(async {

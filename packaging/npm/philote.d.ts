@@ -95,6 +95,11 @@ export declare class Philote {
      * better than never. A rejection that nobody looks at is no unhandled one.
      */
     publish(channel: string, value: unknown): Promise<number>;
+    /**
+     * Asks for a token now and shows it to the server on the connection that stands: channels it no longer names are left,
+     * new ones joined, and nothing else is disturbed.
+     */
+    refresh(): void;
     /** Ends the connection for good. */
     close(): void;
 }

@@ -112,6 +112,8 @@ export class Philote {
   #pulse?: ReturnType<typeof setInterval>;
   #heard = false;
   #probing = false;
+  /** A token was asked for already when the application wanted another. */
+  #again = false;
   /** The token that the server accepted, and the one that it was shown last. */
   #token = "";
   #shown = "";
@@ -172,6 +174,15 @@ export class Philote {
     return promise;
   }
 
+  /**
+   * Asks for a token now and shows it to the server on the connection that stands: channels it no longer names are left,
+   * new ones joined, and nothing else is disturbed.
+   */
+  refresh(): void {
+    this.#again = this.#state.state === "connecting";
+    if (this.#state.state === "open") this.#refresh();
+  }
+
   /** Ends the connection for good. */
   close(): void {
     this.#end(1000, "closed by the application");
@@ -226,6 +237,7 @@ export class Philote {
 
   async #connect(): Promise<void> {
     const turn = ++this.#turn;
+    this.#again = false;
     this.#schedule(CONNECT, () => this.#lost(1006, "no connection in time"));
     this.#become({ state: "connecting" });
     const token = await this.#ask();
@@ -322,7 +334,9 @@ export class Philote {
       if (read.has(channel)) this.#tell("recovered", { channel, recovered: recovered[channel] === true });
     }
     // Any of these may have called `close`.
-    if (turn === this.#turn) this.#flush();
+    if (turn !== this.#turn) return;
+    this.#flush();
+    if (this.#again) this.refresh();
   }
 
   async #refresh(): Promise<void> {

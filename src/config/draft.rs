@@ -36,10 +36,14 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// The defaults.
-    pub(super) fn new() -> Self {
+    /// The defaults; for development, those of [`super::dev`].
+    pub(super) fn new(dev: bool) -> Self {
+        let mut settings = defaults(memory::allowed());
+        if dev {
+            super::dev::prepare(&mut settings);
+        }
         Draft {
-            settings: defaults(memory::allowed()),
+            settings,
             secret: None,
             secret_file: None,
             base: PathBuf::new(),
@@ -59,7 +63,10 @@ impl Draft {
         let named = named
             .or_else(|| environment.get(CONFIG_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from));
         // Only the system's own file may be missing; its absence is the state before the first configuration.
-        let path = named.or_else(|| environment.system_file.clone().filter(|path| !is_missing(path)))?;
+        // And what the system's daemon runs on is nothing to try things out with.
+        let system_file =
+            environment.system_file.clone().filter(|path| !command_line.dev && !is_missing(path));
+        let path = named.or(system_file)?;
         self.base = path.parent().map(Path::to_owned).unwrap_or_default();
         match file::read(&path) {
             Ok(entries) => entries.into_iter().for_each(|entry| self.apply_entry(&path, entry)),
@@ -218,6 +225,7 @@ impl Draft {
             limits.queue_bytes,
             "no connection could use its own limit",
         );
+        super::dev::check(self);
         if !self.settings.websocket.allowed_origins.is_empty() && !self.settings.websocket.check_origin {
             self.warnings
                 .push("websocket.allowed_origins has no effect: websocket.check_origin is false".into());
@@ -248,6 +256,7 @@ fn is_missing(path: &Path) -> bool {
 /// The defaults, on a machine that allows this much memory, in bytes.
 fn defaults(memory: usize) -> Settings {
     Settings {
+        dev: false,
         listen: Listen::default(),
         max_connections: 255,
         auth: AuthSettings {

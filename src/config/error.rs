@@ -153,6 +153,11 @@ pub enum Situation {
         /// The address.
         found: String,
     },
+    /// An address that others reach, for development.
+    NotLoopback {
+        /// The address.
+        found: String,
+    },
     /// A port on its own, with several addresses to choose from.
     PortOfSeveral,
     /// A feature that this version lacks.
@@ -193,6 +198,10 @@ impl fmt::Display for Situation {
                 write!(f, "{found} is less than {other}, {least}: {reason}")
             }
             Situation::Repeated { found } => write!(f, "{found} is there twice"),
+            Situation::NotLoopback { found } => write!(
+                f,
+                "{found} is reached from other machines, and everybody knows the secret of --dev: choose 127.0.0.1 or ::1, or leave out --dev"
+            ),
             Situation::PortOfSeveral => {
                 f.write_str("listen has several addresses: write the port in each of them instead")
             }

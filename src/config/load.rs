@@ -41,7 +41,7 @@ pub struct Loaded {
 /// # Ok::<(), philote::config::ConfigError>(())
 /// ```
 pub fn load(command_line: &Overrides, environment: &Environment) -> Result<Loaded, ConfigError> {
-    let mut draft = Draft::new();
+    let mut draft = Draft::new(command_line.dev);
     let file = draft.apply_file(command_line, environment);
     draft.apply_environment(environment);
     draft.apply_command_line(command_line);

@@ -6,6 +6,7 @@
 
 mod changes;
 mod command_line;
+mod dev;
 mod draft;
 mod environment;
 mod error;
@@ -27,6 +28,7 @@ mod tests;
 
 pub use changes::{Change, Changes, changes, keep_fixed};
 pub use command_line::{CommandLine, Overrides};
+pub use dev::DEV_SECRET;
 pub use environment::{Environment, SYSTEM_FILE, admin_socket_places};
 pub use error::{ConfigError, Problem, Situation};
 pub use keys::{KEYS, Key, Reload};

@@ -11,6 +11,8 @@ use super::secret::Secrets;
 /// `Debug` shows no secret: [`Secret`](super::Secret) redacts itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
+    /// Whether this is a server for development (`--dev`): on this machine alone, with a page at `/`.
+    pub dev: bool,
     /// The addresses to bind (`listen`). Needs a restart.
     pub listen: Listen,
     /// The most connections served at a time (`max_connections`), before the descriptor limit is considered.

@@ -19,6 +19,7 @@ pub(super) enum StartError {
     Log(LogError),
     Systemd(SystemdError),
     Bind { address: SocketAddr, source: io::Error },
+    DevSocket(SocketAddr),
     Admin(BindError),
     Refused(RefusedFileError),
     Runtime(io::Error),
@@ -60,6 +61,9 @@ impl fmt::Display for StartError {
                     f,
                     "listen: {address} may not be bound: ports under 1024 need the capability CAP_NET_BIND_SERVICE"
                 )
+            }
+            StartError::DevSocket(address) => {
+                write!(f, "--dev: the socket passed by systemd, {address}, is reached from other machines")
             }
             StartError::Bind { address, source } => write!(f, "listen: can't listen on {address}: {source}"),
             StartError::Runtime(error) => write!(f, "the system refuses what the daemon needs: {error}"),

@@ -28,7 +28,7 @@ use super::listener::{MAX_PENDING, Waiting};
 use super::presence::{Place, Presence};
 use super::refusal::{Answer, Refused};
 use super::session::Session;
-use super::{Live, Refusal, Server, api, first_frame, origin, unix_now};
+use super::{Live, Refusal, Server, api, dev, first_frame, origin, unix_now};
 use crate::access_key::{AccessKey, TokenError, claimed_subject, verify};
 
 /// The longest request head, in bytes.
@@ -215,6 +215,11 @@ impl Exchange {
         let path = request.uri().path();
         if path == "/health" || path.starts_with("/health/") || path == "/api" || path.starts_with("/api/") {
             return Ok((api::answer(&self.server, request).await?, None));
+        }
+        if self.server.live().settings.dev
+            && let Some(page) = dev::answer(&request)
+        {
+            return Ok((page, None));
         }
         let (answer, upgraded) = upgrade(&self.server, self.address, &request)?;
         Ok((answer, Some(upgraded)))

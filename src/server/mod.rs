@@ -7,6 +7,7 @@
 mod api;
 #[doc = include_str!("cost.md")]
 mod cost {}
+mod dev;
 mod ended;
 mod events;
 mod first_frame;

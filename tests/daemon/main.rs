@@ -9,6 +9,7 @@ mod terminal;
 mod admin;
 mod command_line;
 mod connections;
+mod dev;
 mod frames;
 mod http;
 mod jane;

@@ -260,6 +260,24 @@ test("a token is replaced before it expires, on the same connection; a bad one i
   assert.equal(server.count(), 1);
 });
 
+test("refresh shows a new token on the connection that stands, once it stands", DEADLINE, async (t) => {
+  let asked = 0;
+  const server = await startServer(t);
+  const { client, heard } = startClient(t, server.url, { token: () => `token ${++asked}` });
+  const connection = await server.next();
+  assert.deepEqual(await connection.next(), { auth: "token 1" });
+  client.refresh();
+  connection.access();
+  assert.deepEqual(await connection.next(), { auth: "token 2" });
+  connection.access({ read: ["chat", "second"] });
+  connection.say("1");
+  await heard.values.next();
+  assert.deepEqual(client.access.read, ["chat", "second"]);
+  client.refresh();
+  assert.deepEqual(await connection.next(), { auth: "token 3" });
+  assert.deepEqual([server.count(), heard.recovered], [1, []]);
+});
+
 test("a silent server is asked for a sign of life, and left if it gives none", DEADLINE, async (t) => {
   let asked = 0;
   const { server, connection, reached } = await startBoth(t, { probe: 20, token: () => `token ${++asked}` });

@@ -1,5 +1,6 @@
 //! Settings as an administrator meets them: from files, variables and options to values or sentences.
 
+mod dev;
 mod layers;
 mod refusals;
 mod reports;
