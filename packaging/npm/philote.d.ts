@@ -60,6 +60,8 @@ export interface Options {
     token: () => string | Promise<string>;
     /** `false`: values are strings and are sent as they are. */
     json?: boolean;
+    /** `true`: a channel that has a handler begins with all that the server keeps of it. */
+    history?: boolean;
     /** How many publishes may wait for their answer, sent or not. */
     queue?: number;
     /** The first and the longest span, in milliseconds, out of which the wait before a reconnection is drawn. */

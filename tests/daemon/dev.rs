@@ -52,7 +52,7 @@ fn it_warns_in_red_and_prints_a_token_that_works() {
 fn the_page_and_its_client_are_served_and_nothing_else_is_new() {
     let daemon = start();
     let get =
-        |path: &str| daemon.exchange(&format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+        |path: &str| daemon.exchange(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
     let page = get("/");
     assert_eq!(status(&page), 200);
     assert_eq!(header(&page, "content-type"), Some("text/html; charset=utf-8"));
@@ -71,7 +71,7 @@ fn the_page_and_its_client_are_served_and_nothing_else_is_new() {
 fn without_dev_there_is_no_page() {
     let daemon = Daemon::start("");
     for path in ["/", "/philote.js"] {
-        let answer = daemon.exchange(&format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+        let answer = daemon.exchange(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
         assert_eq!(status(&answer), 426, "{path}");
     }
     let token = sign(&json!({"read": ["c"]}));
