@@ -251,8 +251,8 @@ pub struct Inspection {
     pub header: Option<serde_json::Value>,
     /// The decoded claims, believed or not; `None` where they cannot be decoded.
     pub claims: Option<serde_json::Value>,
-    /// Which of the secrets signed it, counted from 1 (the one that signs); `None` when none of them did.
-    pub signed_by: Option<u64>,
+    /// Which key signed it (`secret, line 1`, `public_keys /path#kid`, `jwks_file /path#kid`); `None` when none did.
+    pub signed_by: Option<String>,
     /// When it expires; `None` is never, or not known.
     pub expires_at: Option<Timestamp>,
 }

@@ -35,7 +35,11 @@ impl fmt::Display for Change {
 pub fn changes(old: &Settings, new: &Settings) -> Changes {
     let mut changes = Changes::default();
     for key in KEYS.iter().filter(|key| !key.same(old, new)) {
-        let change = Change { key: key.path(), old: text(key, old), new: text(key, new) };
+        let mut change = Change { key: key.path(), old: text(key, old), new: text(key, new) };
+        if change.old == change.new && ["auth.public_keys", "auth.jwks_file"].contains(&change.key) {
+            // The files are the same and what stands in them is not.
+            change.new += " (with other keys in it)";
+        }
         match key.reload() {
             Reload::Live => changes.applied.push(change),
             Reload::Restart => changes.needs_restart.push(change),

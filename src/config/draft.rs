@@ -261,6 +261,8 @@ fn defaults(memory: usize) -> Settings {
         max_connections: 255,
         auth: AuthSettings {
             secrets: Secrets::new(Vec::new(), SecretSource::Missing(PathBuf::new())),
+            public_keys: Vec::new(),
+            jwks_file: None,
             allow_empty_secret: false,
             leeway: seconds(5),
             require_expiry: false,

@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::origin::Origin;
+use super::public_keys::KeyError;
 use super::secret::SecretError;
 
 /// Everything that is wrong with the settings, a line for each. A program that meets it exits with 78.
@@ -162,6 +163,8 @@ pub enum Situation {
     PortOfSeveral,
     /// A feature that this version lacks.
     NotYet(&'static str),
+    /// A file of public keys cannot be used.
+    Keys(PathBuf, KeyError),
     /// The secret cannot be used.
     Secret(SecretError),
 }
@@ -206,6 +209,7 @@ impl fmt::Display for Situation {
                 f.write_str("listen has several addresses: write the port in each of them instead")
             }
             Situation::NotYet(sentence) => f.write_str(sentence),
+            Situation::Keys(path, error) => write!(f, "{}: {error}", path.display()),
             Situation::Secret(error) => write!(f, "{error}"),
         }
     }

@@ -9,6 +9,7 @@ use super::kinds::{
     WebOrigins, Word, quoted, seconds,
 };
 use super::listen;
+use super::public_keys;
 use super::raw::Raw;
 use super::secret::{SecretSource, Secrets};
 use super::settings::{LogFormat, LogLevel, Settings};
@@ -173,6 +174,30 @@ pub static KEYS: &[Key] = &[
         same: |_, _| true,
         keep: |_, _| (),
     },
+    Key {
+        path: "auth.public_keys",
+        short: None,
+        reload: Reload::Live,
+        store: |draft, raw| {
+            draft.settings.auth.public_keys = public_keys::read_names(raw, &draft.base)?;
+            Ok(())
+        },
+        show: |settings| Some(public_keys::show_names(&settings.auth.public_keys)),
+        same: |a, b| a.auth.public_keys == b.auth.public_keys,
+        keep: |from, to| to.auth.public_keys.clone_from(&from.auth.public_keys),
+    },
+    Key {
+        path: "auth.jwks_file",
+        short: None,
+        reload: Reload::Live,
+        store: |draft, raw| {
+            draft.settings.auth.jwks_file = public_keys::read_name(raw, &draft.base)?;
+            Ok(())
+        },
+        show: |settings| public_keys::show_name(&settings.auth.jwks_file),
+        same: |a, b| a.auth.jwks_file == b.auth.jwks_file,
+        keep: |from, to| to.auth.jwks_file.clone_from(&from.auth.jwks_file),
+    },
     key!("auth.allow_empty_secret", Some("ALLOW_EMPTY_SECRET"), Live, auth.allow_empty_secret, Flag),
     key!("auth.leeway", None, Live, auth.leeway, Period(Duration::ZERO..=LONGEST_LEEWAY)),
     key!("auth.require_expiry", None, Live, auth.require_expiry, Flag),
@@ -249,8 +274,6 @@ pub(super) fn is_section(name: &str) -> bool {
 }
 
 const NO_TLS: &str = "this version of Philote has no TLS yet: remove [tls], or put a proxy in front";
-const NO_PUBLIC_KEYS: &str = "this version of Philote verifies no public-key tokens yet: \
-    remove the key, and sign with the secret (HS256)";
 const NO_CLIENT_LIMITS: &str = "this version of Philote has no limits per address, subject or rate yet: \
     remove the key, or set it to 0";
 const NO_PROXIES: &str = "this version of Philote believes no X-Forwarded-For yet: remove the key";
@@ -261,8 +284,6 @@ const NO_CLUSTER: &str = "this version of Philote does not cluster yet: remove [
 
 /// Keys that a later version knows, and what to do until then.
 const LATER: &[(&str, &str)] = &[
-    ("auth.public_keys", NO_PUBLIC_KEYS),
-    ("auth.jwks_file", NO_PUBLIC_KEYS),
     ("limits.connections_per_address", NO_CLIENT_LIMITS),
     ("limits.connections_per_subject", NO_CLIENT_LIMITS),
     ("limits.handshakes_per_second", NO_CLIENT_LIMITS),

@@ -11,7 +11,7 @@ use super::keys::Key;
 use super::origin::Origin;
 use super::secret::{SecretSource, Secrets, parse};
 use super::settings::Settings;
-use super::{secret_choice, secret_file};
+use super::{public_keys, secret_choice, secret_file};
 
 /// Settings, and what there is to say about them.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +46,7 @@ pub fn load(command_line: &Overrides, environment: &Environment) -> Result<Loade
     draft.apply_environment(environment);
     draft.apply_command_line(command_line);
     draft.check();
+    public_keys::load(&mut draft);
     secret_choice::choose(&mut draft, environment);
     ConfigError::unless_empty(draft.problems)?;
     Ok(Loaded { settings: draft.settings, warnings: draft.warnings, file, origins: draft.origins })

@@ -56,7 +56,9 @@ fn unreadable(user: &User, loaded: &Loaded) -> Vec<String> {
         SecretSource::File(path) => Some(path),
         _ => None,
     };
-    let files = loaded.file.iter().chain(secret_file);
+    let auth = &loaded.settings.auth;
+    let public = auth.public_keys.iter().chain(&auth.jwks_file).map(|file| &file.path);
+    let files = loaded.file.iter().chain(secret_file).chain(public);
     files
         .filter_map(|path| {
             let barrier = path.ancestors().find(|part| !user.may_use(part, *part == path))?;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::listen::Listen;
+use super::public_keys::KeyFile;
 use super::secret::Secrets;
 
 /// Everything that can be set, each value within its documented range.
@@ -36,6 +37,10 @@ pub struct Settings {
 pub struct AuthSettings {
     /// The HMAC keys: the first signs, all verify.
     pub secrets: Secrets,
+    /// PEM files of public keys, read.
+    pub public_keys: Vec<KeyFile>,
+    /// The JSON Web Key Set, read.
+    pub jwks_file: Option<KeyFile>,
     /// Whether an empty secret was asked for; without it, an empty one is refused.
     pub allow_empty_secret: bool,
     /// The clock skew allowed on `exp` and `nbf`; at most five minutes.

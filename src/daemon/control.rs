@@ -129,7 +129,7 @@ impl Control for DaemonControl {
             reason: inspected.verdict.err().map(|error| error.to_string()),
             header: inspected.header,
             claims: inspected.claims,
-            signed_by: inspected.signed_by.map(|position| position as u64 + 1),
+            signed_by: inspected.signed_by.map(String::from),
             expires_at: claimed.filter(|exp| *exp >= 0.0).map(|exp| Timestamp::from_unix(exp as u64)),
         })
     }

@@ -69,8 +69,14 @@ impl Live {
             channels: settings.limits.channels_per_token,
             channel_name_bytes: settings.limits.channel_name_bytes,
         };
+        let mut keys = Keys::new(settings.auth.secrets.iter().map(|secret| secret.as_bytes()));
+        for key in
+            settings.auth.public_keys.iter().chain(&settings.auth.jwks_file).flat_map(|file| &file.keys)
+        {
+            keys.add_public(&key.decoding, &key.algorithms, &key.material, key.kid.as_deref(), &key.name);
+        }
         Live {
-            keys: Keys::new(settings.auth.secrets.iter().map(|secret| secret.as_bytes())),
+            keys,
             policy,
             max_connections: settings.max_connections.min(max_descriptors.saturating_sub(SPARE_DESCRIPTORS)),
             settings,

@@ -121,7 +121,7 @@ fn token_prints_the_token_alone() {
 #[test]
 fn inspect_reads_an_argument_or_standard_input() {
     let daemon = Daemon::start();
-    let accepted = "accepted\tyes\nexpires\tnever\nsigned by\tthe secret that signs now\n\
+    let accepted = "accepted\tyes\nexpires\tnever\nsigned by\tsecret, line 1\n\
                     claims\t{\"read\":[\"chat\"],\"sub\":\"alice\\u{202e}\\u001b\"}\nheader\t{\"alg\":\"HS256\"}\n";
     assert_eq!(daemon.ctl("inspect a.b.c"), ended(0, accepted, ""));
     assert_eq!(daemon.fake.last_seen(), "a.b.c");

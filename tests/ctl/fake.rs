@@ -267,7 +267,7 @@ impl Daemon {
             reason: None,
             header: Some(serde_json::json!({"alg": "HS256"})),
             claims: Some(serde_json::json!({"read": ["chat"], "sub": "alice\u{202e}\u{1b}"})),
-            signed_by: Some(1),
+            signed_by: Some("secret, line 1".into()),
             expires_at: None,
         };
         let fake = Arc::new(Fake {

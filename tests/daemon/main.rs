@@ -13,6 +13,7 @@ mod dev;
 mod frames;
 mod http;
 mod jane;
+mod keys;
 mod life;
 mod load;
 mod messages;

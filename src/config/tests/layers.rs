@@ -61,11 +61,25 @@ fn each_layer_wins_over_the_one_below() {
     assert_eq!(scene.loaded().settings.log.level, LogLevel::Trace);
 }
 
+/// An Ed25519 key, that of RFC 8410's examples.
+const PUBLIC_KEY: &str = "-----BEGIN PUBLIC KEY-----
+MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=
+-----END PUBLIC KEY-----
+";
+
+/// The same in a set.
+const JWKS: &str =
+    r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE"}]}"#;
+
 #[test]
 fn every_key_can_be_set_in_the_file_by_variable_and_by_option() {
     for key in KEYS.iter().filter(|key| key.name() != "secret") {
         let scene = Scene::new();
+        let pem = scene.write("pem", PUBLIC_KEY).to_str().unwrap().to_owned();
+        let jwks = scene.write("jwks", JWKS).to_str().unwrap().to_owned();
         let value = match key.path() {
+            "auth.public_keys" => &pem,
+            "auth.jwks_file" => &jwks,
             "listen" => "127.0.0.1:1",
             "auth.issuer" | "auth.audience" => "someone",
             "auth.secret_file" => "/secret",
@@ -84,7 +98,9 @@ fn every_key_can_be_set_in_the_file_by_variable_and_by_option() {
         };
         let toml = match value {
             "true" | "false" | "42" => value.to_owned(),
-            _ if ["listen", "websocket.allowed_origins"].contains(&key.path()) => format!("[{value:?}]"),
+            _ if ["listen", "websocket.allowed_origins", "auth.public_keys"].contains(&key.path()) => {
+                format!("[{value:?}]")
+            }
             _ => format!("{value:?}"),
         };
         // The secret of the scene stands in the environment and would win over a file named in the file.

@@ -166,8 +166,6 @@ fn what_later_versions_know_is_refused_with_what_to_do() {
     assert_eq!(refused("[tls]\ncertificate = 'x'"), format!("philote.toml:2: tls.certificate: {tls}"));
     assert_eq!(refused("[tls]\nother = 'x'"), format!("philote.toml:2: tls.other: {tls}"));
     let cases = [
-        "auth.public_keys = ['a.pem']",
-        "auth.jwks_file = 'x'",
         "listen = ['unix:/run/x.sock']",
         "listen = [{ address = '127.0.0.1:1', tls = true }]",
         "limits.connections_per_address = 1",
