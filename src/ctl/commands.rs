@@ -9,7 +9,7 @@ use tokio::runtime::Runtime;
 use super::args::{Arguments, Command, Secret, Token};
 use super::bench::{self, BenchError, Measured, Options, Philote, Rights, Target};
 use super::print::{Facts, bytes, count, in_json, list, many, span};
-use super::{Complaint, Exit, Report, complete, follow, lists, steer};
+use super::{Complaint, Exit, Report, complete, follow, lists, steer, top};
 use crate::admin::api::{
     Hidden, InspectRequest, Inspection, IssuedToken, Reloaded, SecretChanged, SecretSet, Secrets, Status,
     Timestamp, TokenRequest,
@@ -35,6 +35,10 @@ pub(super) fn run(arguments: &Arguments, style: Style) -> Result<Report, Complai
     let paths = path::for_client(arguments.socket.clone(), |name| std::env::var_os(name));
     let client = |usual| Client::new(paths.clone(), arguments.timeout.unwrap_or(usual));
     let json = arguments.json;
+    // Some have the thread to themselves.
+    if let Command::Top(args) = &arguments.command {
+        return top::run(&client(ANSWER), args, json, style);
+    }
     if let Command::Bench(options) = &arguments.command {
         let measured = load(options, &client(ANSWER), &runtime)?;
         return Ok(in_json(json, &measured).unwrap_or_else(|| Report::new(measured.table())));
@@ -93,8 +97,7 @@ pub(super) fn run(arguments: &Arguments, style: Style) -> Result<Report, Complai
                 let answer = wait_ready(&paths, within).await?;
                 in_json(json, &answer).unwrap_or_else(|| Report::new("philote is ready\n"))
             }
-            // It has the thread to itself.
-            Command::Bench(_) => Report::new(""),
+            Command::Bench(_) | Command::Top(_) => Report::new(""),
         };
         Ok(report)
     })

@@ -11,8 +11,11 @@ use serde_json::json;
 use crate::fake::{Daemon, Ended, SECRET, TOKEN, gate, philotectl, run};
 use crate::terminal::OnTerminal;
 
-pub(crate) const EVERY_COMMAND: [&str; 17] = [
+pub(crate) const EVERY_COMMAND: [&str; 20] = [
     "status",
+    "status --max-used 80%",
+    "channels --sort rate --limit 5",
+    "publish chat hello",
     "token --read chat",
     "inspect a.b.c",
     "secret show",

@@ -20,3 +20,4 @@ mod messages;
 mod systemd;
 mod tokens;
 mod v1;
+mod top;
