@@ -13,8 +13,8 @@ mod watchdog;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::Parser;
 use tokio::net::TcpListener;
@@ -131,6 +131,7 @@ fn serve(
 
     let (requests, mut reloads) = mpsc::channel::<ReloadRequest>(1);
     let vitals = Arc::new(Vitals::default());
+    let drain_ends = Arc::new(OnceLock::new());
     let control = DaemonControl {
         server: server.clone(),
         log: log.clone(),
@@ -139,12 +140,15 @@ fn serve(
         listeners: addresses.iter().map(SocketAddr::to_string).collect(),
         config_file: reloader.config_file(),
         started: Timestamp::now(),
+        drain_ends: drain_ends.clone(),
         vitals: vitals.clone(),
         steering: Steering::new(server.clone(), runtime.handle().clone(), refused),
     };
     let admin = start_admin(&settings, &reloader, control)?;
     let watchdog = Watchdog::new(server.clone(), runtime.handle().clone(), workers);
     admin.handle().spawn(watchdog.watch(notifier.clone()));
+    #[cfg(debug_assertions)]
+    watchdog::block_on_purpose(runtime.handle());
 
     announce(&addresses, admin.path(), &reloader);
     if settings.dev {
@@ -178,7 +182,7 @@ fn serve(
                 }
             }
         }
-        drain(&server, notifier, from_systemd, accepting).await;
+        drain(&server, notifier, from_systemd, accepting, &drain_ends).await;
     });
     server.events.end();
     admin.stop();
@@ -192,11 +196,13 @@ async fn drain(
     notifier: &Notifier,
     from_systemd: bool,
     accepting: Vec<tokio::task::JoinHandle<()>>,
+    ends: &OnceLock<Timestamp>,
 ) {
     let (reason, spread) = match (from_systemd, server.drain_time()) {
         (true, spread) => (CloseReason::Restarting, spread.min(PASSED_SOCKETS_DRAIN)),
         (false, spread) => (CloseReason::Stopping, spread),
     };
+    let _ = ends.set(Timestamp(SystemTime::now() + spread));
     notifier.stopping();
     notifier.extend_timeout(spread + Duration::from_secs(15));
     notifier.status(&format!("stopping: closing {} connections", server.connected()));

@@ -1,7 +1,7 @@
 //! What the admin socket may ask of the daemon, answered.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -34,6 +34,8 @@ pub(super) struct DaemonControl {
     pub(super) listeners: Vec<String>,
     pub(super) config_file: Option<std::path::PathBuf>,
     pub(super) started: Timestamp,
+    /// Set when a drain begins.
+    pub(super) drain_ends: Arc<OnceLock<Timestamp>>,
     pub(super) vitals: Arc<Vitals>,
     pub(super) steering: Steering,
 }
@@ -71,7 +73,7 @@ impl Control for DaemonControl {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             state: self.state(),
-            drain_ends_at: None,
+            drain_ends_at: self.drain_ends.get().copied(),
             started_at: self.started,
             uptime_seconds: server.started().elapsed().as_secs(),
             listeners: self.listeners.clone(),

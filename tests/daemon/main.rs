@@ -2,6 +2,7 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod output;
 mod support;
 #[path = "../jane/terminal.rs"]
 mod terminal;

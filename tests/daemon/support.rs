@@ -19,6 +19,8 @@ use tokio_tungstenite::tungstenite::{Error, Message, WebSocket, client, client::
 /// The secret of all daemons here.
 pub const SECRET: &str = "the secret of these tests, of 40 bytes..";
 
+pub use crate::output::keep;
+
 /// How long anything may take before a test is called failed.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -70,8 +72,16 @@ impl Daemon {
         Daemon::spawn(command, directory)
     }
 
-    pub fn spawn(mut command: Command, directory: TempDir) -> Daemon {
+    pub fn spawn(command: Command, directory: TempDir) -> Daemon {
+        Daemon::spawn_while(command, directory, |_| true)
+    }
+
+    /// The same; while it starts `done` is asked again and again.
+    pub fn spawn_while(mut command: Command, directory: TempDir, done: impl Fn(Pid) -> bool) -> Daemon {
         let mut child = command.spawn().unwrap();
+        while !done(Pid::from_child(&child)) {
+            std::thread::yield_now();
+        }
         drop(child.stdout.take());
         let (sender, lines) = channel();
         let log = Arc::new(Mutex::new(String::new()));
@@ -155,6 +165,7 @@ impl Daemon {
         let _ = stream.read_to_end(&mut answer);
         let answer = String::from_utf8_lossy(&answer).into_owned();
         assert_no_secrets(&answer);
+        keep(&answer);
         answer
     }
 
@@ -222,6 +233,7 @@ impl Drop for Daemon {
         if !std::thread::panicking() {
             assert_no_secrets(&self.log());
         }
+        keep(&self.log());
     }
 }
 
@@ -245,6 +257,7 @@ pub fn ask_admin(directory: &Path, method: &str, path: &str, body: &str) -> Valu
     stream.read_to_string(&mut answer).unwrap();
     if !path.starts_with("/v1/token") && !path.starts_with("/v1/secret") {
         assert_no_secrets(&answer);
+        keep(&answer);
     }
     body_of(&answer)
 }

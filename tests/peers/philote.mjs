@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { appendFile, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
@@ -12,6 +12,7 @@ import jwt from "jsonwebtoken";
 
 /** What tests/run built and installed: the directory of the binaries, and the Python that has the packages. */
 export const { PHILOTE_BINARIES: BINARIES, PHILOTE_PYTHON: PYTHON } = process.env;
+const { PHILOTE_TEST_OUTPUT: OUTPUT } = process.env;
 assert(BINARIES && PYTHON, "these tests are run by tests/run, which sets PHILOTE_BINARIES and PHILOTE_PYTHON");
 
 /** For a whole test, in milliseconds: what should have happened long ago becomes a failure and not a hang. */
@@ -47,6 +48,8 @@ export async function startPhilote(t, environment = {}, options = []) {
   t.after(async () => {
     const [status] = await philote.stop();
     await rm(directory, { recursive: true });
+    if (OUTPUT) await appendFile(join(OUTPUT, `${process.pid}.peers`), philote.output);
+    assert(!philote.output.includes(settings.SECRET ?? secret), "the secret is in the log");
     assert.equal(status, 0, `philote ended with ${status}:\n${philote.output}`);
   });
 
