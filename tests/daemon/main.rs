@@ -20,5 +20,5 @@ mod load;
 mod messages;
 mod systemd;
 mod tokens;
-mod v1;
 mod top;
+mod v1;

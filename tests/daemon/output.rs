@@ -21,5 +21,7 @@ pub fn keep(text: &str) {
 
 /// Whether this command line of philotectl is asked for a secret or a token, and may print it.
 pub fn may_print_secrets<'a>(mut line: impl Iterator<Item = &'a str>) -> bool {
-    line.any(|word| ["token", "secret"].contains(&word))
+    line.any(|word| {
+        ["token", "secret"].contains(&word) || word.ends_with("/v1/token") || word.ends_with("/v1/secret")
+    })
 }
