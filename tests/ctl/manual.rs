@@ -8,6 +8,9 @@ use serde_json::Value;
 
 const PAGE: &str = include_str!("../../man/philote-admin.7");
 
+/// What is asked of an example.
+type Check = fn(&str);
+
 /// Reads an example as its type and writes it again: nothing may be lost, added or of another form.
 fn round<T: DeserializeOwned + Serialize>(example: &str) {
     let shown: Value = serde_json::from_str(example).unwrap_or_else(|error| panic!("{error}: {example}"));
@@ -17,7 +20,7 @@ fn round<T: DeserializeOwned + Serialize>(example: &str) {
 
 #[test]
 fn every_example_in_the_manual_has_the_shape_of_its_type() {
-    let types: &[(&str, fn(&str))] = &[
+    let types: &[(&str, Check)] = &[
         ("ClosedConnections", round::<ClosedConnections>),
         ("Channels", round::<Channels>),
         ("Connections", round::<Connections>),

@@ -279,9 +279,6 @@ fn fault_56_the_wall_clock_jumps_a_day() {
 
 /// The one file that ends so, in a directory of a directory.
 fn glob_one(directory: &str, end: &str) -> std::path::PathBuf {
-    let found = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path().join(end));
-    found
-        .filter(|path| path.exists())
-        .next()
-        .unwrap_or_else(|| panic!("this test needs {end} in {directory}"))
+    let mut found = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path().join(end));
+    found.find(|path| path.exists()).unwrap_or_else(|| panic!("this test needs {end} in {directory}"))
 }
