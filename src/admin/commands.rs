@@ -5,9 +5,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::api::{
-    self, Code, DisconnectRequest, Disconnected, EventQuery, Failure, InspectRequest, LevelRequest,
-    LiftRequest, Lifted, PublishRequest, Published, ReloadRequest, Reloaded, SecretChanged, SecretSet,
-    TokenRequest,
+    self, Code, DisconnectRequest, EventQuery, Failure, InspectRequest, LevelRequest, LiftRequest,
+    PublishRequest, ReloadRequest, SecretSet, TokenRequest,
 };
 use super::{Control, EventStream, server};
 
@@ -138,25 +137,25 @@ pub(super) fn run(
         Command::Token => {
             let request: TokenRequest = parse(body, r#"{"read": ["chat"], "write": ["chat"]}"#)?;
             let what = describe(&request);
-            audited(peer, "token", &what, control.issue_token(request), |_| "1 issued".into())
+            audited(peer, "token", &what, control.issue_token(request))
         }
         Command::SecretShow => {
             let answer = peer.may_know_secrets().and_then(|()| control.secret_show());
-            audited(peer, "secret show", "", answer, |shown| format!("{} shown", shown.secrets.len()))
+            audited(peer, "secret show", "", answer)
         }
         Command::SecretSet => {
             let answer = peer.may_know_secrets().and_then(|()| {
                 let request: SecretSet = parse(body, r#"{"secret": "one a line, the first signs"}"#)?;
                 control.secret_set(&request.secret.0)
             });
-            audited(peer, "secret set", "", answer, changed)
+            audited(peer, "secret set", "", answer)
         }
-        Command::SecretRotate => audited(peer, "secret rotate", "", control.secret_rotate(), changed),
+        Command::SecretRotate => audited(peer, "secret rotate", "", control.secret_rotate()),
         Command::Reload => {
             let request =
                 if body.is_empty() { ReloadRequest::default() } else { parse(body, r#"{"dry_run": true}"#)? };
             let answer = control.reload(request.dry_run);
-            if request.dry_run { json(answer) } else { audited(peer, "reload", "", answer, reloaded) }
+            if request.dry_run { json(answer) } else { audited(peer, "reload", "", answer) }
         }
         Command::Connections => json(control.connections(&parse_query(query)?)),
         Command::Closed => json(control.closed(&parse_query(query)?)),
@@ -170,27 +169,20 @@ pub(super) fn run(
                 return json(answer).map(Answer::Json);
             }
             let count = answer.as_ref().map_or(0, |answer| answer.matched);
-            let closed = |answer: &Disconnected| format!("{} closed", answer.matched);
-            audited(peer, "disconnect", &format!("of {count}: {}", who(&request)), answer, closed)
+            audited(peer, "disconnect", &format!("of {count}: {}", who(&request)), answer)
         }
         Command::Lift => {
             let LiftRequest { subject } = parse(body, r#"{"subject": "alice"}"#)?;
-            let lifted = |answer: &Lifted| format!("{} lifted", answer.matched);
-            audited(peer, "refused remove", &format!("{subject:?}"), control.lift(&subject), lifted)
+            audited(peer, "refused remove", &format!("{subject:?}"), control.lift(&subject))
         }
         Command::Publish => {
             let request: PublishRequest =
                 parse(body, r#"{"messages": [{"channel": "chat", "data": "hello"}]}"#)?;
-            let queued = |answer: &Published| {
-                format!("queued for {}", answer.published.iter().map(|message| message.readers).sum::<u64>())
-            };
-            audited(peer, "publish", &what(&request), control.publish(&request), queued)
+            audited(peer, "publish", &what(&request), control.publish(&request))
         }
         Command::SetLogLevel => {
             let LevelRequest { level } = parse(body, r#"{"level": "debug"}"#)?;
-            audited(peer, "log-level", &format!("{level:?}"), control.set_log_level(level), |_| {
-                "1 changed".into()
-            })
+            audited(peer, "log-level", &format!("{level:?}"), control.set_log_level(level))
         }
     };
     json.map(Answer::Json)
@@ -255,28 +247,16 @@ fn parse_query<T: DeserializeOwned>(query: &str) -> Result<T, Failure> {
         .map_err(|error| Failure::new(Code::BadRequest, format!("the query of the URL: {error}")))
 }
 
-/// Leaves the line that tells who changed or issued what and to how many, done or refused.
+/// Leaves the line that tells who changed or issued what, done or refused.
 fn audited<T: Serialize>(
     peer: Peer,
     command: &'static str,
     what: &str,
     answer: Result<T, Failure>,
-    came_to: impl FnOnce(&T) -> String,
 ) -> Result<Vec<u8>, Failure> {
-    match &answer {
-        Ok(answer) => audit(peer, command, what, &format!("done, {}", came_to(answer))),
-        Err(failure) => audit(peer, command, what, &failure.message),
-    }
+    let outcome = answer.as_ref().err().map_or("done", |failure| failure.message.as_str());
+    audit(peer, command, what, outcome);
     json(answer)
-}
-
-fn changed(answer: &SecretChanged) -> String {
-    format!("{} in use, {} closing", answer.secrets, answer.closing)
-}
-
-fn reloaded(answer: &Reloaded) -> String {
-    let Reloaded { applied, needs_restart, closing, .. } = answer;
-    format!("{} applied, {} need a restart, {closing} closing", applied.len(), needs_restart.len())
 }
 
 fn audit(peer: Peer, command: &'static str, what: &str, outcome: &str) {
