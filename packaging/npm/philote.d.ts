@@ -60,6 +60,8 @@ export interface Options {
     token: () => string | Promise<string>;
     /** `false`: values are strings and are sent as they are. */
     json?: boolean;
+    /** `true`: a channel that has a handler begins with all that the server keeps of it. */
+    history?: boolean;
     /** How many publishes may wait for their answer, sent or not. */
     queue?: number;
     /** The first and the longest span, in milliseconds, out of which the wait before a reconnection is drawn. */
@@ -95,6 +97,11 @@ export declare class Philote {
      * better than never. A rejection that nobody looks at is no unhandled one.
      */
     publish(channel: string, value: unknown): Promise<number>;
+    /**
+     * Asks for a token now and shows it to the server on the connection that stands: channels it no longer names are left,
+     * new ones joined, and nothing else is disturbed.
+     */
+    refresh(): void;
     /** Ends the connection for good. */
     close(): void;
 }

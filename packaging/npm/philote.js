@@ -35,11 +35,15 @@ export class Philote {
     #pulse;
     #heard = false;
     #probing = false;
+    /** A token was asked for already when the application wanted another. */
+    #again = false;
     /** The token that the server accepted, and the one that it was shown last. */
     #token = "";
     #shown = "";
     /** Each channel's last id. */
-    #since = Object.create(null);
+    #ids = new Map();
+    /** The server would not take the list of ids. */
+    #bare = false;
     #own = new Set();
     #waiting = new Map();
     #sent = new Map();
@@ -89,6 +93,15 @@ export class Philote {
         });
         promise.catch(() => { });
         return promise;
+    }
+    /**
+     * Asks for a token now and shows it to the server on the connection that stands: channels it no longer names are left,
+     * new ones joined, and nothing else is disturbed.
+     */
+    refresh() {
+        this.#again = this.#state.state === "connecting";
+        if (this.#state.state === "open")
+            this.#refresh();
     }
     /** Ends the connection for good. */
     close() {
@@ -140,6 +153,7 @@ export class Philote {
     };
     async #connect() {
         const turn = ++this.#turn;
+        this.#again = false;
         this.#schedule(CONNECT, () => this.#lost(1006, "no connection in time"));
         this.#become({ state: "connecting" });
         const token = await this.#ask();
@@ -153,13 +167,13 @@ export class Philote {
             if (turn === this.#turn)
                 what(event);
         };
-        socket.onopen = now(() => this.#show(token, this.#access && { since: this.#since }));
+        socket.onopen = now(() => this.#show(token, this.#bare ? [] : (this.#access?.read ?? [])));
         socket.onmessage = now((event) => this.#hear(event.data));
         socket.onerror = () => { }; // a close follows and says more
         socket.onclose = now(({ code, reason }) => {
             // What was too large may have been the list of ids; the next connection does without.
             if (code === 1009 && this.#state.state !== "open")
-                this.#since = Object.create(null);
+                this.#bare = true;
             this.#lost(code, reason || (this.#state.state === "open" ? "the connection was lost" : "cannot connect"));
         });
     }
@@ -171,9 +185,21 @@ export class Philote {
             return error instanceof Error ? error : new Error(String(error));
         }
     }
-    #show(token, more) {
+    /** Shows a token; `lost` are the channels that were read before a cut. Without an id it is all that is kept. */
+    #show(token, lost = []) {
+        const since = Object.create(null);
+        for (const channel of lost)
+            since[channel] = this.#ids.get(channel) ?? null;
+        if (this.#options.history && !this.#bare) {
+            for (const key of this.#handlers.keys()) {
+                const channel = key.slice(1);
+                if (key[0] === "#" && !this.#access?.read.includes(channel))
+                    since[channel] = null;
+            }
+        }
         this.#shown = token;
-        this.#socket?.send(JSON.stringify({ auth: token, ...more }));
+        const some = Object.keys(since).length > 0;
+        this.#socket?.send(JSON.stringify(some ? { auth: token, since } : { auth: token }));
     }
     #hear(text) {
         this.#heard = true;
@@ -200,7 +226,7 @@ export class Philote {
     #deliver(message) {
         const { channel, data, id, issuer } = message;
         if (id !== undefined)
-            this.#since[channel] = id;
+            this.#ids.set(channel, id);
         // A history knows no connection that has ended: what this client published itself comes from there, too.
         if (this.#own.has(issuer))
             return;
@@ -227,9 +253,9 @@ export class Philote {
         if (this.#own.size > OWN)
             this.#own.delete(this.#own.values().next().value);
         const read = new Set(access.read);
-        for (const channel in this.#since)
+        for (const channel of this.#ids.keys())
             if (!read.has(channel))
-                delete this.#since[channel];
+                this.#ids.delete(channel);
         // By the clock of this machine; where that is ahead, the close code 4401 asks for the next token.
         const left = access.expires_at === null ? LONGEST_TIMER : Date.parse(access.expires_at) - Date.now();
         clearTimeout(this.#timer);
@@ -238,6 +264,7 @@ export class Philote {
             this.#schedule(Math.max(1000, left * (0.7 + 0.2 * Math.random())), () => this.#refresh());
         if (this.#state.state === "open")
             return this.#tell("access", access);
+        this.#bare = false;
         this.#opened = Date.now();
         const probe = this.#options.probe ?? 15_000;
         if (probe)
@@ -246,12 +273,19 @@ export class Philote {
         this.#become({ state: "open" });
         this.#tell("access", access);
         for (const channel of before?.read ?? []) {
-            if (read.has(channel))
-                this.#tell("recovered", { channel, recovered: recovered[channel] === true });
+            if (!read.has(channel))
+                continue;
+            // An id that leads nowhere would be told as a gap again.
+            if (!recovered[channel])
+                this.#ids.delete(channel);
+            this.#tell("recovered", { channel, recovered: recovered[channel] === true });
         }
         // Any of these may have called `close`.
-        if (turn === this.#turn)
-            this.#flush();
+        if (turn !== this.#turn)
+            return;
+        this.#flush();
+        if (this.#again)
+            this.refresh();
     }
     async #refresh() {
         const turn = this.#turn;

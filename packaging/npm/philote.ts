@@ -60,6 +60,8 @@ export interface Options {
   token: () => string | Promise<string>;
   /** `false`: values are strings and are sent as they are. */
   json?: boolean;
+  /** `true`: a channel that has a handler begins with all that the server keeps of it. */
+  history?: boolean;
   /** How many publishes may wait for their answer, sent or not. */
   queue?: number;
   /** The first and the longest span, in milliseconds, out of which the wait before a reconnection is drawn. */
@@ -112,11 +114,15 @@ export class Philote {
   #pulse?: ReturnType<typeof setInterval>;
   #heard = false;
   #probing = false;
+  /** A token was asked for already when the application wanted another. */
+  #again = false;
   /** The token that the server accepted, and the one that it was shown last. */
   #token = "";
   #shown = "";
   /** Each channel's last id. */
-  #since: Record<string, string> = Object.create(null);
+  #ids = new Map<string, string>();
+  /** The server would not take the list of ids. */
+  #bare = false;
   #own = new Set<string>();
   #waiting = new Map<string, Publish>();
   #sent = new Map<string, Publish>();
@@ -170,6 +176,15 @@ export class Philote {
     });
     promise.catch(() => {});
     return promise;
+  }
+
+  /**
+   * Asks for a token now and shows it to the server on the connection that stands: channels it no longer names are left,
+   * new ones joined, and nothing else is disturbed.
+   */
+  refresh(): void {
+    this.#again = this.#state.state === "connecting";
+    if (this.#state.state === "open") this.#refresh();
   }
 
   /** Ends the connection for good. */
@@ -226,6 +241,7 @@ export class Philote {
 
   async #connect(): Promise<void> {
     const turn = ++this.#turn;
+    this.#again = false;
     this.#schedule(CONNECT, () => this.#lost(1006, "no connection in time"));
     this.#become({ state: "connecting" });
     const token = await this.#ask();
@@ -236,12 +252,12 @@ export class Philote {
     const now = (what: (event: any) => void) => (event: any) => {
       if (turn === this.#turn) what(event);
     };
-    socket.onopen = now(() => this.#show(token, this.#access && { since: this.#since }));
+    socket.onopen = now(() => this.#show(token, this.#bare ? [] : (this.#access?.read ?? [])));
     socket.onmessage = now((event) => this.#hear(event.data));
     socket.onerror = () => {}; // a close follows and says more
     socket.onclose = now(({ code, reason }) => {
       // What was too large may have been the list of ids; the next connection does without.
-      if (code === 1009 && this.#state.state !== "open") this.#since = Object.create(null);
+      if (code === 1009 && this.#state.state !== "open") this.#bare = true;
       this.#lost(code, reason || (this.#state.state === "open" ? "the connection was lost" : "cannot connect"));
     });
   }
@@ -254,9 +270,19 @@ export class Philote {
     }
   }
 
-  #show(token: string, more?: object): void {
+  /** Shows a token; `lost` are the channels that were read before a cut. Without an id it is all that is kept. */
+  #show(token: string, lost: string[] = []): void {
+    const since: Record<string, string | null> = Object.create(null);
+    for (const channel of lost) since[channel] = this.#ids.get(channel) ?? null;
+    if (this.#options.history && !this.#bare) {
+      for (const key of this.#handlers.keys()) {
+        const channel = key.slice(1);
+        if (key[0] === "#" && !this.#access?.read.includes(channel)) since[channel] = null;
+      }
+    }
     this.#shown = token;
-    this.#socket?.send(JSON.stringify({ auth: token, ...more }));
+    const some = Object.keys(since).length > 0;
+    this.#socket?.send(JSON.stringify(some ? { auth: token, since } : { auth: token }));
   }
 
   #hear(text: string): void {
@@ -280,7 +306,7 @@ export class Philote {
 
   #deliver(message: Message): void {
     const { channel, data, id, issuer } = message;
-    if (id !== undefined) this.#since[channel] = id;
+    if (id !== undefined) this.#ids.set(channel, id);
     // A history knows no connection that has ended: what this client published itself comes from there, too.
     if (this.#own.has(issuer)) return;
     this.#tell("message", message);
@@ -304,7 +330,7 @@ export class Philote {
     this.#own.add(access.connection);
     if (this.#own.size > OWN) this.#own.delete(this.#own.values().next().value!);
     const read = new Set(access.read);
-    for (const channel in this.#since) if (!read.has(channel)) delete this.#since[channel];
+    for (const channel of this.#ids.keys()) if (!read.has(channel)) this.#ids.delete(channel);
     // By the clock of this machine; where that is ahead, the close code 4401 asks for the next token.
     const left = access.expires_at === null ? LONGEST_TIMER : Date.parse(access.expires_at) - Date.now();
     clearTimeout(this.#timer);
@@ -312,6 +338,7 @@ export class Philote {
     if (left > 0) this.#schedule(Math.max(1000, left * (0.7 + 0.2 * Math.random())), () => this.#refresh());
     if (this.#state.state === "open") return this.#tell("access", access);
 
+    this.#bare = false;
     this.#opened = Date.now();
     const probe = this.#options.probe ?? 15_000;
     if (probe) this.#pulse = setInterval(() => this.#check(), probe);
@@ -319,10 +346,15 @@ export class Philote {
     this.#become({ state: "open" });
     this.#tell("access", access);
     for (const channel of before?.read ?? []) {
-      if (read.has(channel)) this.#tell("recovered", { channel, recovered: recovered[channel] === true });
+      if (!read.has(channel)) continue;
+      // An id that leads nowhere would be told as a gap again.
+      if (!recovered[channel]) this.#ids.delete(channel);
+      this.#tell("recovered", { channel, recovered: recovered[channel] === true });
     }
     // Any of these may have called `close`.
-    if (turn === this.#turn) this.#flush();
+    if (turn !== this.#turn) return;
+    this.#flush();
+    if (this.#again) this.refresh();
   }
 
   async #refresh(): Promise<void> {

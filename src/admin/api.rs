@@ -141,12 +141,8 @@ pub struct Status {
     pub started_at: Timestamp,
     /// Seconds since then, by a clock that is never set.
     pub uptime_seconds: u64,
-    /// Addresses it accepts clients on, as an operator would write them (`[::]:6380`), and what is special about each
-    /// (`[::]:443 (TLS)`, `unix:/run/philote/philote.sock`).
+    /// Addresses it accepts clients on, as an operator would write them (`[::]:6380`).
     pub listeners: Vec<String>,
-    /// The certificate of the listeners that speak TLS, where `[tls]` is set.
-    #[serde(default)]
-    pub tls: Option<TlsStatus>,
     /// Where its settings come from (`/etc/philote/philote.toml`); `None` when there is no file.
     pub config_file: Option<PathBuf>,
     /// Open connections.
@@ -183,19 +179,6 @@ pub struct Status {
     pub last_reload: Option<ReloadReport>,
     /// Log records dropped because the log could not be written fast enough.
     pub log_records_dropped: u64,
-}
-
-/// The certificate in use.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TlsStatus {
-    /// Its file.
-    pub certificate: PathBuf,
-    /// When it is valid no longer.
-    pub expires_at: Timestamp,
-    /// Seconds until then; negative when it is past.
-    pub expires_in_seconds: i64,
-    /// Within 21 days: it should have been renewed by now.
-    pub warning: bool,
 }
 
 /// How the last reload went.
@@ -268,8 +251,8 @@ pub struct Inspection {
     pub header: Option<serde_json::Value>,
     /// The decoded claims, believed or not; `None` where they cannot be decoded.
     pub claims: Option<serde_json::Value>,
-    /// Which of the secrets signed it, counted from 1 (the one that signs); `None` when none of them did.
-    pub signed_by: Option<u64>,
+    /// Which key signed it (`secret, line 1`, `public_keys /path#kid`, `jwks_file /path#kid`); `None` when none did.
+    pub signed_by: Option<String>,
     /// When it expires; `None` is never, or not known.
     pub expires_at: Option<Timestamp>,
 }

@@ -5,8 +5,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::api::{
-    self, Code, DisconnectRequest, EventQuery, Failure, InspectRequest, LevelRequest, LiftRequest,
-    PublishRequest, ReloadRequest, SecretSet, TokenRequest,
+    self, Code, DisconnectRequest, Disconnected, EventQuery, Failure, InspectRequest, LevelRequest,
+    LiftRequest, Lifted, PublishRequest, Published, ReloadRequest, Reloaded, SecretChanged, SecretSet,
+    TokenRequest,
 };
 use super::{Control, EventStream, server};
 
@@ -137,25 +138,25 @@ pub(super) fn run(
         Command::Token => {
             let request: TokenRequest = parse(body, r#"{"read": ["chat"], "write": ["chat"]}"#)?;
             let what = describe(&request);
-            audited(peer, "token", &what, control.issue_token(request))
+            audited(peer, "token", &what, control.issue_token(request), |_| "1 issued".into())
         }
         Command::SecretShow => {
             let answer = peer.may_know_secrets().and_then(|()| control.secret_show());
-            audited(peer, "secret show", "", answer)
+            audited(peer, "secret show", "", answer, |shown| format!("{} shown", shown.secrets.len()))
         }
         Command::SecretSet => {
             let answer = peer.may_know_secrets().and_then(|()| {
                 let request: SecretSet = parse(body, r#"{"secret": "one a line, the first signs"}"#)?;
                 control.secret_set(&request.secret.0)
             });
-            audited(peer, "secret set", "", answer)
+            audited(peer, "secret set", "", answer, changed)
         }
-        Command::SecretRotate => audited(peer, "secret rotate", "", control.secret_rotate()),
+        Command::SecretRotate => audited(peer, "secret rotate", "", control.secret_rotate(), changed),
         Command::Reload => {
             let request =
                 if body.is_empty() { ReloadRequest::default() } else { parse(body, r#"{"dry_run": true}"#)? };
             let answer = control.reload(request.dry_run);
-            if request.dry_run { json(answer) } else { audited(peer, "reload", "", answer) }
+            if request.dry_run { json(answer) } else { audited(peer, "reload", "", answer, reloaded) }
         }
         Command::Connections => json(control.connections(&parse_query(query)?)),
         Command::Closed => json(control.closed(&parse_query(query)?)),
@@ -169,20 +170,27 @@ pub(super) fn run(
                 return json(answer).map(Answer::Json);
             }
             let count = answer.as_ref().map_or(0, |answer| answer.matched);
-            audited(peer, "disconnect", &format!("of {count}: {}", who(&request)), answer)
+            let closed = |answer: &Disconnected| format!("{} closed", answer.matched);
+            audited(peer, "disconnect", &format!("of {count}: {}", who(&request)), answer, closed)
         }
         Command::Lift => {
             let LiftRequest { subject } = parse(body, r#"{"subject": "alice"}"#)?;
-            audited(peer, "refused remove", &format!("{subject:?}"), control.lift(&subject))
+            let lifted = |answer: &Lifted| format!("{} lifted", answer.matched);
+            audited(peer, "refused remove", &format!("{subject:?}"), control.lift(&subject), lifted)
         }
         Command::Publish => {
             let request: PublishRequest =
                 parse(body, r#"{"messages": [{"channel": "chat", "data": "hello"}]}"#)?;
-            audited(peer, "publish", &what(&request), control.publish(&request))
+            let queued = |answer: &Published| {
+                format!("queued for {}", answer.published.iter().map(|message| message.readers).sum::<u64>())
+            };
+            audited(peer, "publish", &what(&request), control.publish(&request), queued)
         }
         Command::SetLogLevel => {
             let LevelRequest { level } = parse(body, r#"{"level": "debug"}"#)?;
-            audited(peer, "log-level", &format!("{level:?}"), control.set_log_level(level))
+            audited(peer, "log-level", &format!("{level:?}"), control.set_log_level(level), |_| {
+                "1 changed".into()
+            })
         }
     };
     json.map(Answer::Json)
@@ -247,16 +255,28 @@ fn parse_query<T: DeserializeOwned>(query: &str) -> Result<T, Failure> {
         .map_err(|error| Failure::new(Code::BadRequest, format!("the query of the URL: {error}")))
 }
 
-/// Leaves the line that tells who changed or issued what, done or refused.
+/// Leaves the line that tells who changed or issued what and to how many, done or refused.
 fn audited<T: Serialize>(
     peer: Peer,
     command: &'static str,
     what: &str,
     answer: Result<T, Failure>,
+    came_to: impl FnOnce(&T) -> String,
 ) -> Result<Vec<u8>, Failure> {
-    let outcome = answer.as_ref().err().map_or("done", |failure| failure.message.as_str());
-    audit(peer, command, what, outcome);
+    match &answer {
+        Ok(answer) => audit(peer, command, what, &format!("done, {}", came_to(answer))),
+        Err(failure) => audit(peer, command, what, &failure.message),
+    }
     json(answer)
+}
+
+fn changed(answer: &SecretChanged) -> String {
+    format!("{} in use, {} closing", answer.secrets, answer.closing)
+}
+
+fn reloaded(answer: &Reloaded) -> String {
+    let Reloaded { applied, needs_restart, closing, .. } = answer;
+    format!("{} applied, {} need a restart, {closing} closing", applied.len(), needs_restart.len())
 }
 
 fn audit(peer: Peer, command: &'static str, what: &str, outcome: &str) {

@@ -35,7 +35,11 @@ impl fmt::Display for Change {
 pub fn changes(old: &Settings, new: &Settings) -> Changes {
     let mut changes = Changes::default();
     for key in KEYS.iter().filter(|key| !key.same(old, new)) {
-        let change = Change { key: key.path(), old: text(key, old), new: text(key, new) };
+        let mut change = Change { key: key.path(), old: text(key, old), new: text(key, new) };
+        if change.old == change.new && ["auth.public_keys", "auth.jwks_file"].contains(&change.key) {
+            // The files are the same and what stands in them is not.
+            change.new += " (with other keys in it)";
+        }
         match key.reload() {
             Reload::Live => changes.applied.push(change),
             Reload::Restart => changes.needs_restart.push(change),
@@ -50,18 +54,10 @@ pub fn keep_fixed(old: &Settings, new: &Settings) -> Settings {
     for key in KEYS.iter().filter(|key| key.reload() == Reload::Restart) {
         key.keep(old, &mut settings);
     }
-    // The listeners that speak TLS do so until the next start, with or without new settings for it.
-    if settings.tls.is_none() && settings.listen.listeners().iter().any(|listener| listener.tls) {
-        settings.tls.clone_from(&old.tls);
-    }
     settings
 }
 
 fn text(key: &Key, settings: &Settings) -> String {
-    // A renewed certificate stands in the same file.
-    if let (super::tls::CERTIFICATE, Some(tls)) = (key.path(), &settings.tls) {
-        return format!("{} until {}", key.show(settings).unwrap_or_default(), tls.expires_text());
-    }
     key.show(settings).unwrap_or_else(|| match key.path() {
         "auth.secret" => match settings.auth.secrets.iter().count() {
             1 => "1 secret (redacted)".to_owned(),

@@ -34,6 +34,9 @@ pub struct CommandLine {
 /// The settings given on the command line. `Debug` does not show `--set`, which may hold the secret.
 #[derive(Args, Clone, Default)]
 pub struct Overrides {
+    /// For development: listen on this machine alone, with a secret that everybody knows and a page to try channels on
+    #[arg(long)]
+    pub dev: bool,
     /// Read this file in place of /etc/philote/philote.toml
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -57,6 +60,7 @@ pub struct Overrides {
 impl fmt::Debug for Overrides {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Overrides")
+            .field("dev", &self.dev)
             .field("config", &self.config)
             .field("listen", &self.listen)
             .field("port", &self.port)

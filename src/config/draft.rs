@@ -11,7 +11,6 @@ use super::keys::{self, KEYS, Key};
 use super::kinds::{KIB, MIB, seconds, size};
 use super::listen::{self, Listen};
 use super::memory;
-use super::networks::TrustedProxies;
 use super::origin::Origin;
 use super::raw::Raw;
 use super::secret::{SecretSource, Secrets};
@@ -29,9 +28,6 @@ pub(super) struct Draft {
     /// The text of `auth.secret`.
     pub(super) secret: Option<String>,
     pub(super) secret_file: Option<PathBuf>,
-    /// The files of `[tls]`.
-    pub(super) certificate: Option<PathBuf>,
-    pub(super) key: Option<PathBuf>,
     /// What relative paths of the layer at hand are relative to.
     pub(super) base: PathBuf,
     pub(super) origins: BTreeMap<&'static str, Origin>,
@@ -40,14 +36,16 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// The defaults.
-    pub(super) fn new() -> Self {
+    /// The defaults; for development, those of [`super::dev`].
+    pub(super) fn new(dev: bool) -> Self {
+        let mut settings = defaults(memory::allowed());
+        if dev {
+            super::dev::prepare(&mut settings);
+        }
         Draft {
-            settings: defaults(memory::allowed()),
+            settings,
             secret: None,
             secret_file: None,
-            certificate: None,
-            key: None,
             base: PathBuf::new(),
             origins: BTreeMap::new(),
             warnings: Vec::new(),
@@ -65,7 +63,10 @@ impl Draft {
         let named = named
             .or_else(|| environment.get(CONFIG_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from));
         // Only the system's own file may be missing; its absence is the state before the first configuration.
-        let path = named.or_else(|| environment.system_file.clone().filter(|path| !is_missing(path)))?;
+        // And what the system's daemon runs on is nothing to try things out with.
+        let system_file =
+            environment.system_file.clone().filter(|path| !command_line.dev && !is_missing(path));
+        let path = named.or(system_file)?;
         self.base = path.parent().map(Path::to_owned).unwrap_or_default();
         match file::read(&path) {
             Ok(entries) => entries.into_iter().for_each(|entry| self.apply_entry(&path, entry)),
@@ -224,9 +225,10 @@ impl Draft {
             limits.queue_bytes,
             "no connection could use its own limit",
         );
+        super::dev::check(self);
         if !self.settings.websocket.allowed_origins.is_empty() && !self.settings.websocket.check_origin {
             self.warnings
-                .push("websocket.allowed_origins is set, so origins are checked although websocket.check_origin is false".into());
+                .push("websocket.allowed_origins has no effect: websocket.check_origin is false".into());
         }
         if self.settings.admin.mode & 0o007 != 0 {
             self.warnings.push("admin.mode lets every user of this machine administer Philote".into());
@@ -254,10 +256,13 @@ fn is_missing(path: &Path) -> bool {
 /// The defaults, on a machine that allows this much memory, in bytes.
 fn defaults(memory: usize) -> Settings {
     Settings {
+        dev: false,
         listen: Listen::default(),
         max_connections: 255,
         auth: AuthSettings {
             secrets: Secrets::new(Vec::new(), SecretSource::Missing(PathBuf::new())),
+            public_keys: Vec::new(),
+            jwks_file: None,
             allow_empty_secret: false,
             leeway: seconds(5),
             require_expiry: false,
@@ -281,9 +286,7 @@ fn defaults(memory: usize) -> Settings {
             total_queue_bytes: memory / 4,
             channels_per_token: 1024,
             channel_name_bytes: 255,
-            trusted_proxies: TrustedProxies::default(),
         },
-        tls: None,
         admin: AdminSettings { socket: None, mode: 0o660, closed_ring: 10_000 },
         log: LogSettings { level: LogLevel::Info, format: LogFormat::Auto },
         shutdown: ShutdownSettings { drain: Drain::Auto },

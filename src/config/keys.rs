@@ -9,11 +9,10 @@ use super::kinds::{
     WebOrigins, Word, quoted, seconds,
 };
 use super::listen;
-use super::networks::Proxies;
+use super::public_keys;
 use super::raw::Raw;
 use super::secret::{SecretSource, Secrets};
 use super::settings::{LogFormat, LogLevel, Settings};
-use super::tls;
 
 /// Whether a reload applies a changed value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,7 +141,7 @@ pub static KEYS: &[Key] = &[
             draft.settings.listen = listen::read(raw)?;
             Ok(())
         },
-        show: |settings| Some(listen::show(&settings.listen, settings.tls.is_some())),
+        show: |settings| Some(listen::show(&settings.listen)),
         same: |a, b| a.listen == b.listen,
         keep: |from, to| to.listen.clone_from(&from.listen),
     },
@@ -174,6 +173,30 @@ pub static KEYS: &[Key] = &[
         // What matters is the keys that were read there, and those are auth.secret's.
         same: |_, _| true,
         keep: |_, _| (),
+    },
+    Key {
+        path: "auth.public_keys",
+        short: None,
+        reload: Reload::Live,
+        store: |draft, raw| {
+            draft.settings.auth.public_keys = public_keys::read_names(raw, &draft.base)?;
+            Ok(())
+        },
+        show: |settings| Some(public_keys::show_names(&settings.auth.public_keys)),
+        same: |a, b| a.auth.public_keys == b.auth.public_keys,
+        keep: |from, to| to.auth.public_keys.clone_from(&from.auth.public_keys),
+    },
+    Key {
+        path: "auth.jwks_file",
+        short: None,
+        reload: Reload::Live,
+        store: |draft, raw| {
+            draft.settings.auth.jwks_file = public_keys::read_name(raw, &draft.base)?;
+            Ok(())
+        },
+        show: |settings| public_keys::show_name(&settings.auth.jwks_file),
+        same: |a, b| a.auth.jwks_file == b.auth.jwks_file,
+        keep: |from, to| to.auth.jwks_file.clone_from(&from.auth.jwks_file),
     },
     key!("auth.allow_empty_secret", Some("ALLOW_EMPTY_SECRET"), Live, auth.allow_empty_secret, Flag),
     key!("auth.leeway", None, Live, auth.leeway, Period(Duration::ZERO..=LONGEST_LEEWAY)),
@@ -212,32 +235,6 @@ pub static KEYS: &[Key] = &[
     key!("limits.total_queue_bytes", None, Live, limits.total_queue_bytes, Size(MIB..=64 * TIB)),
     key!("limits.channels_per_token", None, Live, limits.channels_per_token, Number(1..=1_000_000)),
     key!("limits.channel_name_bytes", None, Live, limits.channel_name_bytes, Number(1..=4096)),
-    key!("limits.trusted_proxies", None, Live, limits.trusted_proxies, Proxies),
-    Key {
-        path: tls::CERTIFICATE,
-        short: None,
-        reload: Reload::Live,
-        store: |draft, raw| {
-            draft.certificate = OptionalPath(&draft.base).read(raw)?;
-            Ok(())
-        },
-        show: |settings| settings.tls.as_ref().map(|tls| quoted(tls.certificate.display())),
-        same: |a, b| a.tls == b.tls,
-        keep: |from, to| to.tls.clone_from(&from.tls),
-    },
-    Key {
-        path: tls::KEY,
-        short: None,
-        reload: Reload::Live,
-        store: |draft, raw| {
-            draft.key = OptionalPath(&draft.base).read(raw)?;
-            Ok(())
-        },
-        show: |settings| settings.tls.as_ref().map(|tls| quoted(tls.key.display())),
-        // What matters is the pair, and that is tls.certificate's.
-        same: |_, _| true,
-        keep: |_, _| (),
-    },
     Key {
         path: "admin.socket",
         short: None,
@@ -276,10 +273,10 @@ pub(super) fn is_section(name: &str) -> bool {
     !name.is_empty() && sections.any(|section| section == name)
 }
 
-const NO_PUBLIC_KEYS: &str = "this version of Philote verifies no public-key tokens yet: \
-    remove the key, and sign with the secret (HS256)";
+const NO_TLS: &str = "this version of Philote has no TLS yet: remove [tls], or put a proxy in front";
 const NO_CLIENT_LIMITS: &str = "this version of Philote has no limits per address, subject or rate yet: \
     remove the key, or set it to 0";
+const NO_PROXIES: &str = "this version of Philote believes no X-Forwarded-For yet: remove the key";
 const NO_HISTORY: &str =
     "this version of Philote keeps no history yet: remove [history], or set messages to 0";
 const NO_METRICS: &str = "this version of Philote has no metrics yet: remove [metrics]";
@@ -287,16 +284,17 @@ const NO_CLUSTER: &str = "this version of Philote does not cluster yet: remove [
 
 /// Keys that a later version knows, and what to do until then.
 const LATER: &[(&str, &str)] = &[
-    ("auth.public_keys", NO_PUBLIC_KEYS),
-    ("auth.jwks_file", NO_PUBLIC_KEYS),
     ("limits.connections_per_address", NO_CLIENT_LIMITS),
     ("limits.connections_per_subject", NO_CLIENT_LIMITS),
     ("limits.handshakes_per_second", NO_CLIENT_LIMITS),
     ("limits.messages_per_second", NO_CLIENT_LIMITS),
     ("limits.bytes_per_second", NO_CLIENT_LIMITS),
+    ("limits.trusted_proxies", NO_PROXIES),
     ("history.messages", NO_HISTORY),
     ("history.ttl", NO_HISTORY),
     ("history.bytes", NO_HISTORY),
+    ("tls.certificate", NO_TLS),
+    ("tls.key", NO_TLS),
     ("metrics.listen", NO_METRICS),
     ("cluster.servers", NO_CLUSTER),
     ("cluster.subject_prefix", NO_CLUSTER),

@@ -11,7 +11,7 @@ use super::keys::Key;
 use super::origin::Origin;
 use super::secret::{SecretSource, Secrets, parse};
 use super::settings::Settings;
-use super::{secret_choice, secret_file, tls};
+use super::{public_keys, secret_choice, secret_file};
 
 /// Settings, and what there is to say about them.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,7 +22,7 @@ pub struct Loaded {
     pub warnings: Vec<String>,
     /// The configuration file, where one was used.
     pub file: Option<PathBuf>,
-    pub(super) origins: BTreeMap<&'static str, Origin>,
+    origins: BTreeMap<&'static str, Origin>,
 }
 
 /// Reads the settings: defaults, then the file, then the environment, then the command line, each over what
@@ -41,13 +41,13 @@ pub struct Loaded {
 /// # Ok::<(), philote::config::ConfigError>(())
 /// ```
 pub fn load(command_line: &Overrides, environment: &Environment) -> Result<Loaded, ConfigError> {
-    let mut draft = Draft::new();
+    let mut draft = Draft::new(command_line.dev);
     let file = draft.apply_file(command_line, environment);
     draft.apply_environment(environment);
     draft.apply_command_line(command_line);
     draft.check();
+    public_keys::load(&mut draft);
     secret_choice::choose(&mut draft, environment);
-    tls::choose(&mut draft);
     ConfigError::unless_empty(draft.problems)?;
     Ok(Loaded { settings: draft.settings, warnings: draft.warnings, file, origins: draft.origins })
 }

@@ -6,6 +6,7 @@
 
 mod changes;
 mod command_line;
+mod dev;
 mod draft;
 mod environment;
 mod error;
@@ -15,8 +16,8 @@ mod kinds;
 mod listen;
 mod load;
 mod memory;
-mod networks;
 mod origin;
+mod public_keys;
 mod raw;
 mod report;
 mod secret;
@@ -25,22 +26,21 @@ mod secret_file;
 mod settings;
 #[cfg(test)]
 mod tests;
-mod tls;
 
 pub use changes::{Change, Changes, changes, keep_fixed};
 pub use command_line::{CommandLine, Overrides};
+pub use dev::DEV_SECRET;
 pub use environment::{Environment, SYSTEM_FILE, admin_socket_places};
 pub use error::{ConfigError, Problem, Situation};
 pub use keys::{KEYS, Key, Reload};
-pub use listen::{Address, DEFAULT_PORT, Listen, Listener};
+pub use listen::{DEFAULT_PORT, Listen};
 pub use load::{Loaded, load};
-pub use networks::{Network, TrustedProxies};
 pub use origin::Origin;
-pub use report::{check, check_for_service, print_config};
+pub use public_keys::{Fault, KeyError, KeyFile, PublicKey};
+pub use report::{check, print_config};
 pub use secret::{Secret, SecretError, SecretSource, Secrets};
 pub use secret_file::replace_file;
 pub use settings::{
     AdminSettings, AuthSettings, Drain, LimitSettings, LogFormat, LogLevel, LogSettings, Settings,
     ShutdownSettings, WebSocketSettings,
 };
-pub use tls::{Expiry, TlsError, TlsSettings, provider};

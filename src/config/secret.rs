@@ -67,6 +67,8 @@ pub enum SecretSource {
     Setting(Origin),
     /// The file that `auth.secret_file` names.
     File(PathBuf),
+    /// That of every server for development.
+    Dev,
     /// systemd's credential directory.
     Credential(PathBuf),
     /// The daemon's own file, made at an earlier start.
@@ -120,6 +122,7 @@ impl fmt::Display for SecretSource {
             SecretSource::File(path) | SecretSource::Own(path) => {
                 write!(f, "the secret is in {}", path.display())
             }
+            SecretSource::Dev => f.write_str("the secret is that of every philote --dev"),
             SecretSource::Credential(path) => {
                 write!(f, "the secret is systemd's credential {}", path.display())
             }

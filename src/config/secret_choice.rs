@@ -1,10 +1,12 @@
 //! Which of the places that may hold the secret counts.
 //!
 //! The command line wins over the environment, and that over the file. Where one of them gives both, `secret`
-//! wins over `secret_file`. With neither, it is systemd's credential, and without that the daemon's own file.
+//! wins over `secret_file`. With neither, it is systemd's credential, and without that the daemon's own file; for
+//! development it is one that everybody knows.
 
 use std::path::{Path, PathBuf};
 
+use super::dev::DEV_SECRET;
 use super::draft::Draft;
 use super::environment::Environment;
 use super::error::Situation;
@@ -65,11 +67,14 @@ fn layer(origin: &Origin) -> u8 {
 }
 
 fn read(draft: &mut Draft, environment: &Environment) -> Result<Secrets, SecretError> {
+    let set = draft.secret.is_some() || draft.secret_file.is_some();
+    if draft.settings.dev && !set {
+        return Ok(Secrets::new(parse(DEV_SECRET)?, SecretSource::Dev));
+    }
     let credential = environment
         .directory("CREDENTIALS_DIRECTORY")
         .map(|directory| directory.join("secret"))
         .filter(|path| path.exists());
-    let set = draft.secret.is_some() || draft.secret_file.is_some();
     if let Some(unused) = credential.as_ref().filter(|_| set) {
         draft.warnings.push(format!("{} is not used: the secret is set elsewhere", unused.display()));
     }

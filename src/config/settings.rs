@@ -4,15 +4,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::listen::Listen;
-use super::networks::TrustedProxies;
+use super::public_keys::KeyFile;
 use super::secret::Secrets;
-use super::tls::TlsSettings;
 
 /// Everything that can be set, each value within its documented range.
 ///
 /// `Debug` shows no secret: [`Secret`](super::Secret) redacts itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
+    /// Whether this is a server for development (`--dev`): on this machine alone, with a page at `/`.
+    pub dev: bool,
     /// The addresses to bind (`listen`). Needs a restart.
     pub listen: Listen,
     /// The most connections served at a time (`max_connections`), before the descriptor limit is considered.
@@ -23,8 +24,6 @@ pub struct Settings {
     pub websocket: WebSocketSettings,
     /// What one client, and all of them together, may use (`[limits]`).
     pub limits: LimitSettings,
-    /// The certificate of the listeners that speak TLS (`[tls]`).
-    pub tls: Option<TlsSettings>,
     /// The admin socket (`[admin]`).
     pub admin: AdminSettings,
     /// The log (`[log]`).
@@ -38,6 +37,10 @@ pub struct Settings {
 pub struct AuthSettings {
     /// The HMAC keys: the first signs, all verify.
     pub secrets: Secrets,
+    /// PEM files of public keys, read.
+    pub public_keys: Vec<KeyFile>,
+    /// The JSON Web Key Set, read.
+    pub jwks_file: Option<KeyFile>,
     /// Whether an empty secret was asked for; without it, an empty one is refused.
     pub allow_empty_secret: bool,
     /// The clock skew allowed on `exp` and `nbf`; at most five minutes.
@@ -86,8 +89,6 @@ pub struct LimitSettings {
     pub channels_per_token: usize,
     /// The longest channel name, in bytes.
     pub channel_name_bytes: usize,
-    /// Whose `X-Forwarded-For` and `Forwarded` are believed.
-    pub trusted_proxies: TrustedProxies,
 }
 
 /// The admin socket.

@@ -10,6 +10,7 @@ use super::complete::Shell;
 use super::follow::EventsArgs;
 use super::lists::{ChannelsArgs, ConnectionsArgs, RefusedArgs, Watch};
 use super::steer::{DisconnectArgs, LevelArgs, PublishArgs};
+use super::top::TopArgs;
 
 const COMMON: &str = "Options of every command";
 const AFTER_HELP: &str = "\
@@ -56,6 +57,8 @@ pub(super) enum Command {
     Publish(PublishArgs),
     /// Follow connects, refusals, closes, reloads and, if wanted, messages
     Events(EventsArgs),
+    /// Watch it live: rates, the busiest channels, the slowest connections, who was dropped and why
+    Top(TopArgs),
     /// Issue a token and print it alone; when it expires is told on standard error
     Token(Token),
     /// Say what is in a token and whether this daemon would accept it; exit status 1 if not

@@ -9,7 +9,7 @@ use tokio::runtime::Runtime;
 use super::args::{Arguments, Command, Secret, Token};
 use super::bench::{self, BenchError, Measured, Options, Philote, Rights, Target};
 use super::print::{Facts, bytes, count, in_json, list, many, span};
-use super::{Complaint, Exit, Report, complete, follow, lists, steer};
+use super::{Complaint, Exit, Report, complete, follow, lists, steer, top};
 use crate::admin::api::{
     Hidden, InspectRequest, Inspection, IssuedToken, Reloaded, SecretChanged, SecretSet, Secrets, Status,
     Timestamp, TokenRequest,
@@ -35,6 +35,10 @@ pub(super) fn run(arguments: &Arguments, style: Style) -> Result<Report, Complai
     let paths = path::for_client(arguments.socket.clone(), |name| std::env::var_os(name));
     let client = |usual| Client::new(paths.clone(), arguments.timeout.unwrap_or(usual));
     let json = arguments.json;
+    // Some have the thread to themselves.
+    if let Command::Top(args) = &arguments.command {
+        return top::run(&client(ANSWER), args, json, style);
+    }
     if let Command::Bench(options) = &arguments.command {
         let measured = load(options, &client(ANSWER), &runtime)?;
         return Ok(in_json(json, &measured).unwrap_or_else(|| Report::new(measured.table())));
@@ -93,8 +97,7 @@ pub(super) fn run(arguments: &Arguments, style: Style) -> Result<Report, Complai
                 let answer = wait_ready(&paths, within).await?;
                 in_json(json, &answer).unwrap_or_else(|| Report::new("philote is ready\n"))
             }
-            // It has the thread to itself.
-            Command::Bench(_) => Report::new(""),
+            Command::Bench(_) | Command::Top(_) => Report::new(""),
         };
         Ok(report)
     })
@@ -156,13 +159,6 @@ fn status(status: &Status, style: Style) -> String {
     let up = Duration::from_secs(status.uptime_seconds);
     facts.add("up", format!("{}, since {}", span(up), status.started_at));
     facts.add_list("listening", &status.listeners);
-    if let Some(tls) = &status.tls {
-        let days = tls.expires_in_seconds.div_euclid(24 * 60 * 60);
-        let left = if days < 0 { "EXPIRED".to_owned() } else { format!("in {days} days") };
-        let text =
-            format!("{} until {}, {left}", escape(&tls.certificate.display().to_string()), tls.expires_at);
-        facts.add("certificate", if tls.warning { style.paint(Tone::Bad, &text).to_string() } else { text });
-    }
     let settings = status.config_file.as_ref().map(|path| path.display().to_string());
     let mut connections = format!("{} of {}", number(status.connections), number(status.max_connections));
     if status.connections >= status.max_connections {
@@ -290,10 +286,8 @@ fn inspection(token: &Inspection, style: Style) -> String {
     } else if token.accepted {
         facts.add("expires", "never");
     }
-    match token.signed_by {
-        Some(1) => facts.add("signed by", "the secret that signs now"),
-        Some(which) => facts.add("signed by", format!("an older secret, number {which}")),
-        None => {}
+    if let Some(key) = &token.signed_by {
+        facts.add("signed by", escape(key));
     }
     for (label, part) in [("claims", &token.claims), ("header", &token.header)] {
         if let Some(value) = part {

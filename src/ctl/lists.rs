@@ -48,7 +48,7 @@ fn rows(text: &str) -> Result<usize, String> {
     fits.ok_or_else(|| format!("give a number from 1 to {MAX_ROWS}"))
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.strip_suffix('s').unwrap_or(text).parse().ok();
     let sensible = seconds.filter(|seconds| (0.1..=86_400.0).contains(seconds));
     sensible.map(Duration::from_secs_f64).ok_or_else(|| "give a number of seconds, 0.1 at least".to_owned())

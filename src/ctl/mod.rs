@@ -9,6 +9,7 @@ mod lists;
 mod print;
 mod steer;
 mod table;
+mod top;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

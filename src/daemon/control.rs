@@ -1,7 +1,7 @@
 //! What the admin socket may ask of the daemon, answered.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -19,7 +19,7 @@ use crate::admin::api::{
     Status, Timestamp, TokenRequest,
 };
 use crate::admin::{Control, EventStream};
-use crate::config::{Expiry, LogLevel, SecretSource};
+use crate::config::{LogLevel, SecretSource};
 use crate::log::LogHandle;
 use crate::message::ChannelName;
 use crate::server::{Event, Live, MAX_FOLLOWERS, Messages, Server, unix_now};
@@ -34,6 +34,8 @@ pub(super) struct DaemonControl {
     pub(super) listeners: Vec<String>,
     pub(super) config_file: Option<std::path::PathBuf>,
     pub(super) started: Timestamp,
+    /// Set when a drain begins.
+    pub(super) drain_ends: Arc<OnceLock<Timestamp>>,
     pub(super) vitals: Arc<Vitals>,
     pub(super) steering: Steering,
 }
@@ -71,16 +73,10 @@ impl Control for DaemonControl {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             state: self.state(),
-            drain_ends_at: None,
+            drain_ends_at: self.drain_ends.get().copied(),
             started_at: self.started,
             uptime_seconds: server.started().elapsed().as_secs(),
             listeners: self.listeners.clone(),
-            tls: server.live().settings.tls.as_ref().map(|tls| api::TlsStatus {
-                certificate: tls.certificate.clone(),
-                expires_at: Timestamp::from_unix(tls.expires),
-                expires_in_seconds: tls.expires.cast_signed().saturating_sub(unix_now().cast_signed()),
-                warning: tls.expiry(unix_now()) > Expiry::Far,
-            }),
             config_file: self.config_file.clone(),
             connections: server.connected() as u64,
             max_connections: live.max_connections as u64,
@@ -135,7 +131,7 @@ impl Control for DaemonControl {
             reason: inspected.verdict.err().map(|error| error.to_string()),
             header: inspected.header,
             claims: inspected.claims,
-            signed_by: inspected.signed_by.map(|position| position as u64 + 1),
+            signed_by: inspected.signed_by.map(String::from),
             expires_at: claimed.filter(|exp| *exp >= 0.0).map(|exp| Timestamp::from_unix(exp as u64)),
         })
     }

@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 
 use super::refused_file::RefusedFileError;
 use crate::admin::socket::BindError;
-use crate::config::{Address, ConfigError};
+use crate::config::ConfigError;
 use crate::log::LogError;
 use crate::signals::SignalError;
 use crate::systemd::SystemdError;
@@ -17,7 +18,8 @@ pub(super) enum StartError {
     Signals(SignalError),
     Log(LogError),
     Systemd(SystemdError),
-    Bind { address: Address, source: io::Error },
+    Bind { address: SocketAddr, source: io::Error },
+    DevSocket(SocketAddr),
     Admin(BindError),
     Refused(RefusedFileError),
     Runtime(io::Error),
@@ -59,6 +61,9 @@ impl fmt::Display for StartError {
                     f,
                     "listen: {address} may not be bound: ports under 1024 need the capability CAP_NET_BIND_SERVICE"
                 )
+            }
+            StartError::DevSocket(address) => {
+                write!(f, "--dev: the socket passed by systemd, {address}, is reached from other machines")
             }
             StartError::Bind { address, source } => write!(f, "listen: can't listen on {address}: {source}"),
             StartError::Runtime(error) => write!(f, "the system refuses what the daemon needs: {error}"),

@@ -145,6 +145,21 @@ impl Watchdog {
     }
 }
 
+/// For the tests of the program, and in no build that is shipped: a worker that hangs when it is told to. The first byte
+/// of the pipe that the variable names makes a worker wait for the second.
+#[cfg(debug_assertions)]
+pub(super) fn block_on_purpose(runtime: &Handle) {
+    use std::io::Read;
+    let Some(path) = std::env::var_os("TEST_BLOCK_A_WORKER") else { return };
+    let runtime = runtime.clone();
+    std::thread::spawn(move || {
+        let Ok(mut pipe) = std::fs::File::open(path) else { return };
+        if pipe.read_exact(&mut [0]).is_ok() {
+            runtime.spawn(async move { pipe.read_exact(&mut [0]) });
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixDatagram;

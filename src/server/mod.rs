@@ -7,23 +7,20 @@
 mod api;
 #[doc = include_str!("cost.md")]
 mod cost {}
+mod dev;
 mod ended;
 mod events;
 mod first_frame;
 mod flush;
-mod forwarded;
 mod frames;
 mod handshake;
 pub mod listener;
 mod origin;
 mod presence;
-mod proxy_header;
 mod refusal;
 mod refused_subjects;
 mod session;
-mod stream;
 mod timekeeper;
-mod tls;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -72,8 +69,14 @@ impl Live {
             channels: settings.limits.channels_per_token,
             channel_name_bytes: settings.limits.channel_name_bytes,
         };
+        let mut keys = Keys::new(settings.auth.secrets.iter().map(|secret| secret.as_bytes()));
+        for key in
+            settings.auth.public_keys.iter().chain(&settings.auth.jwks_file).flat_map(|file| &file.keys)
+        {
+            keys.add_public(&key.decoding, &key.algorithms, &key.material, key.kid.as_deref(), &key.name);
+        }
         Live {
-            keys: Keys::new(settings.auth.secrets.iter().map(|secret| secret.as_bytes())),
+            keys,
             policy,
             max_connections: settings.max_connections.min(max_descriptors.saturating_sub(SPARE_DESCRIPTORS)),
             settings,
@@ -123,7 +126,6 @@ pub struct Server {
     left: Notify,
     pending: listener::Pending,
     accept_loops: listener::AcceptLoops,
-    tls: Option<tls::Acceptor>,
     timekeeper: Timekeeper,
     port: OnceLock<u16>,
 }
@@ -139,11 +141,6 @@ impl Server {
             limits.total_queue_bytes,
             live.settings.websocket.write_buffer_size,
         );
-        // Made with or without a certificate: the listeners that speak TLS are settled at the start.
-        let acceptor = tls::Acceptor::new().inspect_err(|error| tracing::error!(%error, "no TLS")).ok();
-        if let Some(acceptor) = &acceptor {
-            acceptor.set(live.settings.tls.as_ref());
-        }
         Arc::new(Server {
             hub: Hub::new(Arc::new(budget)),
             counters: Counters::default(),
@@ -152,7 +149,6 @@ impl Server {
             events: Arc::default(),
             refused_subjects: RefusedSubjects::default(),
             accept_loops: listener::AcceptLoops::default(),
-            tls: acceptor,
             id: Uuid::new_v4(),
             started: Instant::now(),
             live: ArcSwap::from_pointee(live),
@@ -202,9 +198,6 @@ impl Server {
         budget.queue_bytes.store(limits.queue_bytes, Relaxed);
         budget.total_bytes.store(limits.total_queue_bytes, Relaxed);
         budget.kept_bytes.store(live.settings.websocket.write_buffer_size, Relaxed);
-        if let Some(acceptor) = &self.tls {
-            acceptor.set(live.settings.tls.as_ref());
-        }
         self.live.store(live.clone());
         let withdrawn = self.withdrawn(&live.keys);
         let count = withdrawn.len();

@@ -3,28 +3,17 @@
 use std::fmt;
 use std::io;
 use std::net::TcpListener;
-use std::os::unix::net::UnixListener;
 
 use listenfd::ListenFd;
-use rustix::net::sockopt::socket_acceptconn;
 
 /// The number of the first descriptor passed; 0 to 2 are the standard ones.
 const FIRST_DESCRIPTOR: usize = 3;
 
-/// A listening socket of either kind.
-#[derive(Debug)]
-pub enum PassedSocket {
-    /// TCP.
-    Tcp(TcpListener),
-    /// Unix.
-    Unix(UnixListener),
-}
-
-/// A socket that listens already, in non-blocking mode and closed on exec.
+/// A TCP socket that listens already, in non-blocking mode and closed on exec.
 #[derive(Debug)]
 pub struct PassedListener {
     /// The socket.
-    pub socket: PassedSocket,
+    pub listener: TcpListener,
     /// Its name from `LISTEN_FDNAMES` (`FileDescriptorName=`, or the name of the socket unit); `unknown` without.
     pub name: String,
 }
@@ -39,7 +28,14 @@ pub enum SystemdError {
         /// How many sockets were passed.
         sockets: usize,
     },
-    /// Something else than a TCP or Unix socket that listens.
+    /// A Unix socket; only TCP is served.
+    UnixSocket {
+        /// Its number.
+        descriptor: usize,
+        /// Its name.
+        name: String,
+    },
+    /// Something else than a TCP socket that listens.
     NotListening {
         /// Its number.
         descriptor: usize,
@@ -64,10 +60,15 @@ impl fmt::Display for SystemdError {
                 f,
                 "LISTEN_FDNAMES has {names} names and LISTEN_FDS says {sockets} sockets: give each socket one name"
             ),
+            SystemdError::UnixSocket { descriptor, name } => write!(
+                f,
+                "the passed socket {name:?} (descriptor {descriptor}) is a Unix socket, and only TCP sockets can be \
+                 passed: write ListenStream= with a port in its socket unit"
+            ),
             SystemdError::NotListening { descriptor, name } => write!(
                 f,
-                "the passed descriptor {descriptor} ({name:?}) is not a stream socket that listens: write ListenStream= \
-                 with a port or a path in its socket unit, and leave Accept= off"
+                "the passed descriptor {descriptor} ({name:?}) is not a TCP socket that listens: write ListenStream= \
+                 with a port in its socket unit, and leave Accept= off"
             ),
             SystemdError::NonBlocking { descriptor, name, error } => write!(
                 f,
@@ -85,7 +86,7 @@ impl std::error::Error for SystemdError {}
 /// To be called once, before threads read the environment: listenfd takes the variables out of it.
 ///
 /// # Errors
-/// Fails when one of the descriptors is no listening stream socket, or names and sockets do not match.
+/// Fails when one of the descriptors is no listening TCP socket, or names and sockets do not match.
 pub fn passed_listeners() -> Result<Vec<PassedListener>, SystemdError> {
     let names = std::env::var("LISTEN_FDNAMES").ok();
     let mut passed = ListenFd::from_env();
@@ -101,19 +102,18 @@ pub fn passed_listeners() -> Result<Vec<PassedListener>, SystemdError> {
 
 fn take(passed: &mut ListenFd, index: usize, name: String) -> Result<PassedListener, SystemdError> {
     let descriptor = FIRST_DESCRIPTOR + index;
-    let tcp = passed.take_tcp_listener(index).ok().flatten().map(PassedSocket::Tcp);
-    let unix = || passed.take_unix_listener(index).ok().flatten().map(PassedSocket::Unix);
-    let Some(socket) = tcp.or_else(unix) else { return Err(SystemdError::NotListening { descriptor, name }) };
-    // A connection handed over by Accept=yes looks the same until here.
-    let (listens, made) = match &socket {
-        PassedSocket::Tcp(socket) => (socket_acceptconn(socket), socket.set_nonblocking(true)),
-        PassedSocket::Unix(socket) => (socket_acceptconn(socket), socket.set_nonblocking(true)),
+    let Ok(Some(listener)) = passed.take_tcp_listener(index) else {
+        return Err(match passed.take_unix_listener(index) {
+            Ok(_) => SystemdError::UnixSocket { descriptor, name },
+            Err(_) => SystemdError::NotListening { descriptor, name },
+        });
     };
-    if !listens.unwrap_or(false) {
+    // A connection handed over by Accept=yes looks the same until here.
+    if !rustix::net::sockopt::socket_acceptconn(&listener).unwrap_or(false) {
         return Err(SystemdError::NotListening { descriptor, name });
     }
-    match made {
-        Ok(()) => Ok(PassedListener { socket, name }),
+    match listener.set_nonblocking(true) {
+        Ok(()) => Ok(PassedListener { listener, name }),
         Err(error) => Err(SystemdError::NonBlocking { descriptor, name, error }),
     }
 }

@@ -11,8 +11,11 @@ use serde_json::json;
 use crate::fake::{Daemon, Ended, SECRET, TOKEN, gate, philotectl, run};
 use crate::terminal::OnTerminal;
 
-pub(crate) const EVERY_COMMAND: [&str; 17] = [
+pub(crate) const EVERY_COMMAND: [&str; 20] = [
     "status",
+    "status --max-used 80%",
+    "channels --sort rate --limit 5",
+    "publish chat hello",
     "token --read chat",
     "inspect a.b.c",
     "secret show",
@@ -121,7 +124,7 @@ fn token_prints_the_token_alone() {
 #[test]
 fn inspect_reads_an_argument_or_standard_input() {
     let daemon = Daemon::start();
-    let accepted = "accepted\tyes\nexpires\tnever\nsigned by\tthe secret that signs now\n\
+    let accepted = "accepted\tyes\nexpires\tnever\nsigned by\tsecret, line 1\n\
                     claims\t{\"read\":[\"chat\"],\"sub\":\"alice\\u{202e}\\u001b\"}\nheader\t{\"alg\":\"HS256\"}\n";
     assert_eq!(daemon.ctl("inspect a.b.c"), ended(0, accepted, ""));
     assert_eq!(daemon.fake.last_seen(), "a.b.c");

@@ -14,6 +14,8 @@ use philote::admin::server::Server;
 use philote::admin::socket::Socket;
 use philote::admin::{Control, EventStream};
 
+use crate::output;
+
 /// What must appear in no log, and in no answer but those that are asked for it.
 pub(crate) const SECRET: &str = "correct-horse-battery-staple";
 /// The same of the token that is issued.
@@ -267,7 +269,7 @@ impl Daemon {
             reason: None,
             header: Some(serde_json::json!({"alg": "HS256"})),
             claims: Some(serde_json::json!({"read": ["chat"], "sub": "alice\u{202e}\u{1b}"})),
-            signed_by: Some(1),
+            signed_by: Some("secret, line 1".into()),
             expires_at: None,
         };
         let fake = Arc::new(Fake {
@@ -303,7 +305,12 @@ impl Daemon {
         let _ = stream.write_all(bytes);
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
-        String::from_utf8(answer).unwrap()
+        let answer = String::from_utf8(answer).unwrap();
+        let request = String::from_utf8_lossy(bytes);
+        if !request.contains(" /v1/token ") && !request.contains(" /v1/secret ") {
+            output::keep(&answer);
+        }
+        answer
     }
 
     /// One request by hand: status line and body.
@@ -328,7 +335,6 @@ pub(crate) fn status() -> Status {
         started_at: Timestamp::from_unix(1_795_344_300),
         uptime_seconds: 273_906,
         listeners: vec!["[::]:6380".into()],
-        tls: None,
         config_file: Some("/etc/philote/philote.toml".into()),
         connections: 12,
         max_connections: 255,
@@ -373,16 +379,23 @@ impl Ended {
 }
 
 pub(crate) fn run(mut command: Command, stdin: &[u8]) -> Ended {
+    let line: Vec<String> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // It may end without having read it.
     let _ = child.stdin.take().unwrap().write_all(stdin);
     let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
-    Ended {
+    let ended = Ended {
         code: status.code().unwrap_or(-1),
         out: String::from_utf8(stdout).unwrap(),
         err: String::from_utf8(stderr).unwrap(),
+    };
+    output::keep(&ended.err);
+    // A shell's line is one word.
+    if !output::may_print_secrets(line.iter().flat_map(|word| word.split_whitespace())) {
+        output::keep(&ended.out);
     }
+    ended
 }
 
 /// philotectl run by another user, from a copy that this user can reach. Only root can become another.
@@ -421,6 +434,7 @@ struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        output::keep(&String::from_utf8_lossy(bytes));
         self.0.lock().unwrap().write(bytes)
     }
     fn flush(&mut self) -> std::io::Result<()> {

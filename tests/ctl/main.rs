@@ -5,6 +5,10 @@
 mod commands;
 mod fake;
 mod lists;
+mod manual;
+#[allow(unreachable_pub, reason = "shared with the other tests")]
+#[path = "../daemon/output.rs"]
+mod output;
 mod socket;
 #[path = "../jane/terminal.rs"]
 mod terminal;

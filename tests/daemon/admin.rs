@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Client, Daemon, PATIENCE, ask_admin, body_of, config_file, frame, philote, sign, sign_with, status,
+    Client, Daemon, PATIENCE, ask_admin, body_of, config_file, frame, keep, philote, sign, sign_with, status,
     unix_now, upgrade,
 };
 
@@ -29,6 +29,9 @@ fn philotectl(daemon: &Daemon, line: &[&str]) -> Command {
 fn ctl(daemon: &Daemon, line: &[&str]) -> (i32, String) {
     let Output { status, stdout, stderr } = philotectl(daemon, line).output().unwrap();
     let text = String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap();
+    if !crate::output::may_print_secrets(line.iter().copied()) {
+        keep(&text);
+    }
     (status.code().unwrap(), text)
 }
 
@@ -206,7 +209,7 @@ fn who_is_refused_is_not_forgotten_by_a_damaged_file() {
 #[test]
 fn a_dropped_client_is_explained() {
     let daemon = Daemon::start(
-        "[auth]\nleeway = \"0s\"\n[websocket]\ncheck_origin = true\nping_interval = \"1s\"\npong_timeout = \"1s\"\n\
+        "[auth]\nleeway = \"0s\"\n[websocket]\ncheck_origin = true\nping_interval = \"1s\"\npong_timeout = \"5s\"\n\
          max_message_size = \"1KiB\"\n[limits]\nqueue_bytes = \"64KiB\"\n",
     );
     let shown = |subject: &str| {
@@ -215,10 +218,10 @@ fn a_dropped_client_is_explained() {
     };
 
     // Slow: reads nothing while much is published. It answers no ping either, but its queue is the first to fail.
+    let text = json!({"channel": "load", "data": "x".repeat(900)}).to_string();
+    let bytes = frame(0x81, text.as_bytes()).repeat(20_000);
     let slow = named(&daemon, "slow", "load");
     let mut writer = daemon.client_with(&json!({"write": ["load"]}));
-    let text = json!({"channel": "load", "data": "x".repeat(900)}).to_string();
-    let bytes: Vec<u8> = (0..20_000).flat_map(|_| frame(0x81, text.as_bytes())).collect();
     writer.stream().write_all(&bytes).unwrap();
     let row = ended(&daemon, "slow", "slow_consumer");
     assert_eq!((&row["code"], &row["ending"]), (&json!(4413), &json!("closed")));
@@ -532,6 +535,79 @@ fn publish_obeys_the_limits_of_messages() {
     let (code, text) = ctl(&daemon, &["publish", "", "x"]);
     assert_eq!((code, text.as_str()), (1, "message 0: a channel's name must not be empty\n"));
     reader.settle();
+}
+
+#[test]
+fn fault_67_whoever_misuses_the_admin_socket_disturbs_nobody() {
+    const MESSAGES: usize = 5_000;
+    let daemon = Daemon::start("");
+    let mut reader = daemon.client_with(&json!({"read": ["chat"]}));
+    let mut writer = daemon.client_with(&json!({"write": ["chat"]}));
+    let talking = std::thread::spawn(move || {
+        for number in 0..MESSAGES {
+            writer.publish("chat", &number.to_string());
+            assert_eq!(reader.data(), number.to_string());
+        }
+    });
+    let socket = daemon.directory.path().join("admin.sock");
+    let before = daemon.memory().0;
+    let parts: [&[u8]; 4] = [
+        b"",
+        b"GET /v1/status HTTP/1.1\r\nHost: phi",
+        b"POST /v1/publish HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n{",
+        &[0xff; 4096],
+    ];
+    let idle: Vec<_> = (0..1_000)
+        .map(|number| {
+            let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+            // Some have been sent away by the time they speak.
+            let _ = stream.write_all(parts[number % parts.len()]);
+            stream
+        })
+        .collect();
+    assert_eq!(daemon.admin("GET", "/v1/status", "")["state"], "serving");
+    assert_eq!(ctl(&daemon, &["connections", "--limit", "1"]).0, DONE);
+    talking.join().unwrap();
+    let after = daemon.memory().0;
+    println!("resident KiB before 1,000 such clients {}, with them {}", before >> 10, after >> 10);
+    assert!(after < before + (16 << 20), "{before} to {after}");
+    drop(idle);
+    assert_eq!(ctl(&daemon, &["status"]).0, DONE);
+}
+
+#[test]
+fn bench_states_what_the_server_and_itself_cost() {
+    let daemon = Daemon::start("");
+    let load = ["bench", "fanout", "--connections", "20", "--duration", "200ms"];
+    let (code, table) = ctl(&daemon, &load);
+    println!("{table}");
+    assert_eq!(code, DONE, "{table}");
+    for part in
+        ["deliveries/s", "p99.9", "server", "floor", "bench", "out of order: 0", "and of this program"]
+    {
+        assert!(table.contains(part), "{part} in {table}");
+    }
+    // Another server by its address, with a secret of its own.
+    let secret = daemon.directory.path().join("secret");
+    std::fs::write(&secret, format!("{}\n", crate::support::SECRET)).unwrap();
+    let url = format!("ws://127.0.0.1:{}", daemon.port);
+    let remote = ["--url", &url, "--secret-file", secret.to_str().unwrap(), "--json"];
+    let (code, text) = ctl(&daemon, &[&load[..], &remote].concat());
+    let answer: Value = text.lines().position(|line| line == "{").map_or(Value::Null, |at| {
+        serde_json::from_str(&text.lines().skip(at).collect::<Vec<_>>().join("\n")).unwrap_or(Value::Null)
+    });
+    let row = &answer["scenarios"][0];
+    assert_eq!((code, &row["lost"], &row["out_of_order"]), (DONE, &json!(0), &json!(0)), "{text}");
+    assert!(
+        row["generator_time_per_delivery"].as_f64().unwrap() > 0.0 && row["latency"]["p99"].is_f64(),
+        "{row}"
+    );
+    let (code, text) = ctl(&daemon, &["bench", "--url", &url]);
+    assert!(code == 2 && text.contains("--secret-file"), "{text}");
+    let (code, text) =
+        ctl(&daemon, &["bench", "--url", "http://x", "--secret-file", secret.to_str().unwrap()]);
+    assert_eq!(code, 2, "{text}");
+    daemon.wait_until("its connections have gone", |status| status["connections"] == 0);
 }
 
 /// What `connections` costs those who talk meanwhile.

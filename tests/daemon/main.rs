@@ -2,6 +2,7 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod output;
 mod support;
 #[path = "../jane/terminal.rs"]
 mod terminal;
@@ -9,14 +10,15 @@ mod terminal;
 mod admin;
 mod command_line;
 mod connections;
+mod dev;
 mod frames;
 mod http;
 mod jane;
+mod keys;
 mod life;
-mod listeners;
 mod load;
 mod messages;
 mod systemd;
-mod tls;
 mod tokens;
+mod top;
 mod v1;

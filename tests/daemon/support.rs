@@ -19,6 +19,8 @@ use tokio_tungstenite::tungstenite::{Error, Message, WebSocket, client, client::
 /// The secret of all daemons here.
 pub const SECRET: &str = "the secret of these tests, of 40 bytes..";
 
+pub use crate::output::keep;
+
 /// How long anything may take before a test is called failed.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -70,8 +72,16 @@ impl Daemon {
         Daemon::spawn(command, directory)
     }
 
-    pub fn spawn(mut command: Command, directory: TempDir) -> Daemon {
+    pub fn spawn(command: Command, directory: TempDir) -> Daemon {
+        Daemon::spawn_while(command, directory, |_| true)
+    }
+
+    /// The same; while it starts `done` is asked again and again.
+    pub fn spawn_while(mut command: Command, directory: TempDir, done: impl Fn(Pid) -> bool) -> Daemon {
         let mut child = command.spawn().unwrap();
+        while !done(Pid::from_child(&child)) {
+            std::thread::yield_now();
+        }
         drop(child.stdout.take());
         let (sender, lines) = channel();
         let log = Arc::new(Mutex::new(String::new()));
@@ -87,7 +97,7 @@ impl Daemon {
         });
         let mut daemon = Daemon { child, port: 0, directory, lines, log };
         let line = daemon.wait_for_line("listening on ");
-        daemon.port = port_in(&line);
+        daemon.port = line.rsplit(':').next().unwrap().trim().parse().unwrap();
         daemon.wait_for_line("for a token to try it with");
         daemon
     }
@@ -155,6 +165,7 @@ impl Daemon {
         let _ = stream.read_to_end(&mut answer);
         let answer = String::from_utf8_lossy(&answer).into_owned();
         assert_no_secrets(&answer);
+        keep(&answer);
         answer
     }
 
@@ -182,20 +193,6 @@ impl Daemon {
                 return status;
             }
             assert!(Instant::now() < deadline, "never: {what}: {status}");
-            std::thread::yield_now();
-        }
-    }
-
-    /// Waits until so many have ended or were refused: the last of them first.
-    pub fn ended(&self, count: usize) -> Vec<Value> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let answer = self.admin("GET", "/v1/connections/closed", "");
-            let rows = answer["connections"].as_array().unwrap();
-            if rows.len() >= count {
-                return rows.clone();
-            }
-            assert!(Instant::now() < deadline, "never {count}: {answer}");
             std::thread::yield_now();
         }
     }
@@ -236,13 +233,8 @@ impl Drop for Daemon {
         if !std::thread::panicking() {
             assert_no_secrets(&self.log());
         }
+        keep(&self.log());
     }
-}
-
-/// The port that a line of the log names; 0 for a Unix socket.
-pub fn port_in(line: &str) -> u16 {
-    let address = line.split("listening on ").nth(1).unwrap().split_whitespace().next().unwrap();
-    address.rsplit(':').next().unwrap().parse().unwrap_or(0)
 }
 
 /// Every token begins with the base64 of `{"`.
@@ -265,6 +257,7 @@ pub fn ask_admin(directory: &Path, method: &str, path: &str, body: &str) -> Valu
     stream.read_to_string(&mut answer).unwrap();
     if !path.starts_with("/v1/token") && !path.starts_with("/v1/secret") {
         assert_no_secrets(&answer);
+        keep(&answer);
     }
     body_of(&answer)
 }
@@ -285,11 +278,11 @@ pub fn wait(child: &mut Child) -> ExitStatus {
 }
 
 /// A WebSocket client that waits for what it reads.
-pub struct Client<S = TcpStream> {
-    pub socket: WebSocket<S>,
+pub struct Client {
+    pub socket: WebSocket<TcpStream>,
 }
 
-impl<S: Read + Write> Client<S> {
+impl Client {
     pub fn send(&mut self, text: impl Into<String>) {
         self.socket.send(Message::text(text.into())).unwrap();
     }
@@ -333,7 +326,7 @@ impl<S: Read + Write> Client<S> {
     }
 
     /// The stream, for bytes that no library would send.
-    pub fn stream(&mut self) -> &mut S {
+    pub fn stream(&mut self) -> &mut TcpStream {
         self.socket.get_mut()
     }
 

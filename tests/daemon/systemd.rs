@@ -12,7 +12,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio_tungstenite::tungstenite::client;
 
-use crate::support::{Client, Daemon, PATIENCE, SECRET, config_file, philote, sign, status, upgrade};
+use crate::support::{Client, Daemon, PATIENCE, SECRET, config_file, keep, philote, sign, status, upgrade};
 
 /// A service manager's end of the notify socket.
 struct Manager(UnixDatagram);
@@ -65,6 +65,41 @@ fn the_manager_is_told_of_every_state_in_order() {
     let extended = manager.next();
     assert!(extended.contains("EXTEND_TIMEOUT_USEC="), "{extended}");
     assert!(daemon.wait().success());
+}
+
+/// Each refusal to feed the watchdog is a line in the log; while there are only those, nothing may come.
+#[cfg(debug_assertions)]
+#[test]
+fn fault_63_a_worker_that_hangs_ends_the_feeding_until_it_goes_on() {
+    let directory = TempDir::new().unwrap();
+    let (path, pipe) = (directory.path().join("notify"), directory.path().join("pipe"));
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let manager = Manager(UnixDatagram::bind(&path).unwrap());
+    manager.0.set_read_timeout(Some(PATIENCE)).unwrap();
+    let daemon = Daemon::start_with("", |command| {
+        command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "200000").env("TEST_BLOCK_A_WORKER", &pipe);
+    });
+    let mut pipe = std::fs::File::options().write(true).open(&pipe).unwrap();
+    manager.see("READY=1");
+    (0..5).for_each(|_| drop(manager.see("WATCHDOG=1")));
+    pipe.write_all(b"x").unwrap();
+    daemon.wait_for_line("no proof of life from ");
+    let arrived = || {
+        manager.0.set_nonblocking(true).unwrap();
+        let mut bytes = [0; 4096];
+        let next = || {
+            manager.0.recv(&mut bytes).ok().map(|count| String::from_utf8_lossy(&bytes[..count]).into_owned())
+        };
+        let messages: Vec<String> = std::iter::from_fn(next).collect();
+        manager.0.set_nonblocking(false).unwrap();
+        messages
+    };
+    arrived();
+    (0..5).for_each(|_| drop(daemon.wait_for_line("no proof of life from ")));
+    let fed: Vec<String> = arrived().into_iter().filter(|message| message.contains("WATCHDOG")).collect();
+    assert!(fed.is_empty(), "{fed:?}");
+    pipe.write_all(b"x").unwrap();
+    manager.see("WATCHDOG=1");
 }
 
 /// A daemon that gets its listener as descriptor 3, as systemd passes it.
@@ -216,6 +251,7 @@ fn fault_65_a_stopped_journald_stops_nothing() {
         assert_eq!(reader.data(), number.to_string());
     }
     let dropped = admin(directory.path(), "GET", "/v1/status")["log_records_dropped"].as_u64().unwrap();
+    keep(&seen);
     println!("journald stopped: delivery went on, {dropped} log records were dropped");
     assert!(dropped > 0);
     child.kill().unwrap();

@@ -5,6 +5,9 @@
 #[path = "../ctl/fake.rs"]
 #[allow(dead_code, reason = "of the daemon only the tokens are needed")]
 mod fake;
+#[allow(unreachable_pub, reason = "shared with the other tests")]
+#[path = "../daemon/output.rs"]
+mod output;
 mod process;
 mod refusals;
 mod server;

@@ -88,6 +88,10 @@ impl OnTerminal {
         let _ = self.child.wait().unwrap();
     }
 
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
     pub(crate) fn end(mut self) -> i32 {
         self.child.wait().unwrap().code().unwrap()
     }

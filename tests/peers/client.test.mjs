@@ -150,7 +150,7 @@ test("a cut connection comes back with its last ids, and tells each channel's re
   assert.match((await reached("waiting")).reason, /lost/);
 
   const second = await server.next();
-  assert.deepEqual(await second.next(), { auth: "a token", since: { chat: "e-2", lost: "e-7" } });
+  assert.deepEqual(await second.next(), { auth: "a token", since: { chat: "e-2", lost: "e-7", silent: null, taken: null } });
   second.access({ read: ["chat", "lost", "silent", "new"], recovered: { chat: true, lost: false } });
   await reached("open");
   // What this client published on its first connection comes from the history as if it were another's.
@@ -165,7 +165,7 @@ test("a cut connection comes back with its last ids, and tells each channel's re
 
   second.socket.terminate();
   const third = await server.next();
-  assert.equal((await third.next()).since.chat, "e-4");
+  assert.deepEqual((await third.next()).since, { chat: "e-4", lost: null, silent: null, new: null });
 });
 
 test("what was sent and not answered may have been delivered; what was not sent waits, in order", DEADLINE, async (t) => {
@@ -260,6 +260,43 @@ test("a token is replaced before it expires, on the same connection; a bad one i
   assert.equal(server.count(), 1);
 });
 
+test("refresh shows a new token on the connection that stands, once it stands", DEADLINE, async (t) => {
+  let asked = 0;
+  const server = await startServer(t);
+  const { client, heard } = startClient(t, server.url, { token: () => `token ${++asked}` });
+  const connection = await server.next();
+  assert.deepEqual(await connection.next(), { auth: "token 1" });
+  client.refresh();
+  connection.access();
+  assert.deepEqual(await connection.next(), { auth: "token 2" });
+  connection.access({ read: ["chat", "second"] });
+  connection.say("1");
+  await heard.values.next();
+  assert.deepEqual(client.access.read, ["chat", "second"]);
+  client.refresh();
+  assert.deepEqual(await connection.next(), { auth: "token 3" });
+  assert.deepEqual([server.count(), heard.recovered], [1, []]);
+});
+
+test("history: true begins a channel with all that is kept, at the first connection and when it is entered", DEADLINE, async (t) => {
+  const server = await startServer(t);
+  const { client, heard, reached } = startClient(t, server.url, { history: true });
+  const connection = await server.next();
+  assert.deepEqual(await connection.next(), { auth: "a token", since: { chat: null } });
+  connection.access();
+  await reached("open");
+  client.on("__proto__", () => {});
+  client.refresh();
+  const refresh = await connection.next();
+  assert.deepEqual(Object.entries(refresh.since), [["__proto__", null]]);
+  connection.access({ read: ["chat", "__proto__"] });
+  connection.say("1");
+  await heard.values.next();
+  client.refresh();
+  assert.deepEqual(await connection.next(), { auth: "a token" });
+  assert.deepEqual(heard.recovered, []);
+});
+
 test("a silent server is asked for a sign of life, and left if it gives none", DEADLINE, async (t) => {
   let asked = 0;
   const { server, connection, reached } = await startBoth(t, { probe: 20, token: () => `token ${++asked}` });
@@ -296,8 +333,8 @@ test("ids that make the first frame too large are given up, which is told", DEAD
   assert.deepEqual((await second.next()).since, { chat: "e-1" });
   second.socket.close(1009, "a message is over this server's max_message_size");
   const third = await server.next();
-  assert.deepEqual((await third.next()).since, {});
-  third.access({ recovered: {} });
+  assert.deepEqual(await third.next(), { auth: "a token" });
+  third.access();
   await reached("open");
   third.say("2");
   await heard.values.next();

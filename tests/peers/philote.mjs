@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { appendFile, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
@@ -12,6 +12,7 @@ import jwt from "jsonwebtoken";
 
 /** What tests/run built and installed: the directory of the binaries, and the Python that has the packages. */
 export const { PHILOTE_BINARIES: BINARIES, PHILOTE_PYTHON: PYTHON } = process.env;
+const { PHILOTE_TEST_OUTPUT: OUTPUT } = process.env;
 assert(BINARIES && PYTHON, "these tests are run by tests/run, which sets PHILOTE_BINARIES and PHILOTE_PYTHON");
 
 /** For a whole test, in milliseconds: what should have happened long ago becomes a failure and not a hang. */
@@ -19,9 +20,10 @@ export const DEADLINE = { timeout: 60_000 };
 
 /**
  * Starts a daemon and waits until it says where it listens.
- * `environment` adds to its variables; a value of `undefined` takes one away.
+ * `environment` adds to its variables; a value of `undefined` takes one away. `stop` ends it before the test does, and
+ * `says` waits until it has printed what fits a pattern.
  */
-export async function startPhilote(t, environment = {}) {
+export async function startPhilote(t, environment = {}, options = []) {
   const directory = await mkdtemp(join(tmpdir(), "philote-"));
   // An empty file of settings: the machine's own /etc/philote must not decide what a test sees.
   await writeFile(join(directory, "philote.toml"), "");
@@ -35,27 +37,34 @@ export async function startPhilote(t, environment = {}) {
     PHILOTE_ADMIN_SOCKET: join(directory, "admin.sock"),
     ...environment,
   };
-  const daemon = spawn(join(BINARIES, "philote"), { env: settings, stdio: ["ignore", "pipe", "pipe"] });
+  const daemon = spawn(join(BINARIES, "philote"), options, { env: settings, stdio: ["ignore", "pipe", "pipe"] });
   const philote = { secret, directory, settings, output: "" };
 
   const exited = once(daemon, "exit");
-  t.after(async () => {
+  philote.stop = () => {
     daemon.kill("SIGTERM");
-    const [status] = await exited;
+    return exited;
+  };
+  t.after(async () => {
+    const [status] = await philote.stop();
     await rm(directory, { recursive: true });
+    if (OUTPUT) await appendFile(join(OUTPUT, `${process.pid}.peers`), philote.output);
+    assert(!philote.output.includes(settings.SECRET ?? secret), "the secret is in the log");
     assert.equal(status, 0, `philote ended with ${status}:\n${philote.output}`);
   });
 
-  philote.address = await new Promise((resolve, reject) => {
-    const read = (chunk) => {
-      philote.output += chunk;
-      const port = /listening on \S*:(\d+)/.exec(philote.output)?.[1];
-      if (port) resolve(`127.0.0.1:${port}`);
-    };
-    daemon.stdout.on("data", read);
-    daemon.stderr.on("data", read);
-    exited.then(() => reject(new Error(`philote did not start:\n${philote.output}`)), reject);
-  });
+  philote.says = (pattern) =>
+    new Promise((resolve, reject) => {
+      const read = () => {
+        const found = pattern.exec(philote.output);
+        if (found) resolve(found);
+      };
+      for (const output of [daemon.stdout, daemon.stderr]) output.on("data", read);
+      read();
+      exited.then(() => reject(new Error(`philote ended without saying ${pattern}:\n${philote.output}`)), reject);
+    });
+  for (const output of [daemon.stdout, daemon.stderr]) output.on("data", (chunk) => (philote.output += chunk));
+  philote.address = `127.0.0.1:${(await philote.says(/listening on \S*:(\d+)/))[1]}`;
   return philote;
 }
 

@@ -18,10 +18,7 @@ const KINDS: [(&str, &str); 5] = [
         "{ORIGIN}",
         "must be an origin such as \"https://app.example.org\" or \"https://*.example.org\", without a path, not",
     ),
-    (
-        "{ADDRESS}",
-        "must be an IP address with a port such as \"0.0.0.0:6380\" or \"[::]:6380\", or \"unix:/path\", not",
-    ),
+    ("{ADDRESS}", "must be an IP address with a port such as \"0.0.0.0:6380\" or \"[::]:6380\", not"),
     ("{MODE}", "must be permission bits in quotes, \"0600\" to \"0777\", with 6 or 7 for the owner, not"),
 ];
 
@@ -165,14 +162,18 @@ fn a_value_out_of_range_or_without_sense_is_told() {
 
 #[test]
 fn what_later_versions_know_is_refused_with_what_to_do() {
+    let tls = "this version of Philote has no TLS yet: remove [tls], or put a proxy in front";
+    assert_eq!(refused("[tls]\ncertificate = 'x'"), format!("philote.toml:2: tls.certificate: {tls}"));
+    assert_eq!(refused("[tls]\nother = 'x'"), format!("philote.toml:2: tls.other: {tls}"));
     let cases = [
-        "auth.public_keys = ['a.pem']",
-        "auth.jwks_file = 'x'",
+        "listen = ['unix:/run/x.sock']",
+        "listen = [{ address = '127.0.0.1:1', tls = true }]",
         "limits.connections_per_address = 1",
         "limits.connections_per_subject = 1",
         "limits.handshakes_per_second = 1",
         "limits.messages_per_second = 1",
         "limits.bytes_per_second = 1",
+        "limits.trusted_proxies = ['10.0.0.0/8']",
         "history.messages = 1",
         "metrics.listen = '127.0.0.1:1'",
         "cluster.servers = ['nats://127.0.0.1']",
@@ -186,7 +187,7 @@ fn what_later_versions_know_is_refused_with_what_to_do() {
         "{by_variable}"
     );
     // Off is what this version does anyway.
-    let off = "[limits]\nmessages_per_second = 0\n[history]\nmessages = 0\n";
+    let off = "[limits]\nmessages_per_second = 0\ntrusted_proxies = []\n[history]\nmessages = 0\n[tls]\n";
     assert_eq!(
         Scene::new().file(off).variable("PHILOTE_LIMITS_BYTES_PER_SECOND", "0").loaded().warnings,
         [""; 0]

@@ -1,0 +1,170 @@
+//! The keys that tokens may be signed with. Each has its own algorithms, all of one family: what one family's key
+//! would make of another's token is never asked.
+
+use std::fmt;
+use std::sync::Arc;
+
+use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, Validation};
+
+/// Every algorithm that is known, by name.
+const ALGORITHMS: [(Algorithm, &str); 12] = [
+    (Algorithm::HS256, "HS256"),
+    (Algorithm::HS384, "HS384"),
+    (Algorithm::HS512, "HS512"),
+    (Algorithm::RS256, "RS256"),
+    (Algorithm::RS384, "RS384"),
+    (Algorithm::RS512, "RS512"),
+    (Algorithm::PS256, "PS256"),
+    (Algorithm::PS384, "PS384"),
+    (Algorithm::PS512, "PS512"),
+    (Algorithm::ES256, "ES256"),
+    (Algorithm::ES384, "ES384"),
+    (Algorithm::EdDSA, "EdDSA"),
+];
+
+/// A set of algorithms, a bit for each of [`ALGORITHMS`]. Prints as their names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Algorithms(u16);
+
+impl Algorithms {
+    fn add(&mut self, algorithm: Algorithm) {
+        if let Some(at) = ALGORITHMS.iter().position(|(known, _)| *known == algorithm) {
+            self.0 |= 1 << at;
+        }
+    }
+}
+
+impl fmt::Display for Algorithms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut left = self.0.count_ones();
+        for (_, name) in (0..).zip(ALGORITHMS).filter(|(at, _)| self.0 & (1 << at) != 0).map(|(_, one)| one) {
+            f.write_str(name)?;
+            left -= 1;
+            f.write_str(match left {
+                0 => "",
+                1 => " or ",
+                _ => ", ",
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// One key that tokens may be signed with.
+pub struct Key {
+    /// Of a secret, itself; of a public key, its encoding.
+    material: Box<[u8]>,
+    kid: Option<Box<str>>,
+    /// Where it came from, as a phrase.
+    name: Box<str>,
+    family: AlgorithmFamily,
+    decoding: DecodingKey,
+    validation: Validation,
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(..)")
+    }
+}
+
+impl Key {
+    fn new(
+        decoding: DecodingKey,
+        algorithms: Vec<Algorithm>,
+        material: &[u8],
+        kid: Option<&str>,
+        name: &str,
+    ) -> Key {
+        let family = decoding.family();
+        let mut validation = Validation::new_for_family(family);
+        validation.algorithms = algorithms;
+        validation.algorithms.retain(|algorithm| algorithm.family() == family);
+        // The library asks the system's clock; ours is passed in, so that tokens and live connections agree on it.
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        validation.required_spec_claims.clear();
+        Key {
+            material: material.into(),
+            kid: kid.map(Box::from),
+            name: name.into(),
+            family,
+            decoding,
+            validation,
+        }
+    }
+
+    /// Where it came from, as a phrase.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What verifies a signature, and how.
+    pub(super) fn verifier(&self) -> (&DecodingKey, &Validation) {
+        (&self.decoding, &self.validation)
+    }
+
+    fn takes(&self, algorithm: Algorithm) -> bool {
+        self.validation.algorithms.contains(&algorithm)
+    }
+}
+
+/// The server's keys: the first secret signs, all verify.
+#[derive(Debug)]
+pub struct Keys(Vec<Arc<Key>>);
+
+impl Keys {
+    /// Keys of these secrets, in order.
+    pub fn new<'a>(secrets: impl IntoIterator<Item = &'a [u8]>) -> Keys {
+        let key = |(line, secret): (usize, &[u8])| {
+            let algorithms = AlgorithmFamily::Hmac.algorithms().to_vec();
+            let name = format!("secret, line {line}");
+            Arc::new(Key::new(DecodingKey::from_secret(secret), algorithms, secret, None, &name))
+        };
+        Keys((1..).zip(secrets).map(key).collect())
+    }
+
+    /// Adds a public key: what verifies, with which algorithms, its bytes, its `kid`, and where it came from.
+    pub fn add_public(
+        &mut self,
+        decoding: &DecodingKey,
+        algorithms: &[Algorithm],
+        material: &[u8],
+        kid: Option<&str>,
+        name: &str,
+    ) {
+        self.0.push(Arc::new(Key::new(decoding.clone(), algorithms.to_vec(), material, kid, name)));
+    }
+
+    /// Whether `key` is still one of them, as after a reload.
+    pub fn contains(&self, key: &Key) -> bool {
+        self.0.iter().any(|own| own.family == key.family && own.material == key.material)
+    }
+
+    /// The keys that may have signed a token with this `kid`, or without any.
+    pub(super) fn named<'a>(&'a self, kid: Option<&'a str>) -> impl Iterator<Item = &'a Arc<Key>> {
+        self.0.iter().filter(move |key| kid.is_none() || key.kid.as_deref() == kid)
+    }
+
+    /// Those of [`Keys::named`] that this algorithm is for.
+    pub(super) fn candidates<'a>(
+        &'a self,
+        kid: Option<&'a str>,
+        algorithm: Algorithm,
+    ) -> impl Iterator<Item = &'a Arc<Key>> {
+        self.named(kid).filter(move |key| key.takes(algorithm))
+    }
+
+    /// All algorithms that there is a key for.
+    pub(super) fn algorithms(&self) -> Algorithms {
+        let mut all = Algorithms::default();
+        let each = self.0.iter().flat_map(|key| &key.validation.algorithms);
+        each.for_each(|algorithm| all.add(*algorithm));
+        all
+    }
+
+    /// The secret that signs.
+    pub(super) fn signing(&self) -> Option<&[u8]> {
+        self.0.iter().find(|key| key.family == AlgorithmFamily::Hmac).map(|key| &*key.material)
+    }
+}

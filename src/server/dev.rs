@@ -1,0 +1,31 @@
+//! What a server for development (`--dev`) shows at `/`: a page to try channels by hand, and the client it is made with.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, UPGRADE, X_CONTENT_TYPE_OPTIONS};
+use hyper::{Method, Request, Response};
+
+use super::refusal::Answer;
+
+const PAGE: &str = include_str!("dev/page.html");
+/// The build that is shipped, so that the page tries what applications use.
+const CLIENT: &str = include_str!("../../packaging/npm/philote.js");
+
+/// The answer to a plain GET of the page or its client; `None` for all else, a WebSocket on these paths included.
+pub(super) fn answer<B>(request: &Request<B>) -> Option<Answer> {
+    let (kind, text) = match request.uri().path() {
+        "/" => ("text/html; charset=utf-8", PAGE),
+        "/philote.js" => ("text/javascript; charset=utf-8", CLIENT),
+        _ => return None,
+    };
+    if request.method() != Method::GET || request.headers().contains_key(UPGRADE) {
+        return None;
+    }
+    let mut answer = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    // The next version, and a daemon that is none for development, are served on the same address.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    Some(answer)
+}

@@ -1,0 +1,88 @@
+//! The manual against the program: each JSON example in philote-admin(7) is exactly what its type reads and writes, and
+//! each route stands there.
+
+use philote::admin::api::*;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+const PAGE: &str = include_str!("../../man/philote-admin.7");
+
+/// What is asked of an example.
+type Check = fn(&str);
+
+/// Reads an example as its type and writes it again: nothing may be lost, added or of another form.
+fn round<T: DeserializeOwned + Serialize>(example: &str) {
+    let shown: Value = serde_json::from_str(example).unwrap_or_else(|error| panic!("{error}: {example}"));
+    let read: T = serde_json::from_str(example).unwrap_or_else(|error| panic!("{error}: {example}"));
+    assert_eq!(serde_json::to_value(read).unwrap(), shown, "{example}");
+}
+
+#[test]
+fn every_example_in_the_manual_has_the_shape_of_its_type() {
+    let types: &[(&str, Check)] = &[
+        ("ClosedConnections", round::<ClosedConnections>),
+        ("Channels", round::<Channels>),
+        ("Connections", round::<Connections>),
+        ("DisconnectRequest", round::<DisconnectRequest>),
+        ("Disconnected", round::<Disconnected>),
+        ("Event", |lines| lines.lines().for_each(round::<Event>)),
+        ("Failure", round::<Failure>),
+        ("InspectRequest", round::<InspectRequest>),
+        ("Inspection", round::<Inspection>),
+        ("IssuedToken", round::<IssuedToken>),
+        ("LevelRequest", round::<LevelRequest>),
+        ("Levels", round::<Levels>),
+        ("LiftRequest", round::<LiftRequest>),
+        ("Lifted", round::<Lifted>),
+        ("PublishRequest", round::<PublishRequest>),
+        ("Published", round::<Published>),
+        ("Ready", round::<Ready>),
+        ("RefusedSubjects", round::<RefusedSubjects>),
+        ("ReloadRequest", round::<ReloadRequest>),
+        ("Reloaded", round::<Reloaded>),
+        ("SecretChanged", round::<SecretChanged>),
+        ("SecretSet", round::<SecretSet>),
+        ("Secrets", round::<Secrets>),
+        ("Status", round::<Status>),
+        ("TokenRequest", round::<TokenRequest>),
+    ];
+    let mut seen = Vec::new();
+    for part in PAGE.split(".\\\" json").skip(1) {
+        let (name, rest) = part.split_once('\n').unwrap();
+        let name = name.rsplit(": ").next().unwrap();
+        let body = rest.split_once('\n').unwrap().1.split("\n.Ed").next().unwrap();
+        let (_, check) = types.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("{name}"));
+        check(body);
+        seen.push(name);
+    }
+    seen.sort_unstable();
+    let mut known: Vec<_> = types.iter().map(|(name, _)| *name).collect();
+    known.sort_unstable();
+    assert_eq!(seen, known, "one example of each");
+}
+
+#[test]
+fn every_route_is_in_the_manual() {
+    for (methods, route) in [
+        (&["GET"][..], STATUS),
+        (&["GET"], READY),
+        (&["GET"], CONNECTIONS),
+        (&["GET"], CLOSED),
+        (&["GET"], CHANNELS),
+        (&["POST"], DISCONNECT),
+        (&["GET", "DELETE"], REFUSED),
+        (&["POST"], PUBLISH),
+        (&["GET"], EVENTS),
+        (&["POST"], TOKEN),
+        (&["POST"], INSPECT),
+        (&["GET", "PUT"], SECRET),
+        (&["POST"], SECRET_ROTATE),
+        (&["POST"], RELOAD),
+        (&["GET", "PUT"], LOG_LEVEL),
+    ] {
+        for method in methods {
+            assert!(PAGE.contains(&format!("\n.It {method} {route}\n")), "{method} {route}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! `philote --dev`: what it prints, and the page that no other server has.
+
+use std::io::Read;
+use std::process::Stdio;
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::support::{Daemon, header, philote, sign, sign_with, status, upgrade};
+use crate::terminal::OnTerminal;
+
+const SECRET: &str = "everybody-knows-this-secret-of-philote-dev";
+
+fn text(answer: &str) -> &str {
+    answer.split_once("\r\n\r\n").unwrap().1
+}
+
+fn start() -> Daemon {
+    let directory = TempDir::new().unwrap();
+    let mut command = philote(directory.path());
+    command.env("PORT", "0").arg("--dev");
+    Daemon::spawn(command, directory)
+}
+
+#[test]
+fn it_warns_in_red_and_prints_a_token_that_works() {
+    let directory = TempDir::new().unwrap();
+    let mut command = philote(directory.path());
+    let mut terminal = OnTerminal::start(command.env("PORT", "0").arg("--dev"));
+    terminal.see("\x1b[31;1mfor development only: everybody knows the secret");
+    terminal.see(SECRET);
+    let shown = terminal.see("\ntoken   ").to_owned();
+    let address = shown.split("page    http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
+    assert!(address.starts_with("127.0.0.1:"), "{address}");
+    let token = loop {
+        let shown = terminal.see("\ntoken   ");
+        match shown.split("\ntoken   ").nth(1).and_then(|rest| rest.split_once('\r')) {
+            Some((token, _)) => break token.to_owned(),
+            None => {
+                terminal.more();
+            }
+        }
+    };
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    std::io::Write::write_all(&mut stream, upgrade(&token, "").as_bytes()).unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 101");
+}
+
+#[test]
+fn the_page_and_its_client_are_served_and_nothing_else_is_new() {
+    let daemon = start();
+    let get =
+        |path: &str| daemon.exchange(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+    let page = get("/");
+    assert_eq!(status(&page), 200);
+    assert_eq!(header(&page, "content-type"), Some("text/html; charset=utf-8"));
+    assert!(text(&page).contains("for development only"));
+    assert!(text(&page).contains(SECRET), "the page signs with the secret that the daemon has");
+    let client = get("/philote.js");
+    assert_eq!(header(&client, "content-type"), Some("text/javascript; charset=utf-8"));
+    assert_eq!(text(&client), include_str!("../../packaging/npm/philote.js"));
+    assert_eq!(status(&get("/other")), 426);
+
+    let token = sign_with(&json!({"read": ["c"]}), SECRET);
+    daemon.try_client(&token).unwrap().settle();
+}
+
+#[test]
+fn without_dev_there_is_no_page() {
+    let daemon = Daemon::start("");
+    for path in ["/", "/philote.js"] {
+        let answer = daemon.exchange(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+        assert_eq!(status(&answer), 426, "{path}");
+    }
+    let token = sign(&json!({"read": ["c"]}));
+    daemon.try_client(&token).unwrap().settle();
+}
+
+#[test]
+fn others_are_kept_out_and_nobody_needs_to_read_what_it_prints() {
+    let directory = TempDir::new().unwrap();
+    let mut command = philote(directory.path());
+    let output = command.args(["--dev", "--listen", "0.0.0.0:0"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("0.0.0.0:0 is reached from other machines"));
+
+    let mut command = philote(directory.path());
+    command.env("PORT", "0").arg("--dev").stdout(Stdio::null());
+    Daemon::spawn(command, directory);
+}

@@ -1,0 +1,313 @@
+//! Public keys: tokens of every algorithm, the tricks that are as old as JWT, and rotation under live connections.
+
+use aws_lc_rs::encoding::AsDer;
+use aws_lc_rs::rsa::KeySize;
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair,
+    RsaKeyPair,
+};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde_json::{Value, json};
+
+use crate::support::{Daemon, SECRET, body_of, config_file, philote, status, upgrade};
+
+/// A key pair of an issuer.
+struct Issuer {
+    encoding: EncodingKey,
+    algorithms: &'static [Algorithm],
+    /// The public half: SubjectPublicKeyInfo, and as an entry of a JWKS.
+    spki: Vec<u8>,
+    jwk: Value,
+}
+
+impl Issuer {
+    fn rsa() -> Issuer {
+        use Algorithm::*;
+        let pair = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
+        let private: aws_lc_rs::encoding::Pkcs8V1Der<'_> = pair.as_der().unwrap();
+        // The library signs with the key inside PKCS#8: 26 bytes stand before it at this size.
+        let encoding = EncodingKey::from_rsa_der(&private.as_ref()[26..]);
+        let spki = pair.public_key().as_der().unwrap().as_ref().to_vec();
+        let (n, e) = (pair.public_key().modulus(), pair.public_key().exponent());
+        let jwk = json!({"kty": "RSA", "use": "sig", "x5c": ["ignored"],
+            "n": BASE64.encode(n.big_endian_without_leading_zero()),
+            "e": BASE64.encode(e.big_endian_without_leading_zero())});
+        Issuer { encoding, algorithms: &[RS256, RS384, RS512, PS256, PS384, PS512], spki, jwk }
+    }
+
+    fn elliptic(algorithm: &'static [Algorithm; 1]) -> Issuer {
+        let (kind, curve, size) = match algorithm {
+            [Algorithm::ES256] => (&ECDSA_P256_SHA256_FIXED_SIGNING, "P-256", 32),
+            _ => (&ECDSA_P384_SHA384_FIXED_SIGNING, "P-384", 48),
+        };
+        let pair = EcdsaKeyPair::generate(kind).unwrap();
+        let encoding = EncodingKey::from_ec_der(pair.to_pkcs8v1().unwrap().as_ref());
+        let spki = pair.public_key().as_der().unwrap().as_ref().to_vec();
+        let point = &pair.public_key().as_ref()[1..];
+        let jwk = json!({"kty": "EC", "crv": curve, "key_ops": ["verify"],
+            "x": BASE64.encode(&point[..size]), "y": BASE64.encode(&point[size..])});
+        Issuer { encoding, algorithms: algorithm, spki, jwk }
+    }
+
+    fn edwards() -> Issuer {
+        let pair = Ed25519KeyPair::generate().unwrap();
+        let encoding = EncodingKey::from_ed_der(pair.to_pkcs8v1().unwrap().as_ref());
+        let spki = pair.public_key().as_der().unwrap().as_ref().to_vec();
+        let jwk = json!({"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA",
+            "x": BASE64.encode(pair.public_key().as_ref())});
+        Issuer { encoding, algorithms: &[Algorithm::EdDSA], spki, jwk }
+    }
+
+    fn all() -> [Issuer; 4] {
+        let [p256, p384] = [&[Algorithm::ES256], &[Algorithm::ES384]].map(Issuer::elliptic);
+        [Issuer::rsa(), p256, p384, Issuer::edwards()]
+    }
+
+    fn pem(&self) -> String {
+        pem::encode(&pem::Pem::new("PUBLIC KEY", self.spki.clone()))
+    }
+
+    fn jwk(&self, kid: &str) -> Value {
+        let mut jwk = self.jwk.clone();
+        jwk["kid"] = kid.into();
+        jwk
+    }
+
+    fn sign(&self, algorithm: Algorithm, kid: Option<&str>) -> String {
+        let header = Header { kid: kid.map(str::to_owned), ..Header::new(algorithm) };
+        jsonwebtoken::encode(&header, &json!({"read": ["c"], "write": ["c"]}), &self.encoding).unwrap()
+    }
+}
+
+fn inspect(daemon: &Daemon, token: &str) -> Value {
+    daemon.admin("POST", "/v1/inspect", &json!({"token": token}).to_string())["signed_by"].clone()
+}
+
+/// What a client with this token is told; `null` is an open connection.
+fn refusal(daemon: &Daemon, token: &str) -> Value {
+    let mut stream = daemon.connect();
+    std::io::Write::write_all(&mut stream, upgrade(token, "").as_bytes()).unwrap();
+    let mut answer = vec![0; 2048];
+    let length = std::io::Read::read(&mut stream, &mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+    match status(&answer) {
+        101 => Value::Null,
+        401 => body_of(&answer)["message"].clone(),
+        other => panic!("{other}: {answer}"),
+    }
+}
+
+#[test]
+fn every_algorithm_from_pem_and_from_a_jwks() {
+    let (by_pem, by_jwks, stranger) = (Issuer::all(), Issuer::all(), Issuer::all());
+    let daemon = Daemon::start_with("", |command| {
+        let directory = command
+            .get_envs()
+            .find_map(|(name, value)| (name == "HOME").then(|| std::path::PathBuf::from(value.unwrap())))
+            .unwrap();
+        let (first, rest) = by_pem.split_first().unwrap();
+        std::fs::write(directory.join("named.pem"), first.pem()).unwrap();
+        std::fs::write(directory.join("keys.pem"), rest.iter().map(Issuer::pem).collect::<String>()).unwrap();
+        let keys: Vec<_> =
+            by_jwks.iter().enumerate().map(|(at, key)| key.jwk(&format!("kid {at}"))).collect();
+        std::fs::write(directory.join("jwks.json"), json!({"keys": keys}).to_string()).unwrap();
+        config_file(
+            &directory,
+            "[auth]\npublic_keys = [\"named.pem#first\", \"keys.pem\"]\njwks_file = \"jwks.json\"\n",
+        );
+    });
+    let place = |name: &str| daemon.directory.path().join(name).display().to_string();
+    for (at, issuer) in by_pem.iter().enumerate() {
+        let (kid, name) = match at {
+            0 => (Some("first"), format!("public_keys {}#first", place("named.pem"))),
+            at => (None, format!("public_keys {}, key {at}", place("keys.pem"))),
+        };
+        for algorithm in issuer.algorithms {
+            let token = issuer.sign(*algorithm, kid);
+            assert_eq!(
+                (refusal(&daemon, &token), inspect(&daemon, &token)),
+                (Value::Null, name.clone().into())
+            );
+            // Without a kid it is found by its family.
+            assert_eq!(refusal(&daemon, &issuer.sign(*algorithm, None)), Value::Null, "{algorithm:?}");
+        }
+    }
+    for (at, (issuer, stranger)) in by_jwks.iter().zip(&stranger).enumerate() {
+        let kid = format!("kid {at}");
+        for algorithm in issuer.algorithms {
+            let token = issuer.sign(*algorithm, Some(&kid));
+            let name = format!("jwks_file {}#{kid}", place("jwks.json"));
+            assert_eq!((refusal(&daemon, &token), inspect(&daemon, &token)), (Value::Null, name.into()));
+            // Fault 23, and a kid that is another key's.
+            for unknown in ["kid 9", "../../x", "first"] {
+                assert_ne!(
+                    refusal(&daemon, &issuer.sign(*algorithm, Some(unknown))),
+                    Value::Null,
+                    "{unknown}"
+                );
+            }
+            assert_ne!(refusal(&daemon, &stranger.sign(*algorithm, Some(&kid))), Value::Null, "a stranger's");
+            assert_ne!(refusal(&daemon, &stranger.sign(*algorithm, None)), Value::Null, "a stranger's");
+        }
+    }
+    let unknown = refusal(&daemon, &by_jwks[0].sign(Algorithm::RS256, Some("../../x")));
+    assert_eq!(unknown, "the token's kid names no key of this server");
+    // The secret goes on beside them.
+    daemon.client(&["c"]).settle();
+}
+
+#[test]
+fn fault_19_a_public_key_is_never_taken_for_a_secret() {
+    let issuers = Issuer::all();
+    let daemon = Daemon::start("");
+    let keys: Vec<_> = issuers.iter().enumerate().map(|(at, key)| key.jwk(&format!("kid {at}"))).collect();
+    std::fs::write(daemon.directory.path().join("jwks.json"), json!({"keys": keys}).to_string()).unwrap();
+    config_file(daemon.directory.path(), "[auth]\njwks_file = \"jwks.json\"\n");
+    assert_eq!(daemon.admin("POST", "/v1/reload", "")["applied"], json!(["auth.jwks_file"]));
+    for (at, issuer) in issuers.iter().enumerate() {
+        let kid = format!("kid {at}");
+        // What everybody may know of the key, as the secret of HMAC: text, encoding, and the entry of the JWKS.
+        let known = [
+            issuer.pem().into_bytes(),
+            issuer.pem().trim_end().as_bytes().to_vec(),
+            issuer.spki.clone(),
+            issuer.jwk(&kid).to_string().into_bytes(),
+        ];
+        for secret in known {
+            for algorithm in [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512] {
+                for kid in [None, Some(&kid)] {
+                    let header = Header { kid: kid.cloned(), ..Header::new(algorithm) };
+                    let token = jsonwebtoken::encode(
+                        &header,
+                        &json!({"read": ["c"]}),
+                        &EncodingKey::from_secret(&secret),
+                    );
+                    assert_ne!(refusal(&daemon, &token.unwrap()), Value::Null);
+                }
+            }
+        }
+        // A header that names another algorithm than the one that signed, and none at all.
+        let token = issuer.sign(issuer.algorithms[0], Some(&kid));
+        let (_, rest) = token.split_once('.').unwrap();
+        let (payload, signature) = rest.split_once('.').unwrap();
+        for alg in ["none", "None", "NONE", "HS256", "RS256", "PS256", "ES256", "ES384", "EdDSA"] {
+            let header = BASE64.encode(json!({"alg": alg, "kid": kid}).to_string());
+            assert_ne!(refusal(&daemon, &format!("{header}.{payload}.{signature}")), Value::Null, "{alg}");
+            assert_ne!(refusal(&daemon, &format!("{header}.{payload}.")), Value::Null, "{alg}");
+        }
+    }
+    // And the secret is no public key: an entry of kty oct is refused whole.
+    let oct = json!({"keys": [{"kty": "oct", "k": BASE64.encode(SECRET)}]});
+    std::fs::write(daemon.directory.path().join("jwks.json"), oct.to_string()).unwrap();
+    let refused = daemon.admin("POST", "/v1/reload", "");
+    let sentence = refused["message"].as_str().unwrap();
+    assert!(sentence.contains("auth.jwks_file") && sentence.contains("key 1: a symmetric key"), "{sentence}");
+}
+
+#[test]
+fn fault_29_a_jwks_rotates_under_live_connections() {
+    let daemon = Daemon::start("[shutdown]\ndrain = \"1s\"\n");
+    let [old, new] = [Issuer::elliptic(&[Algorithm::ES256]), Issuer::rsa()];
+    let reload = |text: &str| {
+        std::fs::write(daemon.directory.path().join("jwks.json"), text).unwrap();
+        config_file(
+            daemon.directory.path(),
+            "[auth]\njwks_file = \"jwks.json\"\n[shutdown]\ndrain = \"1s\"\n",
+        );
+        daemon.admin("POST", "/v1/reload", "")
+    };
+    let set = |keys: &[Value]| json!({"keys": keys}).to_string();
+    let (by_old, by_new) = (old.sign(Algorithm::ES256, Some("1")), new.sign(Algorithm::PS256, Some("2")));
+
+    reload(&set(&[old.jwk("1")]));
+    let mut first = daemon.try_client(&by_old).unwrap();
+    let mut by_secret = daemon.client(&["c"]);
+    assert!(daemon.try_client(&by_new).is_err());
+
+    let both = reload(&set(&[old.jwk("1"), new.jwk("2")]));
+    assert_eq!((&both["applied"], &both["closing"]), (&json!(["auth.jwks_file"]), &json!(0)));
+    let mut second = daemon.try_client(&by_new).unwrap();
+    first.publish("c", "both are in");
+    assert_eq!((second.data(), by_secret.data()), ("both are in".into(), "both are in".into()));
+
+    // A file that is half written changes nothing (guarantee 6).
+    let broken = reload("{\"keys\": [{\"kty\":");
+    let sentence = broken["message"].as_str().unwrap();
+    assert!(
+        sentence.contains("auth.jwks_file: ") && sentence.contains("jwks.json: not a JSON Web"),
+        "{sentence}"
+    );
+    first.settle();
+
+    assert_eq!(reload(&set(&[new.jwk("2")]))["closing"], 1);
+    let (code, reason, _) = first.closed();
+    assert_eq!((code, reason.contains("no longer accepted")), (4401, true));
+    assert!(daemon.try_client(&by_old).is_err());
+    second.publish("c", "still here");
+    assert_eq!(by_secret.data(), "still here");
+    second.settle();
+}
+
+#[test]
+fn files_that_hold_no_public_key_are_named_with_what_is_wrong() {
+    // 1024 bits.
+    const WEAK: &str = "-----BEGIN PUBLIC KEY-----
+MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQC7NzKsCs5PxtnhDExbRgjseFJR
+VlANHC4ssr6bweVrxDf8g7419poiuum1gNXzg5v2TBVp893SmGtwAArtEkOBnmR6
+K8WruVy0Twk7KYRrVDaWtIvMz8CaaI3iX2lyirkG5LqyRN2E/TiAUhA3RHvcApkS
+0jO5O2qR6QA5bGfrdQIDAQAB
+-----END PUBLIC KEY-----
+";
+    let good = Issuer::edwards();
+    let block = |tag: &str| pem::encode(&pem::Pem::new(tag, good.spki.clone()));
+    let set = |key: Value| json!({"keys": [key]}).to_string();
+    let weak_jwk = json!({"kty": "RSA", "kid": "w", "n": BASE64.encode([0x9d; 128]), "e": "AQAB"});
+    let many = json!({"keys": vec![good.jwk("x"); 33]}).to_string();
+    let cases = [
+        ("public_keys", WEAK.to_owned(), "key 1: an RSA key of 1024 bits: it must have 2048 to 8192"),
+        ("public_keys", block("PRIVATE KEY"), "key 1: a private key, which must stay with who signs"),
+        (
+            "public_keys",
+            block("PUBLIC KEY") + &block("CERTIFICATE"),
+            "key 2: a certificate: give its public key",
+        ),
+        ("public_keys", "nothing".into(), "not PEM: it must hold -----BEGIN PUBLIC KEY-----"),
+        ("public_keys", block("PUBLIC KEY").replace("MCow", "MCox"), "key 1: "),
+        ("public_keys", "x".repeat(300_000), "larger than 262144 bytes"),
+        ("public_keys", block("PUBLIC KEY").repeat(33), "more than 32 public keys in all"),
+        ("jwks_file", set(weak_jwk), "key 1, kid \"w\": an RSA key of 1024 bits"),
+        (
+            "jwks_file",
+            set(json!({"kty": "EC", "crv": "P-256", "x": "AQ", "y": "AQ"})),
+            "key 1: it is damaged",
+        ),
+        (
+            "jwks_file",
+            set(json!({"kty": "OKP", "crv": "Ed25519", "x": "AQ", "d": "AQ"})),
+            "key 1: a private key",
+        ),
+        (
+            "jwks_file",
+            set(json!({"kty": "EC", "crv": "P-521", "x": "AQ", "y": "AQ"})),
+            "there is no key in it",
+        ),
+        ("jwks_file", "{}".into(), "not a JSON Web Key Set, {\"keys\": [...]}, at line 1"),
+        ("jwks_file", many, "more than 32 public keys in all"),
+    ];
+    for (key, text, sentence) in cases {
+        let directory = tempfile::TempDir::new().unwrap();
+        let value = if key == "public_keys" { "[\"keys\"]" } else { "\"keys\"" };
+        config_file(directory.path(), &format!("[auth]\n{key} = {value}\n"));
+        std::fs::write(directory.path().join("keys"), text).unwrap();
+        let check = || philote(directory.path()).env("SECRET", SECRET).arg("--check").output().unwrap();
+        let output = check();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(78), "{said}");
+        let place = format!("philote.toml:2: auth.{key}: {}: ", directory.path().join("keys").display());
+        assert!(said.contains(&place) && said.contains(sentence), "{sentence}: {said}");
+        std::fs::remove_file(directory.path().join("keys")).unwrap();
+        assert!(String::from_utf8_lossy(&check().stderr).contains("No such file or directory"));
+    }
+}

@@ -1,0 +1,81 @@
+// The chat of the README, tests/chat, as two people see it in Chromium.
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { createInterface } from "node:readline";
+import test from "node:test";
+import { fileURLToPath } from "node:url";
+import { openBrowser, PYTHON, startPhilote } from "./philote.mjs";
+import { startProxy } from "./proxy.mjs";
+
+const DEADLINE = { timeout: 120_000 };
+const SERVER = fileURLToPath(new URL("../chat/server.py", import.meta.url));
+
+/** Starts the example's backend as the README does; gives its address. */
+async function startChat(t, environment) {
+  const child = spawn(PYTHON, [SERVER], { env: { PORT: "0", PYTHONUTF8: "1", ...environment }, stdio: ["ignore", "pipe", "inherit"] });
+  t.after(() => child.kill());
+  const [line] = await once(createInterface({ input: child.stdout }), "line");
+  return /http:\S+/.exec(line)[0];
+}
+
+/** A person's own browser session, logged in. */
+async function enter(context, address, name) {
+  const page = await context.newPage();
+  await page.goto(address);
+  await page.fill("#login [name=name]", name);
+  await page.click("#login button");
+  await state(page, "open");
+  return page;
+}
+
+const state = (page, wanted) => page.waitForFunction((one) => document.querySelector("#state").textContent === one, wanted);
+const away = (page) => page.waitForFunction(() => document.querySelector("#state").textContent.startsWith("waiting: "));
+const see = (page, text) =>
+  page.waitForFunction((one) => [...document.querySelectorAll("#messages li")].some((item) => item.innerText === one), text);
+const room = (page, name) => page.click(`nav button:has-text("${name}")`);
+async function say(page, text) {
+  await page.fill("[name=text]", text);
+  await page.click("#say button");
+}
+
+test("a chat in ten minutes: rooms and reconnection", DEADLINE, async (t) => {
+  const philote = await startPhilote(t, { SECRET: undefined }, ["--dev"]);
+  const proxy = await startProxy(t, philote.address);
+  const secret = (await philote.says(/^secret +(\S+)$/m))[1];
+  // Tokens of three seconds: those that a person's stay outlives are replaced unseen.
+  const address = await startChat(t, { SECRET: secret, PHILOTE: `ws://${proxy.address}/`, TOKEN_LASTS: "3" });
+  const browser = (await openBrowser(t)).context().browser();
+  const ada = await enter(await browser.newContext(), address, "ada");
+  const bob = await enter(await browser.newContext(), address, "bob");
+
+  await say(ada, "shalom <i>bob</i>");
+  await see(ada, "adashalom <i>bob</i>");
+  await see(bob, "adashalom <i>bob</i>");
+  await room(bob, "kitchen");
+  await say(bob, "tea?");
+  await see(bob, "bobtea?");
+
+  await room(ada, "kitchen");
+  await say(bob, "still tea?");
+  await see(ada, "bobstill tea?");
+  await say(ada, "with milk");
+  await see(bob, "adawith milk");
+
+  // After a cut the page goes on by itself, and what is said while one is away is said after it.
+  proxy.cut();
+  await away(ada);
+  await away(bob);
+  proxy.open();
+  await state(ada, "open");
+  await say(bob, "back again");
+  await see(ada, "bobback again");
+
+  // Names are the backend's to give: nobody is somebody else.
+  const thief = await (await browser.newContext()).newPage();
+  await thief.goto(address);
+  await thief.fill("#login [name=name]", "ada");
+  await thief.click("#login button");
+  await thief.waitForFunction(() => document.querySelector("#refused").textContent === "choose another name");
+});

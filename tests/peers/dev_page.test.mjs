@@ -1,0 +1,133 @@
+// The page of `philote --dev` in Chromium: channels by hand, and the sentence of every refusal.
+
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { join } from "node:path";
+import test from "node:test";
+import { promisify } from "node:util";
+import jwt from "jsonwebtoken";
+import { BINARIES, DEADLINE, openBrowser, startPhilote } from "./philote.mjs";
+
+const SECRET = "everybody-knows-this-secret-of-philote-dev";
+const DEV = { SECRET: undefined };
+
+const start = (t, settings = {}) => startPhilote(t, { ...DEV, ...settings }, ["--dev"]);
+
+async function openPage(browserPage, philote) {
+  await browserPage.goto(`http://${philote.address}/`);
+  return browserPage;
+}
+
+const state = (page, wanted) =>
+  page.waitForFunction((one) => document.querySelector("#state").textContent === one, wanted);
+const reason = async (page, words) => {
+  await page.waitForFunction((text) => document.querySelector("#reason").textContent.includes(text), words);
+  return page.textContent("#reason");
+};
+const logged = (page, words) =>
+  page.waitForFunction((text) => document.querySelector("#log").innerText.includes(text), words);
+
+test("--dev: two pages talk, and a second channel is entered and left on the same connection", DEADLINE, async (t) => {
+  const philote = await start(t);
+  const page = await openPage(await openBrowser(t), philote);
+  const other = await openPage(await page.context().browser().newPage(), philote);
+  await other.fill("[name=subject]", "bob");
+  for (const one of [page, other]) {
+    await one.click("#connect");
+    await state(one, "open");
+  }
+  await page.fill("#publish [name=data]", "<b>shalom</b>");
+  await page.click("#publish button");
+  await logged(page, "to 1 reader");
+  await logged(other, "<b>shalom</b>");
+  assert.equal(await other.locator("#log b").count(), 0, "what strangers write stays text");
+
+  for (const one of [page, other]) {
+    await one.fill("#join [name=channel]", "second");
+    await one.click("#join button");
+    await logged(one, "reads chat, second");
+  }
+  await other.fill("#publish [name=channel]", "second");
+  await other.fill("#publish [name=data]", "from the second room");
+  await other.click("#publish button");
+  await logged(page, "from the second room");
+  await page.click("[title='leave chat']");
+  await logged(page, "reads second");
+  const opened = await page.locator("#log li:has-text('open')").count();
+  assert.equal(opened, 1, "one connection for all of it");
+
+  await page.click("#disconnect");
+  await state(page, "closed");
+});
+
+test("--dev: the printed token connects, and a message to a foreign channel is refused in words", DEADLINE, async (t) => {
+  const philote = await start(t);
+  const page = await openPage(await openBrowser(t), philote);
+  const token = (await philote.says(/^token +(\S+)$/m))[1];
+  await page.click("summary");
+  await page.fill("#own", token);
+  await page.click("#connect");
+  await state(page, "open");
+  await page.fill("#publish [name=channel]", "foreign");
+  await page.fill("#publish [name=data]", "x");
+  await page.click("#publish button");
+  await logged(page, 'this token may not write to channel "foreign"');
+});
+
+const sign = (claims, secret = SECRET) => jwt.sign({ read: ["chat"], ...claims }, secret);
+
+for (const [name, token, code, sentence] of [
+  ["wrong", sign({}, "another secret that is long enough"), 4401, "the token has a bad signature"],
+  ["expired", sign({ exp: 1_700_000_000 }), 4401, "the token has expired"],
+  ["malformed", "no token at all", 4401, "the token is malformed"],
+]) {
+  test(`--dev: the page says why a token that is ${name} is refused`, DEADLINE, async (t) => {
+    const philote = await start(t);
+    const page = await openPage(await openBrowser(t), philote);
+    await page.click("summary");
+    await page.fill("#own", token);
+    await page.click("#connect");
+    const said = await reason(page, sentence);
+    assert(said.startsWith(`${code}: `) && said.includes("next try"), said);
+  });
+}
+
+test("--dev: a page whose application has no token is told so", DEADLINE, async (t) => {
+  const philote = await start(t);
+  const page = await openPage(await openBrowser(t), philote);
+  await page.evaluate(async () => {
+    const { Philote } = await import("/philote.js");
+    new Philote("/", { token: () => "" }).when("state", ({ code, reason }) => {
+      if (reason) document.querySelector("#reason").textContent = `${code}: ${reason}`;
+    });
+  });
+  assert.match(await reason(page, "token"), /^4401: /);
+});
+
+test("--dev: the page says that the server is full, and comes in once there is a place", DEADLINE, async (t) => {
+  const philote = await start(t, { MAX_CONNECTIONS: "1" });
+  const first = await openPage(await openBrowser(t), philote);
+  await first.click("#connect");
+  await state(first, "open");
+  const second = await openPage(await first.context().browser().newPage(), philote);
+  await second.click("#connect");
+  assert.match(await reason(second, "full"), /^1013: the server is full: max_connections is 1; next try in/);
+  await first.click("#disconnect");
+  await state(second, "open");
+});
+
+test("--dev: a subject that an administrator refuses is told so, and stays away", DEADLINE, async (t) => {
+  const philote = await start(t);
+  const page = await openPage(await openBrowser(t), philote);
+  await page.fill("[name=subject]", "mallory");
+  await page.click("#connect");
+  await state(page, "open");
+  await promisify(execFile)(join(BINARIES, "philotectl"), ["disconnect", "--subject", "mallory", "--refuse-for", "1h"], {
+    env: { PHILOTE_ADMIN_SOCKET: philote.settings.PHILOTE_ADMIN_SOCKET },
+  });
+  await state(page, "closed");
+  assert.match(await page.textContent("#reason"), /^4403: an administrator refuses this token's subject/);
+  await page.click("#connect");
+  await reason(page, "an administrator refuses this token's subject until 2");
+  await state(page, "closed");
+});
