@@ -91,6 +91,24 @@ impl Frame {
         self.messages as usize
     }
 
+    /// What each of its messages carries, one behind the other.
+    pub(crate) fn payloads(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &self.bytes[..];
+        std::iter::from_fn(move || {
+            let (start, length) = match *rest {
+                [_, 126, a, b, ..] => (4, usize::from(u16::from_be_bytes([a, b]))),
+                [_, 127, a, b, c, d, e, f, g, h, ..] => {
+                    (MAX_HEADER, u64::from_be_bytes([a, b, c, d, e, f, g, h]) as usize)
+                }
+                [_, length, ..] => (2, usize::from(length)),
+                _ => return None,
+            };
+            let payload;
+            (payload, rest) = rest[start..].split_at(length);
+            Some(payload)
+        })
+    }
+
     fn control(first: u8, payload: &[u8]) -> Frame {
         let payload = &payload[..payload.len().min(MAX_CONTROL_PAYLOAD)];
         let mut bytes = Vec::with_capacity(2 + payload.len());
@@ -142,6 +160,9 @@ mod tests {
             let frame = text(&"x".repeat(length));
             assert_eq!(frame[..header.len()], header, "{length}");
             assert_eq!(frame.len(), header.len() + length);
+            let twice = Frame::finished(&[&frame[..], &frame[..]].concat(), 2);
+            assert!(twice.payloads().all(|payload| payload == "x".repeat(length).as_bytes()));
+            assert_eq!(twice.payloads().count(), 2);
         }
     }
 

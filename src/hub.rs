@@ -4,6 +4,8 @@
 //! system call or an await.
 
 mod connection;
+mod history;
+mod recovery;
 mod touched;
 
 use std::collections::{HashMap, HashSet};
@@ -16,11 +18,13 @@ use indexmap::IndexSet;
 use uuid::Uuid;
 
 pub use self::connection::{Connection, ConnectionStats};
+use self::history::{History, Keeping};
+use self::recovery::Recovery;
 pub use self::touched::Touched;
 use crate::access_key::AccessKey;
 use crate::close::CloseReason;
 use crate::frame::Frame;
-use crate::message::{Batch, ChannelName, Delivery, Since};
+use crate::message::{Batch, ChannelName, Delivery, MessageId, Since};
 use crate::outbox::{Budget, Pushed};
 use crate::sync::lock;
 
@@ -56,6 +60,38 @@ struct Channel {
     readers: Mutex<Readers>,
 }
 
+impl Channel {
+    fn new(name: &ChannelName) -> Arc<Channel> {
+        Arc::new(Channel {
+            name: name.clone(),
+            messages: AtomicU64::new(0),
+            sampled: AtomicU32::new(0),
+            rate: AtomicU32::new(0),
+            reader_count: AtomicU32::new(0),
+            readers: Mutex::default(),
+        })
+    }
+}
+
+/// Forgets a channel that nobody reads and that keeps nothing. Both locks are held.
+fn forget_unused(
+    shard: &mut HashMap<ChannelName, Arc<Channel>>,
+    channel: &Channel,
+    readers: &mut Readers,
+) -> bool {
+    let kept = readers.1.history.as_ref().is_some_and(|history| !history.is_empty());
+    if !readers.0.is_empty() || kept || readers.1.gone {
+        return false;
+    }
+    readers.1 = Kept { history: None, gone: true };
+    shard.remove(&channel.name);
+    if shard.len() < shard.capacity() / 8 {
+        let room = shard.len() * 2;
+        shard.shrink_to(room);
+    }
+    true
+}
+
 /// What is known of a channel that somebody reads.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ChannelStats {
@@ -67,9 +103,18 @@ pub struct ChannelStats {
     pub messages_per_second: f32,
 }
 
-/// A channel's readers: dense for those who walk over all of them, found by hash by those who leave.
+/// A channel's readers, and what it keeps for those who come back: dense for those who walk over all of them, found by hash by those who leave.
 #[derive(Default)]
-struct Readers(IndexSet<Arc<Connection>>);
+struct Readers(IndexSet<Arc<Connection>>, Kept);
+
+/// What a channel keeps besides its readers.
+#[derive(Default)]
+struct Kept {
+    /// Its last messages, while there is a history.
+    history: Option<Box<History>>,
+    /// It was forgotten: whoever still holds it has to look for another of its name.
+    gone: bool,
+}
 
 impl Readers {
     fn remove(&mut self, connection: &Arc<Connection>) {
@@ -86,12 +131,19 @@ pub struct Hub {
     connections: Sharded<Uuid, Arc<Connection>>,
     budget: Arc<Budget>,
     deliveries: AtomicU64,
+    keeping: Arc<Keeping>,
 }
 
 impl Hub {
     /// An empty hub whose outboxes share `budget`.
     pub fn new(budget: Arc<Budget>) -> Hub {
-        Hub { channels: Sharded::new(), connections: Sharded::new(), budget, deliveries: AtomicU64::new(0) }
+        Hub {
+            channels: Sharded::new(),
+            connections: Sharded::new(),
+            budget,
+            deliveries: AtomicU64::new(0),
+            keeping: Arc::new(Keeping::off()),
+        }
     }
 
     /// What all outboxes share.
@@ -164,34 +216,33 @@ impl Hub {
         memberships.reserve_exact(channels.len() - kept.len());
         let since: HashMap<&str, _> = since.iter().map(|(name, id)| (&**name, *id)).collect();
         let joined = || channels.iter().filter(|name| !kept.contains(*name));
-        let asked = joined().filter(|name| since.get(name.as_str()).is_some_and(Option::is_some));
-        let recovered: Vec<_> = asked.map(|name| (name.clone(), false)).collect();
-        announce(&recovered);
+        let mut recovery = Recovery::new(self);
         for name in joined() {
-            memberships.push(self.join(connection, name));
+            if let Some(id) = since.get(name.as_str()) {
+                recovery.look_for(name, *id);
+            }
+        }
+        announce(recovery.recovered());
+        for name in joined() {
+            memberships.push(self.join(connection, name, recovery.of(name)));
         }
         memberships.shrink_to_fit();
     }
 
-    fn join(&self, connection: &Arc<Connection>, name: &ChannelName) -> Arc<Channel> {
+    /// Queues what was missed since `missed`, and from then on all that comes: one step in the channel's order.
+    fn join(
+        &self,
+        connection: &Arc<Connection>,
+        name: &ChannelName,
+        missed: Option<MessageId>,
+    ) -> Arc<Channel> {
         let mut shard = lock(self.channels.shard(name.as_str()));
-        let channel = match shard.get(name) {
-            Some(channel) => channel.clone(),
-            None => {
-                let channel = Arc::new(Channel {
-                    name: name.clone(),
-                    messages: AtomicU64::new(0),
-                    sampled: AtomicU32::new(0),
-                    rate: AtomicU32::new(0),
-                    reader_count: AtomicU32::new(0),
-                    readers: Mutex::default(),
-                });
-                shard.insert(name.clone(), channel.clone());
-                channel
-            }
-        };
+        let channel = shard.entry(name.clone()).or_insert_with(|| Channel::new(name)).clone();
         // Under the shard's lock: nobody forgets the channel in between.
         let mut readers = lock(&channel.readers);
+        if let (Some(missed), Some(history)) = (missed, &readers.1.history) {
+            recovery::deliver(history, missed, connection);
+        }
         readers.0.insert(connection.clone());
         channel.reader_count.store(readers.0.len() as u32, Relaxed);
         drop(readers);
@@ -203,13 +254,7 @@ impl Hub {
         let mut readers = lock(&channel.readers);
         readers.remove(connection);
         channel.reader_count.store(readers.0.len() as u32, Relaxed);
-        if readers.0.is_empty() {
-            shard.remove(&channel.name);
-            if shard.len() < shard.capacity() / 8 {
-                let room = shard.len() * 2;
-                shard.shrink_to(room);
-            }
-        }
+        forget_unused(&mut shard, channel, &mut readers);
     }
 
     /// Queues a message to every reader of its channel but the publisher, and returns to how many.
@@ -246,11 +291,30 @@ impl Hub {
         publisher: Option<&Arc<Connection>>,
         touched: &mut Touched,
     ) -> usize {
+        if self.keeping.is_on() {
+            return self.queue_kept(channel, &encode(), publisher, touched);
+        }
         let channel = lock(self.channels.shard(channel)).get(channel).cloned();
         let Some(channel) = channel else { return 0 };
         let frame = encode();
+        let mut readers = lock(&channel.readers);
+        if readers.1.history.is_some() {
+            // With what is not kept, what was kept is no history any more.
+            readers.1.history = None;
+        }
+        self.push(&channel, &readers, &frame, publisher, touched)
+    }
+
+    /// Gives a frame to a channel's readers, under its lock.
+    fn push(
+        &self,
+        channel: &Channel,
+        readers: &Readers,
+        frame: &Frame,
+        publisher: Option<&Arc<Connection>>,
+        touched: &mut Touched,
+    ) -> usize {
         let mut queued = 0;
-        let readers = lock(&channel.readers);
         // Not fetch_add: the lock has made this the only writer.
         channel.messages.store(channel.messages.load(Relaxed) + frame.messages() as u64, Relaxed);
         for reader in &readers.0 {
@@ -264,7 +328,6 @@ impl Hub {
             }
             queued += 1;
         }
-        drop(readers);
         self.deliveries.fetch_add((queued * frame.messages()) as u64, Relaxed);
         queued
     }
@@ -283,13 +346,20 @@ impl Hub {
 
     /// How many channels have a reader.
     pub fn channel_count(&self) -> usize {
-        self.channels.shards.iter().map(|shard| lock(shard).len()).sum()
+        if self.keeping.histories.load(Relaxed) == 0 {
+            return self.channels.shards.iter().map(|shard| lock(shard).len()).sum();
+        }
+        let is_read = |channel: &&Arc<Channel>| channel.reader_count.load(Relaxed) > 0;
+        self.channels.shards.iter().map(|shard| lock(shard).values().filter(is_read).count()).sum()
     }
 
     /// Shows every channel of clients to `visit`, one shard locked at a time and no channel.
     pub fn each_channel(&self, mut visit: impl FnMut(&ChannelName, ChannelStats)) {
         for shard in &self.channels.shards {
-            for channel in lock(shard).values().filter(|channel| !channel.name.is_internal()) {
+            let shown = |channel: &&Arc<Channel>| {
+                !channel.name.is_internal() && channel.reader_count.load(Relaxed) > 0
+            };
+            for channel in lock(shard).values().filter(shown) {
                 let stats = ChannelStats {
                     readers: channel.reader_count.load(Relaxed).into(),
                     messages: channel.messages.load(Relaxed),

@@ -4,6 +4,7 @@ mod delivery;
 mod encode;
 mod id;
 mod name;
+mod number;
 mod parse;
 mod reply;
 mod skipped;
@@ -11,6 +12,7 @@ mod skipped;
 pub use self::delivery::{Batch, Delivery};
 pub use self::id::MessageId;
 pub use self::name::{ChannelName, ChannelNameError};
+pub(crate) use self::number::number;
 pub use self::parse::{Auth, BadMessage, FromClient, MAX_ACK_BYTES, Publish, Since};
 pub use self::reply::{AccessReply, ErrorReply};
 

@@ -15,8 +15,8 @@ use super::origin::Origin;
 use super::raw::Raw;
 use super::secret::{SecretSource, Secrets};
 use super::settings::{
-    AdminSettings, AuthSettings, Drain, LimitSettings, LogFormat, LogLevel, LogSettings, Settings,
-    ShutdownSettings, WebSocketSettings,
+    AdminSettings, AuthSettings, Drain, HistorySettings, LimitSettings, LogFormat, LogLevel, LogSettings,
+    Settings, ShutdownSettings, WebSocketSettings,
 };
 
 /// Names the configuration file; a setting of none of the keys.
@@ -225,6 +225,13 @@ impl Draft {
             limits.queue_bytes,
             "no connection could use its own limit",
         );
+        // What a connection gets at once is half of its queue at most.
+        if self.settings.history.messages > limits.queue_messages / 2 {
+            self.warnings.push(
+                "history.messages is over half of limits.queue_messages: who missed more than that gets none of it"
+                    .into(),
+            );
+        }
         super::dev::check(self);
         if !self.settings.websocket.allowed_origins.is_empty() && !self.settings.websocket.check_origin {
             self.warnings
@@ -287,6 +294,7 @@ fn defaults(memory: usize) -> Settings {
             channels_per_token: 1024,
             channel_name_bytes: 255,
         },
+        history: HistorySettings { messages: 0, ttl: seconds(5 * 60), bytes: 64 * MIB },
         admin: AdminSettings { socket: None, mode: 0o660, closed_ring: 10_000 },
         log: LogSettings { level: LogLevel::Info, format: LogFormat::Auto },
         shutdown: ShutdownSettings { drain: Drain::Auto },

@@ -235,6 +235,9 @@ pub static KEYS: &[Key] = &[
     key!("limits.total_queue_bytes", None, Live, limits.total_queue_bytes, Size(MIB..=64 * TIB)),
     key!("limits.channels_per_token", None, Live, limits.channels_per_token, Number(1..=1_000_000)),
     key!("limits.channel_name_bytes", None, Live, limits.channel_name_bytes, Number(1..=4096)),
+    key!("history.messages", None, Live, history.messages, Number(0..=100_000)),
+    key!("history.ttl", None, Live, history.ttl, Period(seconds(1)..=seconds(7 * 24 * 3600))),
+    key!("history.bytes", None, Live, history.bytes, Size(64 * KIB..=64 * TIB)),
     Key {
         path: "admin.socket",
         short: None,
@@ -277,8 +280,6 @@ const NO_TLS: &str = "this version of Philote has no TLS yet: remove [tls], or p
 const NO_CLIENT_LIMITS: &str = "this version of Philote has no limits per address, subject or rate yet: \
     remove the key, or set it to 0";
 const NO_PROXIES: &str = "this version of Philote believes no X-Forwarded-For yet: remove the key";
-const NO_HISTORY: &str =
-    "this version of Philote keeps no history yet: remove [history], or set messages to 0";
 const NO_METRICS: &str = "this version of Philote has no metrics yet: remove [metrics]";
 const NO_CLUSTER: &str = "this version of Philote does not cluster yet: remove [cluster]";
 
@@ -290,9 +291,6 @@ const LATER: &[(&str, &str)] = &[
     ("limits.messages_per_second", NO_CLIENT_LIMITS),
     ("limits.bytes_per_second", NO_CLIENT_LIMITS),
     ("limits.trusted_proxies", NO_PROXIES),
-    ("history.messages", NO_HISTORY),
-    ("history.ttl", NO_HISTORY),
-    ("history.bytes", NO_HISTORY),
     ("tls.certificate", NO_TLS),
     ("tls.key", NO_TLS),
     ("metrics.listen", NO_METRICS),

@@ -24,6 +24,8 @@ pub struct Settings {
     pub websocket: WebSocketSettings,
     /// What one client, and all of them together, may use (`[limits]`).
     pub limits: LimitSettings,
+    /// What channels keep of their last messages (`[history]`).
+    pub history: HistorySettings,
     /// The admin socket (`[admin]`).
     pub admin: AdminSettings,
     /// The log (`[log]`).
@@ -89,6 +91,17 @@ pub struct LimitSettings {
     pub channels_per_token: usize,
     /// The longest channel name, in bytes.
     pub channel_name_bytes: usize,
+}
+
+/// What channels keep of their last messages.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HistorySettings {
+    /// Messages of each channel; 0 is off.
+    pub messages: usize,
+    /// How long a message is kept.
+    pub ttl: Duration,
+    /// The most that all channels keep together, in bytes.
+    pub bytes: usize,
 }
 
 /// The admin socket.

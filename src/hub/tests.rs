@@ -332,3 +332,5 @@ fn a_connection_stays_small() {
     println!("bytes of a connection, its outbox, a channel: {sizes:?}");
     assert!(sizes.0 <= 288, "{sizes:?}");
 }
+
+mod history;

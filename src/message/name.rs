@@ -16,6 +16,11 @@ impl ChannelName {
         Ok(ChannelName(Arc::from(name)))
     }
 
+    /// A name that was checked already, as that of a message is.
+    pub(crate) fn checked(name: &str) -> ChannelName {
+        ChannelName(Arc::from(name))
+    }
+
     /// The one rule for names of channels, in tokens and in messages.
     pub fn check(name: &str, max_bytes: usize) -> Result<(), ChannelNameError> {
         if name.is_empty() {

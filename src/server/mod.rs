@@ -141,8 +141,11 @@ impl Server {
             limits.total_queue_bytes,
             live.settings.websocket.write_buffer_size,
         );
+        let hub = Hub::new(Arc::new(budget));
+        let history = &live.settings.history;
+        hub.keep(history.messages, history.ttl, history.bytes);
         Arc::new(Server {
-            hub: Hub::new(Arc::new(budget)),
+            hub,
             counters: Counters::default(),
             log: ConnectionLog::default(),
             ended: EndedRing::default(),
@@ -198,6 +201,8 @@ impl Server {
         budget.queue_bytes.store(limits.queue_bytes, Relaxed);
         budget.total_bytes.store(limits.total_queue_bytes, Relaxed);
         budget.kept_bytes.store(live.settings.websocket.write_buffer_size, Relaxed);
+        let history = &live.settings.history;
+        self.hub.keep(history.messages, history.ttl, history.bytes);
         self.live.store(live.clone());
         let withdrawn = self.withdrawn(&live.keys);
         let count = withdrawn.len();

@@ -91,6 +91,7 @@ pub(super) async fn run(server: Arc<Server>) {
                 beat(&server, slot, now).await;
             }
             looked_at = now;
+            server.hub.sweep_history(std::time::Instant::now());
         }
     };
     tokio::join!(memory, clock);

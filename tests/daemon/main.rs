@@ -12,6 +12,7 @@ mod command_line;
 mod connections;
 mod dev;
 mod frames;
+mod history;
 mod http;
 mod jane;
 mod keys;

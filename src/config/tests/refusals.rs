@@ -174,7 +174,6 @@ fn what_later_versions_know_is_refused_with_what_to_do() {
         "limits.messages_per_second = 1",
         "limits.bytes_per_second = 1",
         "limits.trusted_proxies = ['10.0.0.0/8']",
-        "history.messages = 1",
         "metrics.listen = '127.0.0.1:1'",
         "cluster.servers = ['nats://127.0.0.1']",
     ];

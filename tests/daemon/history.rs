@@ -1,0 +1,84 @@
+//! History: who comes back gets what it missed, or hears that it does not.
+
+use serde_json::{Value, json};
+
+use crate::support::{Client, Daemon, sign};
+
+fn enter(daemon: &Daemon, claims: &Value, since: &Value) -> (Client, Value) {
+    let mut request = daemon.request("/");
+    request.headers_mut().insert("Sec-WebSocket-Protocol", "philote.v1".parse().unwrap());
+    let mut client = daemon.open(request).unwrap();
+    client.send(json!({"auth": sign(claims), "since": since}).to_string());
+    let access = client.receive()["access"].take();
+    (client, access)
+}
+
+#[test]
+fn who_comes_back_gets_what_it_missed() {
+    let daemon = Daemon::start("[history]\nmessages = 5\n");
+    let claims = json!({"read": ["chat", "news"], "write": ["chat"]});
+    let mut classic = daemon.client(&["chat", "news"]);
+    let (mut client, access) = enter(&daemon, &claims, &json!({}));
+    assert!(access.get("recovered").is_none());
+    classic.publish("chat", "1");
+    let message = client.receive();
+    assert_eq!(message["data"], "1");
+    let id = message["id"].as_str().unwrap().to_owned();
+    drop(client);
+    daemon.wait_until("it is gone", |status| status["connections"] == 1);
+    classic.publish("chat", "2");
+    classic.publish("chat", "3");
+    classic.settle();
+    let (mut client, access) =
+        enter(&daemon, &claims, &json!({"chat": id, "news": "0-1", "secret": id, "other": null}));
+    assert_eq!(access["recovered"], json!({"chat": true, "news": false}));
+    classic.publish("chat", "4");
+    assert_eq!([client.data(), client.data(), client.data()], ["2", "3", "4"]);
+
+    let later = json!({"auth": sign(&json!({"read": ["news"]}))}).to_string();
+    client.send(later);
+    client.receive();
+    classic.publish("chat", "5");
+    classic.settle();
+    client.send(json!({"auth": sign(&claims), "since": {"chat": id, "news": id}}).to_string());
+    let access = client.receive()["access"].take();
+    assert_eq!(access["recovered"], json!({"chat": true}), "news was never left");
+    assert_eq!([client.data(), client.data(), client.data(), client.data()], ["2", "3", "4", "5"]);
+
+    for number in 6..=9 {
+        classic.publish("chat", &number.to_string());
+    }
+    classic.settle();
+    let (mut late, access) = enter(&daemon, &claims, &json!({"chat": id}));
+    assert_eq!(access["recovered"], json!({"chat": false}));
+    classic.publish("chat", "10");
+    assert_eq!(late.data(), "10", "on from here");
+    let (mut new, _) = enter(&daemon, &claims, &json!({"chat": null}));
+    assert_eq!((0..5).map(|_| new.data()).collect::<Vec<_>>(), ["6", "7", "8", "9", "10"]);
+}
+
+#[test]
+fn without_history_nothing_is_recovered_and_nothing_has_an_id() {
+    let daemon = Daemon::start("");
+    let mut classic = daemon.client(&["chat"]);
+    let claims = json!({"read": ["chat"]});
+    let (mut client, access) = enter(&daemon, &claims, &json!({"chat": "1-1"}));
+    assert_eq!(access["recovered"], json!({"chat": false}));
+    classic.publish("chat", "x");
+    assert!(client.receive().get("id").is_none());
+}
+
+#[test]
+fn a_restart_changes_the_epoch() {
+    let mut id = String::new();
+    for turn in 0..2 {
+        let daemon = Daemon::start("[history]\nmessages = 5\n");
+        let mut classic = daemon.client(&["chat"]);
+        let (mut client, access) = enter(&daemon, &json!({"read": ["chat"]}), &json!({"chat": id}));
+        assert_eq!(access["recovered"], json!({"chat": false}), "{turn}");
+        classic.publish("chat", "x");
+        let now = client.receive()["id"].as_str().unwrap().to_owned();
+        assert!(now.ends_with("-1") && now != id);
+        id = now;
+    }
+}
