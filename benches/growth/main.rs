@@ -1,0 +1,231 @@
+//! How hub and outboxes grow, with sinks in place of sockets: past the connections that one process may open.
+//!
+//! `growth readers N`, `growth channels N` and `growth threads N` print their figures as JSON: nanoseconds of CPU and
+//! bytes of live allocations. `benches/growth/run` calls them and draws the plot.
+
+#![allow(clippy::unwrap_used, reason = "a measurement that fails should say where")]
+
+use std::alloc::System;
+use std::io::{self, IoSlice};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Barrier};
+use std::task::{Context, Poll};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use philote::access_key::{AccessKey, Keys, NewToken, Policy, issue, verify};
+use philote::hub::{Connection, Hub, Touched};
+use philote::message::{ChannelName, Delivery};
+use philote::outbox::{Budget, Sink};
+use rustix::time::{ClockId, clock_gettime};
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// Readers of a room.
+const ROOM: usize = 10;
+/// Messages to rooms.
+const MESSAGES: usize = 1_000_000;
+/// Deliveries of messages to all at least, so that few readers are measured long enough.
+const DELIVERIES: usize = 2_000_000;
+/// Rooms are visited in leaps of this prime, as traffic does, and not in the order in which they lie in memory.
+const LEAP: usize = 7_919_111;
+
+/// Takes everything, as a socket with room does.
+struct Taking;
+
+impl Sink for Taking {
+    fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        Ok(slices.iter().map(|slice| slice.len()).sum())
+    }
+
+    fn poll_writable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn shutdown(&self) {}
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let [what, count] = &arguments[..] else {
+        return println!("usage: growth readers|channels|threads N; benches/growth/run calls all of them");
+    };
+    let count = count.parse().unwrap();
+    let figures = match what.as_str() {
+        "readers" => readers(count),
+        "channels" => channels(count),
+        _ => threads(count),
+    };
+    println!("{figures}");
+}
+
+fn cpu() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
+}
+
+/// Nanoseconds of CPU for each of `count` parts of the work.
+fn each(count: usize, work: impl FnOnce()) -> f64 {
+    let before = cpu();
+    work();
+    (cpu() - before).as_nanos() as f64 / count as f64
+}
+
+/// Bytes that are allocated and not freed.
+fn live() -> f64 {
+    let stats = ALLOCATOR.stats();
+    stats.bytes_allocated as f64 - stats.bytes_deallocated as f64
+}
+
+fn new_hub() -> Hub {
+    Hub::new(Arc::new(Budget::new(4096, 1 << 20, 1 << 30, 1024)))
+}
+
+/// What a token for these channels gives its bearer.
+fn access(channels: &[&str]) -> Arc<AccessKey> {
+    let keys = Keys::new([&b"a secret of benches/growth, for nobody"[..]]);
+    let policy = Policy {
+        leeway: 5,
+        require_expiry: false,
+        issuer: None,
+        audience: None,
+        channels: 1024,
+        channel_name_bytes: 255,
+    };
+    let read = channels.iter().map(|&channel| channel.to_owned()).collect();
+    let token = NewToken { read, subject: Some("somebody".into()), ..NewToken::default() };
+    Arc::new(verify(&issue(&token, &keys).unwrap(), &keys, &policy, 0).unwrap())
+}
+
+fn connection(hub: &Hub, access: &Arc<AccessKey>) -> Arc<Connection> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+    let connection = Arc::new(Connection::new(address, access.clone(), hub.budget().clone(), 0));
+    connection.outbox.attach(Box::new(Taking));
+    connection
+}
+
+fn room(number: usize) -> String {
+    format!("room-{number:06}")
+}
+
+fn publish(hub: &Hub, channel: &str, touched: &mut Touched) -> usize {
+    let data = concat!("\"", "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", "\"");
+    let issuer = "00000000-0000-4000-8000-000000000000";
+    let queued = hub.publish(&Delivery { issuer, channel, data, subject: Some("somebody") }, None, touched);
+    touched.flush(1);
+    queued
+}
+
+/// All join one channel and a room of ten, hear one message together and a million in their rooms, and leave.
+fn readers(count: usize) -> serde_json::Value {
+    let rooms = count / ROOM;
+    let names: Vec<String> = (0..rooms).map(room).collect();
+    let hub = new_hub();
+    let keys: Vec<Arc<AccessKey>> = names.iter().map(|room| access(&["all", room])).collect();
+    let mut readers = Vec::with_capacity(count);
+    let before = live();
+    let join = each(count, || {
+        for number in 0..count {
+            let reader = connection(&hub, &keys[number % rooms]);
+            hub.enter(&reader);
+            readers.push(reader);
+        }
+    });
+    let joined = (live() - before) / count as f64;
+    let mut touched = Touched::new();
+    let rounds = (DELIVERIES / count).max(3);
+    let all = each(rounds * count, || {
+        (0..rounds).for_each(|_| assert_eq!(publish(&hub, "all", &mut touched), count));
+    });
+    let in_rooms = each(MESSAGES * ROOM, || {
+        for number in 0..MESSAGES {
+            assert_eq!(publish(&hub, &names[number * LEAP % rooms], &mut touched), ROOM);
+        }
+    });
+    touched.trim();
+    let after = (live() - before) / count as f64;
+    let leave = each(count, || {
+        for reader in readers.drain(..) {
+            hub.leave(&reader);
+        }
+    });
+    serde_json::json!({
+        "readers": count,
+        "join_ns": join,
+        "bytes": joined,
+        "bytes_after": after,
+        "all_ns_a_delivery": all,
+        "rooms_ns_a_delivery": in_rooms,
+        "leave_ns": leave,
+        "bytes_left": (live() - before) / count as f64,
+    })
+}
+
+/// One reader for each channel: a message to one of them, and one more that comes and goes.
+fn channels(count: usize) -> serde_json::Value {
+    let names: Vec<String> = (0..count).map(room).collect();
+    let hub = new_hub();
+    let readers: Vec<Arc<Connection>> = names.iter().map(|name| connection(&hub, &access(&[name]))).collect();
+    readers.iter().for_each(|reader| hub.enter(reader));
+    let mut touched = Touched::new();
+    let publish = each(MESSAGES, || {
+        for number in 0..MESSAGES {
+            assert_eq!(publish(&hub, &names[number * LEAP % count], &mut touched), 1);
+        }
+    });
+    let guest = connection(&hub, &access(&[]));
+    let visits: Vec<ChannelName> = (0..count.min(1_000))
+        .map(|number| ChannelName::new(&names[number * LEAP % count], 255).unwrap())
+        .collect();
+    let visit = each(MESSAGES, || {
+        for number in 0..MESSAGES {
+            hub.subscribe(&guest, std::slice::from_ref(&visits[number % visits.len()]));
+            hub.subscribe(&guest, &[]);
+        }
+    });
+    serde_json::json!({ "channels": count, "publish_ns": publish, "join_and_leave_ns": visit })
+}
+
+/// Threads that publish at once: each to rooms of its own, and all to one.
+fn threads(count: usize) -> serde_json::Value {
+    const READERS: usize = 10_000;
+    let hub = Arc::new(new_hub());
+    let names: Arc<Vec<String>> = Arc::new((0..READERS / ROOM).map(room).collect());
+    for name in names.iter() {
+        let key = access(&[name]);
+        (0..ROOM).for_each(|_| hub.enter(&connection(&hub, &key)));
+    }
+    let run = |shared: bool| {
+        let start = Arc::new(Barrier::new(count + 1));
+        let running: Vec<_> = (0..count)
+            .map(|thread| {
+                let (hub, names, start) = (hub.clone(), names.clone(), start.clone());
+                thread::spawn(move || {
+                    let mut touched = Touched::new();
+                    start.wait();
+                    each(MESSAGES, || {
+                        for number in 0..MESSAGES {
+                            let own = (number * LEAP * count + thread) % names.len();
+                            publish(&hub, &names[if shared { 0 } else { own }], &mut touched);
+                        }
+                    })
+                })
+            })
+            .collect();
+        start.wait();
+        let began = Instant::now();
+        let cpu: f64 = running.into_iter().map(|thread| thread.join().unwrap()).sum();
+        let deliveries = (MESSAGES * ROOM) as f64;
+        (cpu / count as f64 / ROOM as f64, deliveries * count as f64 / began.elapsed().as_secs_f64())
+    };
+    let (own, shared) = (run(false), run(true));
+    serde_json::json!({
+        "threads": count,
+        "own_rooms_ns_a_delivery": own.0,
+        "own_rooms_a_second": own.1,
+        "one_room_ns_a_delivery": shared.0,
+        "one_room_a_second": shared.1,
+    })
+}
