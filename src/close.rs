@@ -35,6 +35,8 @@ pub enum CloseReason {
     NoPong,
     /// Its queue passed `[limits] queue_messages` or `queue_bytes` with the socket full.
     SlowConsumer,
+    /// It went on publishing faster than `[limits] messages_per_second` or `bytes_per_second`.
+    RateLimited,
     /// Its queue was among the longest when all together passed `[limits] total_queue_bytes`.
     QueueMemory,
 }
@@ -96,6 +98,9 @@ impl CloseReason {
                 "slow_consumer",
                 "too slow: more was waiting for this connection than queue limits allow",
             ),
+            CloseReason::RateLimited => {
+                (4429, "rate_limited", "publishing too fast; slow down, reconnect later")
+            }
             CloseReason::QueueMemory => {
                 (4413, "queue_memory", "too slow: the server's memory for waiting messages is used up")
             }
@@ -122,6 +127,7 @@ impl CloseReason {
             SubjectRefused,
             NoPong,
             SlowConsumer,
+            RateLimited,
             QueueMemory,
         ]
         .into_iter()

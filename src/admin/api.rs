@@ -175,6 +175,9 @@ pub struct Status {
     pub secret_source: String,
     /// How many secrets verify tokens; the first of them signs.
     pub secrets: u64,
+    /// Messages, pings and pongs over `[limits] messages_per_second` or `bytes_per_second` since the start.
+    #[serde(default)]
+    pub rate_limited: u64,
     /// The last reload, if there was one.
     pub last_reload: Option<ReloadReport>,
     /// Log records dropped because the log could not be written fast enough.

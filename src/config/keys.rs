@@ -235,6 +235,23 @@ pub static KEYS: &[Key] = &[
     key!("limits.total_queue_bytes", None, Live, limits.total_queue_bytes, Size(MIB..=64 * TIB)),
     key!("limits.channels_per_token", None, Live, limits.channels_per_token, Number(1..=1_000_000)),
     key!("limits.channel_name_bytes", None, Live, limits.channel_name_bytes, Number(1..=4096)),
+    key!(
+        "limits.connections_per_address",
+        None,
+        Live,
+        limits.connections_per_address,
+        Number(0..=10_000_000)
+    ),
+    key!(
+        "limits.connections_per_subject",
+        None,
+        Live,
+        limits.connections_per_subject,
+        Number(0..=10_000_000)
+    ),
+    key!("limits.handshakes_per_second", None, Live, limits.handshakes_per_second, Number(0..=1_000_000)),
+    key!("limits.messages_per_second", None, Live, limits.messages_per_second, Number(0..=10_000_000)),
+    key!("limits.bytes_per_second", None, Live, limits.bytes_per_second, Size(0..=64 * GIB)),
     key!("history.messages", None, Live, history.messages, Number(0..=100_000)),
     key!("history.ttl", None, Live, history.ttl, Period(seconds(1)..=seconds(7 * 24 * 3600))),
     key!("history.bytes", None, Live, history.bytes, Size(64 * KIB..=64 * TIB)),
@@ -277,19 +294,12 @@ pub(super) fn is_section(name: &str) -> bool {
 }
 
 const NO_TLS: &str = "this version of Philote has no TLS yet: remove [tls], or put a proxy in front";
-const NO_CLIENT_LIMITS: &str = "this version of Philote has no limits per address, subject or rate yet: \
-    remove the key, or set it to 0";
 const NO_PROXIES: &str = "this version of Philote believes no X-Forwarded-For yet: remove the key";
 const NO_METRICS: &str = "this version of Philote has no metrics yet: remove [metrics]";
 const NO_CLUSTER: &str = "this version of Philote does not cluster yet: remove [cluster]";
 
 /// Keys that a later version knows, and what to do until then.
 const LATER: &[(&str, &str)] = &[
-    ("limits.connections_per_address", NO_CLIENT_LIMITS),
-    ("limits.connections_per_subject", NO_CLIENT_LIMITS),
-    ("limits.handshakes_per_second", NO_CLIENT_LIMITS),
-    ("limits.messages_per_second", NO_CLIENT_LIMITS),
-    ("limits.bytes_per_second", NO_CLIENT_LIMITS),
     ("limits.trusted_proxies", NO_PROXIES),
     ("tls.certificate", NO_TLS),
     ("tls.key", NO_TLS),

@@ -91,6 +91,16 @@ pub struct LimitSettings {
     pub channels_per_token: usize,
     /// The longest channel name, in bytes.
     pub channel_name_bytes: usize,
+    /// Connections from one IPv4 address or one IPv6 /64; 0 is no limit, as in those that follow.
+    pub connections_per_address: usize,
+    /// Connections whose tokens have the same `sub`.
+    pub connections_per_subject: usize,
+    /// Handshakes a second from one IPv4 address or one IPv6 /64.
+    pub handshakes_per_second: usize,
+    /// Messages a second from one connection, pings and pongs included.
+    pub messages_per_second: usize,
+    /// Bytes of messages a second from one connection.
+    pub bytes_per_second: usize,
 }
 
 /// What channels keep of their last messages.

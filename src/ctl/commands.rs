@@ -179,6 +179,9 @@ fn status(status: &Status, style: Style) -> String {
     facts.add("channels", number(status.channels));
     let rate = |per_second: f64, total| format!("{per_second:.1}/s, {} since start", number(total));
     facts.add("messages in", rate(status.messages_in_per_second, status.messages_in));
+    if status.rate_limited > 0 {
+        facts.add("over their rate", many(status.rate_limited, "message"));
+    }
     facts.add("deliveries", rate(status.deliveries_per_second, status.deliveries));
     facts.add(
         "queued",

@@ -93,6 +93,7 @@ impl Control for DaemonControl {
             max_queued_bytes: live.settings.limits.total_queue_bytes as u64,
             secret_source: secrets.source().to_string(),
             secrets: secrets.iter().count() as u64,
+            rate_limited: server.counters.rate_limited.load(Relaxed),
             last_reload: crate::sync::lock(&self.last_reload).clone(),
             log_records_dropped: self.log.dropped(),
         })

@@ -22,6 +22,8 @@ pub enum ErrorReply<'a> {
     Unauthorized(&'a str),
     /// So many `auth`s in one second are not looked at.
     TooManyAuths(u32),
+    /// Over `[limits] messages_per_second` or `bytes_per_second`.
+    RateLimited,
 }
 
 impl ErrorReply<'_> {
@@ -37,6 +39,10 @@ impl ErrorReply<'_> {
             ErrorReply::Unauthorized(sentence) => ("unauthorized", None, (*sentence).to_owned(), None),
             ErrorReply::TooManyAuths(max) => {
                 ("rate_limited", None, format!("a connection may send {max} tokens a second"), None)
+            }
+            ErrorReply::RateLimited => {
+                let sentence = "too fast: what is over this server's rate is not published";
+                ("rate_limited", None, sentence.to_owned(), None)
             }
         };
         encode_text(|out| {

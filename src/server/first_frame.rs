@@ -105,9 +105,10 @@ fn let_in(server: &Arc<Server>, address: SocketAddr, message: &Message) -> Resul
     let text = message.to_text().map_err(|_| Refusal::TokenFirst)?;
     let first = FromClient::parse(text, live.settings.limits.channel_name_bytes, true);
     let Ok(FromClient::Auth(auth)) = first else { return Err(Refusal::TokenFirst.into()) };
-    let place = Place::take(server, &live)?;
+    let mut place = Place::take(server, &live, address.ip())?;
     let access = verify_in_frame(&auth.token, &live.keys, &live.policy, unix_now())
         .map_err(|error| Refusal::Token(error).of(claimed_subject(&auth.token)))?;
     server.check_subject(&access).map_err(|refusal| refusal.of(access.subject.clone()))?;
+    place.set_subject(&access, &live)?;
     Ok(Presence::enter(place, address, access, true, &auth.since))
 }

@@ -26,6 +26,18 @@ pub(super) struct FrameLimits {
     pub read_buffer: usize,
 }
 
+impl Received {
+    /// What counts against a connection's rate, in bytes of payload; not a Close, which ends it.
+    pub(super) fn size(&self) -> Option<usize> {
+        match self {
+            Received::Message(message) => Some(message.len()),
+            Received::Ping(pong) => Some(pong.len()),
+            Received::Pong => Some(0),
+            Received::Close(..) => None,
+        }
+    }
+}
+
 /// Follows the frames of a stream without looking into them (RFC 6455 section 5.2).
 #[derive(Debug, Default)]
 pub(super) struct Boundary {

@@ -214,7 +214,14 @@ impl Exchange {
         }
         let path = request.uri().path();
         if path == "/health" || path.starts_with("/health/") || path == "/api" || path.starts_with("/api/") {
-            return Ok((api::answer(&self.server, request).await?, None));
+            return match api::answer(&self.server, request).await {
+                Ok(answer) => Ok((answer, None)),
+                // Who guesses tokens here tries to come in as well.
+                Err(refusal @ Refusal::Token(_)) => {
+                    Err(self.server.count_handshake(self.address.ip()).err().unwrap_or(refusal).into())
+                }
+                Err(refusal) => Err(refusal.into()),
+            };
         }
         if self.server.live().settings.dev
             && let Some(page) = dev::answer(&request)
@@ -241,7 +248,9 @@ fn upgrade(
     let v1 = has_word(request.headers(), SEC_WEBSOCKET_PROTOCOL, V1);
     let upgraded = if v1 {
         check_origin(request.headers(), &live)?;
-        let entered = if tokens.is_empty() {
+        let entered = if let Err(refusal) = server.count_handshake(address.ip()) {
+            Err(refusal.into())
+        } else if tokens.is_empty() {
             Place::free(server, &live).map(|()| Upgraded::TokenFollows).map_err(Refused::from)
         } else {
             enter(server, address, &tokens, &live, |_| Ok(()), true)
@@ -251,6 +260,7 @@ fn upgrade(
         let origin = |access: &AccessKey| {
             check_origin(request.headers(), &live).map_err(|refusal| refusal.of(access.subject.clone()))
         };
+        server.count_handshake(address.ip())?;
         enter(server, address, &tokens, &live, origin, false)?
     };
 
@@ -276,10 +286,11 @@ fn enter(
     check: impl FnOnce(&AccessKey) -> Result<(), Refused>,
     v1: bool,
 ) -> Result<Upgraded, Refused> {
-    let place = Place::take(server, live)?;
+    let mut place = Place::take(server, live, address.ip())?;
     let access = tokens.verify(live).map_err(|refusal| refusal.of(tokens.claimed_subject()))?;
     check(&access)?;
     server.check_subject(&access).map_err(|refusal| refusal.of(access.subject.clone()))?;
+    place.set_subject(&access, live)?;
     Ok(Upgraded::Present(Presence::enter(place, address, access, v1, &[])))
 }
 

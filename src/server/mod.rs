@@ -14,6 +14,7 @@ mod first_frame;
 mod flush;
 mod frames;
 mod handshake;
+mod limits;
 pub mod listener;
 mod origin;
 mod presence;
@@ -22,7 +23,7 @@ mod refused_subjects;
 mod session;
 mod timekeeper;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -98,6 +99,8 @@ pub struct Counters {
     pub closed: AtomicU64,
     /// Messages published.
     pub messages_in: AtomicU64,
+    /// Messages, pings and pongs over a connection's rate, which were not handled.
+    pub rate_limited: AtomicU64,
     /// Panics that cost one connection its life.
     pub panics: AtomicU64,
 }
@@ -125,6 +128,7 @@ pub struct Server {
     /// Told when a connection ends.
     left: Notify,
     pending: listener::Pending,
+    limits: limits::Limits,
     accept_loops: listener::AcceptLoops,
     timekeeper: Timekeeper,
     port: OnceLock<u16>,
@@ -160,6 +164,7 @@ impl Server {
             draining: AtomicBool::new(false),
             left: Notify::new(),
             pending: listener::Pending::default(),
+            limits: limits::Limits::default(),
             timekeeper: Timekeeper::default(),
             port: OnceLock::new(),
         })
@@ -324,6 +329,12 @@ impl Server {
     }
 
     /// # Errors
+    /// Too many handshakes a second from this address.
+    fn count_handshake(&self, address: IpAddr) -> Result<(), Refusal> {
+        self.limits.handshake(address, &self.live().settings.limits, self.started.elapsed())
+    }
+
+    /// # Errors
     /// An administrator keeps the token's subject out.
     fn check_subject(&self, access: &AccessKey) -> Result<(), Refusal> {
         let until = self.refused_subjects.until(access.subject.as_deref(), unix_now());
@@ -358,6 +369,11 @@ impl Server {
     /// How many connections have not shown a token yet.
     pub fn pending(&self) -> usize {
         self.pending.len()
+    }
+
+    /// How many addresses and how many subjects the limits count connections of.
+    pub fn counted(&self) -> (usize, usize) {
+        self.limits.len()
     }
 
     /// Whether it takes no new connections because it stops.

@@ -1,11 +1,14 @@
 //! One connection's place in the server, from the token's acceptance to its end.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 use std::time::{Instant, SystemTime};
 
 use uuid::fmt::Hyphenated;
 
+use super::limits::Seat;
+use super::refusal::Refused;
 use super::{Connected, Event, Live, Refusal, Server};
 use crate::access_key::AccessKey;
 use crate::close::CloseReason;
@@ -15,7 +18,11 @@ use crate::log::Opened;
 use crate::message::{AccessReply, ChannelName, Since};
 
 /// A place among the `max_connections`, given back when dropped.
-pub(super) struct Place(Arc<Server>);
+pub(super) struct Place {
+    server: Arc<Server>,
+    /// What limits for each client count it as.
+    seat: Seat,
+}
 
 impl Place {
     /// Whether there is a place to take.
@@ -35,20 +42,31 @@ impl Place {
     /// Takes a place.
     ///
     /// # Errors
-    /// While draining, and when every place is taken.
-    pub(super) fn take(server: &Arc<Server>, live: &Live) -> Result<Place, Refusal> {
+    /// When its address has all its connections, while draining, and when every place is taken.
+    pub(super) fn take(server: &Arc<Server>, live: &Live, address: IpAddr) -> Result<Place, Refusal> {
+        let seat = Seat::of_address(server, address, &live.settings.limits)?;
         let max = live.max_connections;
         Place::free(server, live)?;
         let taken =
             server.connected.fetch_update(AcqRel, Relaxed, |count| (count < max).then_some(count + 1));
-        taken.map(|_| Place(server.clone())).map_err(|_| Refusal::Full(max))
+        taken.map(|_| Place { server: server.clone(), seat }).map_err(|_| Refusal::Full(max))
+    }
+
+    /// Makes it a place of this subject's.
+    ///
+    /// # Errors
+    /// The subject has all its connections.
+    pub(super) fn set_subject(&mut self, access: &AccessKey, live: &Live) -> Result<(), Refused> {
+        let subject = access.subject.as_deref();
+        let set = self.seat.set_subject(&self.server, subject, &live.settings.limits);
+        set.map_err(|refusal| refusal.of(access.subject.clone()))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.connected.fetch_sub(1, AcqRel);
-        self.0.left.notify_one();
+        self.server.connected.fetch_sub(1, AcqRel);
+        self.server.left.notify_one();
     }
 }
 
@@ -76,6 +94,11 @@ pub(super) fn access_frame(connection: &Connection, recovered: &[(ChannelName, b
 }
 
 impl Presence {
+    /// What limits for each client count it as, for whoever may change that.
+    pub(super) fn take_seat(&mut self) -> Seat {
+        std::mem::take(&mut self.place.seat)
+    }
+
     /// Lets a connection in: it joins its channels, its outbox held back until it has its socket.
     /// With philote.v1 it is told first what its token lets it do; `since` is what it wants to have of its channels.
     pub(super) fn enter(
@@ -85,7 +108,7 @@ impl Presence {
         v1: bool,
         since: &[Since<'_>],
     ) -> Presence {
-        let server = &place.0;
+        let server = &place.server;
         let expires = access.expires;
         let budget = server.hub.budget().clone();
         let connection = Arc::new(Connection::new(address, Arc::new(access), budget, server.now()));
@@ -128,13 +151,13 @@ impl Presence {
     }
 
     pub(super) fn server(&self) -> &Arc<Server> {
-        &self.place.0
+        &self.place.server
     }
 }
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        let server = &self.place.0;
+        let server = &self.place.server;
         // Nobody may queue to it any more, and the reason is settled.
         self.connection.outbox.close(CloseReason::ClientGone);
         server.hub.leave(&self.connection);

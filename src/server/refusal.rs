@@ -65,6 +65,12 @@ pub enum Refusal {
         /// Seconds since 1970.
         until: UnixSeconds,
     },
+    /// As many connections of its address as there may be; `connections_per_address`.
+    PerAddress(usize),
+    /// As many connections of its subject as there may be; `connections_per_subject`.
+    PerSubject(usize),
+    /// Too many handshakes from its address; `handshakes_per_second`.
+    Handshakes(usize),
     /// A fault of the server.
     Internal,
 }
@@ -114,6 +120,9 @@ impl Refusal {
             Refusal::NotApi | Refusal::Channel(_) | Refusal::Origin(_) | Refusal::Subject { .. } => {
                 StatusCode::FORBIDDEN
             }
+            Refusal::PerAddress(_) | Refusal::PerSubject(_) | Refusal::Handshakes(_) => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Refusal::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -124,6 +133,7 @@ impl Refusal {
             Refusal::Full(_) | Refusal::Pending(_) | Refusal::Draining => 1013,
             Refusal::Token(_) | Refusal::TokenTimeout | Refusal::TokenFirst => 4401,
             Refusal::Frames(reason) => reason.code(),
+            Refusal::PerAddress(_) | Refusal::PerSubject(_) | Refusal::Handshakes(_) => 4429,
             Refusal::Internal => 1011,
             _ => 4403,
         }
@@ -152,6 +162,7 @@ impl Refusal {
             Refusal::NotApi | Refusal::Channel(_) | Refusal::Origin(_) | Refusal::Subject { .. } => {
                 "forbidden"
             }
+            Refusal::PerAddress(_) | Refusal::PerSubject(_) | Refusal::Handshakes(_) => "rate_limited",
             Refusal::Internal => "internal_error",
         }
     }
@@ -170,6 +181,9 @@ impl Refusal {
             Refusal::Channel(_) => "channel",
             Refusal::Origin(_) => "origin",
             Refusal::Subject { .. } => "subject_refused",
+            Refusal::PerAddress(_) => "connections_per_address",
+            Refusal::PerSubject(_) => "connections_per_subject",
+            Refusal::Handshakes(_) => "handshakes_per_second",
             other => other.code(),
         }
     }
@@ -183,7 +197,12 @@ impl Refusal {
             Refusal::Method(allowed) => headers.insert(ALLOW, HeaderValue::from_static(allowed)),
             Refusal::UpgradeRequired => headers.insert(UPGRADE, HeaderValue::from_static("websocket")),
             Refusal::Version => headers.insert("Sec-WebSocket-Version", HeaderValue::from_static("13")),
-            Refusal::Full(_) | Refusal::Pending(_) | Refusal::Draining => {
+            Refusal::Full(_)
+            | Refusal::Pending(_)
+            | Refusal::Draining
+            | Refusal::PerAddress(_)
+            | Refusal::PerSubject(_)
+            | Refusal::Handshakes(_) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS))
             }
             Refusal::Token(_) => headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
@@ -239,6 +258,15 @@ impl fmt::Display for Refusal {
                 let until = SystemTime::UNIX_EPOCH + Duration::from_secs(*until);
                 let until = humantime::format_rfc3339_seconds(until);
                 write!(f, "an administrator refuses this token's subject until {until}")
+            }
+            Refusal::PerAddress(max) => {
+                write!(f, "this address has all its connections: connections_per_address is {max}")
+            }
+            Refusal::PerSubject(max) => {
+                write!(f, "this token's subject has all its connections: connections_per_subject is {max}")
+            }
+            Refusal::Handshakes(rate) => {
+                write!(f, "this address connects too often: handshakes_per_second is {rate}")
             }
             Refusal::Internal => f.write_str("a fault of the server"),
         }

@@ -28,6 +28,7 @@ use uuid::fmt::Hyphenated;
 
 use super::flush::flush;
 use super::frames::{FrameLimits, FrameReader, Received};
+use super::limits::{Rate, Seat, Verdict};
 use super::presence::{Presence, access_frame};
 use super::{Live, Server, unix_now};
 use crate::access_key::{AccessKey, verify_in_frame};
@@ -105,6 +106,10 @@ pub(super) struct Session {
     flushing: Option<Box<JoinSet<()>>>,
     /// The deadline of the message in progress, or of the Close.
     deadline: Option<Pin<Box<Sleep>>>,
+    /// What it has sent of late, where a rate is set.
+    rate: Option<Box<Rate>>,
+    /// What limits for each client count it as.
+    seat: Seat,
     /// The Close has been decided: what the client sends is thrown away.
     ending: bool,
     /// The sending direction is shut.
@@ -129,10 +134,11 @@ enum Step {
 
 impl Session {
     /// Takes over the socket after the 101, with what was read behind the request.
-    pub(super) fn new(presence: Presence, stream: TcpStream, read_ahead: &[u8]) -> Session {
+    pub(super) fn new(mut presence: Presence, stream: TcpStream, read_ahead: &[u8]) -> Session {
         let (reader, writer) = stream.into_split();
         presence.connection.received(read_ahead.len(), presence.server().now());
         presence.connection.outbox.attach(Box::new(TcpSink(writer)));
+        let seat = presence.take_seat();
         Session {
             presence,
             reader,
@@ -141,6 +147,8 @@ impl Session {
             unhandled: Bytes::copy_from_slice(read_ahead),
             flushing: None,
             deadline: None,
+            rate: None,
+            seat,
             ending: false,
             shut: false,
             auths: Auths::default(),
@@ -208,6 +216,7 @@ impl Session {
             live: &live,
             access: connection.access(),
             auths: &mut self.auths,
+            seat: &mut self.seat,
             now,
             id: connection.id().hyphenated().encode_lower(&mut id),
             touched: &mut touched,
@@ -217,10 +226,22 @@ impl Session {
             message: live.settings.websocket.max_message_size,
             read_buffer: live.settings.websocket.read_buffer_size,
         };
+        let rates = &live.settings.limits;
+        let mut rate = if rates.messages_per_second == 0 && rates.bytes_per_second == 0 {
+            None
+        } else {
+            Some(self.rate.get_or_insert_default())
+        };
         let mut handled = 0;
         let mut messages = 0;
         let result = self.frames.read(bytes, limits, now, |received| {
             handled += 1;
+            if let (Some(rate), Some(size)) = (&mut rate, received.size()) {
+                let verdict = rate.judge(size, rates, server.started().elapsed());
+                if verdict != Verdict::Taken {
+                    return publisher.over_rate(verdict) && handled < MESSAGES_PER_FLUSH;
+                }
+            }
             match received {
                 Received::Message(message) => {
                     messages += 1;
@@ -354,6 +375,7 @@ struct Publisher<'a> {
     live: &'a Live,
     access: Guard<Arc<AccessKey>>,
     auths: &'a mut Auths,
+    seat: &'a mut Seat,
     now: Seconds,
     id: &'a str,
     touched: &'a mut Touched,
@@ -429,6 +451,10 @@ impl Publisher<'_> {
             self.connection.outbox.close(CloseReason::SubjectRefused);
             return;
         }
+        let subject = access.subject.as_deref();
+        if let Err(refusal) = self.seat.set_subject(self.server, subject, &self.live.settings.limits) {
+            return self.answer(ErrorReply::Unauthorized(&refusal.to_string()).encode());
+        }
         let before = self.access.expires;
         let (connection, touched) = (self.connection, &mut *self.touched);
         self.server.hub.replace_access(connection, Arc::new(access), &auth.since, |recovered| {
@@ -442,6 +468,22 @@ impl Publisher<'_> {
         } else if self.server.check_subject(&self.access).is_err() {
             connection.outbox.close(CloseReason::SubjectRefused);
         }
+    }
+
+    /// Says that something was over the rate and is not handled. False where that was too much for too long.
+    #[cold]
+    fn over_rate(&mut self, verdict: Verdict) -> bool {
+        self.server.counters.rate_limited.fetch_add(1, Relaxed);
+        match verdict {
+            Verdict::Refused { answer: true } => self.answer(ErrorReply::RateLimited.encode()),
+            Verdict::Close => {
+                // What was published before it is.
+                self.send();
+                self.connection.outbox.close(CloseReason::RateLimited);
+            }
+            _ => {}
+        }
+        verdict != Verdict::Close
     }
 
     /// Queues what was gathered to its readers.

@@ -352,6 +352,7 @@ pub(crate) fn status() -> Status {
         secret_source: "/var/lib/philote/secret".into(),
         secrets: 2,
         last_reload: None,
+        rate_limited: 0,
         log_records_dropped: 0,
     }
 }

@@ -17,6 +17,7 @@ mod http;
 mod jane;
 mod keys;
 mod life;
+mod limits;
 mod load;
 mod messages;
 mod systemd;

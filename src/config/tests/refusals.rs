@@ -168,11 +168,6 @@ fn what_later_versions_know_is_refused_with_what_to_do() {
     let cases = [
         "listen = ['unix:/run/x.sock']",
         "listen = [{ address = '127.0.0.1:1', tls = true }]",
-        "limits.connections_per_address = 1",
-        "limits.connections_per_subject = 1",
-        "limits.handshakes_per_second = 1",
-        "limits.messages_per_second = 1",
-        "limits.bytes_per_second = 1",
         "limits.trusted_proxies = ['10.0.0.0/8']",
         "metrics.listen = '127.0.0.1:1'",
         "cluster.servers = ['nats://127.0.0.1']",
@@ -180,17 +175,11 @@ fn what_later_versions_know_is_refused_with_what_to_do() {
     for file in cases {
         assert!(refused(file).contains("this version of Philote "), "{}", refused(file));
     }
-    let by_variable = Scene::new().variable("PHILOTE_LIMITS_MESSAGES_PER_SECOND", "5").refused();
-    assert!(
-        by_variable.starts_with("environment variable PHILOTE_LIMITS_MESSAGES_PER_SECOND: "),
-        "{by_variable}"
-    );
+    let by_variable = Scene::new().variable("PHILOTE_CLUSTER_SERVERS", "5").refused();
+    assert!(by_variable.starts_with("environment variable PHILOTE_CLUSTER_SERVERS: "), "{by_variable}");
     // Off is what this version does anyway.
-    let off = "[limits]\nmessages_per_second = 0\ntrusted_proxies = []\n[history]\nmessages = 0\n[tls]\n";
-    assert_eq!(
-        Scene::new().file(off).variable("PHILOTE_LIMITS_BYTES_PER_SECOND", "0").loaded().warnings,
-        [""; 0]
-    );
+    let off = "[limits]\ntrusted_proxies = []\n[history]\nmessages = 0\n[tls]\n";
+    assert_eq!(Scene::new().file(off).variable("PHILOTE_CLUSTER_SERVERS", "").loaded().warnings, [""; 0]);
 }
 
 #[test]

@@ -1,0 +1,218 @@
+//! Limits for each client: who is over one is refused, others are not, and what is freed can be had again.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
+use tokio_tungstenite::tungstenite::{Message, client};
+
+use crate::support::{Client, Daemon, PATIENCE, body_of, frame, header, sign, status, upgrade};
+
+/// A connection from another of this machine's addresses.
+fn connect_from(daemon: &Daemon, last: u8) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), 0)).into()).unwrap();
+    socket.connect(&daemon.address().into()).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// Answers to an upgrade from this address: the head, and the body of a refusal.
+fn knock(daemon: &Daemon, last: u8, token: &str) -> (TcpStream, String) {
+    let mut stream = connect_from(daemon, last);
+    stream.write_all(upgrade(token, "").as_bytes()).unwrap();
+    let mut answer = vec![0; 4096];
+    let length = stream.read(&mut answer).unwrap();
+    (stream, String::from_utf8_lossy(&answer[..length]).into_owned())
+}
+
+fn open_from(daemon: &Daemon, last: u8, claims: &Value) -> Client {
+    let request = daemon.request(&format!("/?auth={}", sign(claims)));
+    let (socket, _) = client::client(request, connect_from(daemon, last)).unwrap();
+    Client { socket }
+}
+
+/// Knocks until it is let in, as it must be once a place has come free.
+fn let_in(daemon: &Daemon, token: &str) -> TcpStream {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (stream, answer) = knock(daemon, 1, token);
+        match status(&answer) {
+            101 => return stream,
+            429 => assert!(Instant::now() < deadline, "no place came free: {answer}"),
+            _ => panic!("{answer}"),
+        }
+    }
+}
+
+/// How often something ended for this reason.
+fn total(daemon: &Daemon, reason: &str) -> u64 {
+    let closed = daemon.admin("GET", "/v1/connections/closed", "");
+    let reasons = closed["reasons"].as_array().unwrap();
+    let found = reasons.iter().find(|count| count["reason"] == reason);
+    found.map_or(0, |count| count["total"].as_u64().unwrap())
+}
+
+#[test]
+fn fault_53_an_address_has_its_connections_freed_on_every_kind_of_close() {
+    let daemon = Daemon::start("max_connections = 4\n[limits]\nconnections_per_address = 2\n");
+    let token = sign(&json!({"read": ["c"]}));
+    let mut open: Vec<TcpStream> = (0..2).map(|_| let_in(&daemon, &token)).collect();
+    let (_, answer) = knock(&daemon, 1, &token);
+    assert_eq!((status(&answer), header(&answer, "Retry-After")), (429, Some("5")));
+    let sentence = "this address has all its connections: connections_per_address is 2";
+    assert_eq!(body_of(&answer), json!({"error": "rate_limited", "message": sentence}));
+    let mut other = open_from(&daemon, 2, &json!({"read": ["c"]}));
+    assert_eq!(total(&daemon, "connections_per_address"), 1);
+
+    let ways: [(&str, &dyn Fn(&mut TcpStream)); 5] = [
+        ("a close", &|stream| stream.write_all(&frame(0x88, &1000_u16.to_be_bytes())).unwrap()),
+        ("gone", &|stream| stream.shutdown(std::net::Shutdown::Both).unwrap()),
+        ("a reset", &|stream| {
+            socket2::SockRef::from(&*stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        }),
+        ("a protocol error", &|stream| stream.write_all(&frame(0xf1, b"x")).unwrap()),
+        ("an administrator", &|_| {
+            daemon.admin("POST", "/v1/disconnect", r#"{"address": "127.0.0.1"}"#);
+        }),
+    ];
+    for (way, end) in ways {
+        let mut stream = open.pop().unwrap();
+        end(&mut stream);
+        drop(stream);
+        if way == "an administrator" {
+            // Both were told.
+            open.clear();
+        }
+        while open.len() < 2 {
+            open.push(let_in(&daemon, &token));
+        }
+    }
+    other.settle();
+    // A bad token takes nothing away for longer than its answer.
+    drop(open);
+    for _ in 0..5 {
+        let deadline = Instant::now() + PATIENCE;
+        while status(&knock(&daemon, 1, "bad").1) == 429 {
+            assert!(Instant::now() < deadline);
+        }
+    }
+    drop(other);
+    let status = daemon.wait_until("all are gone", |status| status["connections"] == 0);
+    assert_eq!(status["accepted"], status["closed"]);
+}
+
+#[test]
+fn a_subject_has_its_connections_and_others_have_theirs() {
+    let daemon = Daemon::start("[limits]\nconnections_per_subject = 1\n");
+    let of = |subject: &str| json!({"sub": subject, "read": ["c"], "write": ["c"]});
+    let mut alice = daemon.client_with(&of("alice"));
+    let (_, answer) = knock(&daemon, 2, &sign(&of("alice")));
+    assert_eq!(status(&answer), 429, "from whatever address");
+    assert!(answer.contains("connections_per_subject is 1"), "{answer}");
+    let mut bob = daemon.client_with(&of("bob"));
+    let mut nobody = [daemon.client(&["c"]), daemon.client(&["c"])];
+    // Who is somebody else in place is counted as that.
+    bob.send(json!({"auth": sign(&of("alice"))}).to_string());
+    assert_eq!(bob.receive()["error"], "unauthorized");
+    alice.send(json!({"auth": sign(&of("carol"))}).to_string());
+    assert_eq!(alice.receive()["access"]["subject"], "carol");
+    bob.send(json!({"auth": sign(&of("alice"))}).to_string());
+    assert_eq!(bob.receive()["access"]["subject"], "alice");
+    assert_eq!(status(&knock(&daemon, 1, &sign(&of("carol"))).1), 429);
+    assert_eq!(status(&knock(&daemon, 1, &sign(&of("bob"))).1), 101);
+    assert_eq!(total(&daemon, "connections_per_subject"), 2);
+    nobody.iter_mut().for_each(Client::settle);
+}
+
+#[test]
+fn fault_31_an_address_that_connects_too_often_is_told_so_first() {
+    let daemon = Daemon::start("max_connections = 1\n[limits]\nhandshakes_per_second = 1\n");
+    let token = sign(&json!({"read": ["c"]}));
+    let (mut open, answer) = knock(&daemon, 2, &token);
+    assert_eq!(status(&answer), 101);
+    // Full, and with a bad token: 429 comes before 503, and that before 401.
+    let mut answers: Vec<u16> = (0..20).map(|_| status(&knock(&daemon, 1, "bad").1)).collect();
+    assert_eq!(answers[0], 503);
+    assert!(
+        answers.contains(&429) && answers.iter().all(|status| [429, 503].contains(status)),
+        "{answers:?}"
+    );
+    assert_eq!(
+        answers.iter().filter(|status| **status == 429).count() as u64,
+        total(&daemon, "handshakes_per_second")
+    );
+    assert_eq!(status(&knock(&daemon, 3, "bad").1), 503, "another address");
+    // Guessing tokens at the API counts as well.
+    answers = (0..20).map(|_| daemon.http("GET", "/api/info", "bad", "").0).collect();
+    assert!(
+        answers.contains(&429) && answers.iter().all(|status| [429, 401].contains(status)),
+        "{answers:?}"
+    );
+    assert_eq!(daemon.http("GET", "/api/info", &sign(&json!({"api": true})), "").0, 200);
+    open.write_all(&frame(0x89, b"")).unwrap();
+}
+
+/// Sends `bytes` until the connection is closed, and gives what came before the Close, and its code.
+fn flood(client: &mut Client, bytes: &[u8]) -> (u16, Vec<Value>) {
+    client.stream().write_all(bytes).unwrap();
+    let (code, _, messages) = client.closed();
+    (code, messages)
+}
+
+#[test]
+fn fault_38_45_what_is_over_the_rate_is_answered_once_and_closed_when_it_goes_on() {
+    let daemon = Daemon::start("[limits]\nmessages_per_second = 10\n");
+    let mut reader = daemon.client(&["c"]);
+    let mut other = daemon.client(&["c"]);
+    let message =
+        |channel: &str| frame(0x81, json!({"channel": channel, "data": "flood"}).to_string().as_bytes());
+    let mut client = daemon.client(&["c"]);
+    let (code, answers) = flood(&mut client, &message("c").repeat(200));
+    assert_eq!(code, 4429);
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    assert_eq!(answers[0]["error"], "rate_limited");
+    // The others go on, and what they read is what the daemon says that it took.
+    other.publish("c", "calm");
+    let read: Vec<String> =
+        std::iter::repeat_with(|| reader.data()).take_while(|data| data != "calm").collect();
+    daemon.wait_until("it is gone", |_| total(&daemon, "rate_limited") == 1);
+    let closed = daemon.admin("GET", "/v1/connections/closed?reason=rate_limited", "");
+    let row = &closed["connections"][0];
+    assert_eq!((&row["code"], &row["messages_in"]), (&json!(4429), &json!(read.len())), "{row}");
+    assert!((10..60).contains(&read.len()), "{}", read.len());
+    let refused = daemon.admin("GET", "/v1/status", "")["rate_limited"].as_u64().unwrap();
+    assert!(refused > 50 && refused as usize + read.len() <= 200, "{refused}");
+
+    // Mistakes, forbidden channels, pings and pongs count as well.
+    let floods = [message("not mine"), frame(0x81, b"{"), frame(0x89, b"ping"), frame(0x8a, b"pong")];
+    for flooded in floods {
+        let mut client = daemon.client(&["c"]);
+        assert_eq!(flood(&mut client, &flooded.repeat(200)).0, 4429);
+    }
+    daemon.wait_until("all are gone", |_| total(&daemon, "rate_limited") == 5);
+    reader.settle();
+    other.publish("c", "still here");
+    assert_eq!(reader.data(), "still here");
+}
+
+#[test]
+fn bytes_have_a_rate_and_a_reload_changes_it_for_who_is_there() {
+    let daemon = Daemon::start("");
+    let (mut reader, mut client) = (daemon.client(&["c"]), daemon.client(&["c"]));
+    let large = "x".repeat(10_000);
+    let message = frame(0x81, json!({"channel": "c", "data": large}).to_string().as_bytes());
+    client.stream().write_all(&message.repeat(20)).unwrap();
+    client.settle();
+    crate::support::config_file(daemon.directory.path(), "[limits]\nbytes_per_second = \"10KiB\"\n");
+    assert_eq!(daemon.admin("POST", "/v1/reload", "")["applied"], json!(["limits.bytes_per_second"]));
+    let (code, answers) = flood(&mut client, &message.repeat(50));
+    assert_eq!((code, answers.len()), (4429, 1));
+    reader.socket.send(Message::Ping("".into())).unwrap();
+    for _ in 0..21 {
+        assert_eq!(reader.data().len(), large.len());
+    }
+}
