@@ -4,6 +4,7 @@ mod control;
 mod descriptors;
 mod dev;
 mod error;
+mod figures;
 mod listing;
 mod refused_file;
 mod reload;
@@ -23,6 +24,7 @@ use tracing::level_filters::LevelFilter;
 
 use self::control::DaemonControl;
 use self::error::StartError;
+use self::figures::Figures;
 use self::reload::{ReloadRequest, Reloader};
 use self::steering::Steering;
 use self::vitals::Vitals;
@@ -31,6 +33,7 @@ use crate::admin::{self, api::Timestamp};
 use crate::close::CloseReason;
 use crate::config::{self, CommandLine, Drain, Environment, LogFormat, LogLevel, Settings};
 use crate::log::{self, LogHandle};
+use crate::metrics;
 use crate::server::{Server, listener};
 use crate::signals::{self, Signal};
 use crate::systemd::{self, Notifier};
@@ -132,6 +135,8 @@ fn serve(
     let (requests, mut reloads) = mpsc::channel::<ReloadRequest>(1);
     let vitals = Arc::new(Vitals::default());
     let drain_ends = Arc::new(OnceLock::new());
+    let started = Timestamp::now();
+    let figures = Arc::new(Figures::new(log.clone(), reloader.report(), started.0));
     let control = DaemonControl {
         server: server.clone(),
         log: log.clone(),
@@ -139,12 +144,23 @@ fn serve(
         last_reload: reloader.report(),
         listeners: addresses.iter().map(SocketAddr::to_string).collect(),
         config_file: reloader.config_file(),
-        started: Timestamp::now(),
         drain_ends: drain_ends.clone(),
+        started,
         vitals: vitals.clone(),
         steering: Steering::new(server.clone(), runtime.handle().clone(), refused),
+        figures: figures.clone(),
     };
     let admin = start_admin(&settings, &reloader, control)?;
+    if let Some(address) = settings.metrics.listen {
+        let listener = listener::bind(address).map_err(|source| StartError::Metrics { address, source })?;
+        // On the admin thread, which answers while the data path is saturated.
+        let _entered = admin.handle().enter();
+        let listener = TcpListener::from_std(listener).map_err(StartError::Runtime)?;
+        let address = listener.local_addr().map_err(StartError::Runtime)?;
+        let served = server.clone();
+        admin.handle().spawn(metrics::serve(listener, Arc::new(move || figures.text(&served))));
+        tracing::info!("its figures are at http://{address}/metrics");
+    }
     let watchdog = Watchdog::new(server.clone(), runtime.handle().clone(), workers);
     admin.handle().spawn(watchdog.watch(notifier.clone()));
     #[cfg(debug_assertions)]

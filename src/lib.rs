@@ -17,7 +17,7 @@
 //! # What happens to the daemon
 //!
 //! [`daemon`] is a straight line from settings ([`config`]) to the end of the drain. [`signals`], [`systemd`] and
-//! [`log`] are its connection to the system; [`admin`] is the socket by which [`ctl`] (`philotectl`) asks it.
+//! [`log`] are its connection to the system, [`metrics`] tells Prometheus; [`admin`] is the socket by which [`ctl`] (`philotectl`) asks it.
 //! [`jane`] is a client for people at a terminal.
 //!
 //! # Which part may know which
@@ -36,6 +36,7 @@ pub mod hub;
 pub mod jane;
 pub mod log;
 pub mod message;
+pub mod metrics;
 pub mod outbox;
 pub mod server;
 pub mod signals;

@@ -21,6 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "hub",
             "log",
             "message",
+            "metrics",
             "outbox",
             "server",
             "signals",

@@ -28,6 +28,8 @@ pub const SECRET: &str = "/v1/secret";
 pub const SECRET_ROTATE: &str = "/v1/secret/rotate";
 /// `POST` [`ReloadRequest`] or nothing: [`Reloaded`].
 pub const RELOAD: &str = "/v1/reload";
+/// `GET`: figures in Prometheus's text format.
+pub const METRICS: &str = "/v1/metrics";
 /// `GET`: [`Ready`].
 pub const READY: &str = "/v1/ready";
 

@@ -40,6 +40,7 @@ impl Peer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Command {
     Status,
+    Metrics,
     Token,
     Inspect,
     SecretShow,
@@ -70,12 +71,15 @@ impl Command {
 pub(super) enum Answer {
     /// One JSON document.
     Json(Vec<u8>),
+    /// Figures as text.
+    Text(String),
     /// A line for each event.
     Events(EventStream),
 }
 
-const ROUTES: [(Method, &str, Command); 18] = [
+const ROUTES: [(Method, &str, Command); 19] = [
     (Method::GET, api::STATUS, Command::Status),
+    (Method::GET, api::METRICS, Command::Metrics),
     (Method::POST, api::TOKEN, Command::Token),
     (Method::POST, api::INSPECT, Command::Inspect),
     (Method::GET, api::SECRET, Command::SecretShow),
@@ -129,6 +133,7 @@ pub(super) fn run(
 ) -> Result<Answer, Failure> {
     let json = match command {
         Command::Events => return follow(&parse_query(query)?, peer, control).map(Answer::Events),
+        Command::Metrics => return control.metrics().map(Answer::Text),
         Command::Status => json(control.status()),
         Command::Ready => json(control.ready()),
         Command::Inspect => {

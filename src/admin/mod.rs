@@ -30,6 +30,8 @@ pub type EventStream = Pin<Box<dyn Stream<Item = Event> + Send>>;
 pub trait Control: Send + Sync + 'static {
     /// How the daemon is doing, now.
     fn status(&self) -> Result<Status, Failure>;
+    /// The same and more for Prometheus, in its text format.
+    fn metrics(&self) -> Result<String, Failure>;
     /// Signs a token with the secret that signs.
     fn issue_token(&self, request: TokenRequest) -> Result<IssuedToken, Failure>;
     /// Says what is in a token and whether this daemon would accept it now. A token that it would not accept

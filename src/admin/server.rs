@@ -236,7 +236,12 @@ async fn answer(
             }
         },
     };
+    let mut kind = HeaderValue::from_static("application/json");
     let (status, body) = match outcome {
+        Ok(Answer::Text(text)) => {
+            kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            (StatusCode::OK, Full::from(text).boxed_unsync())
+        }
         Ok(Answer::Json(json)) => (StatusCode::OK, line(json)),
         Ok(Answer::Events(events)) => (StatusCode::OK, lines(events)),
         Err(failure) => (failure.code.status(), line(serde_json::to_vec(&failure).unwrap_or_default())),
@@ -245,7 +250,7 @@ async fn answer(
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(SERVER, PRODUCT);
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_TYPE, kind);
     if let Some(allow) = allow.and_then(|methods| HeaderValue::from_str(&methods).ok()) {
         headers.insert(ALLOW, allow);
     }

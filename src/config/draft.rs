@@ -16,7 +16,7 @@ use super::raw::Raw;
 use super::secret::{SecretSource, Secrets};
 use super::settings::{
     AdminSettings, AuthSettings, Drain, HistorySettings, LimitSettings, LogFormat, LogLevel, LogSettings,
-    Settings, ShutdownSettings, WebSocketSettings,
+    MetricsSettings, Settings, ShutdownSettings, WebSocketSettings,
 };
 
 /// Names the configuration file; a setting of none of the keys.
@@ -301,6 +301,7 @@ fn defaults(memory: usize) -> Settings {
         },
         history: HistorySettings { messages: 0, ttl: seconds(5 * 60), bytes: 64 * MIB },
         admin: AdminSettings { socket: None, mode: 0o660, closed_ring: 10_000 },
+        metrics: MetricsSettings { listen: None },
         log: LogSettings { level: LogLevel::Info, format: LogFormat::Auto },
         shutdown: ShutdownSettings { drain: Drain::Auto },
     }

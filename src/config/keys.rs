@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::draft::Draft;
 use super::error::Situation;
 use super::kinds::{
-    DrainPeriod, Flag, GIB, KIB, Kind, MIB, Mode, Number, OptionalPath, OptionalText, Period, Size, TIB,
-    WebOrigins, Word, quoted, seconds,
+    DrainPeriod, Flag, GIB, KIB, Kind, MIB, Mode, Number, OptionalAddress, OptionalPath, OptionalText,
+    Period, Size, TIB, WebOrigins, Word, quoted, seconds,
 };
 use super::listen;
 use super::public_keys;
@@ -269,6 +269,7 @@ pub static KEYS: &[Key] = &[
     },
     key!("admin.mode", None, Restart, admin.mode, Mode),
     key!("admin.closed_ring", None, Live, admin.closed_ring, Number(0..=1_000_000)),
+    key!("metrics.listen", None, Restart, metrics.listen, OptionalAddress),
     key!("log.level", Some("LOGLEVEL"), Live, log.level, LEVELS),
     key!("log.format", None, Restart, log.format, FORMATS),
     key!("shutdown.drain", None, Live, shutdown.drain, DrainPeriod(Period(Duration::ZERO..=seconds(3600)))),
@@ -295,7 +296,6 @@ pub(super) fn is_section(name: &str) -> bool {
 
 const NO_TLS: &str = "this version of Philote has no TLS yet: remove [tls], or put a proxy in front";
 const NO_PROXIES: &str = "this version of Philote believes no X-Forwarded-For yet: remove the key";
-const NO_METRICS: &str = "this version of Philote has no metrics yet: remove [metrics]";
 const NO_CLUSTER: &str = "this version of Philote does not cluster yet: remove [cluster]";
 
 /// Keys that a later version knows, and what to do until then.
@@ -303,7 +303,6 @@ const LATER: &[(&str, &str)] = &[
     ("limits.trusted_proxies", NO_PROXIES),
     ("tls.certificate", NO_TLS),
     ("tls.key", NO_TLS),
-    ("metrics.listen", NO_METRICS),
     ("cluster.servers", NO_CLUSTER),
     ("cluster.subject_prefix", NO_CLUSTER),
     ("cluster.credentials_file", NO_CLUSTER),

@@ -1,6 +1,7 @@
 //! The kinds of value: how each is read, checked against its range, and printed.
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -201,6 +202,24 @@ impl Kind for OptionalText {
 
     fn show(&self, value: &Option<String>) -> Option<String> {
         value.as_ref().map(quoted)
+    }
+}
+
+/// An address that may be absent.
+pub(super) struct OptionalAddress;
+
+impl Kind for OptionalAddress {
+    type Value = Option<SocketAddr>;
+
+    fn read(&self, raw: &Raw) -> Result<Option<SocketAddr>, Situation> {
+        const EXPECTED: &str = "an IP address with a port such as \"127.0.0.1:9424\"";
+        let text = raw.text(EXPECTED)?;
+        let address = text.parse().map(Some).map_err(|_| not_understood(EXPECTED, text));
+        if text.is_empty() { Ok(None) } else { address }
+    }
+
+    fn show(&self, value: &Option<SocketAddr>) -> Option<String> {
+        value.map(quoted)
     }
 }
 

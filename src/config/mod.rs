@@ -41,6 +41,6 @@ pub use report::{check, print_config};
 pub use secret::{Secret, SecretError, SecretSource, Secrets};
 pub use secret_file::replace_file;
 pub use settings::{
-    AdminSettings, AuthSettings, Drain, LimitSettings, LogFormat, LogLevel, LogSettings, Settings,
-    ShutdownSettings, WebSocketSettings,
+    AdminSettings, AuthSettings, Drain, LimitSettings, LogFormat, LogLevel, LogSettings, MetricsSettings,
+    Settings, ShutdownSettings, WebSocketSettings,
 };

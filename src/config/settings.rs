@@ -1,5 +1,6 @@
 //! The settings once they are checked: what the rest of Philote runs on.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub struct Settings {
     pub history: HistorySettings,
     /// The admin socket (`[admin]`).
     pub admin: AdminSettings,
+    /// The figures for Prometheus (`[metrics]`).
+    pub metrics: MetricsSettings,
     /// The log (`[log]`).
     pub log: LogSettings,
     /// How the daemon stops (`[shutdown]`).
@@ -124,6 +127,13 @@ pub struct AdminSettings {
     pub mode: u32,
     /// How many closed and refused connections are remembered.
     pub closed_ring: usize,
+}
+
+/// The figures for Prometheus.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MetricsSettings {
+    /// Where they are given; nowhere but on the admin socket without it. Needs a restart.
+    pub listen: Option<SocketAddr>,
 }
 
 /// The log.

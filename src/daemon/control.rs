@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
+use super::figures::Figures;
 use super::listing;
 use super::reload::{LastReload, ReloadRequest};
 use super::steering::Steering;
@@ -38,6 +39,7 @@ pub(super) struct DaemonControl {
     pub(super) drain_ends: Arc<OnceLock<Timestamp>>,
     pub(super) vitals: Arc<Vitals>,
     pub(super) steering: Steering,
+    pub(super) figures: Arc<Figures>,
 }
 
 impl DaemonControl {
@@ -97,6 +99,10 @@ impl Control for DaemonControl {
             last_reload: crate::sync::lock(&self.last_reload).clone(),
             log_records_dropped: self.log.dropped(),
         })
+    }
+
+    fn metrics(&self) -> Result<String, Failure> {
+        Ok(self.figures.text(&self.server))
     }
 
     fn issue_token(&self, request: TokenRequest) -> Result<IssuedToken, Failure> {

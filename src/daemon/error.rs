@@ -20,6 +20,7 @@ pub(super) enum StartError {
     Systemd(SystemdError),
     Bind { address: SocketAddr, source: io::Error },
     DevSocket(SocketAddr),
+    Metrics { address: SocketAddr, source: io::Error },
     Admin(BindError),
     Refused(RefusedFileError),
     Runtime(io::Error),
@@ -64,6 +65,9 @@ impl fmt::Display for StartError {
             }
             StartError::DevSocket(address) => {
                 write!(f, "--dev: the socket passed by systemd, {address}, is reached from other machines")
+            }
+            StartError::Metrics { address, source } => {
+                write!(f, "metrics.listen: can't listen on {address}: {source}")
             }
             StartError::Bind { address, source } => write!(f, "listen: can't listen on {address}: {source}"),
             StartError::Runtime(error) => write!(f, "the system refuses what the daemon needs: {error}"),

@@ -86,6 +86,9 @@ impl Reloader {
         self.notifier.reloading();
         let result = self.load().map(|loaded| self.apply(loaded));
         self.notifier.ready();
+        let counters = &self.server.counters;
+        let counted = if result.is_ok() { &counters.reloads } else { &counters.reloads_refused };
+        counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let report = match &result {
             Ok(reloaded) => ReloadReport {
                 at: reloaded.at,

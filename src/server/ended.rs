@@ -60,6 +60,7 @@ pub(super) fn sentence(text: String) -> Cow<'static, str> {
 struct OfReason {
     records: VecDeque<Arc<Ended>>,
     total: u64,
+    closed: u64,
 }
 
 /// How many there were of one reason.
@@ -69,7 +70,9 @@ pub struct ReasonCount {
     pub reason: &'static str,
     /// Since the start.
     pub total: u64,
-    /// Of these, the ones whose records are kept.
+    /// Of these, connections that were open; the others are requests that were refused.
+    pub closed: u64,
+    /// Of the total, the ones whose records are kept.
     pub kept: u64,
 }
 
@@ -94,6 +97,7 @@ impl EndedRing {
         let mut kept = lock(&self.kept);
         let of_reason = kept.reasons.entry(ended.reason).or_default();
         of_reason.total += 1;
+        of_reason.closed += u64::from(ended.connection.is_some());
         of_reason.records.push_back(ended);
         kept.records += 1;
         kept.shrink_to(capacity);
@@ -115,6 +119,7 @@ impl EndedRing {
         let count = |(reason, of_reason): (&&'static str, &OfReason)| ReasonCount {
             reason,
             total: of_reason.total,
+            closed: of_reason.closed,
             kept: of_reason.records.len() as u64,
         };
         lock(&self.kept).reasons.iter().map(count).collect()
@@ -182,7 +187,10 @@ mod tests {
             ("slow_consumer", 1),
         ];
         assert_eq!(kept(&ring), all);
-        assert_eq!(ring.reasons()[0], ReasonCount { reason: "bad_signature", total: 1000, kept: 3 });
+        assert_eq!(
+            ring.reasons()[0],
+            ReasonCount { reason: "bad_signature", total: 1000, closed: 0, kept: 3 }
+        );
     }
 
     #[test]

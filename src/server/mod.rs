@@ -101,8 +101,22 @@ pub struct Counters {
     pub messages_in: AtomicU64,
     /// Messages, pings and pongs over a connection's rate, which were not handled.
     pub rate_limited: AtomicU64,
+    /// Reloads that were applied.
+    pub reloads: AtomicU64,
+    /// Reloads that changed nothing because something was wrong.
+    pub reloads_refused: AtomicU64,
+    /// Bytes from and to connections that have ended.
+    received: AtomicU64,
+    sent: AtomicU64,
     /// Panics that cost one connection its life.
     pub panics: AtomicU64,
+}
+
+impl Counters {
+    /// Bytes from and to connections that have ended.
+    pub fn bytes_of_the_gone(&self) -> (u64, u64) {
+        (self.received.load(Relaxed), self.sent.load(Relaxed))
+    }
 }
 
 /// The server: shared by all its tasks.
@@ -288,6 +302,8 @@ impl Server {
     fn closed(&self, connection: &Connection, reason: CloseReason) {
         self.counters.closed.fetch_add(1, Relaxed);
         let (access, stats) = (connection.access(), connection.stats());
+        self.counters.received.fetch_add(stats.bytes_in, Relaxed);
+        self.counters.sent.fetch_add(stats.out.bytes, Relaxed);
         let duration = connection.opened().elapsed();
         let line = log::Closed {
             connection: &connection.id().to_string(),

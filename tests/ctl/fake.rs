@@ -39,6 +39,9 @@ impl Control for Fake {
     fn status(&self) -> Result<Status, Failure> {
         Ok(self.status.lock().unwrap().clone())
     }
+    fn metrics(&self) -> Result<String, Failure> {
+        Ok("a 1\n".into())
+    }
     fn issue_token(&self, request: TokenRequest) -> Result<IssuedToken, Failure> {
         let expires_at = request.expires_in.map(|seconds| Timestamp::from_unix(1_795_344_300 + seconds));
         self.see(&format!("{request:?}"));

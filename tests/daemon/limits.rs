@@ -68,7 +68,8 @@ fn fault_53_an_address_has_its_connections_freed_on_every_kind_of_close() {
     let mut other = open_from(&daemon, 2, &json!({"read": ["c"]}));
     assert_eq!(total(&daemon, "connections_per_address"), 1);
 
-    let ways: [(&str, &dyn Fn(&mut TcpStream)); 5] = [
+    type End<'a> = &'a dyn Fn(&mut TcpStream);
+    let ways: [(&str, End<'_>); 5] = [
         ("a close", &|stream| stream.write_all(&frame(0x88, &1000_u16.to_be_bytes())).unwrap()),
         ("gone", &|stream| stream.shutdown(std::net::Shutdown::Both).unwrap()),
         ("a reset", &|stream| {

@@ -80,7 +80,7 @@ fn every_key_can_be_set_in_the_file_by_variable_and_by_option() {
         let value = match key.path() {
             "auth.public_keys" => &pem,
             "auth.jwks_file" => &jwks,
-            "listen" => "127.0.0.1:1",
+            "listen" | "metrics.listen" => "127.0.0.1:1",
             "auth.issuer" | "auth.audience" => "someone",
             "auth.secret_file" => "/secret",
             "auth.allow_empty_secret" | "auth.require_expiry" | "websocket.check_origin" => "true",

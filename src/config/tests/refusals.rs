@@ -169,7 +169,6 @@ fn what_later_versions_know_is_refused_with_what_to_do() {
         "listen = ['unix:/run/x.sock']",
         "listen = [{ address = '127.0.0.1:1', tls = true }]",
         "limits.trusted_proxies = ['10.0.0.0/8']",
-        "metrics.listen = '127.0.0.1:1'",
         "cluster.servers = ['nats://127.0.0.1']",
     ];
     for file in cases {
@@ -195,7 +194,7 @@ fn an_unknown_variable_is_a_warning() {
         scene.loaded().warnings,
         [
             "environment variable PHILOTE_LIMITS_QUEUE_BITES is not a setting; did you mean PHILOTE_LIMITS_QUEUE_BYTES?",
-            "environment variable PHILOTE_METRICS_SERVICE_HOST is not a setting",
+            "environment variable PHILOTE_METRICS_SERVICE_HOST is not a setting; did you mean PHILOTE_METRICS_LISTEN?",
             "environment variable PHILOTE_PORT is not a setting; did you mean PORT?",
         ]
     );
