@@ -8,9 +8,13 @@ use super::settings::Settings;
 /// The secret where none is set. No blank in it, so that it can be given to a backend without quotes.
 pub const DEV_SECRET: &str = "everybody-knows-this-secret-of-philote-dev";
 
+/// Messages kept of each channel, so that coming back can be tried.
+const HISTORY: usize = 100;
+
 /// Makes of the defaults those for development.
 pub(super) fn prepare(settings: &mut Settings) {
     settings.dev = true;
+    settings.history.messages = HISTORY;
     settings.listen = Listen::Addresses(vec![([127, 0, 0, 1], DEFAULT_PORT).into()]);
 }
 

@@ -40,7 +40,7 @@ async function say(page, text) {
   await page.click("#say button");
 }
 
-test("a chat in ten minutes: rooms and reconnection", DEADLINE, async (t) => {
+test("a chat in ten minutes: rooms, history, reconnection", DEADLINE, async (t) => {
   const philote = await startPhilote(t, { SECRET: undefined }, ["--dev"]);
   const proxy = await startProxy(t, philote.address);
   const secret = (await philote.says(/^secret +(\S+)$/m))[1];
@@ -57,20 +57,30 @@ test("a chat in ten minutes: rooms and reconnection", DEADLINE, async (t) => {
   await say(bob, "tea?");
   await see(bob, "bobtea?");
 
+  // Whoever enters a room finds what was said in it before.
   await room(ada, "kitchen");
-  await say(bob, "still tea?");
-  await see(ada, "bobstill tea?");
+  await see(ada, "bobtea?");
   await say(ada, "with milk");
   await see(bob, "adawith milk");
 
-  // After a cut the page goes on by itself, and what is said while one is away is said after it.
+  // What is said while one is away is there when one is back, and nothing says that anything was missed.
   proxy.cut();
   await away(ada);
   await away(bob);
+  await say(bob, "written offline");
   proxy.open();
-  await state(ada, "open");
-  await say(bob, "back again");
-  await see(ada, "bobback again");
+  await see(ada, "bobwritten offline");
+  await see(bob, "bobwritten offline");
+  for (const page of [ada, bob]) assert.equal(await page.locator(".gap").count(), 0);
+
+  // One's own words from the history come once, and a new page has all of them in order.
+  const texts = (page) => page.locator("#messages li").allInnerTexts();
+  await bob.reload();
+  await state(bob, "open");
+  await room(bob, "kitchen");
+  await see(bob, "bobwritten offline");
+  assert.deepEqual(await texts(bob), ["bobtea?", "adawith milk", "bobwritten offline"]);
+  assert.deepEqual(await texts(ada), ["bobtea?", "adawith milk", "bobwritten offline"]);
 
   // Names are the backend's to give: nobody is somebody else.
   const thief = await (await browser.newContext()).newPage();

@@ -14,7 +14,9 @@ fn it_listens_on_this_machine_alone_and_needs_no_secret() {
     assert_eq!(loaded.settings.listen.addresses(), [([127, 0, 0, 1], DEFAULT_PORT).into()]);
     assert_eq!(loaded.settings.auth.secrets.signing().unwrap().as_str(), DEV_SECRET);
     assert_eq!(*loaded.settings.auth.secrets.source(), SecretSource::Dev);
-    assert!(!Scene::new().loaded().settings.dev);
+    let other = Scene::new().loaded();
+    assert!(!other.settings.dev);
+    assert_eq!((loaded.settings.history.messages, other.settings.history.messages), (100, 0));
 }
 
 #[test]

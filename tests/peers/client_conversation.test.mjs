@@ -1,0 +1,222 @@
+// In Chromium, the client keeps 10,000 numbered messages complete and in order through restarts, cuts and expiry.
+
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { readFile } from "node:fs/promises";
+import { createServer } from "node:http";
+import test from "node:test";
+import jwt from "jsonwebtoken";
+import WebSocket from "ws";
+import { openBrowser, startPhilote } from "./philote.mjs";
+import { startProxy } from "./proxy.mjs";
+
+const MESSAGES = 10_000;
+/** What the daemon keeps of a channel. */
+const KEPT = 1_500;
+/** The publisher's pace: so many messages every so many milliseconds. */
+const BATCH = 5;
+const PAUSE = 40;
+const CUT = 5_000;
+/** Seconds. */
+const TOKEN_LASTS = 10;
+const SECRET = "the secret that outlives three daemons";
+const SETTINGS = { SECRET, PHILOTE_HISTORY_MESSAGES: String(KEPT), PHILOTE_AUTH_LEEWAY: "0s" };
+
+const sign = (claims, options) => jwt.sign(claims, SECRET, options);
+const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+/** The application's backend: the page, tokens, and the log of what it published. */
+async function startBackend(t, backend) {
+  const files = {
+    "/": ["text/html", new URL("client_conversation.html", import.meta.url)],
+    "/philote.js": ["text/javascript", new URL("../../packaging/npm/philote.js", import.meta.url)],
+  };
+  const server = createServer(async ({ url }, response) => {
+    const { pathname, searchParams } = new URL(url, "http://x");
+    if (pathname === "/token") {
+      if (backend.refuses) return response.writeHead(503).end("no tokens now");
+      backend.tokens += 1;
+      return response.end(
+        sign({ sub: "page", read: ["numbers"], write: ["answers"] }, { expiresIn: TOKEN_LASTS }),
+      );
+    }
+    if (pathname === "/log") {
+      const after = Number(searchParams.get("after"));
+      return response.end(JSON.stringify(Array.from({ length: backend.published - after }, (_, n) => after + n + 1)));
+    }
+    if (!(pathname in files)) return response.writeHead(404).end();
+    const [type, path] = files[pathname];
+    response.setHeader("Content-Type", type);
+    response.end(await readFile(path));
+  });
+  await once(server.listen(0, "127.0.0.1"), "listening");
+  t.after(() => server.close());
+  return `http://127.0.0.1:${server.address().port}/`;
+}
+
+test("10,000 messages through restarts, cuts and expiry", { timeout: 300_000 }, async (t) => {
+  let philote = await startPhilote(t, SETTINGS);
+  const proxy = await startProxy(t, philote.address);
+  const backend = { published: 0, tokens: 0, refuses: false };
+  const page = await openBrowser(t);
+  const failures = [];
+  page.on("pageerror", (error) => failures.push(error.message));
+
+  /** Publishes the next numbers; the backend is never cut off, and knows that each of them was taken. */
+  const publishNext = async (count) => {
+    const messages = Array.from({ length: count }, (_, n) => ({
+      channel: "numbers",
+      data: String(backend.published + n + 1),
+    }));
+    const answer = await fetch(`http://${philote.address}/api/publish`, {
+      method: "POST",
+      headers: { Authorization: `Bearer ${sign({ api: true })}` },
+      body: JSON.stringify(messages),
+    });
+    assert.equal(answer.status, 200, await answer.text());
+    backend.published += count;
+  };
+  /** Publishes at the pace until `until()`. */
+  const publishWhile = async (until) => {
+    while (!until()) {
+      await publishNext(BATCH);
+      await pause(PAUSE);
+    }
+  };
+  const publishFor = async (milliseconds) => {
+    let over = false;
+    const before = backend.published;
+    pause(milliseconds).then(() => (over = true));
+    await publishWhile(() => over);
+    assert(backend.published - before > 50, "too little was published for anything to be missed");
+  };
+  const publishUntil = (waited) => {
+    let done = false;
+    waited = waited.finally(() => (done = true));
+    return Promise.all([waited, publishWhile(() => done)]);
+  };
+  /** Waits until the page has all that was published, the last by its connection: so it knows its place in the channel. */
+  const caughtUp = async () => {
+    await publishNext(1);
+    const has = (number) => window.page.kept.at(-1) === number && window.page.told.at(-1).number === number;
+    await page.waitForFunction(has, backend.published, { timeout: 60_000 });
+  };
+  const recoveries = (count) =>
+    page.waitForFunction((n) => window.page.told.filter((one) => "recovered" in one).length >= n, count, { timeout: 60_000 });
+
+  /** Hears the page's answers from the daemon itself. */
+  const heard = [];
+  let socket;
+  const hearAnswers = async () => {
+    socket = new WebSocket(`ws://${philote.address}/`, {
+      headers: { Authorization: `Bearer ${sign({ read: ["answers"] })}` },
+    });
+    socket.on("message", (text) => heard.push(Number(JSON.parse(text).data)));
+    await once(socket, "open");
+  };
+  await hearAnswers();
+
+  await page.goto(`${await startBackend(t, backend)}#ws://${proxy.address}/`);
+  await page.waitForFunction(() => window.page.philote.state.state === "open");
+  await publishFor(2_000);
+  await caughtUp();
+
+  const expected = [];
+  const cut = async () => {
+    proxy.cut();
+    await publishFor(CUT);
+    proxy.open();
+    expected.push(true);
+    await publishUntil(recoveries(expected.length));
+    await caughtUp();
+  };
+  const stall = async () => {
+    proxy.stall();
+    await publishFor(CUT);
+    proxy.open();
+    expected.push(true);
+    await publishUntil(recoveries(expected.length));
+    await caughtUp();
+  };
+  const restart = async () => {
+    proxy.cut();
+    await publishNext(BATCH); // of which the old daemon takes the memory with it
+    await philote.stop();
+    philote = await startPhilote(t, SETTINGS);
+    await hearAnswers();
+    await publishNext(50);
+    proxy.target = philote.address;
+    proxy.open();
+    expected.push(false);
+    await publishUntil(recoveries(expected.length));
+    await caughtUp();
+  };
+  const expiry = async () => {
+    backend.refuses = true;
+    await publishUntil(page.waitForFunction(() => window.page.states.some(({ code }) => code === 4401), null, { timeout: 60_000 }));
+    await publishFor(1_000);
+    backend.refuses = false;
+    expected.push(true);
+    await publishUntil(recoveries(expected.length));
+    await caughtUp();
+  };
+  const overflow = async () => {
+    proxy.cut();
+    for (let n = 0; n <= KEPT; n += 500) await publishNext(500);
+    proxy.open();
+    expected.push(false);
+    await publishUntil(recoveries(expected.length));
+    await caughtUp();
+  };
+
+  await cut();
+  await restart();
+  await stall();
+  await restart();
+  await expiry();
+  await restart();
+  await overflow();
+  assert(backend.published < MESSAGES, `${backend.published} before the last stretch`);
+  // The last stretch is longer than a token, so that one is replaced in place.
+  const before = backend.tokens;
+  await publishFor(TOKEN_LASTS * 1000);
+  while (backend.published < MESSAGES - 1) await publishNext(Math.min(50, MESSAGES - 1 - backend.published));
+  await caughtUp(); // by the last one
+  assert(backend.tokens > before, "no token was replaced");
+
+  await page.waitForFunction(() => window.page.answers.every((one) => "readers" in one || "error" in one));
+  const { told, kept, answers, states } = await page.evaluate(() => ({ ...window.page, philote: undefined }));
+  assert.deepEqual(kept, Array.from({ length: MESSAGES }, (_, n) => n + 1), "complete and in order");
+  assert.deepEqual(failures, []);
+
+  // What the client told, against the model: a number follows the one before unless `recovered: false` came between.
+  let last = 0;
+  let mayMiss = false;
+  let missed = 0;
+  for (const { number, recovered } of told) {
+    if (recovered === false) mayMiss = true;
+    if (number === undefined) continue;
+    assert(number === last + 1 || (mayMiss && number > last), `${number} came after ${last}`);
+    missed += number - last - 1;
+    [last, mayMiss] = [number, false];
+  }
+  assert.deepEqual(told.filter((one) => "recovered" in one).map(({ recovered }) => recovered), expected);
+  assert.equal(states.filter(({ state }) => state === "open").length, expected.length + 1);
+  assert(missed > 0, "what the history no longer had was missed");
+  const closes = states.filter(({ code }) => code === 4401);
+  assert.deepEqual(new Set(closes.map(({ reason }) => reason)), new Set(["the token has expired; get a new one"]));
+  assert.equal(closes.length, 1, "every other token was replaced in time");
+
+  // What the page said: each answer that was taken came once and in order, and none came that was not said.
+  const said = answers.filter(({ error }) => error === undefined);
+  while (!heard.includes(said.at(-1).number)) await once(socket, "message");
+  assert.deepEqual(heard, [...new Set(heard)].sort((a, b) => a - b));
+  for (const { number, readers } of said) assert(readers === 1 && heard.includes(number), `answer ${number}`);
+  for (const number of heard) assert(answers.some((one) => one.number === number), `answer ${number} was never said`);
+  assert(answers.every(({ error }) => error === undefined || error === "unanswered"));
+  assert(said.length > 50, `${said.length} answers`);
+  t.diagnostic(
+    `${told.length - expected.length} messages told, ${missed} fetched elsewhere; recovered: ${expected.join(", ")}; ` +
+      `${backend.tokens} tokens; ${said.length} of ${answers.length} answers taken`,
+  );
+});
