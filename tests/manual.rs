@@ -1,0 +1,313 @@
+//! The manual pages name everything that the code has: each key, option, command, exit status, close code and route.
+
+use std::fs;
+use std::process::Command;
+
+use philote::close::CloseReason;
+use philote::config::{Environment, KEYS, Overrides, Reload, load};
+
+/// A page's source, or that of a part of it.
+struct Page {
+    name: String,
+    text: String,
+}
+
+impl Page {
+    fn read(name: &str) -> Page {
+        let path = format!("{}/man/{name}", env!("CARGO_MANIFEST_DIR"));
+        Page { name: format!("man/{name}"), text: fs::read_to_string(path).unwrap() }
+    }
+
+    /// What stands between the line `header` and the next line that begins with one of `ends`.
+    fn part(&self, header: &str, ends: &[&str]) -> Option<Page> {
+        let after =
+            self.text.lines().skip_while(|line| *line != header && !line.starts_with(&format!("{header} ")));
+        let lines: Vec<_> =
+            after.clone().skip(1).take_while(|line| !ends.iter().any(|end| line.starts_with(end))).collect();
+        let text = format!("{}\n{}\n", after.clone().next()?, lines.join("\n"));
+        Some(Page { name: format!("{}, {header}", self.name), text })
+    }
+
+    fn section(&self, title: &str) -> Page {
+        self.part(&format!(".Sh {title}"), &[".Sh"]).unwrap_or_else(|| panic!("{} has no {title}", self.name))
+    }
+
+    /// Whether `word` is there, not as the beginning of a longer one.
+    fn has(&self, word: &str) -> bool {
+        let goes_on = |c: char| c.is_alphanumeric() || c == '_' || c == '-' || c == '/';
+        self.text.match_indices(word).any(|(at, _)| {
+            let before = self.text[..at].chars().next_back();
+            let after = self.text[at + word.len()..].chars().next();
+            !before.is_some_and(goes_on) && !after.is_some_and(goes_on)
+        })
+    }
+}
+
+/// Fails with a sentence for each thing that is missing.
+fn expect_nothing(missing: &[String]) {
+    assert!(missing.is_empty(), "the manual is behind the code:\n  {}\n", missing.join("\n  "));
+}
+
+#[test]
+fn every_key_has_its_entry() {
+    let page = Page::read("philote.toml.5");
+    let mut missing = Vec::new();
+    for key in KEYS {
+        let title = match key.section() {
+            "" => ".Ss \\&At the top of the file".to_owned(),
+            section => format!(".Ss [{section}]\\&"),
+        };
+        let item = format!(".It Ic {}", key.name());
+        let section = page.part(&title, &[".Ss", ".Sh"]);
+        let Some(entry) = section.and_then(|section| section.part(&item, &[".It", ".El"])) else {
+            missing.push(format!(
+                "man/philote.toml.5 has no \"{item} No = Ar TYPE\" below \"{title}\" for {}",
+                key.path()
+            ));
+            continue;
+        };
+        let mut want = |what: &str, there: bool| {
+            if !there {
+                missing.push(format!("man/philote.toml.5: the entry of {} lacks {what}", key.path()));
+            }
+        };
+        let reload = match key.reload() {
+            Reload::Live => "Reloaded.",
+            Reload::Restart => "Needs a restart.",
+        };
+        want(&format!("the sentence \"{reload}\""), entry.text.lines().any(|line| line == reload));
+        want("its default: \"Default: ...\"", entry.text.contains("\nDefault:"));
+        want("an example: \".Dl KEY = VALUE\"", example(&entry, key.name()).is_some());
+        if let Some(short) = key.short_variable() {
+            want(&format!("its variable .Ev {short}"), entry.has(short));
+        }
+    }
+    expect_nothing(&missing);
+}
+
+#[test]
+fn every_entry_is_of_a_key_and_its_example_is_valid() {
+    let page = Page::read("philote.toml.5").section("KEYS");
+    let mut section = String::new();
+    let mut examples = 0;
+    for line in page.text.lines() {
+        if let Some(title) = line.strip_prefix(".Ss ") {
+            section = title
+                .strip_prefix('[')
+                .map_or(String::new(), |title| title.trim_end_matches("]\\&").to_owned());
+        }
+        let Some(name) = line.strip_prefix(".It Ic ").and_then(|rest| rest.split(' ').next()) else {
+            continue;
+        };
+        let key = KEYS.iter().find(|key| key.section() == section && key.name() == name);
+        assert!(key.is_some(), "man/philote.toml.5 has an entry for {name} in [{section}], which is no key");
+        let entry = page.part(&format!(".It Ic {name}"), &[".It", ".El"]).unwrap();
+        let Some(value) = example(&entry, name) else { continue };
+        // What names files depends on the machine.
+        if value.contains("\"/") {
+            continue;
+        }
+        let header = if section.is_empty() { String::new() } else { format!("[{section}]\n") };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), format!("{header}{name} = {value}\n")).unwrap();
+        let overrides = Overrides { config: Some(file.path().to_owned()), ..Overrides::default() };
+        let environment = Environment::new([("HOME", file.path().parent().unwrap().as_os_str())]);
+        if let Err(error) = load(&overrides, &environment) {
+            // Some keys come in pairs; the example of one alone is told to want the other.
+            let line = if section.is_empty() { ":1:" } else { ":2:" };
+            assert!(!error.to_string().contains(line), "man/philote.toml.5: {name} = {value}: {error}");
+        }
+        examples += 1;
+    }
+    assert!(examples > 20, "{examples}");
+}
+
+/// The value in an entry's `.Dl KEY = VALUE`.
+fn example(entry: &Page, name: &str) -> Option<String> {
+    let start = format!(".Dl {name} = ");
+    entry.text.lines().find_map(|line| line.strip_prefix(&start)).map(|value| value.replace("\\(dq", "\""))
+}
+
+fn help(program: &str, words: &[&str]) -> String {
+    let output = Command::new(program).args(words).arg("--help").output().unwrap();
+    assert!(output.status.success(), "{program} {words:?} --help");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The long options and, where there is only that, short ones of a help text.
+fn options(help: &str) -> Vec<String> {
+    let option = |line: &str| {
+        let line = line.trim_start();
+        let word = line
+            .split(", ")
+            .find(|word| word.starts_with("--"))
+            .or_else(|| line.starts_with('-').then_some(line))?;
+        Some(word.split([' ', '=', '.', '[']).next()?.to_owned())
+    };
+    let lines = help.lines().filter(|line| line.starts_with("  ") && line.trim_start().starts_with('-'));
+    // "- open: ..." is a possible value.
+    let lines = lines.filter(|line| !line.trim_start().starts_with("- "));
+    lines.filter_map(option).collect()
+}
+
+/// The words below a help text's "Commands:".
+fn commands(help: &str) -> Vec<String> {
+    let lines =
+        help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let lines = lines.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    lines
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|word| *word != "help")
+        .map(str::to_owned)
+        .collect()
+}
+
+/// As mdoc writes it: `--reason` is `Fl -reason`, `-x` is `Fl x`.
+fn flag(option: &str) -> String {
+    option.replacen('-', "", 1)
+}
+
+#[test]
+fn every_option_of_philote_and_jane_is_described() {
+    let mut missing = Vec::new();
+    let programs = [("philote.8", env!("CARGO_BIN_EXE_philote")), ("jane.1", env!("CARGO_BIN_EXE_jane"))];
+    for (page, program) in programs {
+        let page = Page::read(page).section("DESCRIPTION");
+        let options = options(&help(program, &[]));
+        assert!(options.len() > 5, "{options:?}");
+        for option in options {
+            if !items(&page).any(|line| has_flag(line, &option)) {
+                missing.push(format!("{} has no \".It Fl {}\" for {option}", page.name, flag(&option)));
+            }
+        }
+    }
+    expect_nothing(&missing);
+}
+
+fn items(page: &Page) -> impl Iterator<Item = &str> {
+    page.text.lines().filter(|line| line.starts_with(".It"))
+}
+
+fn has_flag(line: &str, option: &str) -> bool {
+    let flag = flag(option);
+    line.split([' ', ',']).any(|word| word == flag)
+}
+
+#[test]
+fn every_command_of_philotectl_and_its_options_are_described() {
+    let program = env!("CARGO_BIN_EXE_philotectl");
+    let page = Page::read("philotectl.1");
+    let text = help(program, &[]);
+    let common = options(&text);
+    let mut missing = Vec::new();
+    let described = page.section("DESCRIPTION");
+    for option in &common {
+        if !items(&described).any(|line| has_flag(line, option)) {
+            missing.push(format!(
+                "man/philotectl.1 has no \".It Fl {}\" for {option} of every command",
+                flag(option)
+            ));
+        }
+    }
+    let mut verbs: Vec<Vec<String>> = Vec::new();
+    for command in commands(&text) {
+        let below = commands(&help(program, &[&command]));
+        if below.is_empty() {
+            verbs.push(vec![command]);
+        } else {
+            verbs.extend(below.into_iter().map(|verb| vec![command.clone(), verb]));
+        }
+    }
+    assert!(verbs.len() > 15, "{verbs:?}");
+    let section = page.section("COMMANDS");
+    for verb in verbs {
+        let words: Vec<_> = verb.iter().map(String::as_str).collect();
+        let item = format!(".It Ic {}", words.join(" "));
+        let Some(entry) = section.part(&item, &[".It Ic", ".Sh"]) else {
+            missing.push(format!("man/philotectl.1 has no \"{item}\" among its COMMANDS"));
+            continue;
+        };
+        for option in options(&help(program, &words)).iter().filter(|option| !common.contains(option)) {
+            if !items(&entry).any(|line| has_flag(line, option)) {
+                missing.push(format!("man/philotectl.1 has no \".It Fl {}\" below \"{item}\"", flag(option)));
+            }
+        }
+    }
+    expect_nothing(&missing);
+}
+
+#[test]
+fn every_exit_status_is_described() {
+    let mut missing = Vec::new();
+    let programs =
+        [("philote.8", env!("CARGO_BIN_EXE_philote")), ("philotectl.1", env!("CARGO_BIN_EXE_philotectl"))];
+    for (page, program) in programs {
+        let page = Page::read(page).section("EXIT STATUS");
+        let text = help(program, &[]);
+        let (_, statuses) = text.split_once("Exit status:").unwrap();
+        let statuses = statuses.split("\n\n").next().unwrap_or(statuses);
+        let numbers: Vec<_> =
+            statuses.split(|c: char| !c.is_alphanumeric()).filter(|w| w.parse::<u8>().is_ok()).collect();
+        assert!(numbers.len() > 3, "{statuses}");
+        for number in numbers {
+            if !items(&page).any(|line| line == format!(".It {number}")) {
+                missing.push(format!("{} has no \".It {number}\"", page.name));
+            }
+        }
+    }
+    expect_nothing(&missing);
+}
+
+#[test]
+fn every_close_code_is_described() {
+    let page = Page::read("philote-protocol.7").section("CLOSE CODES");
+    let mut missing = Vec::new();
+    for reason in CloseReason::all() {
+        let (code, name) = (reason.code().to_string(), reason.name());
+        let entry = items(&page).find(|line| line.split(' ').nth(1) == Some(&code));
+        if !entry.is_some_and(|line| line.split([' ', ',']).any(|word| word == name)) {
+            missing.push(format!("{} has no \".It {code} Ql {name}\"", page.name));
+        }
+    }
+    expect_nothing(&missing);
+}
+
+#[test]
+fn every_route_is_described() {
+    let source =
+        |path: &str| fs::read_to_string(format!("{}/src/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let page = Page::read("philote-protocol.7");
+    let mut missing = Vec::new();
+
+    let paths: Vec<(String, String)> = source("admin/api.rs")
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub const ")?.split_once(": &str = \""))
+        .map(|(name, path)| (name.to_owned(), path.trim_end_matches("\";").to_owned()))
+        .collect();
+    let admin = page.section("ADMIN API");
+    let mut routes = 0;
+    for line in source("admin/commands.rs").lines() {
+        let Some((method, rest)) =
+            line.trim().strip_prefix("(Method::").and_then(|rest| rest.split_once(", api::"))
+        else {
+            continue;
+        };
+        let name = rest.split(',').next().unwrap();
+        let path = &paths.iter().find(|(constant, _)| constant == name).unwrap().1;
+        routes += 1;
+        if !items(&admin).any(|item| item == format!(".It Ic {method} Pa {path}")) {
+            missing.push(format!("{} has no \".It Ic {method} Pa {path}\"", admin.name));
+        }
+    }
+    assert!(routes >= 18, "{routes}");
+
+    let http = page.section("HTTP API");
+    let server = source("server/api.rs");
+    let quoted = server.split('"').filter(|text| text.starts_with("/health") || text.starts_with("/api/"));
+    for path in quoted {
+        if !http.has(path) {
+            missing.push(format!("{} does not name {path}", http.name));
+        }
+    }
+    expect_nothing(&missing);
+}
