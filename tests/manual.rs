@@ -1,5 +1,7 @@
 //! The manual pages name everything that the code has: each key, option, command, exit status, close code and route.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that fails should say where")]
+
 use std::fs;
 use std::process::Command;
 

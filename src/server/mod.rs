@@ -24,7 +24,7 @@ mod session;
 mod timekeeper;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -45,6 +45,9 @@ use crate::hub::{Connection, Hub, Touched};
 use crate::log::{self, ConnectionLog};
 use crate::message::{ChannelName, Delivery};
 use crate::outbox::{Budget, Seconds, Sink};
+
+/// How long those who were accepted before a restart have to show a token; the next daemon waits for this one's end.
+const LAST_HANDSHAKES: Duration = Duration::from_secs(1);
 
 /// What may change while the server runs, replaced as a whole by a reload.
 #[derive(Debug)]
@@ -138,7 +141,8 @@ pub struct Server {
     live: ArcSwap<Live>,
     max_descriptors: usize,
     connected: AtomicUsize,
-    draining: AtomicBool,
+    /// Why all are sent away, once they are.
+    draining: OnceLock<CloseReason>,
     /// Told when a connection ends.
     left: Notify,
     pending: listener::Pending,
@@ -175,7 +179,7 @@ impl Server {
             live: ArcSwap::from_pointee(live),
             max_descriptors,
             connected: AtomicUsize::new(0),
-            draining: AtomicBool::new(false),
+            draining: OnceLock::new(),
             left: Notify::new(),
             pending: listener::Pending::default(),
             limits: limits::Limits::default(),
@@ -394,16 +398,25 @@ impl Server {
 
     /// Whether it takes no new connections because it stops.
     pub fn draining(&self) -> bool {
-        self.draining.load(Relaxed)
+        self.draining.get().is_some()
     }
 
     /// Stops in order: takes no new connections, closes all with `reason` spread over `spread`, and waits until they
     /// have gone or have had their time to answer.
+    ///
+    /// With [`CloseReason::Restarting`] nobody is refused: who was accepted already is let in, and then asked to
+    /// come again like all others.
     pub async fn drain(&self, reason: CloseReason, spread: Duration) {
-        self.draining.store(true, Relaxed);
+        let _ = self.draining.set(reason);
         let mut ids = Vec::new();
         self.hub.each_connection(|connection| ids.push(connection.id()));
         self.close_spread(ids, reason, spread).await;
+        if reason == CloseReason::Restarting {
+            let deadline = Instant::now() + LAST_HANDSHAKES;
+            while self.pending() > 0 && Instant::now() < deadline {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
         // Who was let in while the flag was set and the list was made.
         self.hub.each_connection(|connection| {
             connection.outbox.close(reason);

@@ -30,19 +30,21 @@ impl Place {
     /// # Errors
     /// Those of [`Place::take`].
     pub(super) fn free(server: &Server, live: &Live) -> Result<(), Refusal> {
-        if server.draining() {
-            Err(Refusal::Draining)
-        } else if server.connected() >= live.max_connections {
-            Err(Refusal::Full(live.max_connections))
-        } else {
-            Ok(())
+        match server.draining.get() {
+            // Its socket stays open for the next daemon, so that to refuse would be the only refusal.
+            None | Some(CloseReason::Restarting) => {}
+            Some(_) => return Err(Refusal::Draining),
         }
+        if server.connected() >= live.max_connections {
+            return Err(Refusal::Full(live.max_connections));
+        }
+        Ok(())
     }
 
     /// Takes a place.
     ///
     /// # Errors
-    /// When its address has all its connections, while draining, and when every place is taken.
+    /// When its address has all its connections, while the daemon stops for good, and when every place is taken.
     pub(super) fn take(server: &Arc<Server>, live: &Live, address: IpAddr) -> Result<Place, Refusal> {
         let seat = Seat::of_address(server, address, &live.settings.limits)?;
         let max = live.max_connections;
@@ -124,8 +126,8 @@ impl Presence {
         let key = connection.access().key.clone();
         if key.is_some_and(|key| !server.live().keys.contains(&key)) {
             connection.outbox.close(CloseReason::KeyWithdrawn);
-        } else if server.draining() {
-            connection.outbox.close(CloseReason::Stopping);
+        } else if let Some(reason) = server.draining.get() {
+            connection.outbox.close(*reason);
         } else if server.check_subject(&connection.access()).is_err() {
             connection.outbox.close(CloseReason::SubjectRefused);
         }

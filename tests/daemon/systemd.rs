@@ -122,6 +122,37 @@ fn with_passed_socket(listener: &TcpListener) -> Daemon {
 }
 
 #[test]
+fn fault_59_with_a_passed_socket_who_was_accepted_already_is_not_refused() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut daemon = with_passed_socket(&listener);
+    let mut clients: Vec<Client> = (0..60).map(|_| daemon.client(&["c"])).collect();
+    let mut late = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    late.set_read_timeout(Some(PATIENCE)).unwrap();
+    // The answer shows that it was accepted.
+    late.write_all(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"}") {
+        let mut byte = [0];
+        late.read_exact(&mut byte).unwrap();
+        answer.push(byte[0]);
+    }
+
+    daemon.signal(Signal::TERM);
+    assert_eq!(clients[0].closed().0, 1012);
+    late.write_all(upgrade(&sign(&json!({"read": ["c"]})), "").as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    late.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
+    let (head, frames) = answer.split_at(end);
+    assert_eq!(status(std::str::from_utf8(head).unwrap()), 101);
+    assert_eq!((frames[0], &frames[2..4]), (0x88, &1012_u16.to_be_bytes()[..]), "{frames:?}");
+    for client in &mut clients[1..] {
+        assert_eq!(client.closed().0, 1012);
+    }
+    assert!(daemon.wait().success());
+}
+
+#[test]
 fn fault_59_with_a_passed_socket_the_next_daemon_serves_who_comes_meanwhile() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut first = with_passed_socket(&listener);
