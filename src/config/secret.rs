@@ -265,10 +265,14 @@ impl fmt::Display for SecretError {
                 write!(f, "there are {MOST_SECRETS} secrets already: remove old ones with `philotectl secret set`")
             }
             SecretError::NoPlace => f.write_str(
-                "no secret is given and there is no directory to keep one in: set SECRET, auth.secret_file or HOME",
+                "no secret is given and there is no directory to keep one in; set SECRET, for example: openssl rand -hex 32",
             ),
             SecretError::Unwritable { path, reason } => {
-                write!(f, "cannot keep a secret in {}: {reason}; set SECRET or auth.secret_file", path.display())
+                let path = path.display();
+                write!(
+                    f,
+                    "cannot keep a secret in {path}: {reason}; set SECRET, for example: openssl rand -hex 32"
+                )
             }
             SecretError::NoRandom(reason) => write!(f, "the system gave no random bytes: {reason}"),
             SecretError::NotOwn(source) => write!(f, "{source}: change it there, then reload"),

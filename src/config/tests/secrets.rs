@@ -224,7 +224,7 @@ fn where_no_secret_can_be_kept_it_says_so() {
     let error = load(&Overrides::default(), &Environment::default()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "auth.secret: no secret is given and there is no directory to keep one in: set SECRET, auth.secret_file or HOME"
+        "auth.secret: no secret is given and there is no directory to keep one in; set SECRET, for example: openssl rand -hex 32"
     );
     let scene = Scene::without_secret();
     let mut loaded = scene.loaded();
@@ -232,7 +232,7 @@ fn where_no_secret_can_be_kept_it_says_so() {
     let error = loaded.make_secret().unwrap_err();
     assert_eq!(
         scene.short(&error.to_string()),
-        "auth.secret: cannot keep a secret in state/secret: File exists (os error 17); set SECRET or auth.secret_file"
+        "auth.secret: cannot keep a secret in state/secret: File exists (os error 17); set SECRET, for example: openssl rand -hex 32"
     );
 }
 

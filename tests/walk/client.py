@@ -1,0 +1,118 @@
+"""A WebSocket client of Python's standard library alone, for tests/system: `talk` once, or keep up `traffic`."""
+import base64, json, os, signal, socket, struct, sys, threading
+
+
+class Refused(Exception):
+    """The server could not be reached, or answered something else than 101."""
+
+
+class Client:
+    def __init__(self, host, port, token):
+        try:
+            self.socket = socket.create_connection((host, port), timeout=20)
+            key = base64.b64encode(os.urandom(16)).decode()
+            self.socket.sendall(
+                f"GET / HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                f"Sec-WebSocket-Key: {key}\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+            )
+            self.file = self.socket.makefile("rb")
+            status = self.file.readline().decode()
+            while self.file.readline() not in (b"\r\n", b""):
+                pass
+        except OSError as error:
+            raise Refused(str(error)) from error
+        if " 101 " not in status:
+            raise Refused(status.strip() or "closed without an answer")
+
+    def send(self, opcode, payload):
+        mask = os.urandom(4)
+        masked = bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))
+        self.socket.sendall(bytes([0x80 | opcode, 0x80 | len(payload)]) + mask + masked)
+
+    def publish(self, channel, data):
+        self.send(1, json.dumps({"channel": channel, "data": data}).encode())
+
+    def receive(self):
+        """The next message as (1, text), or the close as (8, code); None where the connection just ends."""
+        while True:
+            head = self.file.read(2)
+            if len(head) < 2:
+                return None
+            length = head[1] & 0x7F
+            if length == 126:
+                length = struct.unpack(">H", self.file.read(2))[0]
+            payload = self.file.read(length)
+            opcode = head[0] & 0x0F
+            if opcode == 9:
+                self.send(10, payload)
+            elif opcode == 8:
+                self.send(8, payload[:2])
+                return 8, struct.unpack(">H", payload[:2])[0]
+            elif opcode == 1:
+                return 1, json.loads(payload)
+
+
+def talk(host, port, token):
+    reader, writer = Client(host, port, token), Client(host, port, token)
+    writer.publish("chat", "hello")
+    print(reader.receive()[1]["data"])
+
+
+def traffic(host, port, token):
+    """Until SIGTERM: connections that stay and come back when told to, and others that come and go all the time."""
+    lock, stop = threading.Lock(), threading.Event()
+    count = {"connections": 0, "refused": [], "messages": 0, "closes": {}}
+
+    def connect():
+        try:
+            client = Client(host, port, token)
+        except Refused as refused:
+            with lock:
+                count["refused"].append(str(refused))
+            return None
+        with lock:
+            count["connections"] += 1
+            if count["connections"] == 100:
+                print("begun", flush=True)
+        return client
+
+    def stay():
+        while not stop.is_set():
+            client = connect()
+            while client:
+                frame = client.receive()
+                with lock:
+                    if frame and frame[0] == 1:
+                        count["messages"] += 1
+                        continue
+                    end = str(frame[1]) if frame else "none"
+                    count["closes"][end] = count["closes"].get(end, 0) + 1
+                client = None
+
+    def come_and_go():
+        while not stop.is_set():
+            client = connect()
+            if client:
+                try:
+                    client.publish("chat", "hello")
+                    client.send(8, struct.pack(">H", 1000))
+                    while frame := client.receive():
+                        if frame[0] == 8:
+                            break
+                except OSError:
+                    pass  # closed by the server, which is no refusal
+                client.socket.close()
+
+    for job in [stay] * 20 + [come_and_go] * 4:
+        threading.Thread(target=job, daemon=True).start()
+    signal.sigwait({signal.SIGTERM})
+    stop.set()
+    with lock:
+        print(json.dumps(count), flush=True)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    mode, host, port, token = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.stdin.readline().strip()
+    {"talk": talk, "traffic": traffic}[mode](host, port, token)
