@@ -103,7 +103,13 @@ fn every_entry_is_of_a_key_and_its_example_is_valid() {
         };
         let key = KEYS.iter().find(|key| key.section() == section && key.name() == name);
         assert!(key.is_some(), "man/philote.toml.5 has an entry for {name} in [{section}], which is no key");
-        let entry = page.part(&format!(".It Ic {name}"), &[".It", ".El"]).unwrap();
+        let title = if section.is_empty() {
+            ".Ss \\&At the top of the file".into()
+        } else {
+            format!(".Ss [{section}]\\&")
+        };
+        let part = page.part(&title, &[".Ss"]).unwrap();
+        let entry = part.part(&format!(".It Ic {name}"), &[".It", ".El"]).unwrap();
         let Some(value) = example(&entry, name) else { continue };
         // What names files depends on the machine.
         if value.contains("\"/") {
