@@ -204,6 +204,26 @@ fn top_shows_what_is_alive_and_gives_the_terminal_back() {
 }
 
 #[test]
+#[ignore = "needs tmux: tests/run includes it"]
+fn top_ends_when_its_terminal_is_gone() {
+    let daemon = Daemon::start("");
+    let tmux = Tmux::start(&daemon);
+    let file = tmux.directory.path().join("top");
+    tmux.press(&[&format!("/bin/sh -c 'echo $$ > {}; exec philotectl top'", file.display()), "Enter"]);
+    tmux.see("of 255");
+    let id = std::fs::read_to_string(file).unwrap();
+    // What has ended and was not waited for has a directory still, but no program.
+    let program = PathBuf::from("/proc").join(id.trim()).join("exe");
+    assert!(program.read_link().is_ok());
+    assert!(tmux.command().arg("kill-server").status().unwrap().success());
+    let deadline = Instant::now() + PATIENCE;
+    while program.read_link().is_ok() {
+        assert!(Instant::now() < deadline, "it goes on without a terminal");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
 fn top_is_a_screen_and_says_so_where_there_is_none() {
     let mut daemon = Daemon::start("[shutdown]\ndrain = \"1s\"\n");
     for (line, sentence) in [

@@ -12,6 +12,8 @@ mod view;
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
 use std::time::Duration;
 
 use clap::Args;
@@ -19,6 +21,8 @@ use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, KeyEventKind};
 use rustix::process::{Signal, getpid, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
 
 use self::keys::Action;
 use self::picture::{Asked, Told, Watcher};
@@ -29,6 +33,9 @@ use crate::terminal::Style;
 
 /// How long the screen may wait before it looks for news; a key is never kept waiting.
 const GLANCE: Duration = Duration::from_millis(50);
+
+/// How long it may take the screen to end when told to.
+const LAST_GLANCE: Duration = Duration::from_secs(1);
 
 #[derive(Args, Debug)]
 pub(super) struct TopArgs {
@@ -52,7 +59,10 @@ pub(super) fn run(client: &Client, args: &TopArgs, json: bool, style: Style) -> 
     }
     // What can be said plainly is said before the screen is taken.
     let watcher = Watcher::start(client.clone(), args.interval)?;
-    let told_to_end = told_to_end().map_err(|error| failed(&error))?;
+    let told_to_end = Arc::new(AtomicBool::new(false));
+    // Dropped when the screen has been left.
+    let (_here, gone) = mpsc::channel();
+    end_at_signals(told_to_end.clone(), gone).map_err(|error| failed(&error))?;
 
     let mut screen = ratatui::try_init().map_err(|error| failed(&error))?;
     let outcome = watch(&mut screen, &watcher, &told_to_end, View::new(style.colour, args.interval));
@@ -62,13 +72,24 @@ pub(super) fn run(client: &Client, args: &TopArgs, json: bool, style: Style) -> 
     outcome.map(|()| Report::new(""))
 }
 
-/// Set by the signals that end a program which has the terminal, so that it is given back.
-fn told_to_end() -> io::Result<Arc<AtomicBool>> {
-    let ended = Arc::new(AtomicBool::new(false));
-    for signal in [SIGHUP, SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, ended.clone())?;
-    }
-    Ok(ended)
+/// Tells the screen to end at a signal, and ends the program where the screen does not.
+///
+/// A thread of its own, because whoever waits for a key of a terminal that is gone waits for ever: crossterm reads its
+/// end of file again and again. It stops when `gone` has no sender any more.
+fn end_at_signals(told_to_end: Arc<AtomicBool>, gone: Receiver<()>) -> io::Result<()> {
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    let wait = move || {
+        for signal in signals.forever() {
+            told_to_end.store(true, Relaxed);
+            if gone.recv_timeout(LAST_GLANCE) == Err(RecvTimeoutError::Disconnected) {
+                return;
+            }
+            ratatui::restore();
+            // Ends the program. An error leaves the next signal to try.
+            let _ = emulate_default_handler(signal);
+        }
+    };
+    thread::Builder::new().name("top-signals".into()).spawn(wait).map(drop)
 }
 
 fn failed(error: &io::Error) -> Complaint {
