@@ -92,7 +92,9 @@ impl Server {
                 // First the file, so that nobody comes any more; then those who are being answered.
                 drop((listener, socket));
                 clients.drop_waiting();
-                let _ = timeout(STOP_DEADLINE, clients.tasks.join_all()).await;
+                // join_all() would panic at those who were just sent away.
+                let _ = timeout(STOP_DEADLINE, async { while clients.tasks.join_next().await.is_some() {} })
+                    .await;
             });
             // A command that waits for something that will not come must not keep the process from ending.
             runtime.shutdown_background();

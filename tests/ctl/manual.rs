@@ -67,6 +67,7 @@ fn every_route_is_in_the_manual() {
     for (methods, route) in [
         (&["GET"][..], STATUS),
         (&["GET"], READY),
+        (&["GET"], METRICS),
         (&["GET"], CONNECTIONS),
         (&["GET"], CLOSED),
         (&["GET"], CHANNELS),

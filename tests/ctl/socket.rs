@@ -100,6 +100,9 @@ fn every_route_of_lists_and_steering_answers() {
     ] {
         assert!(log.contains(&format!("admin: {command}")), "{command}");
     }
+    for came_to in ["done, 1 lifted", "done, queued for 3", "done, 1 changed"] {
+        assert!(log.contains(came_to), "{came_to}");
+    }
     assert!(!log.contains("dry_run") && !log.contains("hello"));
 }
 

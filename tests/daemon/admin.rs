@@ -540,7 +540,7 @@ fn publish_obeys_the_limits_of_messages() {
 #[test]
 fn fault_67_whoever_misuses_the_admin_socket_disturbs_nobody() {
     const MESSAGES: usize = 5_000;
-    let daemon = Daemon::start("");
+    let mut daemon = Daemon::start("");
     let mut reader = daemon.client_with(&json!({"read": ["chat"]}));
     let mut writer = daemon.client_with(&json!({"write": ["chat"]}));
     let talking = std::thread::spawn(move || {
@@ -571,8 +571,12 @@ fn fault_67_whoever_misuses_the_admin_socket_disturbs_nobody() {
     let after = daemon.memory().0;
     println!("resident KiB before 1,000 such clients {}, with them {}", before >> 10, after >> 10);
     assert!(after < before + (16 << 20), "{before} to {after}");
-    drop(idle);
     assert_eq!(ctl(&daemon, &["status"]).0, DONE);
+    // Nor do they hold up the end.
+    daemon.signal(rustix::process::Signal::TERM);
+    assert!(daemon.wait().success());
+    assert!(!daemon.log().contains("panicked"), "{}", daemon.log());
+    drop(idle);
 }
 
 #[test]

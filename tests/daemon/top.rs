@@ -172,22 +172,23 @@ fn top_shows_what_is_alive_and_gives_the_terminal_back() {
     tmux.see("connections 2 of 255");
 
     // Each way out leaves the terminal as it was.
-    let given_back = |code: &str| {
-        tmux.press(&[&format!("echo {code} $?"), "Enter"]);
-        let shown = tmux.see(&format!("{code} "));
+    let given_back = |word: &str, status: i32| {
+        tmux.press(&[&format!("echo {word} $?"), "Enter"]);
+        // The line that was typed is not the one that was printed.
+        let printed = format!("{word} {status}");
+        let shown = tmux.wait(&printed, |screen| screen.lines().any(|line| line == printed));
         assert!(!tmux.taken(), "{shown}");
         assert_eq!(tmux.settings(), before);
-        shown
     };
     tmux.press(&["q"]);
     tmux.wait("the shell", |_| !tmux.taken());
-    assert!(given_back("left").contains("left 0"));
+    given_back("left", 0);
     tmux.press(&["clear; philotectl top", "Enter"]);
     tmux.see("connections 2 of 255");
     assert!(tmux.taken());
     tmux.press(&["C-c"]);
     tmux.wait("the shell", |_| !tmux.taken());
-    assert!(given_back("interrupted").contains("interrupted 0"));
+    given_back("interrupted", 0);
     // Put aside and fetched again.
     tmux.press(&["clear; philotectl top", "Enter"]);
     tmux.see("connections 2 of 255");
@@ -200,7 +201,7 @@ fn top_shows_what_is_alive_and_gives_the_terminal_back() {
     daemon.signal(Signal::TERM);
     assert!(daemon.wait().success());
     tmux.see("philote is not running: no socket at ");
-    assert!(given_back("gone").contains("gone 3"));
+    given_back("gone", 3);
 }
 
 #[test]
