@@ -284,7 +284,6 @@ fn every_close_code_is_described() {
 fn every_route_is_described() {
     let source =
         |path: &str| fs::read_to_string(format!("{}/src/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
-    let page = Page::read("philote-protocol.7");
     let mut missing = Vec::new();
 
     let paths: Vec<(String, String)> = source("admin/api.rs")
@@ -292,7 +291,7 @@ fn every_route_is_described() {
         .filter_map(|line| line.strip_prefix("pub const ")?.split_once(": &str = \""))
         .map(|(name, path)| (name.to_owned(), path.trim_end_matches("\";").to_owned()))
         .collect();
-    let admin = page.section("ADMIN API");
+    let admin = Page::read("philote-admin.7").section("ROUTES");
     let mut routes = 0;
     for line in source("admin/commands.rs").lines() {
         let Some((method, rest)) =
@@ -309,7 +308,7 @@ fn every_route_is_described() {
     }
     assert!(routes >= 18, "{routes}");
 
-    let http = page.section("HTTP API");
+    let http = Page::read("philote-protocol.7").section("HTTP API");
     let server = source("server/api.rs");
     let quoted = server.split('"').filter(|text| text.starts_with("/health") || text.starts_with("/api/"));
     for path in quoted {
