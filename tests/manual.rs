@@ -1,4 +1,4 @@
-//! The manual pages name everything that the code has: each key, option, command, exit status, close code and route.
+//! The manual pages name everything that the code has: each key, option, command, exit status, close code and path.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that fails should say where")]
 
@@ -281,40 +281,29 @@ fn every_close_code_is_described() {
 }
 
 #[test]
-fn every_route_is_described() {
-    let source =
-        |path: &str| fs::read_to_string(format!("{}/src/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
-    let mut missing = Vec::new();
-
-    let paths: Vec<(String, String)> = source("admin/api.rs")
-        .lines()
-        .filter_map(|line| line.strip_prefix("pub const ")?.split_once(": &str = \""))
-        .map(|(name, path)| (name.to_owned(), path.trim_end_matches("\";").to_owned()))
-        .collect();
-    let admin = Page::read("philote-admin.7").section("ROUTES");
-    let mut routes = 0;
-    for line in source("admin/commands.rs").lines() {
-        let Some((method, rest)) =
-            line.trim().strip_prefix("(Method::").and_then(|rest| rest.split_once(", api::"))
-        else {
-            continue;
-        };
-        let name = rest.split(',').next().unwrap();
-        let path = &paths.iter().find(|(constant, _)| constant == name).unwrap().1;
-        routes += 1;
-        if !items(&admin).any(|item| item == format!(".It Ic {method} Pa {path}")) {
-            missing.push(format!("{} has no \".It Ic {method} Pa {path}\"", admin.name));
-        }
-    }
-    assert!(routes >= 18, "{routes}");
-
+fn every_path_of_the_http_api_is_described() {
+    let path = format!("{}/src/server/api.rs", env!("CARGO_MANIFEST_DIR"));
+    let server = fs::read_to_string(path).unwrap();
     let http = Page::read("philote-protocol.7").section("HTTP API");
-    let server = source("server/api.rs");
-    let quoted = server.split('"').filter(|text| text.starts_with("/health") || text.starts_with("/api/"));
-    for path in quoted {
-        if !http.has(path) {
-            missing.push(format!("{} does not name {path}", http.name));
-        }
+    let paths: Vec<_> =
+        server.split('"').filter(|text| text.starts_with("/health") || text.starts_with("/api/")).collect();
+    assert!(paths.len() >= 4, "{paths:?}");
+    let missing = paths.iter().filter(|path| !http.has(path));
+    expect_nothing(&missing.map(|path| format!("{} does not name {path}", http.name)).collect::<Vec<_>>());
+}
+
+/// Where a word of a macro's line begins with a quotation mark, mdoc takes it for its own and does not print it.
+#[test]
+fn no_quotation_mark_is_lost() {
+    let mut lost = Vec::new();
+    for entry in fs::read_dir(format!("{}/man", env!("CARGO_MANIFEST_DIR"))).unwrap() {
+        let page = Page::read(entry.unwrap().file_name().to_str().unwrap());
+        let lines = page.text.lines().filter(|line| line.starts_with(".Ql ") || line.starts_with(".Dl "));
+        lost.extend(
+            lines
+                .filter(|line| line.contains('"'))
+                .map(|line| format!("{}: \"{line}\" prints no quotation marks; write \\(dq", page.name)),
+        );
     }
-    expect_nothing(&missing);
+    expect_nothing(&lost);
 }
