@@ -4,6 +4,7 @@ mod control;
 mod descriptors;
 mod dev;
 mod error;
+mod expiry;
 mod figures;
 mod listing;
 mod refused_file;
@@ -12,18 +13,20 @@ mod steering;
 mod vitals;
 mod watchdog;
 
-use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::Parser;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tracing::level_filters::LevelFilter;
 
 use self::control::DaemonControl;
 use self::error::StartError;
+use self::expiry::ExpiryWatch;
 use self::figures::Figures;
 use self::reload::{ReloadRequest, Reloader};
 use self::steering::Steering;
@@ -31,12 +34,14 @@ use self::vitals::Vitals;
 use self::watchdog::{Watchdog, Workers};
 use crate::admin::{self, api::Timestamp};
 use crate::close::CloseReason;
-use crate::config::{self, CommandLine, Drain, Environment, LogFormat, LogLevel, Settings};
+use crate::config::{
+    self, Address, CommandLine, Drain, Environment, Listener, LogFormat, LogLevel, Settings,
+};
 use crate::log::{self, LogHandle};
 use crate::metrics;
-use crate::server::{Server, listener};
+use crate::server::{Server, listener, unix_now};
 use crate::signals::{self, Signal};
-use crate::systemd::{self, Notifier};
+use crate::systemd::{self, Notifier, PassedSocket};
 
 /// How long the log may take to write what is queued when the daemon ends.
 const LAST_LOG: Duration = Duration::from_secs(2);
@@ -68,6 +73,7 @@ fn run(command_line: CommandLine) -> Result<(), StartError> {
         return Ok(());
     }
     if command_line.check {
+        config::check_for_service(&loaded)?;
         config::check(&loaded).iter().for_each(|line| println!("{line}"));
         println!("the settings are good");
         return Ok(());
@@ -114,22 +120,34 @@ fn serve(
     let passed = systemd::passed_listeners()?;
     let from_systemd = !passed.is_empty();
     let listeners = if from_systemd {
-        passed.into_iter().map(|passed| passed.listener).collect()
+        passed.into_iter().map(|passed| of_passed(passed, &settings)).collect::<Result<_, _>>()?
     } else {
         bind(&settings)?
     };
+    let mut open = Vec::new();
     let mut addresses = Vec::new();
     let mut accepting = Vec::new();
-    for listener in listeners {
-        let listener = TcpListener::from_std(listener).map_err(StartError::Runtime)?;
-        let address = listener.local_addr().map_err(StartError::Runtime)?;
-        if settings.dev && !address.ip().is_loopback() {
-            return Err(StartError::DevSocket(address));
-        }
-        addresses.push(address);
-        accepting.push(runtime.spawn(listener::accept(server.clone(), listener)));
+    for (socket, listener) in listeners {
+        let (door, address): (listener::Door, _) = match socket {
+            PassedSocket::Tcp(socket) => {
+                let socket = TcpListener::from_std(socket).map_err(StartError::Runtime)?;
+                let address = socket.local_addr().map_err(StartError::Runtime)?;
+                if settings.dev && !address.ip().is_loopback() {
+                    return Err(StartError::DevSocket(address));
+                }
+                server.set_port(address.port());
+                addresses.push(address);
+                (socket.into(), Address::Tcp(address))
+            }
+            PassedSocket::Unix(socket) => (
+                UnixListener::from_std(socket).map_err(StartError::Runtime)?.into(),
+                listener.address.clone(),
+            ),
+        };
+        accepting.push(runtime.spawn(listener::accept(server.clone(), door.of(&listener))));
+        open.push(Listener { address, ..listener });
     }
-    addresses.iter().for_each(|address| server.set_port(address.port()));
+    let made = if from_systemd { Vec::new() } else { names_of(&open) };
     runtime.spawn(server.clone().look_after());
 
     let (requests, mut reloads) = mpsc::channel::<ReloadRequest>(1);
@@ -142,7 +160,7 @@ fn serve(
         log: log.clone(),
         reloads: requests,
         last_reload: reloader.report(),
-        listeners: addresses.iter().map(SocketAddr::to_string).collect(),
+        listeners: open.iter().map(Listener::to_string).collect(),
         config_file: reloader.config_file(),
         drain_ends: drain_ends.clone(),
         started,
@@ -166,7 +184,7 @@ fn serve(
     #[cfg(debug_assertions)]
     watchdog::block_on_purpose(runtime.handle());
 
-    announce(&addresses, admin.path(), &reloader);
+    announce(&open, admin.path(), &reloader);
     if settings.dev {
         dev::announce(&server, &addresses);
     }
@@ -176,6 +194,7 @@ fn serve(
         let mut reloader = reloader;
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         let mut told: Option<Instant> = None;
+        let mut expiry = ExpiryWatch::default();
         loop {
             tokio::select! {
                 signal = signals.recv() => match signal {
@@ -190,6 +209,9 @@ fn serve(
                 _ = tick.tick() => {
                     vitals.sample(&server);
                     server.log.tick(Instant::now());
+                    if let Some(warning) = expiry.look(server.live().settings.tls.as_ref(), unix_now()) {
+                        tracing::warn!("{warning}");
+                    }
                     if told.is_none_or(|at| at.elapsed() >= STATUS_INTERVAL) {
                         told = Some(Instant::now());
                         notifier.status(&vitals.line(&server));
@@ -203,6 +225,12 @@ fn serve(
     server.events.end();
     admin.stop();
     runtime.shutdown_background();
+    for (path, inode) in made {
+        // Another daemon's may stand there by now.
+        if std::fs::symlink_metadata(&path).is_ok_and(|there| there.ino() == inode) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
     Ok(())
 }
 
@@ -231,16 +259,54 @@ async fn drain(
 }
 
 /// Binds what the settings say. The default falls back to IPv4 where there is no IPv6.
-fn bind(settings: &Settings) -> Result<Vec<std::net::TcpListener>, StartError> {
-    let attempt =
-        |address: SocketAddr| listener::bind(address).map_err(|source| StartError::Bind { address, source });
-    let addresses = settings.listen.addresses();
-    match (addresses.into_iter().map(attempt).collect(), settings.listen.without_ipv6()) {
-        (Err(StartError::Bind { source, .. }), Some(ipv4)) if error::means_no_ipv6(&source) => {
-            Ok(vec![attempt(ipv4)?])
-        }
-        (result, _) => result,
+fn bind(settings: &Settings) -> Result<Vec<(PassedSocket, Listener)>, StartError> {
+    let mut bound = Vec::new();
+    for listener in settings.listen.listeners() {
+        let failed = |source| StartError::Bind { address: listener.address.clone(), source };
+        let socket = match &listener.address {
+            Address::Unix(path) => PassedSocket::Unix(listener::bind_unix(path).map_err(failed)?),
+            Address::Tcp(address) => {
+                let socket = match (listener::bind(*address), settings.listen.without_ipv6()) {
+                    (Err(error), Some(ipv4)) if error::means_no_ipv6(&error) => listener::bind(ipv4),
+                    (result, _) => result,
+                };
+                PassedSocket::Tcp(socket.map_err(failed)?)
+            }
+        };
+        bound.push((socket, listener.clone()));
     }
+    Ok(bound)
+}
+
+/// A socket that systemd passed, with how `listen` says it is spoken to.
+fn of_passed(
+    passed: systemd::PassedListener,
+    settings: &Settings,
+) -> Result<(PassedSocket, Listener), StartError> {
+    let address = match &passed.socket {
+        PassedSocket::Tcp(socket) => Address::Tcp(socket.local_addr().map_err(StartError::Runtime)?),
+        PassedSocket::Unix(socket) => {
+            let address = socket.local_addr().map_err(StartError::Runtime)?;
+            Address::Unix(address.as_pathname().unwrap_or(std::path::Path::new("")).to_owned())
+        }
+    };
+    let listener = settings.listen.of_passed(&address).unwrap_or_else(|| {
+        tracing::warn!(
+            "listen has no entry for {address}, which systemd passed: it is served as a plain string would be"
+        );
+        let tls = settings.tls.is_some() && matches!(address, Address::Tcp(_));
+        Listener { tls, ..Listener::plain(address) }
+    });
+    Ok((passed.socket, listener))
+}
+
+/// The names of Unix sockets, each with what the file system calls the socket.
+fn names_of(open: &[Listener]) -> Vec<(PathBuf, u64)> {
+    let name = |listener: &Listener| match &listener.address {
+        Address::Unix(path) => Some((path.clone(), std::fs::symlink_metadata(path).ok()?.ino())),
+        Address::Tcp(_) => None,
+    };
+    open.iter().filter_map(name).collect()
 }
 
 fn start_admin(
@@ -259,9 +325,9 @@ fn start_admin(
 }
 
 /// Tells whoever started it what there is and what to type next.
-fn announce(addresses: &[SocketAddr], admin_socket: &std::path::Path, reloader: &Reloader) {
-    for address in addresses {
-        tracing::info!("philote {} is listening on {address}", env!("CARGO_PKG_VERSION"));
+fn announce(open: &[Listener], admin_socket: &std::path::Path, reloader: &Reloader) {
+    for listener in open {
+        tracing::info!("philote {} is listening on {listener}", env!("CARGO_PKG_VERSION"));
     }
     tracing::info!("its administrator asks it on {}", admin_socket.display());
     let source = reloader.secret_source();

@@ -19,7 +19,7 @@ mod passed;
 #[cfg(test)]
 mod tests;
 
-pub use passed::{PassedListener, SystemdError, passed_listeners};
+pub use passed::{PassedListener, PassedSocket, SystemdError, passed_listeners};
 
 /// The longest status text that is sent, in bytes: systemd throws away datagrams of more than 4,096.
 pub const MAX_STATUS_BYTES: usize = 1024;

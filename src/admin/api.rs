@@ -143,8 +143,12 @@ pub struct Status {
     pub started_at: Timestamp,
     /// Seconds since then, by a clock that is never set.
     pub uptime_seconds: u64,
-    /// Addresses it accepts clients on, as an operator would write them (`[::]:6380`).
+    /// Addresses it accepts clients on, as an operator would write them (`[::]:6380`), and what is special about each
+    /// (`[::]:443 (TLS)`, `unix:/run/philote/philote.sock`).
     pub listeners: Vec<String>,
+    /// The certificate of the listeners that speak TLS, where `[tls]` is set.
+    #[serde(default)]
+    pub tls: Option<TlsStatus>,
     /// Where its settings come from (`/etc/philote/philote.toml`); `None` when there is no file.
     pub config_file: Option<PathBuf>,
     /// Open connections.
@@ -184,6 +188,19 @@ pub struct Status {
     pub last_reload: Option<ReloadReport>,
     /// Log records dropped because the log could not be written fast enough.
     pub log_records_dropped: u64,
+}
+
+/// The certificate in use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsStatus {
+    /// Its file.
+    pub certificate: PathBuf,
+    /// When it is valid no longer.
+    pub expires_at: Timestamp,
+    /// Seconds until then; negative when it is past.
+    pub expires_in_seconds: i64,
+    /// Within 21 days: it should have been renewed by now.
+    pub warning: bool,
 }
 
 /// How the last reload went.

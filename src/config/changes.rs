@@ -54,10 +54,18 @@ pub fn keep_fixed(old: &Settings, new: &Settings) -> Settings {
     for key in KEYS.iter().filter(|key| key.reload() == Reload::Restart) {
         key.keep(old, &mut settings);
     }
+    // The listeners that speak TLS do so until the next start, with or without new settings for it.
+    if settings.tls.is_none() && settings.listen.listeners().iter().any(|listener| listener.tls) {
+        settings.tls.clone_from(&old.tls);
+    }
     settings
 }
 
 fn text(key: &Key, settings: &Settings) -> String {
+    // A renewed certificate stands in the same file.
+    if let (super::tls::CERTIFICATE, Some(tls)) = (key.path(), &settings.tls) {
+        return format!("{} until {}", key.show(settings).unwrap_or_default(), tls.expires_text());
+    }
     key.show(settings).unwrap_or_else(|| match key.path() {
         "auth.secret" => match settings.auth.secrets.iter().count() {
             1 => "1 secret (redacted)".to_owned(),

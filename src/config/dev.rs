@@ -15,7 +15,7 @@ const HISTORY: usize = 100;
 pub(super) fn prepare(settings: &mut Settings) {
     settings.dev = true;
     settings.history.messages = HISTORY;
-    settings.listen = Listen::Addresses(vec![([127, 0, 0, 1], DEFAULT_PORT).into()]);
+    settings.listen = Listen::tcp(([127, 0, 0, 1], DEFAULT_PORT).into());
 }
 
 /// Refuses what would let others in.

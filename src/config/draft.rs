@@ -11,6 +11,7 @@ use super::keys::{self, KEYS, Key};
 use super::kinds::{KIB, MIB, seconds, size};
 use super::listen::{self, Listen};
 use super::memory;
+use super::networks::TrustedProxies;
 use super::origin::Origin;
 use super::raw::Raw;
 use super::secret::{SecretSource, Secrets};
@@ -28,6 +29,9 @@ pub(super) struct Draft {
     /// The text of `auth.secret`.
     pub(super) secret: Option<String>,
     pub(super) secret_file: Option<PathBuf>,
+    /// The files of `[tls]`.
+    pub(super) certificate: Option<PathBuf>,
+    pub(super) key: Option<PathBuf>,
     /// What relative paths of the layer at hand are relative to.
     pub(super) base: PathBuf,
     pub(super) origins: BTreeMap<&'static str, Origin>,
@@ -46,6 +50,8 @@ impl Draft {
             settings,
             secret: None,
             secret_file: None,
+            certificate: None,
+            key: None,
             base: PathBuf::new(),
             origins: BTreeMap::new(),
             warnings: Vec::new(),
@@ -235,7 +241,7 @@ impl Draft {
         super::dev::check(self);
         if !self.settings.websocket.allowed_origins.is_empty() && !self.settings.websocket.check_origin {
             self.warnings
-                .push("websocket.allowed_origins has no effect: websocket.check_origin is false".into());
+                .push("websocket.allowed_origins is set, so origins are checked although websocket.check_origin is false".into());
         }
         if self.settings.admin.mode & 0o007 != 0 {
             self.warnings.push("admin.mode lets every user of this machine administer Philote".into());
@@ -298,8 +304,10 @@ fn defaults(memory: usize) -> Settings {
             handshakes_per_second: 0,
             messages_per_second: 0,
             bytes_per_second: 0,
+            trusted_proxies: TrustedProxies::default(),
         },
         history: HistorySettings { messages: 0, ttl: seconds(5 * 60), bytes: 64 * MIB },
+        tls: None,
         admin: AdminSettings { socket: None, mode: 0o660, closed_ring: 10_000 },
         metrics: MetricsSettings { listen: None },
         log: LogSettings { level: LogLevel::Info, format: LogFormat::Auto },

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use super::origin::Origin;
 use super::public_keys::KeyError;
 use super::secret::SecretError;
+use super::tls::TlsError;
 
 /// Everything that is wrong with the settings, a line for each. A program that meets it exits with 78.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,12 +162,16 @@ pub enum Situation {
     },
     /// A port on its own, with several addresses to choose from.
     PortOfSeveral,
+    /// A port on its own, with no address that has one.
+    PortOfNone,
     /// A feature that this version lacks.
     NotYet(&'static str),
     /// A file of public keys cannot be used.
     Keys(PathBuf, KeyError),
     /// The secret cannot be used.
     Secret(SecretError),
+    /// Certificate and key cannot be used.
+    Tls(TlsError),
 }
 
 impl fmt::Display for Situation {
@@ -208,9 +213,11 @@ impl fmt::Display for Situation {
             Situation::PortOfSeveral => {
                 f.write_str("listen has several addresses: write the port in each of them instead")
             }
+            Situation::PortOfNone => f.write_str("listen has no address with a port: write one there"),
             Situation::NotYet(sentence) => f.write_str(sentence),
             Situation::Keys(path, error) => write!(f, "{}: {error}", path.display()),
             Situation::Secret(error) => write!(f, "{error}"),
+            Situation::Tls(error) => write!(f, "{error}"),
         }
     }
 }

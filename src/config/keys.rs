@@ -9,10 +9,12 @@ use super::kinds::{
     Period, Size, TIB, WebOrigins, Word, quoted, seconds,
 };
 use super::listen;
+use super::networks::Proxies;
 use super::public_keys;
 use super::raw::Raw;
 use super::secret::{SecretSource, Secrets};
 use super::settings::{LogFormat, LogLevel, Settings};
+use super::tls;
 
 /// Whether a reload applies a changed value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +143,7 @@ pub static KEYS: &[Key] = &[
             draft.settings.listen = listen::read(raw)?;
             Ok(())
         },
-        show: |settings| Some(listen::show(&settings.listen)),
+        show: |settings| Some(listen::show(&settings.listen, settings.tls.is_some())),
         same: |a, b| a.listen == b.listen,
         keep: |from, to| to.listen.clone_from(&from.listen),
     },
@@ -252,9 +254,35 @@ pub static KEYS: &[Key] = &[
     key!("limits.handshakes_per_second", None, Live, limits.handshakes_per_second, Number(0..=1_000_000)),
     key!("limits.messages_per_second", None, Live, limits.messages_per_second, Number(0..=10_000_000)),
     key!("limits.bytes_per_second", None, Live, limits.bytes_per_second, Size(0..=64 * GIB)),
+    key!("limits.trusted_proxies", None, Live, limits.trusted_proxies, Proxies),
     key!("history.messages", None, Live, history.messages, Number(0..=100_000)),
     key!("history.ttl", None, Live, history.ttl, Period(seconds(1)..=seconds(7 * 24 * 3600))),
     key!("history.bytes", None, Live, history.bytes, Size(64 * KIB..=64 * TIB)),
+    Key {
+        path: tls::CERTIFICATE,
+        short: None,
+        reload: Reload::Live,
+        store: |draft, raw| {
+            draft.certificate = OptionalPath(&draft.base).read(raw)?;
+            Ok(())
+        },
+        show: |settings| settings.tls.as_ref().map(|tls| quoted(tls.certificate.display())),
+        same: |a, b| a.tls == b.tls,
+        keep: |from, to| to.tls.clone_from(&from.tls),
+    },
+    Key {
+        path: tls::KEY,
+        short: None,
+        reload: Reload::Live,
+        store: |draft, raw| {
+            draft.key = OptionalPath(&draft.base).read(raw)?;
+            Ok(())
+        },
+        show: |settings| settings.tls.as_ref().map(|tls| quoted(tls.key.display())),
+        // What matters is the pair, and that is tls.certificate's.
+        same: |_, _| true,
+        keep: |_, _| (),
+    },
     Key {
         path: "admin.socket",
         short: None,
@@ -294,15 +322,10 @@ pub(super) fn is_section(name: &str) -> bool {
     !name.is_empty() && sections.any(|section| section == name)
 }
 
-const NO_TLS: &str = "this version of Philote has no TLS yet: remove [tls], or put a proxy in front";
-const NO_PROXIES: &str = "this version of Philote believes no X-Forwarded-For yet: remove the key";
 const NO_CLUSTER: &str = "this version of Philote does not cluster yet: remove [cluster]";
 
 /// Keys that a later version knows, and what to do until then.
 const LATER: &[(&str, &str)] = &[
-    ("limits.trusted_proxies", NO_PROXIES),
-    ("tls.certificate", NO_TLS),
-    ("tls.key", NO_TLS),
     ("cluster.servers", NO_CLUSTER),
     ("cluster.subject_prefix", NO_CLUSTER),
     ("cluster.credentials_file", NO_CLUSTER),

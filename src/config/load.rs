@@ -11,7 +11,7 @@ use super::keys::Key;
 use super::origin::Origin;
 use super::secret::{SecretSource, Secrets, parse};
 use super::settings::Settings;
-use super::{public_keys, secret_choice, secret_file};
+use super::{public_keys, secret_choice, secret_file, tls};
 
 /// Settings, and what there is to say about them.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,7 +22,7 @@ pub struct Loaded {
     pub warnings: Vec<String>,
     /// The configuration file, where one was used.
     pub file: Option<PathBuf>,
-    origins: BTreeMap<&'static str, Origin>,
+    pub(super) origins: BTreeMap<&'static str, Origin>,
 }
 
 /// Reads the settings: defaults, then the file, then the environment, then the command line, each over what
@@ -48,6 +48,7 @@ pub fn load(command_line: &Overrides, environment: &Environment) -> Result<Loade
     draft.check();
     public_keys::load(&mut draft);
     secret_choice::choose(&mut draft, environment);
+    tls::choose(&mut draft);
     ConfigError::unless_empty(draft.problems)?;
     Ok(Loaded { settings: draft.settings, warnings: draft.warnings, file, origins: draft.origins })
 }

@@ -16,6 +16,7 @@ mod kinds;
 mod listen;
 mod load;
 mod memory;
+mod networks;
 mod origin;
 mod public_keys;
 mod raw;
@@ -26,6 +27,7 @@ mod secret_file;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use changes::{Change, Changes, changes, keep_fixed};
 pub use command_line::{CommandLine, Overrides};
@@ -33,14 +35,16 @@ pub use dev::DEV_SECRET;
 pub use environment::{Environment, SYSTEM_FILE, admin_socket_places};
 pub use error::{ConfigError, Problem, Situation};
 pub use keys::{KEYS, Key, Reload};
-pub use listen::{DEFAULT_PORT, Listen};
+pub use listen::{Address, DEFAULT_PORT, Listen, Listener};
 pub use load::{Loaded, load};
+pub use networks::{Network, TrustedProxies};
 pub use origin::Origin;
 pub use public_keys::{Fault, KeyError, KeyFile, PublicKey};
-pub use report::{check, print_config};
+pub use report::{check, check_for_service, print_config};
 pub use secret::{Secret, SecretError, SecretSource, Secrets};
 pub use secret_file::replace_file;
 pub use settings::{
     AdminSettings, AuthSettings, Drain, LimitSettings, LogFormat, LogLevel, LogSettings, MetricsSettings,
     Settings, ShutdownSettings, WebSocketSettings,
 };
+pub use tls::{Expiry, TlsError, TlsSettings, provider};

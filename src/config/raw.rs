@@ -17,6 +17,8 @@ pub(super) enum Raw {
     Boolean(bool),
     /// A list of the file.
     List(Vec<Raw>),
+    /// A table within a list of the file, in the order of its names.
+    Table(Vec<(String, Raw)>),
     /// Anything else of the file, which no key takes.
     Other(&'static str),
 }
@@ -34,7 +36,12 @@ impl Raw {
             }
             DeValue::Float(_) => Raw::Other("a fraction"),
             DeValue::Datetime(_) => Raw::Other("a date or time without quotes"),
-            DeValue::Table(_) => Raw::Other("a table"),
+            DeValue::Table(table) => Raw::Table(
+                table
+                    .iter()
+                    .map(|(name, value)| (name.get_ref().to_string(), Raw::from_toml(value.get_ref())))
+                    .collect(),
+            ),
         }
     }
 
@@ -68,6 +75,7 @@ impl Raw {
             Raw::Integer(_) => "a number without quotes or unit",
             Raw::Boolean(_) => "true or false",
             Raw::List(_) => "a list",
+            Raw::Table(_) => "a table",
             Raw::Other(found) => found,
         };
         Situation::WrongType { expected, found }

@@ -4,9 +4,11 @@ use std::fmt::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use super::error::{ConfigError, Problem, Situation};
 use super::keys::KEYS;
 use super::load::Loaded;
 use super::secret::SecretSource;
+use super::tls::{CERTIFICATE, KEY, TlsError};
 
 /// The account that the packages make for the service.
 const SERVICE_USER: &str = "philote";
@@ -42,12 +44,43 @@ pub fn check(loaded: &Loaded) -> Vec<String> {
     let source = loaded.settings.auth.secrets.source();
     let mut lines = loaded.warnings.clone();
     lines.push(source.to_string());
-    if rustix::process::geteuid().is_root()
-        && let Some(user) = User::named(SERVICE_USER, &read("/etc/passwd"), &read("/etc/group"))
-    {
+    if let Some(user) = service_user() {
         lines.extend(unreadable(&user, loaded));
     }
+    if let Some(tls) = &loaded.settings.tls {
+        lines.push(format!(
+            "the certificate in {} is valid until {}",
+            tls.certificate.display(),
+            tls.expires_text()
+        ));
+    }
     lines
+}
+
+/// The service's account, as far as root asks on its behalf.
+fn service_user() -> Option<User> {
+    let user = || User::named(SERVICE_USER, &read("/etc/passwd"), &read("/etc/group"));
+    rustix::process::geteuid().is_root().then(user).flatten()
+}
+
+/// Whether the service could read certificate and key, where root asks: without them it would not start.
+///
+/// # Errors
+/// The key of the settings, and how to let it.
+pub fn check_for_service(loaded: &Loaded) -> Result<(), ConfigError> {
+    ConfigError::unless_empty(service_user().map_or_else(Vec::new, |user| unreadable_tls(&user, loaded)))
+}
+
+fn unreadable_tls(user: &User, loaded: &Loaded) -> Vec<Problem> {
+    let Some(tls) = &loaded.settings.tls else { return Vec::new() };
+    let files = [(CERTIFICATE, &tls.certificate), (KEY, &tls.key)];
+    let barred = |path: &Path| path.ancestors().any(|part| !user.may_use(part, part == path));
+    let problem = |(key, path): (&'static str, &std::path::PathBuf)| {
+        let reason = "permission denied".to_owned();
+        let situation = Situation::Tls(TlsError::Unreadable { path: path.clone(), reason, denied: true });
+        Problem { origin: loaded.origins.get(key).cloned(), key: Some(key.to_owned()), situation }
+    };
+    files.into_iter().filter(|(_, path)| barred(path)).map(problem).collect()
 }
 
 /// What the service could not read, though whoever asks could.

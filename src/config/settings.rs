@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::listen::Listen;
+use super::networks::TrustedProxies;
 use super::public_keys::KeyFile;
 use super::secret::Secrets;
+use super::tls::TlsSettings;
 
 /// Everything that can be set, each value within its documented range.
 ///
@@ -27,6 +29,8 @@ pub struct Settings {
     pub limits: LimitSettings,
     /// What channels keep of their last messages (`[history]`).
     pub history: HistorySettings,
+    /// The certificate of the listeners that speak TLS (`[tls]`).
+    pub tls: Option<TlsSettings>,
     /// The admin socket (`[admin]`).
     pub admin: AdminSettings,
     /// The figures for Prometheus (`[metrics]`).
@@ -104,6 +108,8 @@ pub struct LimitSettings {
     pub messages_per_second: usize,
     /// Bytes of messages a second from one connection.
     pub bytes_per_second: usize,
+    /// Whose `X-Forwarded-For` and `Forwarded` are believed.
+    pub trusted_proxies: TrustedProxies,
 }
 
 /// What channels keep of their last messages.

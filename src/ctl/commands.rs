@@ -159,6 +159,13 @@ fn status(status: &Status, style: Style) -> String {
     let up = Duration::from_secs(status.uptime_seconds);
     facts.add("up", format!("{}, since {}", span(up), status.started_at));
     facts.add_list("listening", &status.listeners);
+    if let Some(tls) = &status.tls {
+        let days = tls.expires_in_seconds.div_euclid(24 * 60 * 60);
+        let left = if days < 0 { "EXPIRED".to_owned() } else { format!("in {days} days") };
+        let text =
+            format!("{} until {}, {left}", escape(&tls.certificate.display().to_string()), tls.expires_at);
+        facts.add("certificate", if tls.warning { style.paint(Tone::Bad, &text).to_string() } else { text });
+    }
     let settings = status.config_file.as_ref().map(|path| path.display().to_string());
     let mut connections = format!("{} of {}", number(status.connections), number(status.max_connections));
     if status.connections >= status.max_connections {

@@ -20,7 +20,7 @@ use crate::admin::api::{
     Status, Timestamp, TokenRequest,
 };
 use crate::admin::{Control, EventStream};
-use crate::config::{LogLevel, SecretSource};
+use crate::config::{Expiry, LogLevel, SecretSource};
 use crate::log::LogHandle;
 use crate::message::ChannelName;
 use crate::server::{Event, Live, MAX_FOLLOWERS, Messages, Server, unix_now};
@@ -79,6 +79,12 @@ impl Control for DaemonControl {
             started_at: self.started,
             uptime_seconds: server.started().elapsed().as_secs(),
             listeners: self.listeners.clone(),
+            tls: server.live().settings.tls.as_ref().map(|tls| api::TlsStatus {
+                certificate: tls.certificate.clone(),
+                expires_at: Timestamp::from_unix(tls.expires),
+                expires_in_seconds: tls.expires.cast_signed().saturating_sub(unix_now().cast_signed()),
+                warning: tls.expiry(unix_now()) > Expiry::Far,
+            }),
             config_file: self.config_file.clone(),
             connections: server.connected() as u64,
             max_connections: live.max_connections as u64,

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use super::refused_file::RefusedFileError;
 use crate::admin::socket::BindError;
-use crate::config::ConfigError;
+use crate::config::{Address, ConfigError};
 use crate::log::LogError;
 use crate::signals::SignalError;
 use crate::systemd::SystemdError;
@@ -18,7 +18,7 @@ pub(super) enum StartError {
     Signals(SignalError),
     Log(LogError),
     Systemd(SystemdError),
-    Bind { address: SocketAddr, source: io::Error },
+    Bind { address: Address, source: io::Error },
     DevSocket(SocketAddr),
     Metrics { address: SocketAddr, source: io::Error },
     Admin(BindError),

@@ -87,6 +87,10 @@ impl Figures {
             let name = "philote_last_reload_timestamp_seconds";
             all.add(name, Gauge, "When the last reload was.", unix(last.at.0));
         }
+        if let Some(tls) = &live.settings.tls {
+            let name = "philote_tls_certificate_expiry_timestamp_seconds";
+            all.add(name, Gauge, "When the certificate is valid no longer.", tls.expires);
+        }
         self.process(&mut all);
         all.into_text()
     }

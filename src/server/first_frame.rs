@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::frames::{FrameLimits, FrameReader, Received};
-use super::handshake::close;
+use super::handshake::{close, write};
 use super::listener::{MAX_PENDING, Waiting};
 use super::presence::{Place, Presence};
 use super::refusal::Refused;
+use super::stream::Stream;
 use super::{Refusal, Server, unix_now};
 use crate::access_key::{claimed_subject, verify_in_frame};
 use crate::frame::Frame;
@@ -30,7 +30,7 @@ const PINGS_PER_WRITE: usize = 16;
 /// Why it is refused; nothing where the client ended it.
 pub(super) async fn enter(
     server: &Arc<Server>,
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     address: SocketAddr,
     read_ahead: &[u8],
     timeout: Duration,
@@ -45,9 +45,8 @@ pub(super) async fn enter(
 }
 
 /// Tells a refusal by a Close.
-pub(super) async fn refuse(server: &Server, stream: &mut TcpStream, address: SocketAddr, refused: Refused) {
-    // It fits an empty socket buffer; if not, nobody reads it.
-    let _ = stream.try_write(&refused.refusal.close());
+pub(super) async fn refuse(server: &Server, stream: &mut Stream, address: SocketAddr, refused: Refused) {
+    write(stream, &refused.refusal.close()).await;
     server.refused(address, Refused { by_close: true, ..refused });
     close(stream).await;
 }
@@ -55,7 +54,7 @@ pub(super) async fn refuse(server: &Server, stream: &mut TcpStream, address: Soc
 /// Reads to the end of the first message; pings before it are answered.
 async fn first_message(
     server: &Server,
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     read_ahead: &[u8],
 ) -> Result<(Message, Vec<u8>), Option<Refused>> {
     let mut frames = FrameReader::default();

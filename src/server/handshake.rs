@@ -19,16 +19,16 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::listener::{MAX_PENDING, Waiting};
+use super::listener::{How, MAX_PENDING, Waiting};
 use super::presence::{Place, Presence};
 use super::refusal::{Answer, Refused};
 use super::session::Session;
-use super::{Live, Refusal, Server, api, dev, first_frame, origin, unix_now};
+use super::stream::Stream;
+use super::{Live, Refusal, Server, api, dev, first_frame, forwarded, origin, unix_now};
 use crate::access_key::{AccessKey, TokenError, claimed_subject, verify};
 
 /// The longest request head, in bytes.
@@ -40,7 +40,9 @@ const MAX_HEADERS: usize = 100;
 /// What the requests of one connection share.
 struct Exchange {
     server: Arc<Server>,
-    address: SocketAddr,
+    /// Who is at the other end: perhaps a proxy, whose requests tell for whom they are.
+    peer: SocketAddr,
+    how: How,
     progress: Mutex<Progress>,
 }
 
@@ -52,6 +54,8 @@ struct Progress {
     upgraded: Option<Upgraded>,
     /// A request is being answered.
     answering: bool,
+    /// Who sent the last request.
+    client: SocketAddr,
 }
 
 /// What became of a connection that was answered with 101.
@@ -67,16 +71,18 @@ enum Upgraded {
 /// The subprotocol that gives a browser what the classic protocol lacks.
 const V1: &str = "philote.v1";
 
-/// Speaks HTTP with a new connection. Returns the session if it was upgraded.
+/// Speaks HTTP with a new connection, whose first request has until `deadline`. Returns the session if it was upgraded.
 pub(super) async fn serve(
     server: Arc<Server>,
-    stream: TcpStream,
-    address: SocketAddr,
-    waiting: Waiting,
+    stream: Stream,
+    peer: SocketAddr,
+    how: How,
+    deadline: Instant,
+    waiting: &Waiting,
 ) -> Option<Session> {
     let timeout = server.live().settings.websocket.handshake_timeout;
-    let progress = Progress { deadline: Instant::now() + timeout, upgraded: None, answering: false };
-    let exchange = Arc::new(Exchange { server, address, progress: Mutex::new(progress) });
+    let progress = Progress { deadline, upgraded: None, answering: false, client: peer };
+    let exchange = Arc::new(Exchange { server, peer, how, progress: Mutex::new(progress) });
     let service = {
         let exchange = exchange.clone();
         // hyper wants a future that may be moved when it gives back the stream.
@@ -100,9 +106,9 @@ pub(super) async fn serve(
     };
     let parts = http.into_parts();
     let mut stream = parts.io.into_inner();
-    let (upgraded, answering) = {
+    let (upgraded, answering, client) = {
         let mut progress = exchange.lock();
-        (progress.upgraded.take(), progress.answering)
+        (progress.upgraded.take(), progress.answering, progress.client)
     };
     match ended {
         Ok(()) => {
@@ -111,18 +117,15 @@ pub(super) async fn serve(
             match upgraded {
                 Some(Upgraded::Present(presence)) => return Some(Session::new(presence, stream, read_ahead)),
                 Some(Upgraded::TokenFollows) => {
-                    match first_frame::enter(server, &mut stream, address, read_ahead, timeout, &waiting)
-                        .await
+                    match first_frame::enter(server, &mut stream, client, read_ahead, timeout, waiting).await
                     {
                         Ok((presence, rest)) => return Some(Session::new(presence, stream, &rest)),
-                        Err(Some(refused)) => {
-                            first_frame::refuse(server, &mut stream, address, refused).await
-                        }
+                        Err(Some(refused)) => first_frame::refuse(server, &mut stream, client, refused).await,
                         Err(None) => {}
                     }
                 }
                 Some(Upgraded::Refused(refused)) => {
-                    first_frame::refuse(server, &mut stream, address, refused).await;
+                    first_frame::refuse(server, &mut stream, client, refused).await;
                 }
                 None => {}
             }
@@ -130,9 +133,8 @@ pub(super) async fn serve(
         // A request was begun: its client may still read why it ends. One that is half answered already can't be
         // answered again, and one that never said a word asked for nothing.
         Err(Some(refusal)) if !answering && !parts.read_buf.is_empty() => {
-            // The answer fits an empty socket buffer; if not, nobody reads it.
-            let _ = stream.try_write(&refusal.bytes());
-            exchange.server.refused(exchange.address, refusal.into());
+            write(&mut stream, &refusal.bytes()).await;
+            exchange.server.refused(exchange.peer, refusal.into());
         }
         Err(_) => {}
     }
@@ -151,21 +153,28 @@ fn malformed(error: &hyper::Error) -> Option<Refusal> {
     }
 }
 
+/// Writes an answer to a client that perhaps reads no more.
+pub(super) async fn write(stream: &mut Stream, bytes: &[u8]) {
+    let written = async {
+        stream.write_all(bytes).await?;
+        stream.flush().await
+    };
+    let _ = tokio::time::timeout(LINGER, written).await;
+}
+
+/// How long the end of a connection may take.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// Ends a connection so that what was written reaches its client: a socket that is closed with unread bytes sends a
 /// reset, which takes back what the client has not read yet.
-pub(super) async fn close(stream: &mut TcpStream) {
-    const LINGER: Duration = Duration::from_secs(1);
+pub(super) async fn close(stream: &mut Stream) {
     const LINGERING_READS: usize = 64;
     let drain = async {
         stream.shutdown().await.ok()?;
         let mut scratch = [0; 1024];
         for _ in 0..LINGERING_READS {
-            stream.readable().await.ok()?;
-            match stream.try_read(&mut scratch) {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(_) => break,
+            if stream.read(&mut scratch).await.ok()? == 0 {
+                break;
             }
         }
         Some(())
@@ -191,9 +200,12 @@ impl Exchange {
 
     async fn answer(&self, request: Request<Incoming>, timeout: Duration) -> Answer {
         self.lock().answering = true;
-        let result = self.route(request).await;
+        let trusted = &self.server.live_full().settings.limits.trusted_proxies;
+        let address = forwarded::client(self.peer, request.headers(), trusted);
+        let result = self.route(request, address).await;
         let mut progress = self.lock();
         progress.answering = false;
+        progress.client = address;
         progress.deadline = Instant::now() + timeout;
         match result {
             Ok((answer, upgraded)) => {
@@ -202,23 +214,31 @@ impl Exchange {
             }
             Err(refused) => {
                 let answer = refused.refusal.answer();
-                self.server.refused(self.address, refused);
+                self.server.refused(address, refused);
                 answer
             }
         }
     }
 
-    async fn route(&self, request: Request<Incoming>) -> Result<(Answer, Option<Upgraded>), Refused> {
+    async fn route(
+        &self,
+        request: Request<Incoming>,
+        address: SocketAddr,
+    ) -> Result<(Answer, Option<Upgraded>), Refused> {
         if request.headers().contains_key(TRANSFER_ENCODING) {
             return Err(Refusal::BadRequest("Transfer-Encoding is not taken: send Content-Length").into());
         }
         let path = request.uri().path();
-        if path == "/health" || path.starts_with("/health/") || path == "/api" || path.starts_with("/api/") {
+        let api = path == "/api" || path.starts_with("/api/");
+        if api && !self.how.api {
+            return Err(Refusal::NotFound.into());
+        }
+        if path == "/health" || path.starts_with("/health/") || api {
             return match api::answer(&self.server, request).await {
                 Ok(answer) => Ok((answer, None)),
                 // Who guesses tokens here tries to come in as well.
                 Err(refusal @ Refusal::Token(_)) => {
-                    Err(self.server.count_handshake(self.address.ip()).err().unwrap_or(refusal).into())
+                    Err(self.server.count_handshake(address.ip()).err().unwrap_or(refusal).into())
                 }
                 Err(refusal) => Err(refusal.into()),
             };
@@ -228,7 +248,7 @@ impl Exchange {
         {
             return Ok((page, None));
         }
-        let (answer, upgraded) = upgrade(&self.server, self.address, &request)?;
+        let (answer, upgraded) = upgrade(&self.server, address, &request)?;
         Ok((answer, Some(upgraded)))
     }
 }

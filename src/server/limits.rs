@@ -36,11 +36,14 @@ type Nanoseconds = u64;
 struct Origin(IpAddr);
 
 impl Origin {
-    fn of(address: IpAddr) -> Origin {
-        Origin(match address.to_canonical() {
+    /// `None` where nobody knows the address: all whom a proxy on a Unix socket does not name would be one client.
+    fn of(address: IpAddr) -> Option<Origin> {
+        let address = match address.to_canonical() {
+            address if address.is_unspecified() => return None,
             IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
             v4 => v4,
-        })
+        };
+        Some(Origin(address))
     }
 }
 
@@ -120,7 +123,8 @@ impl Limits {
         if rate == 0 {
             return Ok(());
         }
-        let (origin, now) = (Origin::of(address), nanoseconds(now));
+        let Some(origin) = Origin::of(address) else { return Ok(()) };
+        let now = nanoseconds(now);
         let mut shard = lock(self.handshakes.shard(&origin));
         let mut paid = shard.get(&origin).copied().unwrap_or(0);
         if !take(&mut paid, now, BURST / rate as u64) {
@@ -155,15 +159,15 @@ impl Seat {
         address: IpAddr,
         limits: &LimitSettings,
     ) -> Result<Seat, Refusal> {
-        let (max, origin) = (limits.connections_per_address, Origin::of(address));
-        match max {
-            0 => Ok(Seat::default()),
-            max if server.limits.addresses.take(&origin, max) => {
-                let counted = Counted { server: server.clone(), address: Some(origin), subject: None };
-                Ok(Seat(Some(Box::new(counted))))
-            }
-            max => Err(Refusal::PerAddress(max)),
+        let max = limits.connections_per_address;
+        let Some(origin) = Some(address).filter(|_| max > 0).and_then(Origin::of) else {
+            return Ok(Seat::default());
+        };
+        if !server.limits.addresses.take(&origin, max) {
+            return Err(Refusal::PerAddress(max));
         }
+        let counted = Counted { server: server.clone(), address: Some(origin), subject: None };
+        Ok(Seat(Some(Box::new(counted))))
     }
 
     /// Counts it as this subject's, and no more as another's. Who has no name has no limit of this kind.
@@ -304,6 +308,16 @@ mod tests {
         assert_ne!(of("2001:db8:0:1::1"), of("2001:db8:0:2::1"));
         assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
         assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+    }
+
+    #[test]
+    fn who_has_no_address_has_no_limit_per_address() {
+        let (all, limits) = (Limits::default(), limits(&["handshakes_per_second=1"]));
+        for address in ["0.0.0.0", "::", "::ffff:0.0.0.0"] {
+            let address = address.parse().unwrap();
+            assert_eq!((0..100).filter(|_| all.handshake(address, &limits, SECOND).is_ok()).count(), 100);
+        }
+        assert_eq!(all.handshakes.len(), 0);
     }
 
     #[test]

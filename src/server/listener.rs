@@ -3,15 +3,20 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, watch};
 
-use super::{Server, handshake};
+use super::forwarded::UNIX_PEER;
+use super::stream::Stream;
+use super::{Refusal, Server, handshake, proxy_header, tls};
+use crate::config::Listener;
 use crate::sync::lock;
 
 /// Connections that have not shown a token yet, at once.
@@ -40,14 +45,94 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
+/// Binds a Unix socket. One that a killed daemon left is replaced; who may reach it is a matter of its directory, as
+/// who may reach a port is one of the network: a token is needed here and there.
+pub fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    const MODE: u32 = 0o666;
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if !metadata.file_type().is_socket() => return Err(io::ErrorKind::AlreadyExists.into()),
+        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        _ => {}
+    }
+    // The name appears last, so that whoever sees it can use it.
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = Path::new(&new);
+    let _ = std::fs::remove_file(new);
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(new)?)?;
+    std::fs::set_permissions(new, std::fs::Permissions::from_mode(MODE))?;
+    socket.listen(BACKLOG)?;
+    std::fs::rename(new, path)?;
+    Ok(socket.into())
+}
+
+/// How a listener's connections are spoken to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct How {
+    tls: bool,
+    proxy_protocol: bool,
+    pub(super) api: bool,
+}
+
+/// A listening socket, and how its connections are spoken to.
+#[derive(Debug)]
+pub struct Door {
+    socket: Listening,
+    how: How,
+}
+
+#[derive(Debug)]
+enum Listening {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl From<TcpListener> for Door {
+    fn from(listener: TcpListener) -> Door {
+        Door { socket: Listening::Tcp(listener), how: How { tls: false, proxy_protocol: false, api: true } }
+    }
+}
+
+impl From<UnixListener> for Door {
+    fn from(listener: UnixListener) -> Door {
+        Door { socket: Listening::Unix(listener), how: How { tls: false, proxy_protocol: false, api: true } }
+    }
+}
+
+impl Door {
+    /// The same, spoken to as `listener` says.
+    #[must_use]
+    pub fn of(self, listener: &Listener) -> Door {
+        let &Listener { tls, proxy_protocol, api, .. } = listener;
+        Door { how: How { tls, proxy_protocol, api }, ..self }
+    }
+
+    async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
+        match &self.socket {
+            Listening::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                // Small messages leave at once; a client may be gone already, which the next read finds out.
+                let _ = stream.set_nodelay(true);
+                Ok((Stream::Tcp(stream), SocketAddr::new(address.ip().to_canonical(), address.port())))
+            }
+            Listening::Unix(listener) => Ok((Stream::Unix(listener.accept().await?.0), UNIX_PEER)),
+        }
+    }
+}
+
 /// Accepts connections until dropped or aborted.
-pub async fn accept(server: Arc<Server>, listener: TcpListener) {
+pub async fn accept(server: Arc<Server>, door: impl Into<Door>) {
+    let door = door.into();
     let mut warned: Option<Instant> = None;
     let mut life = server.accept_loops.enter();
     loop {
         let accepted = async {
             server.pending.room().await;
-            listener.accept().await
+            door.accept().await
         };
         let accepted = tokio::select! {
             accepted = accepted => accepted,
@@ -59,7 +144,7 @@ pub async fn accept(server: Arc<Server>, listener: TcpListener) {
         match accepted {
             Ok((stream, address)) => {
                 let waiting = server.pending.enter();
-                tokio::spawn(greet(server.clone(), stream, address, waiting));
+                tokio::spawn(greet(server.clone(), stream, address, door.how, waiting));
             }
             // The client was gone before it was accepted: no fault of this side.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -74,13 +159,64 @@ pub async fn accept(server: Arc<Server>, listener: TcpListener) {
     }
 }
 
-async fn greet(server: Arc<Server>, stream: TcpStream, address: SocketAddr, waiting: Waiting) {
-    // Small messages leave at once; a client may be gone already, which the next read finds out.
-    let _ = stream.set_nodelay(true);
-    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-    if let Some(session) = handshake::serve(server, stream, address, waiting).await {
+async fn greet(server: Arc<Server>, stream: Stream, peer: SocketAddr, how: How, waiting: Waiting) {
+    let deadline = tokio::time::Instant::now() + server.live().settings.websocket.handshake_timeout;
+    let session = async {
+        let opened = tokio::select! {
+            opened = open(&server, stream, peer, how) => opened,
+            () = tokio::time::sleep_until(deadline) => Err((peer, Some(Refusal::Timeout))),
+            () = waiting.told_to_go() => Err((peer, Some(Refusal::Pending(MAX_PENDING)))),
+        };
+        match opened {
+            Ok((stream, peer)) => {
+                handshake::serve(server.clone(), stream, peer, how, deadline, &waiting).await
+            }
+            Err((peer, refusal)) => {
+                if let Some(refusal) = refusal {
+                    server.refused(peer, refusal.into());
+                }
+                None
+            }
+        }
+    };
+    if let Some(session) = session.await {
+        drop(waiting);
         // A task of its own: this one's future is as large as all that HTTP needs.
         tokio::spawn(session);
+    }
+}
+
+/// What comes before HTTP: the proxy's header, TLS. Returns the stream, and who its client is as far as is known now.
+///
+/// # Errors
+/// Whose connection it was and why it is refused; `None` where there is nothing to tell.
+async fn open(
+    server: &Server,
+    mut stream: Stream,
+    mut peer: SocketAddr,
+    how: How,
+) -> Result<(Stream, SocketAddr), (SocketAddr, Option<Refusal>)> {
+    if how.proxy_protocol {
+        match proxy_header::read(&mut stream).await {
+            Ok(client) => peer = client.unwrap_or(peer),
+            Err(error) => {
+                let malformed = error.kind() == io::ErrorKind::InvalidData;
+                return Err((peer, malformed.then_some(Refusal::ProxyHeader)));
+            }
+        }
+    }
+    match (stream, &server.tls) {
+        (Stream::Tcp(stream), Some(acceptor)) if how.tls => match acceptor.accept(stream).await {
+            Ok(stream) => Ok((Stream::Tls(stream), peer)),
+            Err(tls::HandshakeError { plain: Some(stream), .. }) => {
+                let mut stream = Stream::Tcp(stream);
+                handshake::write(&mut stream, &Refusal::PlainHttp.bytes()).await;
+                handshake::close(&mut stream).await;
+                Err((peer, Some(Refusal::PlainHttp)))
+            }
+            Err(error) => Err((peer, error.error.map(|error| Refusal::Tls(error.to_string())))),
+        },
+        (stream, _) => Ok((stream, peer)),
     }
 }
 

@@ -12,16 +12,20 @@ mod ended;
 mod events;
 mod first_frame;
 mod flush;
+mod forwarded;
 mod frames;
 mod handshake;
 mod limits;
 pub mod listener;
 mod origin;
 mod presence;
+mod proxy_header;
 mod refusal;
 mod refused_subjects;
 mod session;
+mod stream;
 mod timekeeper;
+mod tls;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -148,6 +152,7 @@ pub struct Server {
     pending: listener::Pending,
     limits: limits::Limits,
     accept_loops: listener::AcceptLoops,
+    tls: Option<tls::Acceptor>,
     timekeeper: Timekeeper,
     port: OnceLock<u16>,
 }
@@ -166,6 +171,11 @@ impl Server {
         let hub = Hub::new(Arc::new(budget));
         let history = &live.settings.history;
         hub.keep(history.messages, history.ttl, history.bytes);
+        // Made with or without a certificate: the listeners that speak TLS are settled at the start.
+        let acceptor = tls::Acceptor::new().inspect_err(|error| tracing::error!(%error, "no TLS")).ok();
+        if let Some(acceptor) = &acceptor {
+            acceptor.set(live.settings.tls.as_ref());
+        }
         Arc::new(Server {
             hub,
             counters: Counters::default(),
@@ -174,6 +184,7 @@ impl Server {
             events: Arc::default(),
             refused_subjects: RefusedSubjects::default(),
             accept_loops: listener::AcceptLoops::default(),
+            tls: acceptor,
             id: Uuid::new_v4(),
             started: Instant::now(),
             live: ArcSwap::from_pointee(live),
@@ -226,6 +237,9 @@ impl Server {
         budget.kept_bytes.store(live.settings.websocket.write_buffer_size, Relaxed);
         let history = &live.settings.history;
         self.hub.keep(history.messages, history.ttl, history.bytes);
+        if let Some(acceptor) = &self.tls {
+            acceptor.set(live.settings.tls.as_ref());
+        }
         self.live.store(live.clone());
         let withdrawn = self.withdrawn(&live.keys);
         let count = withdrawn.len();

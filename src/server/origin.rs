@@ -9,7 +9,11 @@ pub(super) fn allowed(origin: &str, host: &str, check: bool, list: &[String]) ->
     if !check && list.is_empty() {
         return true;
     }
-    let same_host = origin.split_once("://").is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(host));
+    let same_host = origin.split_once("://").is_some_and(|(scheme, rest)| {
+        // Browsers leave out the port that the scheme implies; proxies may write it.
+        let implied = if scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };
+        rest.eq_ignore_ascii_case(host.strip_suffix(implied).unwrap_or(host))
+    });
     same_host || list.iter().any(|pattern| matches(pattern, origin))
 }
 
@@ -53,6 +57,8 @@ mod tests {
         ] {
             assert!(!check(origin), "{origin}");
         }
+        assert!(allowed("https://philote.test", "philote.test:443", true, &[]));
+        assert!(!allowed("http://philote.test", "philote.test:443", true, &[]));
         assert!(allowed("http://anywhere", "here", false, &[]), "without the check everyone may");
     }
 }

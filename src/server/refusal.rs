@@ -71,6 +71,12 @@ pub enum Refusal {
     PerSubject(usize),
     /// Too many handshakes from its address; `handshakes_per_second`.
     Handshakes(usize),
+    /// Not TLS, or none that both sides speak; what is wrong.
+    Tls(String),
+    /// TLS was expected and HTTP came.
+    PlainHttp,
+    /// The header of the PROXY protocol is missing or malformed.
+    ProxyHeader,
     /// A fault of the server.
     Internal,
 }
@@ -106,7 +112,11 @@ impl Refusal {
     /// The HTTP status.
     pub(super) fn status(&self) -> StatusCode {
         match self {
-            Refusal::BadRequest(_) | Refusal::BadMessage(_) => StatusCode::BAD_REQUEST,
+            Refusal::BadRequest(_)
+            | Refusal::BadMessage(_)
+            | Refusal::Tls(_)
+            | Refusal::PlainHttp
+            | Refusal::ProxyHeader => StatusCode::BAD_REQUEST,
             Refusal::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Refusal::UpgradeRequired | Refusal::Version => StatusCode::UPGRADE_REQUIRED,
             Refusal::NotFound => StatusCode::NOT_FOUND,
@@ -147,7 +157,9 @@ impl Refusal {
     /// The `error` of the answer's body.
     fn code(&self) -> &'static str {
         match self {
-            Refusal::BadRequest(_) => "bad_request",
+            Refusal::BadRequest(_) | Refusal::PlainHttp => "bad_request",
+            Refusal::Tls(_) => "tls_handshake",
+            Refusal::ProxyHeader => "proxy_header",
             Refusal::BadMessage(_) => "bad_message",
             Refusal::Method(_) => "method_not_allowed",
             Refusal::UpgradeRequired | Refusal::Version => "upgrade_required",
@@ -241,6 +253,11 @@ impl fmt::Display for Refusal {
             Refusal::NotFound => f.write_str("there is no such route in the API"),
             Refusal::BodyTooLarge(max) => write!(f, "the body may have {max} bytes at most"),
             Refusal::HeadTooLarge => f.write_str("the request head may have 16 KiB and 100 lines at most"),
+            Refusal::Tls(reason) => write!(f, "the TLS handshake failed: {reason}"),
+            Refusal::PlainHttp => f.write_str("this port speaks TLS: connect with wss:// or https://"),
+            Refusal::ProxyHeader => f.write_str(
+                "this listener wants a header of the PROXY protocol first (proxy_protocol = true)",
+            ),
             Refusal::Timeout => f.write_str("the request did not arrive in time"),
             Refusal::Full(max) => write!(f, "the server is full: max_connections is {max}"),
             Refusal::Pending(max) => write!(f, "{max} connections that show no token are waiting already"),

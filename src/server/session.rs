@@ -5,7 +5,6 @@
 
 use std::cell::Cell;
 use std::future::Future;
-use std::io::{self, IoSlice};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,12 +14,7 @@ use std::time::Duration;
 
 use arc_swap::Guard;
 use bytes::Bytes;
-use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
-use socket2::SockRef;
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::JoinSet;
 use tokio::time::Sleep;
 use tokio_tungstenite::tungstenite::protocol::Message;
@@ -30,13 +24,14 @@ use super::flush::flush;
 use super::frames::{FrameLimits, FrameReader, Received};
 use super::limits::{Rate, Seat, Verdict};
 use super::presence::{Presence, access_frame};
+use super::stream::{Reader, Stream};
 use super::{Live, Server, unix_now};
 use crate::access_key::{AccessKey, verify_in_frame};
 use crate::close::CloseReason;
 use crate::frame::Frame;
 use crate::hub::{Connection, Touched};
 use crate::message::{Auth, BadMessage, Batch, Delivery, ErrorReply, FromClient, Publish};
-use crate::outbox::{Pushed, Seconds, Sink, Standing};
+use crate::outbox::{Pushed, Seconds, Standing};
 
 /// What one read takes from a socket at most, and so what a publisher may bring before its readers' queues are
 /// written.
@@ -57,35 +52,6 @@ pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Reads thrown away at once after the Close was decided.
 const DISCARDED_READS: usize = 16;
 
-/// The sending side of a TCP connection, written by whoever holds the promise.
-struct TcpSink(OwnedWriteHalf);
-
-impl Sink for TcpSink {
-    /// Asks the kernel first and tokio only after a refusal: what tokio knows of the socket is one more place in memory
-    /// that no cache holds, for every reader of every message.
-    fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let socket = self.0.as_ref();
-        let written = match slices {
-            [one] => send(socket, one, SendFlags::NOSIGNAL),
-            several => sendmsg(socket, several, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL),
-        };
-        match written {
-            // It notes the refusal, so that it tells when there is room.
-            Err(Errno::AGAIN) => self.0.try_write_vectored(slices),
-            written => Ok(written?),
-        }
-    }
-
-    fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.as_ref().poll_write_ready(context)
-    }
-
-    fn shutdown(&self) {
-        // An error here means that the peer is gone already, which the reading side finds out by itself.
-        let _ = SockRef::from(self.0.as_ref()).shutdown(std::net::Shutdown::Write);
-    }
-}
-
 thread_local! {
     /// The one read buffer of all connections on this thread.
     static READ_BUFFER: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
@@ -98,7 +64,7 @@ thread_local! {
 /// The future that carries a connection.
 pub(super) struct Session {
     presence: Presence,
-    reader: OwnedReadHalf,
+    reader: Reader,
     frames: FrameReader,
     /// Bytes that were read and not handled yet: what came with the handshake, or what a large batch left.
     unhandled: Bytes,
@@ -134,10 +100,10 @@ enum Step {
 
 impl Session {
     /// Takes over the socket after the 101, with what was read behind the request.
-    pub(super) fn new(mut presence: Presence, stream: TcpStream, read_ahead: &[u8]) -> Session {
+    pub(super) fn new(mut presence: Presence, stream: Stream, read_ahead: &[u8]) -> Session {
         let (reader, writer) = stream.into_split();
         presence.connection.received(read_ahead.len(), presence.server().now());
-        presence.connection.outbox.attach(Box::new(TcpSink(writer)));
+        presence.connection.outbox.attach(writer);
         let seat = presence.take_seat();
         Session {
             presence,
@@ -517,7 +483,7 @@ fn answer(connection: &Arc<Connection>, frame: Frame, touched: &mut Touched) {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
     use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
     use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 

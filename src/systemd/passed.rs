@@ -3,17 +3,28 @@
 use std::fmt;
 use std::io;
 use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
 
 use listenfd::ListenFd;
+use rustix::net::sockopt::socket_acceptconn;
 
 /// The number of the first descriptor passed; 0 to 2 are the standard ones.
 const FIRST_DESCRIPTOR: usize = 3;
 
-/// A TCP socket that listens already, in non-blocking mode and closed on exec.
+/// A listening socket of either kind.
+#[derive(Debug)]
+pub enum PassedSocket {
+    /// TCP.
+    Tcp(TcpListener),
+    /// Unix.
+    Unix(UnixListener),
+}
+
+/// A socket that listens already, in non-blocking mode and closed on exec.
 #[derive(Debug)]
 pub struct PassedListener {
     /// The socket.
-    pub listener: TcpListener,
+    pub socket: PassedSocket,
     /// Its name from `LISTEN_FDNAMES` (`FileDescriptorName=`, or the name of the socket unit); `unknown` without.
     pub name: String,
 }
@@ -28,14 +39,7 @@ pub enum SystemdError {
         /// How many sockets were passed.
         sockets: usize,
     },
-    /// A Unix socket; only TCP is served.
-    UnixSocket {
-        /// Its number.
-        descriptor: usize,
-        /// Its name.
-        name: String,
-    },
-    /// Something else than a TCP socket that listens.
+    /// Something else than a TCP or Unix socket that listens.
     NotListening {
         /// Its number.
         descriptor: usize,
@@ -60,15 +64,10 @@ impl fmt::Display for SystemdError {
                 f,
                 "LISTEN_FDNAMES has {names} names and LISTEN_FDS says {sockets} sockets: give each socket one name"
             ),
-            SystemdError::UnixSocket { descriptor, name } => write!(
-                f,
-                "the passed socket {name:?} (descriptor {descriptor}) is a Unix socket, and only TCP sockets can be \
-                 passed: write ListenStream= with a port in its socket unit"
-            ),
             SystemdError::NotListening { descriptor, name } => write!(
                 f,
-                "the passed descriptor {descriptor} ({name:?}) is not a TCP socket that listens: write ListenStream= \
-                 with a port in its socket unit, and leave Accept= off"
+                "the passed descriptor {descriptor} ({name:?}) is not a stream socket that listens: write ListenStream= \
+                 with a port or a path in its socket unit, and leave Accept= off"
             ),
             SystemdError::NonBlocking { descriptor, name, error } => write!(
                 f,
@@ -86,7 +85,7 @@ impl std::error::Error for SystemdError {}
 /// To be called once, before threads read the environment: listenfd takes the variables out of it.
 ///
 /// # Errors
-/// Fails when one of the descriptors is no listening TCP socket, or names and sockets do not match.
+/// Fails when one of the descriptors is no listening stream socket, or names and sockets do not match.
 pub fn passed_listeners() -> Result<Vec<PassedListener>, SystemdError> {
     let names = std::env::var("LISTEN_FDNAMES").ok();
     let mut passed = ListenFd::from_env();
@@ -102,18 +101,19 @@ pub fn passed_listeners() -> Result<Vec<PassedListener>, SystemdError> {
 
 fn take(passed: &mut ListenFd, index: usize, name: String) -> Result<PassedListener, SystemdError> {
     let descriptor = FIRST_DESCRIPTOR + index;
-    let Ok(Some(listener)) = passed.take_tcp_listener(index) else {
-        return Err(match passed.take_unix_listener(index) {
-            Ok(_) => SystemdError::UnixSocket { descriptor, name },
-            Err(_) => SystemdError::NotListening { descriptor, name },
-        });
-    };
+    let tcp = passed.take_tcp_listener(index).ok().flatten().map(PassedSocket::Tcp);
+    let unix = || passed.take_unix_listener(index).ok().flatten().map(PassedSocket::Unix);
+    let Some(socket) = tcp.or_else(unix) else { return Err(SystemdError::NotListening { descriptor, name }) };
     // A connection handed over by Accept=yes looks the same until here.
-    if !rustix::net::sockopt::socket_acceptconn(&listener).unwrap_or(false) {
+    let (listens, made) = match &socket {
+        PassedSocket::Tcp(socket) => (socket_acceptconn(socket), socket.set_nonblocking(true)),
+        PassedSocket::Unix(socket) => (socket_acceptconn(socket), socket.set_nonblocking(true)),
+    };
+    if !listens.unwrap_or(false) {
         return Err(SystemdError::NotListening { descriptor, name });
     }
-    match listener.set_nonblocking(true) {
-        Ok(()) => Ok(PassedListener { listener, name }),
+    match made {
+        Ok(()) => Ok(PassedListener { socket, name }),
         Err(error) => Err(SystemdError::NonBlocking { descriptor, name, error }),
     }
 }

@@ -338,6 +338,7 @@ pub(crate) fn status() -> Status {
         started_at: Timestamp::from_unix(1_795_344_300),
         uptime_seconds: 273_906,
         listeners: vec!["[::]:6380".into()],
+        tls: None,
         config_file: Some("/etc/philote/philote.toml".into()),
         connections: 12,
         max_connections: 255,

@@ -97,7 +97,7 @@ impl Daemon {
         });
         let mut daemon = Daemon { child, port: 0, directory, lines, log };
         let line = daemon.wait_for_line("listening on ");
-        daemon.port = line.rsplit(':').next().unwrap().trim().parse().unwrap();
+        daemon.port = port_in(&line);
         daemon.wait_for_line("for a token to try it with");
         daemon
     }
@@ -197,6 +197,20 @@ impl Daemon {
         }
     }
 
+    /// Waits until so many have ended or were refused: the last of them first.
+    pub fn ended(&self, count: usize) -> Vec<Value> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.admin("GET", "/v1/connections/closed", "");
+            let rows = answer["connections"].as_array().unwrap();
+            if rows.len() >= count {
+                return rows.clone();
+            }
+            assert!(Instant::now() < deadline, "never {count}: {answer}");
+            std::thread::yield_now();
+        }
+    }
+
     /// A client whose token reads and writes these channels.
     pub fn client(&self, channels: &[&str]) -> Client {
         self.client_with(&json!({"read": channels, "write": channels}))
@@ -235,6 +249,12 @@ impl Drop for Daemon {
         }
         keep(&self.log());
     }
+}
+
+/// The port that a line of the log names; 0 for a Unix socket.
+pub fn port_in(line: &str) -> u16 {
+    let address = line.split("listening on ").nth(1).unwrap().split_whitespace().next().unwrap();
+    address.rsplit(':').next().unwrap().parse().unwrap_or(0)
 }
 
 /// Every token begins with the base64 of `{"`.
@@ -278,11 +298,11 @@ pub fn wait(child: &mut Child) -> ExitStatus {
 }
 
 /// A WebSocket client that waits for what it reads.
-pub struct Client {
-    pub socket: WebSocket<TcpStream>,
+pub struct Client<S = TcpStream> {
+    pub socket: WebSocket<S>,
 }
 
-impl Client {
+impl<S: Read + Write> Client<S> {
     pub fn send(&mut self, text: impl Into<String>) {
         self.socket.send(Message::text(text.into())).unwrap();
     }
@@ -326,7 +346,7 @@ impl Client {
     }
 
     /// The stream, for bytes that no library would send.
-    pub fn stream(&mut self) -> &mut TcpStream {
+    pub fn stream(&mut self) -> &mut S {
         self.socket.get_mut()
     }
 

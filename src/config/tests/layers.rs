@@ -8,7 +8,7 @@ use crate::config::*;
 #[test]
 fn with_nothing_set_the_defaults_are_those_of_the_original() {
     let settings = Scene::new().loaded().settings;
-    assert_eq!(settings.listen, Listen::Everywhere(6380));
+    assert_eq!(settings.listen, Listen::default());
     assert_eq!(settings.listen.addresses(), ["[::]:6380".parse().unwrap()]);
     assert_eq!(settings.listen.without_ipv6(), Some("0.0.0.0:6380".parse().unwrap()));
     assert_eq!(settings.max_connections, 255);
@@ -33,7 +33,7 @@ fn the_variables_of_the_original_keep_their_names() {
         .variable("CHECK_ORIGIN", "True");
     let loaded = scene.loaded();
     let settings = loaded.settings;
-    assert_eq!(settings.listen, Listen::Everywhere(9424));
+    assert_eq!(settings.listen.addresses(), ["[::]:9424".parse().unwrap()]);
     assert_eq!(settings.log.level, LogLevel::Warning);
     assert_eq!(settings.max_connections, 7);
     assert_eq!((settings.websocket.read_buffer_size, settings.websocket.write_buffer_size), (2048, 4096));
@@ -73,7 +73,8 @@ const JWKS: &str =
 
 #[test]
 fn every_key_can_be_set_in_the_file_by_variable_and_by_option() {
-    for key in KEYS.iter().filter(|key| key.name() != "secret") {
+    // The secret is never shown; certificate and key must exist and belong together.
+    for key in KEYS.iter().filter(|key| key.name() != "secret" && key.section() != "tls") {
         let scene = Scene::new();
         let pem = scene.write("pem", PUBLIC_KEY).to_str().unwrap().to_owned();
         let jwks = scene.write("jwks", JWKS).to_str().unwrap().to_owned();
@@ -81,6 +82,7 @@ fn every_key_can_be_set_in_the_file_by_variable_and_by_option() {
             "auth.public_keys" => &pem,
             "auth.jwks_file" => &jwks,
             "listen" | "metrics.listen" => "127.0.0.1:1",
+            "limits.trusted_proxies" => "10.0.0.0/8",
             "auth.issuer" | "auth.audience" => "someone",
             "auth.secret_file" => "/secret",
             "auth.allow_empty_secret" | "auth.require_expiry" | "websocket.check_origin" => "true",
@@ -98,7 +100,9 @@ fn every_key_can_be_set_in_the_file_by_variable_and_by_option() {
         };
         let toml = match value {
             "true" | "false" | "42" => value.to_owned(),
-            _ if ["listen", "websocket.allowed_origins", "auth.public_keys"].contains(&key.path()) => {
+            _ if ["listen", "websocket.allowed_origins", "auth.public_keys", "limits.trusted_proxies"]
+                .contains(&key.path()) =>
+            {
                 format!("[{value:?}]")
             }
             _ => format!("{value:?}"),

@@ -2,6 +2,7 @@
 
 mod dev;
 mod layers;
+mod listeners;
 mod refusals;
 mod reports;
 mod secrets;

@@ -18,7 +18,10 @@ const KINDS: [(&str, &str); 5] = [
         "{ORIGIN}",
         "must be an origin such as \"https://app.example.org\" or \"https://*.example.org\", without a path, not",
     ),
-    ("{ADDRESS}", "must be an IP address with a port such as \"0.0.0.0:6380\" or \"[::]:6380\", not"),
+    (
+        "{ADDRESS}",
+        "must be an IP address with a port such as \"0.0.0.0:6380\" or \"[::]:6380\", or \"unix:/path\", not",
+    ),
     ("{MODE}", "must be permission bits in quotes, \"0600\" to \"0777\", with 6 or 7 for the owner, not"),
 ];
 
@@ -162,22 +165,14 @@ fn a_value_out_of_range_or_without_sense_is_told() {
 
 #[test]
 fn what_later_versions_know_is_refused_with_what_to_do() {
-    let tls = "this version of Philote has no TLS yet: remove [tls], or put a proxy in front";
-    assert_eq!(refused("[tls]\ncertificate = 'x'"), format!("philote.toml:2: tls.certificate: {tls}"));
-    assert_eq!(refused("[tls]\nother = 'x'"), format!("philote.toml:2: tls.other: {tls}"));
-    let cases = [
-        "listen = ['unix:/run/x.sock']",
-        "listen = [{ address = '127.0.0.1:1', tls = true }]",
-        "limits.trusted_proxies = ['10.0.0.0/8']",
-        "cluster.servers = ['nats://127.0.0.1']",
-    ];
+    let cases = ["cluster.servers = ['nats://127.0.0.1']"];
     for file in cases {
         assert!(refused(file).contains("this version of Philote "), "{}", refused(file));
     }
     let by_variable = Scene::new().variable("PHILOTE_CLUSTER_SERVERS", "5").refused();
     assert!(by_variable.starts_with("environment variable PHILOTE_CLUSTER_SERVERS: "), "{by_variable}");
     // Off is what this version does anyway.
-    let off = "[limits]\ntrusted_proxies = []\n[history]\nmessages = 0\n[tls]\n";
+    let off = "[history]\nmessages = 0\n[cluster]\n";
     assert_eq!(Scene::new().file(off).variable("PHILOTE_CLUSTER_SERVERS", "").loaded().warnings, [""; 0]);
 }
 

@@ -70,7 +70,7 @@ fn the_check_tells_warnings_and_the_secrets_place() {
     assert_eq!(
         loaded.warnings,
         [
-            "websocket.allowed_origins has no effect: websocket.check_origin is false",
+            "websocket.allowed_origins is set, so origins are checked although websocket.check_origin is false",
             "admin.mode lets every user of this machine administer Philote",
         ]
     );

@@ -1,0 +1,179 @@
+//! Listeners beside plain TCP: Unix sockets, the PROXY protocol, proxies' headers, and the API kept off.
+
+use std::io::Write;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+
+use rustix::process::Signal;
+use serde_json::json;
+use tokio_tungstenite::tungstenite::client;
+
+use crate::support::*;
+
+/// The addresses of all that are connected, in order.
+fn addresses(daemon: &Daemon) -> Vec<String> {
+    let answer = daemon.admin("GET", "/v1/connections?sort=oldest", "");
+    let rows = answer["connections"].as_array().unwrap().iter();
+    rows.map(|row| row["address"].as_str().unwrap().to_owned()).collect()
+}
+
+fn request(
+    daemon: &Daemon,
+    headers: &[(&'static str, &str)],
+) -> tokio_tungstenite::tungstenite::handshake::client::Request {
+    let mut request = daemon.request("/");
+    let token = sign(&json!({"read": ["c"], "write": ["c"]}));
+    request.headers_mut().insert("Authorization", format!("Bearer {token}").parse().unwrap());
+    for (name, value) in headers {
+        request.headers_mut().append(*name, value.parse().unwrap());
+    }
+    request
+}
+
+#[test]
+fn fault_73_a_spoofed_header_is_ignored_and_a_trusted_proxy_believed() {
+    let daemon = Daemon::start("");
+    let mut client = daemon.open(request(&daemon, &[("X-Forwarded-For", "198.51.100.7")])).unwrap();
+    let own = client.stream().local_addr().unwrap().to_string();
+    assert_eq!(addresses(&daemon), [own.as_str()]);
+
+    // Trusted from the next request on; who is connected stays who it was.
+    config_file(daemon.directory.path(), "[limits]\ntrusted_proxies = ['127.0.0.1']");
+    assert_eq!(daemon.admin("POST", "/v1/reload", "")["applied"], json!(["limits.trusted_proxies"]));
+    let _client = daemon.open(request(&daemon, &[("X-Forwarded-For", "1.2.3.4, 198.51.100.7")])).unwrap();
+    let _other = daemon.open(request(&daemon, &[("Forwarded", "for=\"[2001:db8::7]:81\"")])).unwrap();
+    assert_eq!(addresses(&daemon), [&own, "198.51.100.7:0", "[2001:db8::7]:81"]);
+    // A refusal is remembered with it as well.
+    daemon.exchange("GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 203.0.113.9\r\nConnection: close\r\n\r\n");
+    let refused = daemon.admin("GET", "/v1/connections/closed?address=203.0.113.9", "");
+    assert_eq!(refused["connections"][0]["reason"], "upgrade_required");
+}
+
+#[test]
+fn the_proxy_protocol_tells_the_client() {
+    let daemon =
+        Daemon::start_with("listen = [{ address = '127.0.0.1:0', proxy_protocol = true }]", |command| {
+            command.env_remove("PORT");
+        });
+    let open = |header: &[u8]| {
+        let mut stream = daemon.connect();
+        stream.write_all(header).unwrap();
+        client::client(request(&daemon, &[("X-Forwarded-For", "1.2.3.4")]), stream)
+            .map(|(socket, _)| Client { socket })
+            .ok()
+    };
+    let version_2 =
+        [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &[203, 0, 113, 9, 127, 0, 0, 1, 0x12, 0x67, 0, 80]]
+            .concat();
+    let _one = open(b"PROXY TCP4 198.51.100.7 127.0.0.1 4711 80\r\n").unwrap();
+    let mut two = open(&version_2).unwrap();
+    assert_eq!(addresses(&daemon), ["198.51.100.7:4711", "203.0.113.9:4711"], "and no header over that");
+    two.publish("c", "hello");
+    two.settle();
+    // Without it nothing is answered, because whoever speaks to this port is no client.
+    assert_eq!(daemon.exchange("GET /health HTTP/1.1\r\nHost: x\r\n\r\n"), "");
+    daemon.wait_for_line("this listener wants a header of the PROXY protocol");
+    let health = "PROXY UNKNOWN\r\nGET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    assert_eq!(status(&daemon.exchange(health)), 200);
+}
+
+#[test]
+fn a_proxy_that_stalls_is_cut_at_the_deadline() {
+    let config = "listen = [{ address = '127.0.0.1:0', proxy_protocol = true }]\n[websocket]\nhandshake_timeout = '1s'";
+    let daemon = Daemon::start_with(config, |command| {
+        command.env_remove("PORT");
+    });
+    assert_eq!(daemon.exchange("PROXY TCP4"), "", "and the end of the stream");
+    assert_eq!(daemon.ended(1)[0]["reason"], "request_timeout");
+}
+
+#[test]
+fn a_unix_socket_is_served_replaced_and_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("philote.sock");
+    // What a killed daemon leaves.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let config =
+        format!("listen = ['127.0.0.1:0', 'unix:{}']\n[limits]\ntrusted_proxies = ['unix']", path.display());
+    let mut daemon = Daemon::start(&config);
+    let metadata = std::fs::symlink_metadata(&path).unwrap();
+    assert!(metadata.file_type().is_socket());
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o666);
+    let connect = |headers: &[(&'static str, &str)]| {
+        let stream = UnixStream::connect(&path).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Client { socket: client::client(request(&daemon, headers), stream).unwrap().0 }
+    };
+    let (mut one, mut two) = (connect(&[]), connect(&[("X-Forwarded-For", "198.51.100.7")]));
+    assert_eq!(addresses(&daemon), ["0.0.0.0:0", "198.51.100.7:0"]);
+    // More than a socket's buffer holds, in both directions.
+    let data = "x".repeat(60_000);
+    for _ in 0..20 {
+        one.publish("c", &data);
+        assert_eq!(two.data(), data);
+    }
+    let listeners = daemon.admin("GET", "/v1/status", "")["listeners"].clone();
+    assert_eq!(listeners[1], format!("unix:{}", path.display()));
+
+    let second = tempfile::tempdir().unwrap();
+    config_file(second.path(), &format!("listen = ['unix:{}']", path.display()));
+    let output = philote(second.path()).env("SECRET", SECRET).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("is in use already"), "{said}");
+
+    daemon.signal(Signal::TERM);
+    assert_eq!(one.closed().0, 1001);
+    drop(two);
+    assert!(daemon.wait().success());
+    assert!(!path.exists(), "and removed at the end");
+}
+
+#[test]
+fn limits_per_address_are_for_clients_whose_address_is_known() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("philote.sock");
+    let daemon = Daemon::start(&format!(
+        "listen = ['127.0.0.1:0', 'unix:{}']\n[limits]\ntrusted_proxies = ['unix']\nconnections_per_address = 1",
+        path.display()
+    ));
+    let connect = |headers: &[(&'static str, &str)]| {
+        let stream = UnixStream::connect(&path).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        client::client(request(&daemon, headers), stream).map(|(socket, _)| Client { socket }).ok()
+    };
+    // All whom the proxy does not name are not one client; one whom it names is.
+    let _unnamed = [connect(&[]).unwrap(), connect(&[]).unwrap()];
+    let named = |address| connect(&[("X-Forwarded-For", address)]);
+    let _one = named("198.51.100.7").unwrap();
+    assert!(named("198.51.100.7").is_none());
+    let _other = named("198.51.100.8").unwrap();
+    let refused = daemon.admin("GET", "/v1/connections/closed?address=198.51.100.7", "");
+    assert_eq!(refused["connections"][0]["reason"], "connections_per_address");
+}
+
+#[test]
+fn the_api_stays_off_a_public_port() {
+    let daemon = Daemon::start_with("listen = [{ address = '127.0.0.1:0', api = false }]", |command| {
+        command.env_remove("PORT");
+    });
+    let token = sign(&json!({"api": true}));
+    let (status, body) = daemon.http("GET", "/api/info", &token, "");
+    assert_eq!((status, body["error"].as_str()), (404, Some("not_found")));
+    assert_eq!(daemon.http("POST", "/api/publish", &token, r#"{"channel":"c","data":"d"}"#).0, 404);
+    assert_eq!(daemon.http("GET", "/health", "", "").0, 200);
+    daemon.client(&["c"]).settle();
+}
+
+#[test]
+fn a_refused_origin_is_named() {
+    let config = "[websocket]\ncheck_origin = true\nallowed_origins = ['https://*.example.org']";
+    let daemon = Daemon::start(config);
+    let _open = daemon.open(request(&daemon, &[("Origin", "https://chat.example.org")])).unwrap();
+    let answer = daemon.exchange(upgrade(
+        &sign(&json!({"read": ["c"]})),
+        "Origin: https://example.com\r\nConnection: close\r\n",
+    ));
+    assert_eq!(status(&answer), 403);
+    assert!(body_of(&answer)["message"].as_str().unwrap().contains("https://example.com"), "{answer}");
+}

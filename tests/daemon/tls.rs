@@ -1,0 +1,281 @@
+//! TLS on the daemon's own port: versions, the certificate replaced under traffic, slow readers, and what is no TLS.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustix::process::Signal;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion, version};
+use serde_json::json;
+use tokio_tungstenite::tungstenite::client;
+
+use crate::support::*;
+
+type Tls = StreamOwned<ClientConnection, TcpStream>;
+
+/// An authority of the test's own.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+}
+
+impl Authority {
+    fn new() -> Authority {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap().der().clone();
+        Authority { issuer: Issuer::new(params, key), certificate }
+    }
+
+    /// Writes a certificate for localhost with its key.
+    fn issue(&self, directory: &Path) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        std::fs::write(directory.join("cert.pem"), certificate.pem()).unwrap();
+        std::fs::write(directory.join("key.pem"), key.serialize_pem()).unwrap();
+    }
+
+    fn connect(&self, daemon: &Daemon, versions: &[&'static SupportedProtocolVersion]) -> Tls {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let name = ServerName::try_from("localhost").unwrap();
+        let connection = ClientConnection::new(Arc::new(config), name).unwrap();
+        StreamOwned::new(connection, daemon.connect())
+    }
+
+    fn client(&self, daemon: &Daemon) -> Client<Tls> {
+        self.client_of(daemon, self.connect(daemon, &[&version::TLS13]))
+    }
+
+    fn client_of(&self, daemon: &Daemon, stream: Tls) -> Client<Tls> {
+        let token = sign(&json!({"read": ["c"], "write": ["c"]}));
+        let mut request = daemon.request("/");
+        request.headers_mut().insert("Authorization", format!("Bearer {token}").parse().unwrap());
+        let (socket, _) = client::client(request, stream).unwrap();
+        Client { socket }
+    }
+}
+
+const CONFIG: &str = "[tls]\ncertificate = 'cert.pem'\nkey = 'key.pem'\n";
+
+/// A daemon that speaks TLS with a certificate of this authority, with more lines of configuration.
+fn start(authority: &Authority, more: &str) -> Daemon {
+    Daemon::start_with(&format!("{CONFIG}{more}"), |command| {
+        let home = command.get_envs().find(|(name, _)| *name == "HOME").and_then(|(_, home)| home).unwrap();
+        authority.issue(Path::new(home));
+    })
+}
+
+#[test]
+fn both_versions_carry_messages_and_end_in_order() {
+    let authority = Authority::new();
+    let mut daemon = start(&authority, "");
+    for version in [&version::TLS13, &version::TLS12] {
+        let mut one = authority.client_of(&daemon, authority.connect(&daemon, &[version]));
+        assert_eq!(one.stream().conn.protocol_version(), Some(version.version));
+        assert_eq!(one.stream().conn.alpn_protocol(), Some(&b"http/1.1"[..]));
+        let mut two = authority.client(&daemon);
+        for data in ["hello".to_owned(), "x".repeat(60_000), "é".repeat(1000)] {
+            one.publish("c", &data);
+            assert_eq!(two.data(), data);
+            two.publish("c", &data);
+            assert_eq!(one.data(), data);
+        }
+    }
+    daemon.wait_until("all have gone", |status| status["connections"] == 0);
+    let mut one = authority.client(&daemon);
+    let listener = daemon.admin("GET", "/v1/status", "")["listeners"][0].clone();
+    assert_eq!(listener, format!("[::]:{} (TLS)", daemon.port));
+    daemon.signal(Signal::TERM);
+    // Reading to the very end without an error takes a close_notify.
+    assert_eq!(one.closed().0, 1001);
+    assert_eq!(one.stream().read(&mut [0; 16]).unwrap(), 0, "a clean end");
+    assert!(daemon.wait().success());
+}
+
+#[test]
+fn fault_71_a_replaced_certificate_serves_who_comes_and_leaves_who_is_there() {
+    let (first, second) = (Authority::new(), Authority::new());
+    let daemon = start(&first, "");
+    let (mut one, mut two) = (first.client(&daemon), first.client(&daemon));
+    second.issue(daemon.directory.path());
+    for number in 0..200 {
+        if number == 100 {
+            let answer = daemon.admin("POST", "/v1/reload", "");
+            assert_eq!(answer["applied"], json!(["tls.certificate"]), "{answer}");
+        }
+        one.publish("c", &number.to_string());
+        assert_eq!(two.data(), number.to_string());
+    }
+    let mut three = second.client(&daemon);
+    three.publish("c", "new");
+    assert_eq!((one.data(), two.data()), ("new".into(), "new".into()));
+    let mut refused = first.connect(&daemon, &[&version::TLS13]);
+    assert!(refused.write_all(b"x").is_err(), "the old certificate is gone");
+
+    // A bad pair changes nothing, and says which key in which line.
+    std::fs::write(daemon.directory.path().join("key.pem"), KeyPair::generate().unwrap().serialize_pem())
+        .unwrap();
+    let answer = daemon.admin("POST", "/v1/reload", "").to_string();
+    assert!(answer.contains("philote.toml:3: tls.key: the key in "), "{answer}");
+    second.client(&daemon).settle();
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_line("tls.key: the key in ");
+    second.client(&daemon).settle();
+}
+
+#[test]
+fn a_reader_that_stops_is_cut_and_one_that_pauses_misses_nothing() {
+    let authority = Authority::new();
+    let daemon = start(&authority, "");
+    let (mut writer, mut paused) = (authority.client(&daemon), authority.client(&daemon));
+    // Several times what socket buffers and queue limits hold would be too slow; this much waits in between.
+    let data = "y".repeat(50_000);
+    let queued =
+        |least: u64| move |status: &serde_json::Value| status["queued_bytes"].as_u64().unwrap() >= least;
+    let mut sent = 0;
+    while !queued(100_000)(&daemon.admin("GET", "/v1/status", "")) {
+        writer.publish("c", &format!("{sent} {data}"));
+        writer.settle();
+        sent += 1;
+        assert!(sent < 10_000);
+    }
+    for number in 0..sent {
+        assert_eq!(paused.data(), format!("{number} {data}"));
+    }
+    writer.publish("c", "after");
+    assert_eq!(paused.data(), "after");
+    // The same without an end.
+    let mut more = 0;
+    let closing = || daemon.admin("GET", "/v1/connections", "").to_string().contains("slow_consumer");
+    while !closing() {
+        writer.publish("c", &data);
+        writer.settle();
+        more += 1;
+        assert!(more < 10_000);
+    }
+    let (code, _, messages) = paused.closed();
+    assert_eq!(code, 4413, "whole frames to the end");
+    assert!(!messages.is_empty());
+    writer.settle();
+}
+
+#[test]
+fn what_is_no_tls_is_told_or_closed() {
+    let authority = Authority::new();
+    let daemon = start(&authority, "[websocket]\nhandshake_timeout = '1s'\n");
+    let answer = daemon.exchange("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(status(&answer), 400);
+    assert!(answer.contains("this port speaks TLS: connect with wss://"), "{answer}");
+    daemon.exchange(vec![0xff; 1000]);
+    daemon.exchange([0x16, 3, 1, 0, 5, 1, 2, 3, 4, 5]);
+    // Fault 72: a hello that never ends, and one that never begins.
+    daemon.exchange([0x16, 3, 1, 1, 0, 1]);
+    daemon.exchange("");
+    let ended = daemon.ended(5);
+    let count = |reason: &str| ended.iter().filter(|row| row["reason"] == reason).count();
+    assert_eq!(
+        (count("bad_request"), count("tls_handshake"), count("request_timeout")),
+        (1, 2, 2),
+        "{ended:?}"
+    );
+    authority.client(&daemon).settle();
+    assert!(!daemon.log().contains("panicked"));
+}
+
+#[test]
+fn openssl_finds_no_old_version_and_no_weak_cipher() {
+    let authority = Authority::new();
+    let daemon = start(&authority, "");
+    let s_client = |arguments: &[&str]| {
+        let output = std::process::Command::new("openssl")
+            .args(["s_client", "-connect", &daemon.address().to_string(), "-servername", "localhost"])
+            .args(arguments)
+            .stdin(std::process::Stdio::null())
+            .output()
+            .expect("openssl, a Debian package that cannot be missing");
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    };
+    let agreed = |text: &str| text.contains("Cipher is ") && !text.contains("Cipher is (NONE)");
+    for good in [
+        &["-tls1_3"][..],
+        &["-tls1_2"],
+        &["-tls1_3", "-ciphersuites", "TLS_AES_128_GCM_SHA256"],
+        &["-tls1_3", "-ciphersuites", "TLS_CHACHA20_POLY1305_SHA256"],
+        &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256"],
+    ] {
+        let said = s_client(good);
+        assert!(agreed(&said), "{good:?}: {said}");
+    }
+    for bad in [
+        &["-tls1", "-cipher", "ALL:@SECLEVEL=0"][..],
+        &["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"],
+        &["-tls1_2", "-cipher", "AES128-SHA:AES256-SHA:@SECLEVEL=0"],
+        &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA:@SECLEVEL=0"],
+        &["-tls1_2", "-cipher", "aNULL:eNULL:@SECLEVEL=0"],
+    ] {
+        let said = s_client(bad);
+        assert!(!agreed(&said), "{bad:?}: {said}");
+    }
+    let alpn = s_client(&["-alpn", "h2,http/1.1"]);
+    assert!(alpn.contains("ALPN protocol: http/1.1"), "{alpn}");
+    // Who comes back need not start again.
+    let session = daemon.directory.path().join("session");
+    let session = session.to_str().unwrap();
+    s_client(&["-tls1_2", "-sess_out", session]);
+    assert!(s_client(&["-tls1_2", "-sess_in", session]).contains("Reused, "));
+}
+
+#[test]
+fn fault_62_a_wrong_pair_is_exit_78_and_the_check_says_it() {
+    let authority = Authority::new();
+    let directory = tempfile::tempdir().unwrap();
+    authority.issue(directory.path());
+    std::fs::write(directory.path().join("key.pem"), KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    config_file(directory.path(), CONFIG);
+    for arguments in [&[][..], &["--check"]] {
+        let output = philote(directory.path()).env("SECRET", SECRET).args(arguments).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(78), "{said}");
+        assert!(said.contains("philote.toml:3: tls.key: the key in ") && !said.contains("PRIVATE"), "{said}");
+    }
+}
+
+#[test]
+fn a_certificate_near_its_end_is_warned_of_in_log_and_status() {
+    let authority = Authority::new();
+    let daemon = start(&authority, "");
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.not_after =
+        std::time::SystemTime::now().checked_add(std::time::Duration::from_secs(5 * 86_400)).unwrap().into();
+    let certificate = params.signed_by(&key, &authority.issuer).unwrap();
+    std::fs::write(daemon.directory.path().join("cert.pem"), certificate.pem()).unwrap();
+    std::fs::write(daemon.directory.path().join("key.pem"), key.serialize_pem()).unwrap();
+    assert_eq!(daemon.admin("GET", "/v1/status", "")["tls"]["warning"], false);
+    daemon.admin("POST", "/v1/reload", "");
+    daemon.wait_for_line("expires in 4 days");
+    let tls = daemon.admin("GET", "/v1/status", "")["tls"].clone();
+    assert_eq!(tls["warning"], true, "{tls}");
+    assert!((4 * 86_400..=5 * 86_400).contains(&tls["expires_in_seconds"].as_i64().unwrap()), "{tls}");
+    let mut socket = UnixStream::connect(daemon.directory.path().join("admin.sock")).unwrap();
+    socket.write_all(b"GET /v1/metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut figures = String::new();
+    socket.read_to_string(&mut figures).unwrap();
+    let name = "\nphilote_tls_certificate_expiry_timestamp_seconds ";
+    let end: i64 = figures.split_once(name).unwrap().1.lines().next().unwrap().parse().unwrap();
+    assert_eq!(end, params.not_after.unix_timestamp());
+}
