@@ -191,7 +191,7 @@ impl Hub {
 
     /// Makes `channels` what the connection reads: leaves and joins the difference, disturbs nothing else.
     ///
-    /// No name may stand there twice; [`AccessKey`](crate::access_key::AccessKey) sees to that.
+    /// No name may stand there twice; [`AccessKey`] sees to that.
     pub fn subscribe(&self, connection: &Arc<Connection>, channels: &[ChannelName]) {
         self.resume(connection, channels, &[], |_| {});
     }

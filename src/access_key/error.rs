@@ -9,7 +9,7 @@ use super::keys::Algorithms;
 pub enum TokenError {
     /// No token, or an empty one.
     Missing,
-    /// Over [`MAX_TOKEN_BYTES`].
+    /// Over [`MAX_TOKEN_BYTES`](super::MAX_TOKEN_BYTES).
     TooLong,
     /// Not three base64url parts with JSON in them, or a header that demands what is not supported.
     Malformed,
