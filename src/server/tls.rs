@@ -188,11 +188,16 @@ impl State {
         }
     }
 
-    /// One alert: asked again, rustls would find the same fault and say the same.
+    /// What rustls had to say before it found a fault, and the alert. It is asked until it finds the fault again.
     fn encode_last_words(&mut self, bytes: &mut [u8], cipher: &mut Vec<u8>) {
-        if let Ok(ConnectionState::EncodeTlsData(mut data)) = self.connection.process_tls_records(bytes).state
-        {
-            let _ = encode(&mut data, cipher);
+        let mut used = 0;
+        loop {
+            let UnbufferedStatus { discard, state } = self.connection.process_tls_records(&mut bytes[used..]);
+            let Ok(ConnectionState::EncodeTlsData(mut data)) = state else { return };
+            if encode(&mut data, cipher).is_err() {
+                return;
+            }
+            used += discard;
         }
     }
 

@@ -184,6 +184,13 @@ impl Daemon {
         ask_admin(self.directory.path(), method, path, body)
     }
 
+    /// A figure as Prometheus would get it: its name, with labels where it has some. 0 where it is not told.
+    pub fn metric(&self, name: &str) -> u64 {
+        let figures = ask_admin_for_text(self.directory.path(), "GET", "/v1/metrics", "");
+        let figure = figures.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        figure.map_or(0, |figure| figure.parse().unwrap())
+    }
+
     /// Waits until the daemon's status says so.
     pub fn wait_until(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;
@@ -266,6 +273,10 @@ pub fn assert_no_secrets(text: &str) {
 
 /// What the admin socket in this directory answers.
 pub fn ask_admin(directory: &Path, method: &str, path: &str, body: &str) -> Value {
+    body_of(&ask_admin_for_text(directory, method, path, body))
+}
+
+fn ask_admin_for_text(directory: &Path, method: &str, path: &str, body: &str) -> String {
     let mut stream = std::os::unix::net::UnixStream::connect(directory.join("admin.sock")).unwrap();
     write!(
         stream,
@@ -279,7 +290,7 @@ pub fn ask_admin(directory: &Path, method: &str, path: &str, body: &str) -> Valu
         assert_no_secrets(&answer);
         keep(&answer);
     }
-    body_of(&answer)
+    answer
 }
 
 /// Waits for a process, but not for ever.
@@ -330,12 +341,17 @@ impl<S: Read + Write> Client<S> {
 
     /// Reads to the Close: its code and reason, and the messages before it.
     pub fn closed(&mut self) -> (u16, String, Vec<Value>) {
+        // Of its own: the stream's ends only a read during which nothing comes at all.
+        let deadline = Instant::now() + PATIENCE;
         let mut messages = Vec::new();
         loop {
+            assert!(Instant::now() < deadline, "no Close after {} messages", messages.len());
             match self.socket.read() {
                 Ok(Message::Close(Some(CloseFrame { code, reason }))) => {
                     // The answer goes out with the next read, which ends when the server's side does.
-                    while self.socket.read().is_ok() {}
+                    while self.socket.read().is_ok() {
+                        assert!(Instant::now() < deadline, "the stream goes on after its Close");
+                    }
                     return (code.into(), reason.to_string(), messages);
                 }
                 Ok(Message::Text(text)) => messages.push(serde_json::from_str(&text).unwrap()),

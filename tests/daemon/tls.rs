@@ -2,8 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -196,47 +196,99 @@ fn what_is_no_tls_is_told_or_closed() {
     assert!(!daemon.log().contains("panicked"));
 }
 
+/// What `openssl s_client` says to a daemon, with these options and this typed at it.
+fn s_client(daemon: &Daemon, options: &[&str], typed: &str) -> String {
+    let mut command = std::process::Command::new("openssl");
+    command.args(["s_client", "-connect", &daemon.address().to_string()]).args(options);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("openssl, a Debian package that cannot be missing");
+    // It may have ended without having read anything.
+    let _ = child.stdin.take().unwrap().write_all(typed.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn agreed(text: &str) -> bool {
+    text.contains("Cipher is ") && !text.contains("Cipher is (NONE)")
+}
+
+/// All ciphers of OpenSSL, or all suites of TLS 1.3, that a daemon agrees to.
+fn ciphers(daemon: &Daemon, version: &str) -> Vec<String> {
+    let (option, known) = match version {
+        "-tls1_3" => {
+            let suites = ["AES_256_GCM_SHA384", "AES_128_GCM_SHA256", "CHACHA20_POLY1305_SHA256"];
+            let weaker = ["AES_128_CCM_SHA256", "AES_128_CCM_8_SHA256"];
+            ("-ciphersuites", suites.iter().chain(&weaker).map(|suite| format!("TLS_{suite}")).collect())
+        }
+        _ => {
+            let list = ["ciphers", "-s", version, "ALL:COMPLEMENTOFALL:@SECLEVEL=0"];
+            let output = std::process::Command::new("openssl").args(list).output().unwrap();
+            let list = String::from_utf8(output.stdout).unwrap();
+            let known: Vec<_> = list.trim().split(':').map(str::to_owned).collect();
+            ("-cipher", known)
+        }
+    };
+    assert!(known.len() > 4, "{known:?}");
+    let agrees = |cipher: &String| {
+        let level = if version == "-tls1_3" { "" } else { ":@SECLEVEL=0" };
+        agreed(&s_client(daemon, &[version, option, &format!("{cipher}{level}")], ""))
+    };
+    known.into_iter().filter(agrees).collect()
+}
+
 #[test]
 fn openssl_finds_no_old_version_and_no_weak_cipher() {
     let authority = Authority::new();
     let daemon = start(&authority, "");
-    let s_client = |arguments: &[&str]| {
-        let output = std::process::Command::new("openssl")
-            .args(["s_client", "-connect", &daemon.address().to_string(), "-servername", "localhost"])
-            .args(arguments)
-            .stdin(std::process::Stdio::null())
-            .output()
-            .expect("openssl, a Debian package that cannot be missing");
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    for version in ["-tls1", "-tls1_1"] {
+        let said = s_client(&daemon, &[version, "-cipher", "ALL:@SECLEVEL=0"], "");
+        assert!(!agreed(&said) && said.contains("alert number"), "{version}: {said}");
+    }
+    let suites = ["TLS_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256", "TLS_CHACHA20_POLY1305_SHA256"];
+    assert_eq!(ciphers(&daemon, "-tls1_3"), suites);
+    let strong = |kind: &str| {
+        let ciphers = ["AES256-GCM-SHA384", "CHACHA20-POLY1305", "AES128-GCM-SHA256"];
+        ciphers.map(|cipher| format!("ECDHE-{kind}-{cipher}"))
     };
-    let agreed = |text: &str| text.contains("Cipher is ") && !text.contains("Cipher is (NONE)");
-    for good in [
-        &["-tls1_3"][..],
-        &["-tls1_2"],
-        &["-tls1_3", "-ciphersuites", "TLS_AES_128_GCM_SHA256"],
-        &["-tls1_3", "-ciphersuites", "TLS_CHACHA20_POLY1305_SHA256"],
-        &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256"],
-    ] {
-        let said = s_client(good);
-        assert!(agreed(&said), "{good:?}: {said}");
+    assert_eq!(ciphers(&daemon, "-tls1_2"), strong("ECDSA"));
+    // With the other kind of certificate there is more that could be wrong.
+    let request = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "30"];
+    let output = std::process::Command::new("openssl")
+        .current_dir(daemon.directory.path())
+        .args(request.iter().chain(&["-keyout", "key.pem", "-out", "cert.pem"]))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(daemon.admin("POST", "/v1/reload", "")["applied"], json!(["tls.certificate"]));
+    assert_eq!(ciphers(&daemon, "-tls1_2"), strong("RSA"));
+}
+
+#[test]
+fn openssl_finds_no_renegotiation_no_compression_and_one_protocol() {
+    let authority = Authority::new();
+    let daemon = start(&authority, "");
+    let said = s_client(&daemon, &["-tls1_2"], "R\n");
+    assert!(agreed(&said) && said.contains("RENEGOTIATING") && said.contains("no renegotiation"), "{said}");
+    let said = s_client(&daemon, &["-tls1_2", "-comp"], "");
+    assert!(
+        said.contains("Compression: NONE") && said.contains("Secure Renegotiation IS supported"),
+        "{said}"
+    );
+    let said = s_client(&daemon, &["-alpn", "h2,http/1.1"], "");
+    assert!(said.contains("ALPN protocol: http/1.1"), "{said}");
+    let said = s_client(&daemon, &["-alpn", "h2"], "");
+    assert!(said.contains("alert no application protocol"), "{said}");
+    // There is one certificate, whatever name is asked for, or none.
+    for name in [&["-servername", "localhost"][..], &["-servername", "example.org"], &["-noservername"]] {
+        let said = s_client(&daemon, name, "");
+        assert!(agreed(&said) && said.contains("BEGIN CERTIFICATE"), "{name:?}: {said}");
     }
-    for bad in [
-        &["-tls1", "-cipher", "ALL:@SECLEVEL=0"][..],
-        &["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"],
-        &["-tls1_2", "-cipher", "AES128-SHA:AES256-SHA:@SECLEVEL=0"],
-        &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA:@SECLEVEL=0"],
-        &["-tls1_2", "-cipher", "aNULL:eNULL:@SECLEVEL=0"],
-    ] {
-        let said = s_client(bad);
-        assert!(!agreed(&said), "{bad:?}: {said}");
-    }
-    let alpn = s_client(&["-alpn", "h2,http/1.1"]);
-    assert!(alpn.contains("ALPN protocol: http/1.1"), "{alpn}");
     // Who comes back need not start again.
     let session = daemon.directory.path().join("session");
     let session = session.to_str().unwrap();
-    s_client(&["-tls1_2", "-sess_out", session]);
-    assert!(s_client(&["-tls1_2", "-sess_in", session]).contains("Reused, "));
+    s_client(&daemon, &["-tls1_2", "-sess_out", session], "");
+    assert!(s_client(&daemon, &["-tls1_2", "-sess_in", session], "").contains("Reused, "));
+    authority.client(&daemon).settle();
 }
 
 #[test]
@@ -258,24 +310,22 @@ fn fault_62_a_wrong_pair_is_exit_78_and_the_check_says_it() {
 fn a_certificate_near_its_end_is_warned_of_in_log_and_status() {
     let authority = Authority::new();
     let daemon = start(&authority, "");
-    let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-    params.not_after =
-        std::time::SystemTime::now().checked_add(std::time::Duration::from_secs(5 * 86_400)).unwrap().into();
-    let certificate = params.signed_by(&key, &authority.issuer).unwrap();
-    std::fs::write(daemon.directory.path().join("cert.pem"), certificate.pem()).unwrap();
-    std::fs::write(daemon.directory.path().join("key.pem"), key.serialize_pem()).unwrap();
     assert_eq!(daemon.admin("GET", "/v1/status", "")["tls"]["warning"], false);
-    daemon.admin("POST", "/v1/reload", "");
-    daemon.wait_for_line("expires in 4 days");
-    let tls = daemon.admin("GET", "/v1/status", "")["tls"].clone();
-    assert_eq!(tls["warning"], true, "{tls}");
-    assert!((4 * 86_400..=5 * 86_400).contains(&tls["expires_in_seconds"].as_i64().unwrap()), "{tls}");
-    let mut socket = UnixStream::connect(daemon.directory.path().join("admin.sock")).unwrap();
-    socket.write_all(b"GET /v1/metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-    let mut figures = String::new();
-    socket.read_to_string(&mut figures).unwrap();
-    let name = "\nphilote_tls_certificate_expiry_timestamp_seconds ";
-    let end: i64 = figures.split_once(name).unwrap().1.lines().next().unwrap().parse().unwrap();
-    assert_eq!(end, params.not_after.unix_timestamp());
+    for days in [20_u32, 5] {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let left = std::time::Duration::from_secs(u64::from(days) * 86_400);
+        params.not_after = std::time::SystemTime::now().checked_add(left).unwrap().into();
+        let certificate = params.signed_by(&key, &authority.issuer).unwrap();
+        std::fs::write(daemon.directory.path().join("cert.pem"), certificate.pem()).unwrap();
+        std::fs::write(daemon.directory.path().join("key.pem"), key.serialize_pem()).unwrap();
+        daemon.admin("POST", "/v1/reload", "");
+        daemon.wait_for_line(&format!("expires in {} days", days - 1));
+        let tls = daemon.admin("GET", "/v1/status", "")["tls"].clone();
+        assert_eq!(tls["warning"], true, "{tls}");
+        let seconds = tls["expires_in_seconds"].as_u64().unwrap();
+        assert!((left.as_secs() - 86_400..=left.as_secs()).contains(&seconds), "{tls}");
+        let end = daemon.metric("philote_tls_certificate_expiry_timestamp_seconds");
+        assert_eq!(end, params.not_after.unix_timestamp() as u64);
+    }
 }
