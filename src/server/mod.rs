@@ -256,7 +256,7 @@ impl Server {
     fn withdrawn(&self, keys: &Keys) -> Vec<Uuid> {
         let mut withdrawn = Vec::new();
         self.hub.each_connection(|connection| {
-            if connection.access().key.as_ref().is_some_and(|key| !keys.contains(key)) {
+            if is_withdrawn(connection, keys) {
                 withdrawn.push(connection.id());
             }
         });
@@ -456,12 +456,19 @@ impl Server {
         for slice in ids.chunks(ids.len().div_ceil(slices).max(1)) {
             tick.tick().await;
             for id in slice {
-                if let Some(connection) = self.hub.connection(id) {
+                let Some(connection) = self.hub.connection(id) else { continue };
+                // Until its turn came it may have shown a token of a key that is in force.
+                if reason != CloseReason::KeyWithdrawn || is_withdrawn(&connection, &self.live().keys) {
                     connection.outbox.close(reason);
                 }
             }
         }
     }
+}
+
+/// Whether the key of a connection's token is none of these.
+fn is_withdrawn(connection: &Connection, keys: &Keys) -> bool {
+    connection.access().key.as_ref().is_some_and(|key| !keys.contains(key))
 }
 
 /// Seconds since 1970 by the wall clock, which tokens follow.

@@ -11,7 +11,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, SECRET, body_of, config_file, philote, status, upgrade};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::{Client, Daemon, SECRET, body_of, config_file, philote, sign, status, upgrade};
 
 /// A key pair of an issuer.
 struct Issuer {
@@ -248,6 +250,56 @@ fn fault_29_a_jwks_rotates_under_live_connections() {
     second.publish("c", "still here");
     assert_eq!(by_secret.data(), "still here");
     second.settle();
+}
+
+#[test]
+fn who_shows_another_token_before_its_turn_to_be_closed_stays() {
+    let drain = "[shutdown]\ndrain = \"1m\"\n";
+    let daemon = Daemon::start(drain);
+    let old = Issuer::elliptic(&[Algorithm::ES256]);
+    let jwks = json!({"keys": [old.jwk("1")]}).to_string();
+    std::fs::write(daemon.directory.path().join("jwks.json"), jwks).unwrap();
+    config_file(daemon.directory.path(), &format!("[auth]\njwks_file = \"jwks.json\"\n{drain}"));
+    daemon.admin("POST", "/v1/reload", "");
+    let by_old = old.sign(Algorithm::ES256, Some("1"));
+    // They are closed one after the other, in no order that is known.
+    let open = || (0..20).map(|_| daemon.try_client(&by_old).unwrap()).collect::<Vec<_>>();
+    let (mut renewing, mut waiting) = (open(), open());
+    config_file(daemon.directory.path(), drain);
+    assert_eq!(daemon.admin("POST", "/v1/reload", "")["closing"], 40);
+    for client in &mut renewing {
+        let token = sign(&json!({"read": ["c"], "write": ["c"]}));
+        // Whose turn has come may be gone.
+        let _ = client.socket.send(Message::text(json!({"auth": token}).to_string()));
+    }
+    renewing.retain_mut(|client| match client.socket.read() {
+        Ok(Message::Text(text)) => text.starts_with("{\"access\":"),
+        _ => false,
+    });
+    assert!(!renewing.is_empty(), "all were closed before they could say a word");
+    for client in &mut waiting {
+        assert_eq!(client.closed().0, 4401);
+    }
+    renewing.iter_mut().for_each(Client::settle);
+}
+
+#[test]
+fn more_files_than_are_read_are_refused() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let check = |count: usize| {
+        let files: Vec<_> = (0..count).map(|number| format!("\"{number}.pem\"")).collect();
+        config_file(directory.path(), &format!("[auth]\npublic_keys = [{}]\n", files.join(", ")));
+        let output = philote(directory.path()).env("SECRET", SECRET).arg("--check").output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let issuer = Issuer::edwards();
+    for number in 0..33 {
+        std::fs::write(directory.path().join(format!("{number}.pem")), issuer.pem()).unwrap();
+    }
+    assert_eq!(check(32).0, Some(0));
+    let (code, said) = check(33);
+    let wanted = "philote.toml:2: auth.public_keys: must be from 0 to 32 files, not 33";
+    assert!(code == Some(78) && said.contains(wanted), "{said}");
 }
 
 #[test]
