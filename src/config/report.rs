@@ -205,4 +205,36 @@ mod tests {
         allow(&file, 0o600);
         assert_eq!(unreadable(&user, &loaded), [said(&file)]);
     }
+    #[test]
+    fn a_key_that_the_service_cannot_read_is_an_error_that_names_the_fix() {
+        let directory = tempfile::tempdir().unwrap();
+        let allow =
+            |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        allow(directory.path(), 0o755);
+        let (certificate, key) = (directory.path().join("cert.pem"), directory.path().join("key.pem"));
+        let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(&certificate, pair.cert.pem()).unwrap();
+        std::fs::write(&key, pair.signing_key.serialize_pem()).unwrap();
+        let set =
+            vec![format!("tls.certificate={}", certificate.display()), format!("tls.key={}", key.display())];
+        let environment = Environment::new([("SECRET", "a secret of more than thirty-two characters")]);
+        let loaded = load(&Overrides { set, ..Overrides::default() }, &environment).unwrap();
+        // Neither the owner nor of the group, whoever runs the test.
+        let user = User { id: u32::MAX, groups: vec![] };
+        let said =
+            || ConfigError::unless_empty(unreadable_tls(&user, &loaded)).map_err(|error| error.to_string());
+        allow(&certificate, 0o644);
+        allow(&key, 0o644);
+        assert_eq!(said(), Ok(()));
+        allow(&key, 0o600);
+        let sentence = said().unwrap_err();
+        let key = key.display();
+        let fix = format!("sudo chgrp philote {key} && sudo chmod 640 {key}");
+        assert!(sentence.contains("tls.key: cannot read ") && sentence.contains(&fix), "{sentence}");
+        assert!(!sentence.contains("tls.certificate"), "{sentence}");
+        // A directory that it may not pass bars both.
+        allow(directory.path(), 0o700);
+        let sentence = said().unwrap_err();
+        assert!(sentence.contains("tls.certificate: ") && sentence.contains("tls.key: "), "{sentence}");
+    }
 }

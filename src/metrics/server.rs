@@ -71,3 +71,65 @@ async fn answer(
     answer.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(super::CONTENT_TYPE));
     answer
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    /// A listener that gives one figure, and how to connect to it.
+    async fn serving() -> impl AsyncFn() -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve(listener, Arc::new(|| "figure 1\n".to_owned())));
+        async move || TcpStream::connect(address).await.unwrap()
+    }
+
+    async fn scrape(stream: &mut TcpStream) -> String {
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn scrapers_that_dawdle_hold_their_places_until_the_deadline_and_no_longer() {
+        let connect = serving().await;
+        let mut dawdling = Vec::new();
+        for number in 0..MAX_SCRAPERS {
+            let mut stream = connect().await;
+            // Some say nothing, the others never finish.
+            if number % 2 == 0 {
+                stream.write_all(b"GET /metrics HTTP/1.1\r\n").await.unwrap();
+            }
+            dawdling.push(stream);
+        }
+        let answer = scrape(&mut connect().await).await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("figure 1\n"), "{answer}");
+        // Nobody left of their own accord, so that this one was answered in the place of one that was cut off.
+        let cut = |stream: &TcpStream| !matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
+        assert!(dawdling.iter().any(cut), "all places were taken, and one more was answered");
+        for mut stream in dawdling {
+            let mut rest = Vec::new();
+            let _ = stream.read_to_end(&mut rest).await;
+            assert!(rest.is_empty());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_place_is_left_beside_those_that_dawdle() {
+        let connect = serving().await;
+        let mut dawdling = Vec::new();
+        for _ in 1..MAX_SCRAPERS {
+            dawdling.push(connect().await);
+        }
+        let answer = scrape(&mut connect().await).await;
+        assert!(answer.ends_with("figure 1\n"), "{answer}");
+        for stream in &dawdling {
+            let error = stream.try_read(&mut [0]).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "it has time yet");
+        }
+    }
+}

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
-use tokio_tungstenite::tungstenite::{Message, client};
+use tokio_tungstenite::tungstenite::client;
 
 use crate::support::{Client, Daemon, PATIENCE, body_of, frame, header, sign, status, upgrade};
 
@@ -48,12 +48,22 @@ fn let_in(daemon: &Daemon, token: &str) -> TcpStream {
     }
 }
 
-/// How often something ended for this reason.
+/// How often something was refused or closed for this reason. List and figures have to agree on it.
 fn total(daemon: &Daemon, reason: &str) -> u64 {
-    let closed = daemon.admin("GET", "/v1/connections/closed", "");
-    let reasons = closed["reasons"].as_array().unwrap();
-    let found = reasons.iter().find(|count| count["reason"] == reason);
-    found.map_or(0, |count| count["total"].as_u64().unwrap())
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let closed = daemon.admin("GET", "/v1/connections/closed", "");
+        let reasons = closed["reasons"].as_array().unwrap();
+        let found = reasons.iter().find(|count| count["reason"] == reason);
+        let listed = found.map_or(0, |count| count["total"].as_u64().unwrap());
+        let figure = |of: &str| daemon.metric(&format!("philote_{of}_total{{reason=\"{reason}\"}}"));
+        let figures = figure("requests_refused") + figure("connections_closed");
+        if figures == listed {
+            return listed;
+        }
+        // One more came between the two answers.
+        assert!(Instant::now() < deadline, "{reason}: {listed} in the list, {figures} by the figures");
+    }
 }
 
 #[test]
@@ -187,6 +197,7 @@ fn fault_38_45_what_is_over_the_rate_is_answered_once_and_closed_when_it_goes_on
     assert!((10..60).contains(&read.len()), "{}", read.len());
     let refused = daemon.admin("GET", "/v1/status", "")["rate_limited"].as_u64().unwrap();
     assert!(refused > 50 && refused as usize + read.len() <= 200, "{refused}");
+    assert_eq!(daemon.metric("philote_messages_rate_limited_total"), refused);
 
     // Mistakes, forbidden channels, pings and pongs count as well.
     let floods = [message("not mine"), frame(0x81, b"{"), frame(0x89, b"ping"), frame(0x8a, b"pong")];
@@ -212,8 +223,19 @@ fn bytes_have_a_rate_and_a_reload_changes_it_for_who_is_there() {
     assert_eq!(daemon.admin("POST", "/v1/reload", "")["applied"], json!(["limits.bytes_per_second"]));
     let (code, answers) = flood(&mut client, &message.repeat(50));
     assert_eq!((code, answers.len()), (4429, 1));
-    reader.socket.send(Message::Ping("".into())).unwrap();
+    assert_eq!(answers[0]["error"], "rate_limited");
     for _ in 0..21 {
         assert_eq!(reader.data().len(), large.len());
     }
+    // Who keeps to it goes on, and what was over it went to nobody.
+    reader.settle();
+    let mut other = daemon.client(&["c"]);
+    other.publish("c", "calm");
+    assert_eq!(reader.data(), "calm");
+    daemon.wait_until("it is gone", |_| total(&daemon, "rate_limited") == 1);
+    let closed = daemon.admin("GET", "/v1/connections/closed?reason=rate_limited", "");
+    assert_eq!(closed["connections"][0]["messages_in"], 21, "{closed}");
+    let over = daemon.admin("GET", "/v1/status", "")["rate_limited"].as_u64().unwrap();
+    assert!((1..=49).contains(&over), "{over}");
+    assert_eq!(daemon.metric("philote_messages_rate_limited_total"), over);
 }
