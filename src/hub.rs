@@ -12,19 +12,20 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indexmap::IndexSet;
 use uuid::Uuid;
 
 pub use self::connection::{Connection, ConnectionStats};
 use self::history::{History, Keeping};
+pub use self::recovery::Places;
 use self::recovery::Recovery;
 pub use self::touched::Touched;
 use crate::access_key::AccessKey;
 use crate::close::CloseReason;
 use crate::frame::Frame;
-use crate::message::{Batch, ChannelName, Delivery, MessageId, Since};
+use crate::message::{Batch, ChannelName, Delivery, Since};
 use crate::outbox::{Budget, Pushed};
 use crate::sync::lock;
 
@@ -73,15 +74,17 @@ impl Channel {
     }
 }
 
-/// Forgets a channel that nobody reads and that keeps nothing. Both locks are held.
+/// Forgets a channel that nobody reads and that keeps nothing, not even the place of those who left it after `until`.
+/// Both locks are held.
 fn forget_unused(
     shard: &mut HashMap<ChannelName, Arc<Channel>>,
     channel: &Channel,
     readers: &mut Readers,
-) -> bool {
-    let kept = readers.1.history.as_ref().is_some_and(|history| !history.is_empty());
+    until: Option<Instant>,
+) {
+    let kept = readers.1.history.as_ref().is_some_and(|history| !history.may_go(until));
     if !readers.0.is_empty() || kept || readers.1.gone {
-        return false;
+        return;
     }
     readers.1 = Kept { history: None, gone: true };
     shard.remove(&channel.name);
@@ -89,7 +92,6 @@ fn forget_unused(
         let room = shard.len() * 2;
         shard.shrink_to(room);
     }
-    true
 }
 
 /// What is known of a channel that somebody reads.
@@ -119,6 +121,11 @@ struct Kept {
 impl Readers {
     fn remove(&mut self, connection: &Arc<Connection>) {
         self.0.swap_remove(connection);
+        if self.0.is_empty()
+            && let Some(history) = &mut self.1.history
+        {
+            history.left(Instant::now());
+        }
         if self.0.len() < self.0.capacity() / 8 {
             self.0.shrink_to(self.0.len() * 2);
         }
@@ -157,12 +164,12 @@ impl Hub {
         self.subscribe(connection, &connection.access().read);
     }
 
-    /// Like [`Hub::enter`], and says what can be recovered before anything else is queued.
+    /// Like [`Hub::enter`], and says from where on it gets its channels before anything else is queued.
     pub fn enter_since(
         &self,
         connection: &Arc<Connection>,
         since: &[Since<'_>],
-        announce: impl FnOnce(&[(ChannelName, bool)]),
+        announce: impl FnOnce(&Places),
     ) {
         lock(self.connections.shard(&connection.id())).insert(connection.id(), connection.clone());
         self.resume(connection, &connection.access().read, since, announce);
@@ -170,14 +177,14 @@ impl Hub {
 
     /// Gives a connection another access: leaves and joins the difference in channels, disturbs nothing else.
     ///
-    /// Between the leaving and the joining `announce` is told what can be recovered, so that what it queues is a clean
-    /// cut between the channels of before and of now.
+    /// Between the leaving and the joining `announce` is told from where on it gets the new ones, so that what it queues
+    /// is a clean cut between the channels of before and of now.
     pub fn replace_access(
         &self,
         connection: &Arc<Connection>,
         access: Arc<AccessKey>,
         since: &[Since<'_>],
-        announce: impl FnOnce(&[(ChannelName, bool)]),
+        announce: impl FnOnce(&Places),
     ) {
         connection.set_access(access);
         self.resume(connection, &connection.access().read, since, announce);
@@ -193,7 +200,7 @@ impl Hub {
     ///
     /// No name may stand there twice; [`AccessKey`] sees to that.
     pub fn subscribe(&self, connection: &Arc<Connection>, channels: &[ChannelName]) {
-        self.resume(connection, channels, &[], |_| {});
+        self.change(connection, channels, |_| None);
     }
 
     fn resume(
@@ -201,7 +208,21 @@ impl Hub {
         connection: &Arc<Connection>,
         channels: &[ChannelName],
         since: &[Since<'_>],
-        announce: impl FnOnce(&[(ChannelName, bool)]),
+        announce: impl FnOnce(&Places),
+    ) {
+        self.change(connection, channels, |joined| {
+            let recovery = Recovery::look(self, joined, since);
+            announce(recovery.places());
+            Some(recovery)
+        });
+    }
+
+    /// Leaves and joins; `look` is shown what is joined in between.
+    fn change<'a>(
+        &'a self,
+        connection: &Arc<Connection>,
+        channels: &[ChannelName],
+        look: impl FnOnce(&[&ChannelName]) -> Option<Recovery<'a>>,
     ) {
         let wanted: HashSet<&ChannelName> = channels.iter().collect();
         let mut memberships = lock(&connection.memberships);
@@ -213,35 +234,25 @@ impl Hub {
             stays
         });
         let kept: HashSet<ChannelName> = memberships.iter().map(|kept| kept.name.clone()).collect();
-        memberships.reserve_exact(channels.len() - kept.len());
-        let since: HashMap<&str, _> = since.iter().map(|(name, id)| (&**name, *id)).collect();
-        let joined = || channels.iter().filter(|name| !kept.contains(*name));
-        let mut recovery = Recovery::new(self);
-        for name in joined() {
-            if let Some(id) = since.get(name.as_str()) {
-                recovery.look_for(name, *id);
-            }
-        }
-        announce(recovery.recovered());
-        for name in joined() {
-            memberships.push(self.join(connection, name, recovery.of(name)));
+        let joined: Vec<&ChannelName> = channels.iter().filter(|name| !kept.contains(*name)).collect();
+        let recovery = look(&joined);
+        memberships.reserve_exact(joined.len());
+        for name in joined {
+            let after = recovery.as_ref().and_then(|recovery| recovery.after(name));
+            memberships.push(self.join(connection, name, after));
         }
         memberships.shrink_to_fit();
     }
 
-    /// Queues what was missed since `missed`, and from then on all that comes: one step in the channel's order.
-    fn join(
-        &self,
-        connection: &Arc<Connection>,
-        name: &ChannelName,
-        missed: Option<MessageId>,
-    ) -> Arc<Channel> {
+    /// Queues what was kept after the message with the number `after`, and from then on all that comes: one step in the
+    /// channel's order.
+    fn join(&self, connection: &Arc<Connection>, name: &ChannelName, after: Option<u64>) -> Arc<Channel> {
         let mut shard = lock(self.channels.shard(name.as_str()));
         let channel = shard.entry(name.clone()).or_insert_with(|| Channel::new(name)).clone();
         // Under the shard's lock: nobody forgets the channel in between.
         let mut readers = lock(&channel.readers);
-        if let (Some(missed), Some(history)) = (missed, &readers.1.history) {
-            recovery::deliver(history, missed, connection);
+        if let (Some(after), Some(history)) = (after, &readers.1.history) {
+            recovery::deliver(history, after, connection);
         }
         readers.0.insert(connection.clone());
         channel.reader_count.store(readers.0.len() as u32, Relaxed);
@@ -254,7 +265,7 @@ impl Hub {
         let mut readers = lock(&channel.readers);
         readers.remove(connection);
         channel.reader_count.store(readers.0.len() as u32, Relaxed);
-        forget_unused(&mut shard, channel, &mut readers);
+        forget_unused(&mut shard, channel, &mut readers, None);
     }
 
     /// Queues a message to every reader of its channel but the publisher, and returns to how many.
@@ -296,11 +307,10 @@ impl Hub {
         }
         let channel = lock(self.channels.shard(channel)).get(channel).cloned();
         let Some(channel) = channel else { return 0 };
-        let frame = encode();
+        let mut frame = encode();
         let mut readers = lock(&channel.readers);
         if readers.1.history.is_some() {
-            // With what is not kept, what was kept is no history any more.
-            readers.1.history = None;
+            frame = readers.end_history(frame);
         }
         self.push(&channel, &readers, &frame, publisher, touched)
     }

@@ -40,7 +40,7 @@ export class Philote {
     /** The token that the server accepted, and the one that it was shown last. */
     #token = "";
     #shown = "";
-    /** Each channel's last id. */
+    /** Each channel's last id, or its place before the first message. */
     #ids = new Map();
     /** The server would not take the list of ids. */
     #bare = false;
@@ -245,7 +245,8 @@ export class Philote {
         }
         this.#emit(key, value, message);
     }
-    #enter({ recovered = {}, ...access }) {
+    #enter(frame) {
+        const { recovered = {}, ids = {}, ...access } = frame;
         const before = this.#access;
         this.#token = this.#shown;
         this.#access = access;
@@ -253,9 +254,14 @@ export class Philote {
         if (this.#own.size > OWN)
             this.#own.delete(this.#own.values().next().value);
         const read = new Set(access.read);
+        // A new connection stands where it is told; one that goes on keeps its places, and is told those of new channels.
+        if (this.#state.state !== "open")
+            this.#ids.clear();
         for (const channel of this.#ids.keys())
             if (!read.has(channel))
                 this.#ids.delete(channel);
+        for (const [channel, id] of Object.entries(ids))
+            this.#ids.set(channel, id);
         // By the clock of this machine; where that is ahead, the close code 4401 asks for the next token.
         const left = access.expires_at === null ? LONGEST_TIMER : Date.parse(access.expires_at) - Date.now();
         clearTimeout(this.#timer);
@@ -275,9 +281,6 @@ export class Philote {
         for (const channel of before?.read ?? []) {
             if (!read.has(channel))
                 continue;
-            // An id that leads nowhere would be told as a gap again.
-            if (!recovered[channel])
-                this.#ids.delete(channel);
             this.#tell("recovered", { channel, recovered: recovered[channel] === true });
         }
         // Any of these may have called `close`.

@@ -119,7 +119,7 @@ export class Philote {
   /** The token that the server accepted, and the one that it was shown last. */
   #token = "";
   #shown = "";
-  /** Each channel's last id. */
+  /** Each channel's last id, or its place before the first message. */
   #ids = new Map<string, string>();
   /** The server would not take the list of ids. */
   #bare = false;
@@ -323,14 +323,18 @@ export class Philote {
     this.#emit(key, value, message);
   }
 
-  #enter({ recovered = {}, ...access }: Access & { recovered?: Record<string, boolean> }): void {
+  #enter(frame: Access & { recovered?: Record<string, boolean>; ids?: Record<string, string> }): void {
+    const { recovered = {}, ids = {}, ...access } = frame;
     const before = this.#access;
     this.#token = this.#shown;
     this.#access = access;
     this.#own.add(access.connection);
     if (this.#own.size > OWN) this.#own.delete(this.#own.values().next().value!);
     const read = new Set(access.read);
+    // A new connection stands where it is told; one that goes on keeps its places, and is told those of new channels.
+    if (this.#state.state !== "open") this.#ids.clear();
     for (const channel of this.#ids.keys()) if (!read.has(channel)) this.#ids.delete(channel);
+    for (const [channel, id] of Object.entries(ids)) this.#ids.set(channel, id);
     // By the clock of this machine; where that is ahead, the close code 4401 asks for the next token.
     const left = access.expires_at === null ? LONGEST_TIMER : Date.parse(access.expires_at) - Date.now();
     clearTimeout(this.#timer);
@@ -347,8 +351,6 @@ export class Philote {
     this.#tell("access", access);
     for (const channel of before?.read ?? []) {
       if (!read.has(channel)) continue;
-      // An id that leads nowhere would be told as a gap again.
-      if (!recovered[channel]) this.#ids.delete(channel);
       this.#tell("recovered", { channel, recovered: recovered[channel] === true });
     }
     // Any of these may have called `close`.

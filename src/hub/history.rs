@@ -60,7 +60,7 @@ impl Keeping {
         self.max_bytes.load(Relaxed)
     }
 
-    fn ttl(&self) -> Duration {
+    pub(super) fn ttl(&self) -> Duration {
         Duration::from_millis(self.ttl.load(Relaxed))
     }
 }
@@ -82,6 +82,8 @@ pub(super) struct History {
     messages: usize,
     /// Who has been promised what is here: while there is one, nothing goes.
     pins: u32,
+    /// When its channel's last reader left, or it began: for so long those who left may come back to their place.
+    left: Instant,
 }
 
 /// What was published together, in the frame that the readers got.
@@ -116,7 +118,7 @@ impl Entry {
 }
 
 impl History {
-    pub(super) fn new(keeping: &Arc<Keeping>) -> History {
+    pub(super) fn new(keeping: &Arc<Keeping>, now: Instant) -> History {
         keeping.histories.fetch_add(1, Relaxed);
         keeping.bytes.fetch_add(CHANNEL_BYTES, Relaxed);
         History {
@@ -126,6 +128,16 @@ impl History {
             entries: VecDeque::new(),
             messages: 0,
             pins: 0,
+            left: now,
+        }
+    }
+
+    /// Begins another history in its place: what was published meanwhile is not in it.
+    pub(super) fn restart(&mut self) {
+        self.epoch = self.keeping.next_epoch.fetch_add(1, Relaxed);
+        self.last = 0;
+        while !self.entries.is_empty() {
+            self.drop_oldest();
         }
     }
 
@@ -172,14 +184,27 @@ impl History {
         }
     }
 
-    /// When its oldest message was published.
-    pub(super) fn oldest(&self) -> Option<Instant> {
+    fn oldest(&self) -> Option<Instant> {
         self.entries.front().map(|entry| entry.at)
     }
 
-    /// Whether nothing is lost with it but the promise that nothing was missed.
-    pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.pins == 0
+    /// Notes that nobody reads its channel any more.
+    pub(super) fn left(&mut self, now: Instant) {
+        self.left = now;
+    }
+
+    /// When its oldest message was published; without one, since when it has waited for those who could come back.
+    pub(super) fn idle_since(&self, unread: bool) -> Option<Instant> {
+        self.oldest().or(unread.then_some(self.left))
+    }
+
+    /// Whether nobody misses it, where nobody reads its channel and nobody who left after `until` counts: it keeps
+    /// nothing, and has no room or no reason to wait for those who could come back to find that they missed nothing.
+    pub(super) fn may_go(&self, until: Option<Instant>) -> bool {
+        let waits = self.keeping.is_on()
+            && self.keeping.bytes() <= self.keeping.max_bytes()
+            && until.is_none_or(|until| self.left > until);
+        self.entries.is_empty() && self.pins == 0 && !waits
     }
 
     /// After which number to deliver, so that who has `id` has missed nothing; for none, all that is kept.
@@ -230,8 +255,18 @@ impl History {
         self.trim(now);
     }
 
-    pub(super) fn epoch(&self) -> u64 {
-        self.epoch
+    pub(super) fn is_pinned(&self) -> bool {
+        self.pins > 0
+    }
+
+    /// The place of this number.
+    pub(super) fn place(&self, number: u64) -> MessageId {
+        MessageId { epoch: self.epoch, number }
+    }
+
+    /// The number of the last message; 0 before the first.
+    pub(super) fn last(&self) -> u64 {
+        self.last
     }
 }
 

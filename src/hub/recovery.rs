@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use super::history::{Allowance, History};
-use super::{Channel, Connection, Hub, Touched, forget_unused};
+use super::history::{Allowance, History, Keeping};
+use super::{Channel, Connection, Hub, Kept, Readers, Touched, forget_unused};
 use crate::frame::Frame;
-use crate::message::{ChannelName, MessageId};
+use crate::message::{ChannelName, MessageId, Since};
 use crate::outbox::Pushed;
 use crate::sync::lock;
 
@@ -56,8 +56,7 @@ impl Hub {
             if name.is_internal() {
                 return self.push(&channel, &readers, frame, publisher, touched);
             }
-            let new = || Box::new(History::new(&self.keeping));
-            let frame = readers.1.history.get_or_insert_with(new).record(frame, now);
+            let frame = readers.1.history_from(&self.keeping, now).record(frame, now);
             return self.push(&channel, &readers, &frame, publisher, touched);
         }
     }
@@ -81,9 +80,10 @@ impl Hub {
         }
     }
 
-    /// Returns when the oldest message that is left was published.
+    /// Returns since when the oldest that is left has been there.
     fn sweep(&self, now: Instant, cutoff: Option<Instant>) -> Option<Instant> {
         let mut oldest: Option<Instant> = None;
+        let until = now.checked_sub(self.keeping.ttl()).max(cutoff);
         for shard in &self.channels.shards {
             let channels: Vec<Arc<Channel>> = lock(shard).values().cloned().collect();
             for channel in channels {
@@ -94,17 +94,26 @@ impl Hub {
                 if let Some(cutoff) = cutoff {
                     history.drop_until(cutoff);
                 }
-                if let Some(at) = history.oldest() {
-                    oldest = Some(oldest.map_or(at, |oldest| oldest.min(at)));
-                } else if unread {
+                if unread && history.may_go(until) {
                     drop(readers);
                     let mut shard = lock(shard);
-                    forget_unused(&mut shard, &channel, &mut lock(&channel.readers));
+                    forget_unused(&mut shard, &channel, &mut lock(&channel.readers), until);
+                } else if let Some(at) = history.idle_since(unread) {
+                    oldest = Some(oldest.map_or(at, |oldest| oldest.min(at)));
                 }
             }
         }
         oldest
     }
+}
+
+/// What a connection hears about the channels that it joins.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    /// Those that it asked for with an id, and whether nothing is missing.
+    pub recovered: Vec<(ChannelName, bool)>,
+    /// With a history, all of them, and the id after which it gets whatever is published.
+    pub ids: Vec<(ChannelName, MessageId)>,
 }
 
 /// What a connection that joins channels can get of what it has missed.
@@ -114,49 +123,54 @@ impl Hub {
 pub(super) struct Recovery<'a> {
     hub: &'a Hub,
     now: Instant,
-    left: Allowance,
-    recovered: Vec<(ChannelName, bool)>,
-    pinned: HashMap<ChannelName, (Arc<Channel>, MessageId)>,
+    places: Places,
+    pinned: HashMap<ChannelName, (Arc<Channel>, u64)>,
 }
 
 impl<'a> Recovery<'a> {
-    pub(super) fn new(hub: &'a Hub) -> Recovery<'a> {
+    /// Looks where a connection stands in the channels that it joins. With an id, that is where it was, if all since is
+    /// there; with none, before all that is kept; without being asked, after it.
+    pub(super) fn look(hub: &'a Hub, joined: &[&ChannelName], since: &[Since<'_>]) -> Recovery<'a> {
         let part = |of: &std::sync::atomic::AtomicUsize| of.load(Relaxed) / PART_OF_QUEUE;
-        let left =
+        let mut left =
             Allowance { messages: part(&hub.budget.queue_messages), bytes: part(&hub.budget.queue_bytes) };
-        Recovery { hub, now: Instant::now(), left, recovered: Vec::new(), pinned: HashMap::new() }
+        let since: HashMap<&str, Option<MessageId>> = since.iter().map(|(name, id)| (&**name, *id)).collect();
+        let (places, pinned) = (Places::default(), HashMap::new());
+        let mut recovery = Recovery { hub, now: Instant::now(), places, pinned };
+        let on = hub.keeping.is_on();
+        for name in joined {
+            let asked = since.get(name.as_str());
+            let found = on && recovery.pin(name, asked, &mut left);
+            if let Some(Some(_)) = asked {
+                recovery.places.recovered.push(((*name).clone(), found));
+            }
+        }
+        recovery
     }
 
-    /// Looks whether all since `id` is there; without one, what there is.
-    pub(super) fn look_for(&mut self, name: &ChannelName, id: Option<MessageId>) {
-        let after = self.pin(name, id);
-        if id.is_some() {
-            self.recovered.push((name.clone(), after.is_some()));
-        }
-        self.pinned.extend(after.map(|found| (name.clone(), found)));
-    }
-
-    fn pin(&mut self, name: &ChannelName, id: Option<MessageId>) -> Option<(Arc<Channel>, MessageId)> {
-        if !self.hub.keeping.is_on() {
-            return None;
-        }
-        let channel = lock(self.hub.channels.shard(name.as_str())).get(name).cloned()?;
+    /// Returns whether there is what was asked for.
+    fn pin(&mut self, name: &ChannelName, asked: Option<&Option<MessageId>>, left: &mut Allowance) -> bool {
+        let mut shard = lock(self.hub.channels.shard(name.as_str()));
+        let channel = shard.entry(name.clone()).or_insert_with(|| Channel::new(name)).clone();
         let mut readers = lock(&channel.readers);
-        let history = readers.1.history.as_mut()?;
-        let number = history.after(id, self.now, &mut self.left)?;
+        drop(shard);
+        let history = readers.1.history_from(&self.hub.keeping, self.now);
+        let found = asked.and_then(|id| history.after(*id, self.now, left));
+        let after = found.unwrap_or(history.last());
+        self.places.ids.push((name.clone(), history.place(after)));
         history.pin();
-        let after = MessageId { epoch: history.epoch(), number };
         drop(readers);
-        Some((channel, after))
+        self.pinned.insert(name.clone(), (channel, after));
+        found.is_some()
     }
 
-    /// The channels that were asked for with an id, and whether nothing is missing.
-    pub(super) fn recovered(&self) -> &[(ChannelName, bool)] {
-        &self.recovered
+    /// What to tell the connection before it gets any of it.
+    pub(super) fn places(&self) -> &Places {
+        &self.places
     }
 
-    /// After which message to deliver.
-    pub(super) fn of(&self, name: &ChannelName) -> Option<MessageId> {
+    /// The number of the message after which to deliver.
+    pub(super) fn after(&self, name: &ChannelName) -> Option<u64> {
         self.pinned.get(name).map(|(_, after)| *after)
     }
 }
@@ -171,12 +185,31 @@ impl Drop for Recovery<'_> {
     }
 }
 
-/// Queues all messages after this one to a connection that is about to join.
-pub(super) fn deliver(history: &History, after: MessageId, connection: &Arc<Connection>) {
-    if history.epoch() != after.epoch {
-        return;
+impl Kept {
+    /// The history, which begins now if there is none.
+    fn history_from(&mut self, keeping: &Arc<Keeping>, now: Instant) -> &mut History {
+        self.history.get_or_insert_with(|| Box::new(History::new(keeping, now)))
     }
-    for frame in history.frames_after(after.number) {
+}
+
+impl Readers {
+    /// Ends the history of a channel to which a message goes that is not kept: without it, it would be none. While it
+    /// is promised to somebody, the message is kept after all. Returns the frame that readers get.
+    #[cold]
+    pub(super) fn end_history(&mut self, frame: Frame) -> Frame {
+        match &mut self.1.history {
+            Some(history) if history.is_pinned() => return history.record(&frame, Instant::now()),
+            // For the sweep to find, which forgets the channel.
+            Some(history) if self.0.is_empty() => history.restart(),
+            _ => self.1.history = None,
+        }
+        frame
+    }
+}
+
+/// Queues all messages after the one with this number to a connection that is about to join.
+pub(super) fn deliver(history: &History, after: u64, connection: &Arc<Connection>) {
+    for frame in history.frames_after(after) {
         if connection.outbox.push(frame) == Pushed::Promised {
             // Nobody here collects promises: its own task writes it.
             connection.outbox.hand_over();

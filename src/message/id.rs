@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-/// `EPOCH-N`: the Nth message since the channel's history began, which is what the epoch names.
+/// `EPOCH-N`: the Nth message since the channel's history began, which is what the epoch names; or the place behind it.
 ///
 /// A history that was given up and begun again, as by a restart, has another epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageId {
     /// Which history.
     pub epoch: u64,
-    /// Counted from 1.
+    /// Counted from 1; 0 is the place before the first.
     pub number: u64,
 }
 

@@ -1,9 +1,10 @@
 //! What a client is told on its own connection: what it did wrong, what it may do, what became of a message.
 
+use std::io::Write;
 use std::time::{Duration, SystemTime};
 
 use super::encode::{encode_text, quote};
-use super::{BadMessage, ChannelName};
+use super::{BadMessage, ChannelName, MessageId};
 use crate::frame::Frame;
 
 /// An answer to what a client did wrong, on a connection that stays open.
@@ -78,11 +79,13 @@ pub struct AccessReply<'a> {
     pub expires: Option<u64>,
     /// Of the channels that were joined and that `since` named with an id: whether all that was missed follows.
     pub recovered: &'a [(ChannelName, bool)],
+    /// With a history, the channels that were joined, and the id after which whatever is published follows.
+    pub ids: &'a [(ChannelName, MessageId)],
 }
 
 impl AccessReply<'_> {
     /// The finished frame: `{"access": {"connection": ..., "subject": ..., "read": [...], "write": [...],
-    /// "expires_at": ..., "recovered": {...}}}`, the last where there is something in it.
+    /// "expires_at": ..., "recovered": {...}, "ids": {...}}}`, the last two where there is something in them.
     pub fn encode(&self) -> Frame {
         encode_text(|out| {
             out.extend_from_slice(b"{\"access\":{\"connection\":");
@@ -104,6 +107,15 @@ impl AccessReply<'_> {
                 separated(out, self.recovered, |out, (name, recovered)| {
                     quote(out, name.as_str());
                     out.extend_from_slice(if *recovered { b":true" } else { b":false" });
+                });
+                out.push(b'}');
+            }
+            if !self.ids.is_empty() {
+                out.extend_from_slice(b",\"ids\":{");
+                separated(out, self.ids, |out, (name, id)| {
+                    quote(out, name.as_str());
+                    // Writing to a Vec can't fail.
+                    let _ = write!(out, ":\"{id}\"");
                 });
                 out.push(b'}');
             }

@@ -13,9 +13,9 @@ use super::{Connected, Event, Live, Refusal, Server};
 use crate::access_key::AccessKey;
 use crate::close::CloseReason;
 use crate::frame::Frame;
-use crate::hub::Connection;
+use crate::hub::{Connection, Places};
 use crate::log::Opened;
-use crate::message::{AccessReply, ChannelName, Since};
+use crate::message::{AccessReply, Since};
 
 /// A place among the `max_connections`, given back when dropped.
 pub(super) struct Place {
@@ -80,8 +80,8 @@ pub(super) struct Presence {
     place: Place,
 }
 
-/// What a connection's token lets it do, as a frame.
-pub(super) fn access_frame(connection: &Connection, recovered: &[(ChannelName, bool)]) -> Frame {
+/// What a connection's token lets it do, and where it stands in its channels, as a frame.
+pub(super) fn access_frame(connection: &Connection, places: &Places) -> Frame {
     let access = connection.access();
     let mut id = [0; Hyphenated::LENGTH];
     AccessReply {
@@ -90,7 +90,8 @@ pub(super) fn access_frame(connection: &Connection, recovered: &[(ChannelName, b
         read: &access.read,
         write: access.write(),
         expires: access.expires,
-        recovered,
+        recovered: &places.recovered,
+        ids: &places.ids,
     }
     .encode()
 }
@@ -115,9 +116,9 @@ impl Presence {
         let budget = server.hub.budget().clone();
         let connection = Arc::new(Connection::new(address, Arc::new(access), budget, server.now()));
         if v1 {
-            server.hub.enter_since(&connection, since, |recovered| {
+            server.hub.enter_since(&connection, since, |places| {
                 // Held back until it has its socket: nobody has to write it yet.
-                let _ = connection.outbox.push(access_frame(&connection, recovered));
+                let _ = connection.outbox.push(access_frame(&connection, places));
             });
         } else {
             server.hub.enter(&connection);

@@ -423,8 +423,8 @@ impl Publisher<'_> {
         }
         let before = self.access.expires;
         let (connection, touched) = (self.connection, &mut *self.touched);
-        self.server.hub.replace_access(connection, Arc::new(access), &auth.since, |recovered| {
-            answer(connection, access_frame(connection, recovered), touched);
+        self.server.hub.replace_access(connection, Arc::new(access), &auth.since, |places| {
+            answer(connection, access_frame(connection, places), touched);
         });
         self.server.timekeeper.refile(connection, before);
         self.access = connection.access();

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Daemon, sign};
+use crate::support::{Client, Daemon, config_file, sign};
 
 fn enter(daemon: &Daemon, claims: &Value, since: &Value) -> (Client, Value) {
     let mut request = daemon.request("/");
@@ -20,10 +20,13 @@ fn who_comes_back_gets_what_it_missed() {
     let mut classic = daemon.client(&["chat", "news"]);
     let (mut client, access) = enter(&daemon, &claims, &json!({}));
     assert!(access.get("recovered").is_none());
+    let places = &access["ids"];
+    assert!(places["chat"].as_str().unwrap().ends_with("-0") && places.as_object().unwrap().len() == 2);
     classic.publish("chat", "1");
     let message = client.receive();
     assert_eq!(message["data"], "1");
     let id = message["id"].as_str().unwrap().to_owned();
+    assert_eq!(id.split_once('-').unwrap().0, places["chat"].as_str().unwrap().split_once('-').unwrap().0);
     drop(client);
     daemon.wait_until("it is gone", |status| status["connections"] == 1);
     classic.publish("chat", "2");
@@ -32,17 +35,19 @@ fn who_comes_back_gets_what_it_missed() {
     let (mut client, access) =
         enter(&daemon, &claims, &json!({"chat": id, "news": "0-1", "secret": id, "other": null}));
     assert_eq!(access["recovered"], json!({"chat": true, "news": false}));
+    assert_eq!(access["ids"], json!({"chat": id, "news": places["news"]}));
     classic.publish("chat", "4");
     assert_eq!([client.data(), client.data(), client.data()], ["2", "3", "4"]);
 
     let later = json!({"auth": sign(&json!({"read": ["news"]}))}).to_string();
     client.send(later);
-    client.receive();
+    assert!(client.receive()["access"].get("ids").is_none(), "it joins nothing");
     classic.publish("chat", "5");
     classic.settle();
     client.send(json!({"auth": sign(&claims), "since": {"chat": id, "news": id}}).to_string());
     let access = client.receive()["access"].take();
     assert_eq!(access["recovered"], json!({"chat": true}), "news was never left");
+    assert_eq!(access["ids"], json!({"chat": id}));
     assert_eq!([client.data(), client.data(), client.data(), client.data()], ["2", "3", "4", "5"]);
 
     for number in 6..=9 {
@@ -64,6 +69,7 @@ fn without_history_nothing_is_recovered_and_nothing_has_an_id() {
     let claims = json!({"read": ["chat"]});
     let (mut client, access) = enter(&daemon, &claims, &json!({"chat": "1-1"}));
     assert_eq!(access["recovered"], json!({"chat": false}));
+    assert!(access.get("ids").is_none());
     classic.publish("chat", "x");
     assert!(client.receive().get("id").is_none());
 }
@@ -81,4 +87,30 @@ fn a_restart_changes_the_epoch() {
         assert!(now.ends_with("-1") && now != id);
         id = now;
     }
+}
+
+#[test]
+fn a_reload_turns_history_off_and_on_and_nobody_is_told_wrong() {
+    let on = "[history]\nmessages = 5\n";
+    let daemon = Daemon::start(on);
+    let reload = |settings| {
+        config_file(daemon.directory.path(), settings);
+        assert_eq!(daemon.admin("POST", "/v1/reload", "")["applied"], json!(["history.messages"]));
+    };
+    let claims = json!({"read": ["chat", "quiet"], "write": ["chat"]});
+    let mut classic = daemon.client(&["chat"]);
+    let (client, access) = enter(&daemon, &claims, &json!({}));
+    let places = access["ids"].clone();
+    drop(client);
+    daemon.wait_until("it is gone", |status| status["connections"] == 1);
+    reload("[history]\nmessages = 0\n");
+    let (client, access) = enter(&daemon, &claims, &places);
+    assert_eq!(access["recovered"], json!({"chat": false, "quiet": false}));
+    classic.publish("chat", "1");
+    classic.settle();
+    drop(client);
+    reload(on);
+    let (_client, access) = enter(&daemon, &claims, &places);
+    assert_eq!(access["recovered"]["chat"], false, "what was published meanwhile is not kept");
+    assert_ne!(access["ids"]["chat"], places["chat"]);
 }

@@ -139,19 +139,25 @@ test("a refused publish is rejected with the server's sentence, and those around
 });
 
 test("a cut connection comes back with its last ids, and tells each channel's recovery", DEADLINE, async (t) => {
-  const read = { read: ["chat", "lost", "silent", "taken"] };
-  const { heard, server, connection, reached } = await startBoth(t, {}, read);
-  connection.say("1", { id: "e-1" });
+  const ids = { chat: "e-1", lost: "e-6", silent: "e-0", taken: "e-0" };
+  const { heard, server, connection, reached } = await startBoth(t, {}, { read: Object.keys(ids), ids });
   connection.say("2", { id: "e-2" });
   connection.say("3", { channel: "lost", id: "e-7" });
   connection.say("4");
-  for (let n = 0; n < 3; n++) await heard.values.next();
+  for (let n = 0; n < 2; n++) await heard.values.next();
   connection.socket.terminate();
   assert.match((await reached("waiting")).reason, /lost/);
 
   const second = await server.next();
-  assert.deepEqual(await second.next(), { auth: "a token", since: { chat: "e-2", lost: "e-7", silent: null, taken: null } });
-  second.access({ read: ["chat", "lost", "silent", "new"], recovered: { chat: true, lost: false } });
+  assert.deepEqual(await second.next(), {
+    auth: "a token",
+    since: { chat: "e-2", lost: "e-7", silent: "e-0", taken: "e-0" },
+  });
+  second.access({
+    read: ["chat", "lost", "silent", "new"],
+    recovered: { chat: true, lost: false, silent: true },
+    ids: { chat: "e-2", lost: "f-9", silent: "e-0", new: "e-5" },
+  });
   await reached("open");
   // What this client published on its first connection comes from the history as if it were another's.
   second.say("5", { id: "e-3", issuer: connection.id });
@@ -160,12 +166,48 @@ test("a cut connection comes back with its last ids, and tells each channel's re
   assert.deepEqual(heard.recovered, [
     { channel: "chat", recovered: true },
     { channel: "lost", recovered: false },
-    { channel: "silent", recovered: false },
+    { channel: "silent", recovered: true },
   ]);
 
   second.socket.terminate();
   const third = await server.next();
-  assert.deepEqual((await third.next()).since, { chat: "e-4", lost: null, silent: null, new: null });
+  assert.deepEqual((await third.next()).since, { chat: "e-4", lost: "f-9", silent: "e-0", new: "e-5" });
+});
+
+test("a server without history gives no places: what may be missing is told", DEADLINE, async (t) => {
+  const ids = { chat: "e-1", other: "e-2" };
+  const { heard, server, connection, reached } = await startBoth(t, {}, { read: Object.keys(ids), ids });
+  connection.socket.terminate();
+  const second = await server.next();
+  assert.deepEqual((await second.next()).since, ids);
+  second.access({ read: Object.keys(ids), recovered: { chat: false, other: false } });
+  await reached("open");
+  second.socket.terminate();
+  const third = await server.next();
+  assert.deepEqual((await third.next()).since, { chat: null, other: null });
+  third.access({ read: Object.keys(ids) });
+  await reached("open");
+  assert.deepEqual(heard.recovered.map(({ channel, recovered }) => [channel, recovered]), [
+    ["chat", false], ["other", false], ["chat", false], ["other", false],
+  ]);
+});
+
+test("a channel that is entered later has a place, too, and one that is left has none", DEADLINE, async (t) => {
+  const { client, heard, server, connection } = await startBoth(t, {}, { ids: { chat: "e-1" } });
+  connection.say("2", { id: "e-2" });
+  client.refresh();
+  await connection.next();
+  connection.access({ read: ["chat", "room"], ids: { room: "e-7" } });
+  client.refresh();
+  await connection.next();
+  connection.access({ read: ["room"] });
+  client.refresh();
+  await connection.next();
+  connection.access({ read: ["chat", "room"], ids: { chat: "e-5" } });
+  connection.say("6");
+  for (let n = 0; n < 2; n++) await heard.values.next();
+  connection.socket.terminate();
+  assert.deepEqual((await (await server.next()).next()).since, { chat: "e-5", room: "e-7" });
 });
 
 test("what was sent and not answered may have been delivered; what was not sent waits, in order", DEADLINE, async (t) => {

@@ -37,7 +37,7 @@ async function startBackend(t, backend) {
       if (backend.refuses) return response.writeHead(503).end("no tokens now");
       backend.tokens += 1;
       return response.end(
-        sign({ sub: "page", read: ["numbers"], write: ["answers"] }, { expiresIn: TOKEN_LASTS }),
+        sign({ sub: "page", read: ["numbers", "quiet"], write: ["answers"] }, { expiresIn: TOKEN_LASTS }),
       );
     }
     if (pathname === "/log") {
@@ -95,7 +95,7 @@ test("10,000 messages through restarts, cuts and expiry", { timeout: 300_000 }, 
     waited = waited.finally(() => (done = true));
     return Promise.all([waited, publishWhile(() => done)]);
   };
-  /** Waits until the page has all that was published, the last by its connection: so it knows its place in the channel. */
+  /** Waits until the page has all that was published, the last by its connection. */
   const caughtUp = async () => {
     await publishNext(1);
     const has = (number) => window.page.kept.at(-1) === number && window.page.told.at(-1).number === number;
@@ -118,24 +118,34 @@ test("10,000 messages through restarts, cuts and expiry", { timeout: 300_000 }, 
 
   await page.goto(`${await startBackend(t, backend)}#ws://${proxy.address}/`);
   await page.waitForFunction(() => window.page.philote.state.state === "open");
-  await publishFor(2_000);
-  await caughtUp();
 
-  const expected = [];
+  /** For each return, whether all must be there again: of the numbers, and of the channel in which nothing is said. */
+  const expected = { numbers: [], quiet: [] };
+  const expect = async (numbers, quiet, publishing = true) => {
+    expected.numbers.push(numbers);
+    expected.quiet.push(quiet);
+    const told = recoveries(expected.numbers.length);
+    await (publishing ? publishUntil(told) : told);
+  };
   const cut = async () => {
     proxy.cut();
     await publishFor(CUT);
     proxy.open();
-    expected.push(true);
-    await publishUntil(recoveries(expected.length));
+    await expect(true, true);
     await caughtUp();
+  };
+  /** A cut in which nothing happens, after a connection on which nothing may have happened either. */
+  const blink = async () => {
+    proxy.cut();
+    await page.waitForFunction(() => window.page.philote.state.state === "waiting");
+    proxy.open();
+    await expect(true, true, false);
   };
   const stall = async () => {
     proxy.stall();
     await publishFor(CUT);
     proxy.open();
-    expected.push(true);
-    await publishUntil(recoveries(expected.length));
+    await expect(true, true);
     await caughtUp();
   };
   const restart = async () => {
@@ -147,8 +157,8 @@ test("10,000 messages through restarts, cuts and expiry", { timeout: 300_000 }, 
     await publishNext(50);
     proxy.target = philote.address;
     proxy.open();
-    expected.push(false);
-    await publishUntil(recoveries(expected.length));
+    await expect(false, false, false);
+    await blink();
     await caughtUp();
   };
   const expiry = async () => {
@@ -156,20 +166,21 @@ test("10,000 messages through restarts, cuts and expiry", { timeout: 300_000 }, 
     await publishUntil(page.waitForFunction(() => window.page.states.some(({ code }) => code === 4401), null, { timeout: 60_000 }));
     await publishFor(1_000);
     backend.refuses = false;
-    expected.push(true);
-    await publishUntil(recoveries(expected.length));
+    await expect(true, true);
     await caughtUp();
   };
   const overflow = async () => {
     proxy.cut();
     for (let n = 0; n <= KEPT; n += 500) await publishNext(500);
     proxy.open();
-    expected.push(false);
-    await publishUntil(recoveries(expected.length));
+    await expect(false, true);
     await caughtUp();
   };
 
+  await blink();
   await cut();
+  await publishFor(2_000);
+  await caughtUp();
   await restart();
   await stall();
   await restart();
@@ -185,7 +196,7 @@ test("10,000 messages through restarts, cuts and expiry", { timeout: 300_000 }, 
   assert(backend.tokens > before, "no token was replaced");
 
   await page.waitForFunction(() => window.page.answers.every((one) => "readers" in one || "error" in one));
-  const { told, kept, answers, states } = await page.evaluate(() => ({ ...window.page, philote: undefined }));
+  const { told, quiet, kept, answers, states } = await page.evaluate(() => ({ ...window.page, philote: undefined }));
   assert.deepEqual(kept, Array.from({ length: MESSAGES }, (_, n) => n + 1), "complete and in order");
   assert.deepEqual(failures, []);
 
@@ -200,8 +211,9 @@ test("10,000 messages through restarts, cuts and expiry", { timeout: 300_000 }, 
     missed += number - last - 1;
     [last, mayMiss] = [number, false];
   }
-  assert.deepEqual(told.filter((one) => "recovered" in one).map(({ recovered }) => recovered), expected);
-  assert.equal(states.filter(({ state }) => state === "open").length, expected.length + 1);
+  assert.deepEqual(told.filter((one) => "recovered" in one).map(({ recovered }) => recovered), expected.numbers);
+  assert.deepEqual(quiet, expected.quiet);
+  assert.equal(states.filter(({ state }) => state === "open").length, quiet.length + 1);
   assert(missed > 0, "what the history no longer had was missed");
   const closes = states.filter(({ code }) => code === 4401);
   assert.deepEqual(new Set(closes.map(({ reason }) => reason)), new Set(["the token has expired; get a new one"]));
@@ -216,7 +228,7 @@ test("10,000 messages through restarts, cuts and expiry", { timeout: 300_000 }, 
   assert(answers.every(({ error }) => error === undefined || error === "unanswered"));
   assert(said.length > 50, `${said.length} answers`);
   t.diagnostic(
-    `${told.length - expected.length} messages told, ${missed} fetched elsewhere; recovered: ${expected.join(", ")}; ` +
+    `${told.length - quiet.length} messages told, ${missed} fetched elsewhere; recovered: ${expected.numbers.join(", ")}; ` +
       `${backend.tokens} tokens; ${said.length} of ${answers.length} answers taken`,
   );
 });

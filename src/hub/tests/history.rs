@@ -1,10 +1,11 @@
-//! History: against a model, with threads, and within its bounds.
+//! History: what it gives back, with threads, and within its bounds.
 
-#![allow(clippy::needless_range_loop, reason = "a channel's number is its name, too")]
+mod model;
 
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::message::MessageId;
 
 const TTL: Duration = Duration::from_secs(3600);
 
@@ -14,33 +15,61 @@ fn keeping(messages: usize) -> Hub {
     hub
 }
 
-/// What a reader got: channel, text and id, in order. Frames here are shorter than 126 bytes.
+/// What a reader got: channel, text and id, in order; what has no id has [`MessageId::NONE`]. Frames here are shorter
+/// than 126 bytes.
 fn with_ids(sink: &TestSink) -> Vec<(String, String, MessageId)> {
     let (bytes, mut at, mut messages) = (sink.written(), 0, Vec::new());
     while at < bytes.len() {
         let end = at + 2 + usize::from(bytes[at + 1]);
         let message: serde_json::Value = serde_json::from_slice(&bytes[at + 2..end]).unwrap();
         let text = |key: &str| message[key].as_str().unwrap().to_owned();
-        messages.push((text("channel"), text("data"), MessageId::parse(&text("id"))));
+        let id = message["id"].as_str().map_or(MessageId::NONE, MessageId::parse);
+        messages.push((text("channel"), text("data"), id));
         at = end;
     }
     messages
 }
 
-/// Enters with `since`; returns what it was told can be recovered.
-fn come_back(
+/// Enters with `since`; returns what it was told.
+fn come_back(hub: &Hub, read: &[String], since: &[Since<'_>]) -> (Arc<Connection>, TestSink, Told) {
+    come_back_while(hub, read, since, || {})
+}
+
+/// Something else happens between what it is told and its joining.
+fn come_back_while(
     hub: &Hub,
     read: &[String],
     since: &[Since<'_>],
-) -> (Arc<Connection>, TestSink, Vec<(ChannelName, bool)>) {
+    happens: impl FnOnce(),
+) -> (Arc<Connection>, TestSink, Told) {
     let address = ([127, 0, 0, 1], 1).into();
     let connection = Arc::new(Connection::new(address, Arc::new(access(read)), hub.budget().clone(), 0));
-    let mut told = Vec::new();
-    hub.enter_since(&connection, since, |recovered| told = recovered.to_vec());
+    let mut told = Told(Places::default());
+    hub.enter_since(&connection, since, |places| {
+        told = Told(places.clone());
+        happens();
+    });
     let sink = TestSink::with_room(ALWAYS);
     connection.outbox.attach(Box::new(sink.clone()));
     write(&connection);
     (connection, sink, told)
+}
+
+struct Told(Places);
+
+impl Told {
+    fn recovered(&self) -> Vec<bool> {
+        self.0.recovered.iter().map(|(_, recovered)| *recovered).collect()
+    }
+
+    /// Whether a channel was recovered, if that was said.
+    fn recovered_of(&self, channel: &str) -> Option<bool> {
+        self.0.recovered.iter().find(|(name, _)| name.as_str() == channel).map(|(_, recovered)| *recovered)
+    }
+
+    fn id_of(&self, channel: &str) -> Option<MessageId> {
+        self.0.ids.iter().find(|(name, _)| name.as_str() == channel).map(|(_, id)| *id)
+    }
 }
 
 /// What its own task would do.
@@ -64,29 +93,98 @@ fn who_comes_back_misses_nothing_and_gets_nothing_twice() {
     publish(&hub, "c", "2", None);
     publish(&hub, "c", "3", None);
     let (again, sink, told) = come_back(&hub, &chat, &[("c".into(), Some(id))]);
-    assert_eq!(told.iter().map(|(_, recovered)| *recovered).collect::<Vec<_>>(), [true]);
+    assert_eq!(told.recovered(), [true]);
     publish(&hub, "c", "4", None);
     assert_eq!(texts(&sink), ["2", "3", "4"]);
     hub.leave(&again);
 
     publish(&hub, "c", "5", None);
+    let place = |number| MessageId { number, ..id };
     let (_, sink, told) = come_back(&hub, &chat, &[("c".into(), Some(id))]);
-    assert!(!told[0].1 && sink.written_len() == 0, "2 is gone");
+    assert!(told.recovered() == [false] && sink.written_len() == 0, "2 is gone");
     let (_, sink, told) = come_back(&hub, &chat, &[("c".into(), None)]);
-    assert_eq!((texts(&sink), told.len()), (vec!["3".into(), "4".into(), "5".into()], 0), "all there is");
-    for id in [
-        MessageId { number: 6, ..id },
-        MessageId { number: u64::MAX, ..id },
-        MessageId { epoch: id.epoch ^ 1, number: 5 },
-        MessageId::NONE,
-    ] {
+    assert_eq!(
+        (texts(&sink), told.recovered()),
+        (vec!["3".into(), "4".into(), "5".into()], vec![]),
+        "all there is"
+    );
+    assert_eq!(told.id_of("c"), Some(place(2)), "before all there is");
+    for id in [place(6), place(u64::MAX), MessageId { epoch: id.epoch ^ 1, number: 5 }, MessageId::NONE] {
         let (_, sink, told) = come_back(&hub, &chat, &[("c".into(), Some(id))]);
-        assert!(!told[0].1 && sink.written_len() == 0, "{id}");
+        assert!(told.recovered() == [false] && sink.written_len() == 0, "{id}");
+        assert_eq!(told.id_of("c"), Some(place(5)), "from here on it can know");
     }
-    let (_, sink, told) = come_back(&hub, &chat, &[("c".into(), Some(MessageId { number: 5, ..id }))]);
-    assert!(told[0].1 && sink.written_len() == 0, "nothing was missed");
+    let (_, sink, told) = come_back(&hub, &chat, &[("c".into(), Some(place(5)))]);
+    assert!(told.recovered() == [true] && sink.written_len() == 0, "nothing was missed");
     let (_, _, told) = come_back(&hub, &chat, &[("other".into(), Some(id))]);
-    assert!(told.is_empty(), "what it does not join");
+    assert!(told.recovered().is_empty() && told.id_of("other").is_none(), "what it does not join");
+}
+
+#[test]
+fn who_has_seen_no_message_has_a_place_too() {
+    let hub = keeping(3);
+    let both = ["c".to_owned(), "quiet".to_owned()];
+    publish(&hub, "c", "before", None);
+    let (first, sink, told) = come_back(&hub, &both, &[]);
+    let (chat, quiet) = (told.id_of("c").unwrap(), told.id_of("quiet").unwrap());
+    assert_eq!((chat.number, quiet.number, sink.written_len()), (1, 0, 0));
+    hub.leave(&first);
+    publish(&hub, "c", "missed", None);
+    let since = [("c".into(), Some(chat)), ("quiet".into(), Some(quiet))];
+    let (again, sink, told) = come_back(&hub, &both, &since);
+    assert_eq!((told.recovered(), texts(&sink)), (vec![true, true], vec!["missed".to_owned()]));
+    assert_eq!(
+        (told.id_of("c"), told.id_of("quiet")),
+        (Some(chat), Some(quiet)),
+        "what it gets begins there"
+    );
+    hub.leave(&again);
+
+    hub.sweep_history(Instant::now());
+    let (_, _, told) = come_back(&hub, &both, &since);
+    assert_eq!(told.recovered(), [true, true], "nothing is old");
+    hub.sweep_history(Instant::now() + TTL);
+    let (_, _, told) = come_back(&hub, &both, &since);
+    assert_eq!(told.recovered(), [false, true], "as long as somebody reads it, a place is good for ever");
+}
+
+#[test]
+fn a_place_outlives_its_readers_by_the_time_to_live() {
+    let hub = keeping(3);
+    let quiet = ["quiet".to_owned()];
+    let (first, _, told) = come_back(&hub, &quiet, &[]);
+    let id = told.id_of("quiet");
+    let came = Instant::now();
+    hub.leave(&first);
+    hub.sweep_history(came + TTL);
+    let (again, _, told) = come_back(&hub, &quiet, &[("quiet".into(), id)]);
+    assert_eq!(told.recovered(), [true], "it left a moment after it came");
+    hub.leave(&again);
+    hub.sweep_history(Instant::now() + TTL);
+    let (_, _, told) = come_back(&hub, &quiet, &[("quiet".into(), id)]);
+    assert_eq!(told.recovered(), [false], "nobody knows any more");
+}
+
+#[test]
+fn what_was_promised_comes_though_history_is_turned_off_meanwhile() {
+    let hub = keeping(3);
+    let chat = ["c".to_owned()];
+    publish(&hub, "c", "1", None);
+    let (first, _, told) = come_back(&hub, &chat, &[]);
+    let id = told.id_of("c");
+    for name in ["2", "3"] {
+        publish(&hub, "c", name, None);
+    }
+    hub.leave(&first);
+    let (again, sink, told) = come_back_while(&hub, &chat, &[("c".into(), id)], || {
+        hub.keep(0, TTL, 1 << 30);
+        hub.sweep_history(Instant::now() + TTL);
+        publish(&hub, "c", "4", None);
+    });
+    assert_eq!((told.recovered(), texts(&sink)), (vec![true], vec!["2".into(), "3".into(), "4".into()]));
+    publish(&hub, "c", "5", None);
+    hub.leave(&again);
+    assert_eq!((hub.history_bytes(), channels(&hub)), (0, 0));
 }
 
 #[test]
@@ -102,7 +200,7 @@ fn a_batch_is_kept_message_by_message() {
     let all = with_ids(&live);
     assert_eq!(all.iter().map(|(_, _, id)| id.number).collect::<Vec<_>>(), [1, 2, 3]);
     let (_, sink, told) = come_back(&hub, &["c".to_owned()], &[("c".into(), Some(all[0].2))]);
-    assert!(told[0].1);
+    assert_eq!(told.recovered(), [true]);
     assert_eq!(with_ids(&sink), all[1..], "the same bytes as the others got");
 }
 
@@ -118,10 +216,32 @@ fn idle_channels_give_their_memory_back() {
     hub.sweep_history(Instant::now());
     assert!(hub.history_bytes() > 1000 * 500, "nothing is old");
     hub.sweep_history(Instant::now() + TTL);
-    let left: usize = hub.channels.shards.iter().map(|shard| lock(shard).len()).sum();
-    assert_eq!((left, hub.keeping.histories.load(Relaxed)), (1, 1));
+    assert_eq!((channels(&hub), hub.keeping.histories.load(Relaxed)), (1, 1));
     hub.leave(&reader);
-    assert_eq!((hub.history_bytes(), hub.keeping.histories.load(Relaxed)), (0, 0));
+    assert_eq!(channels(&hub), 1, "it may come back");
+    hub.sweep_history(Instant::now() + TTL);
+    assert_eq!((hub.history_bytes(), channels(&hub), hub.keeping.histories.load(Relaxed)), (0, 0, 0));
+}
+
+fn channels(hub: &Hub) -> usize {
+    hub.channels.shards.iter().map(|shard| lock(shard).len()).sum()
+}
+
+#[test]
+fn fault_57_places_of_channels_that_nobody_reads_stay_within_the_bytes() {
+    const BYTES: usize = 100_000;
+    let hub = hub();
+    hub.keep(100, TTL, BYTES);
+    for channel in 0..1000 {
+        hub.leave(&come_back(&hub, &[channel.to_string()], &[]).0);
+        assert!(hub.history_bytes() <= BYTES);
+    }
+    let full = channels(&hub);
+    assert!((100..200).contains(&full), "{full}");
+    hub.sweep_history(Instant::now());
+    assert!(hub.history_bytes() <= BYTES / 8 * 7, "the oldest go");
+    let told = come_back(&hub, &["0".to_owned()], &[("0".into(), Some(MessageId::NONE))]).2;
+    assert_eq!(told.recovered(), [false]);
 }
 
 #[test]
@@ -160,7 +280,7 @@ fn no_more_than_half_of_a_queue_is_recovered_at_once() {
     }
     let since = [("a".into(), Some(ids[0].2)), ("b".into(), Some(ids[1].2))];
     let (_, sink, told) = come_back(&hub, &channels, &since);
-    assert_eq!(told.iter().map(|(_, recovered)| *recovered).collect::<Vec<_>>(), [true, false]);
+    assert_eq!(told.recovered(), [true, false]);
     assert_eq!(texts(&sink).len(), 6);
     for number in 7..=20 {
         publish(&hub, "a", &number.to_string(), None);
@@ -182,119 +302,11 @@ fn what_was_not_kept_is_no_history() {
     hub.keep(10, TTL, 1 << 30);
     publish(&hub, "c", "3", None);
     let (_, sink, told) = come_back(&hub, &chat, &[("c".into(), Some(id))]);
-    assert!(!told[0].1 && sink.written_len() == 0);
-}
-
-#[derive(Clone, Debug)]
-enum Op {
-    Publish(u8, u8),
-    Leave(usize),
-    Back(usize),
-    Sweep,
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    prop_oneof![
-        6 => (0_u8..3, 1_u8..4).prop_map(|(channel, count)| Op::Publish(channel, count)),
-        2 => any::<usize>().prop_map(Op::Leave),
-        3 => any::<usize>().prop_map(Op::Back),
-        1 => proptest::strategy::Just(Op::Sweep),
-    ]
-}
-
-/// Someone who goes and comes back: for each channel, how much of what was published it has seen, and the last id.
-#[derive(Default)]
-struct Visitor {
-    here: Option<(Arc<Connection>, TestSink)>,
-    /// From where on in what was published it must get all.
-    seen: [usize; 3],
-    /// Its last id, and how much had been published with that.
-    last: [Option<MessageId>; 3],
-    known: [usize; 3],
-}
-
-impl Visitor {
-    /// Takes what it got: must be, for each channel, just what was published since.
-    fn look(&mut self, published: &[Vec<String>; 3]) {
-        let Some((connection, sink)) = &self.here else { return };
-        write(connection);
-        let mut got: [Vec<String>; 3] = Default::default();
-        for (channel, text, id) in with_ids(sink) {
-            let channel: usize = channel.parse().unwrap();
-            got[channel].push(text);
-            self.last[channel] = Some(id);
-        }
-        for channel in 0..3 {
-            assert_eq!(got[channel], published[channel][self.seen[channel]..], "channel {channel}");
-            if !got[channel].is_empty() {
-                self.known[channel] = published[channel].len();
-            }
-        }
-    }
-}
-
-proptest! {
-    /// Visitors go and come back while messages are published. Each must get exactly what it missed where it is told
-    /// so, and it must be told so as long as no more was published than a channel keeps.
-    #[test]
-    fn recovers_like_its_model(ops in proptest::collection::vec(op(), 1..80), keeps in 1_usize..8) {
-        let hub = keeping(keeps);
-        let names: Vec<String> = (0..3).map(|n| n.to_string()).collect();
-        let mut published: [Vec<String>; 3] = Default::default();
-        let mut visitors: [Visitor; 3] = Default::default();
-        for (count, op) in ops.into_iter().enumerate() {
-            match op {
-                Op::Publish(channel, messages) => {
-                    let mut batch = Batch::new();
-                    for message in 0..messages {
-                        let text = format!("{count}.{message}");
-                        let (data, name) = (format!("\"{text}\""), channel.to_string());
-                        batch.add(&Delivery { issuer: "i", channel: &name, data: &data, subject: None });
-                        published[usize::from(channel)].push(text);
-                    }
-                    let mut touched = Touched::new();
-                    hub.publish_batch(&mut batch, None, &mut touched);
-                    touched.flush(0);
-                }
-                Op::Leave(who) => {
-                    let visitor = &mut visitors[who % 3];
-                    visitor.look(&published);
-                    if let Some((connection, _)) = visitor.here.take() {
-                        hub.leave(&connection);
-                    }
-                }
-                Op::Back(who) => {
-                    let visitor = &mut visitors[who % 3];
-                    if visitor.here.is_some() {
-                        continue;
-                    }
-                    let since: Vec<Since<'_>> = (0..3)
-                        .filter_map(|channel| visitor.last[channel].map(|id| (names[channel].as_str().into(), Some(id))))
-                        .collect();
-                    let (connection, sink, told) = come_back(&hub, &names, &since);
-                    prop_assert_eq!(told.len(), since.len());
-                    for channel in 0..3 {
-                        let missed = published[channel].len() - visitor.known[channel];
-                        let recovered = told.iter().find(|(name, _)| name.as_str() == names[channel]).map(|told| told.1);
-                        if let Some(recovered) = recovered {
-                            prop_assert_eq!(recovered, missed <= keeps, "missed {} of {}", missed, keeps);
-                        }
-                        visitor.seen[channel] =
-                            if recovered == Some(true) { visitor.known[channel] } else { published[channel].len() };
-                    }
-                    visitor.here = Some((connection, sink));
-                }
-                Op::Sweep => hub.sweep_history(Instant::now()),
-            }
-        }
-        for visitor in &mut visitors {
-            visitor.look(&published);
-        }
-    }
+    assert!(told.recovered() == [false] && sink.written_len() == 0);
 }
 
 /// Publishers on some threads, and on others readers who go and come back all the time: each sees the channel's order
-/// without a gap or a double, or is told that it does not.
+/// without a gap or a double, from its last place on or, where it is told so, from a new one.
 #[test]
 fn threads_come_back_without_a_gap_or_a_double() {
     const MESSAGES: usize = 4_000;
@@ -318,14 +330,14 @@ fn threads_come_back_without_a_gap_or_a_double() {
                         thread::yield_now();
                     }
                     hub.leave(&connection);
-                    let recovered = told.first().is_some_and(|told| told.1);
+                    let recovered = told.recovered() == [true];
                     recoveries.fetch_add(usize::from(recovered), Relaxed);
-                    for (at, (_, _, id)) in with_ids(&sink).into_iter().enumerate() {
-                        if let Some(last) = last
-                            && (at > 0 || recovered)
-                        {
-                            assert_eq!(id, MessageId { number: last.number + 1, ..last });
-                        }
+                    if !recovered {
+                        last = told.id_of("c");
+                    }
+                    for (_, _, id) in with_ids(&sink) {
+                        let before = last.unwrap();
+                        assert_eq!(id, MessageId { number: before.number + 1, ..before });
                         last = Some(id);
                     }
                 }
