@@ -4,13 +4,12 @@ import assert from "node:assert/strict";
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFile, writeFile } from "node:fs/promises";
-import { createServer } from "node:net";
 import { join } from "node:path";
 import test from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
 import { promisify } from "node:util";
 import WebSocket from "ws";
-import { BINARIES, publish, sign, startPhilote } from "./philote.mjs";
+import { BINARIES, freePort, publish, sign, startPhilote } from "./philote.mjs";
 
 const run = promisify(execFile);
 const MONITORING = new URL("../../packaging/monitoring/", import.meta.url);
@@ -27,14 +26,6 @@ const alerts = [...(await readFile(RULES, "utf8")).matchAll(/^ +expr: (.*)$/gm)]
 
 /** The names of metrics in an expression: what is followed by labels, a range or an operator and is no function. */
 const metrics = (text) => [...text.matchAll(/\b(?:philote|process)_[a-z_]+\b|\bup\b/g)].map(([name]) => name);
-
-async function freePort() {
-  const server = createServer();
-  await once(server.listen(0, "127.0.0.1"), "listening");
-  const { port } = server.address();
-  server.close();
-  return port;
-}
 
 async function until(what, attempt) {
   const deadline = Date.now() + PATIENCE;

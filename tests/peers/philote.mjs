@@ -5,6 +5,7 @@ import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { appendFile, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
@@ -20,8 +21,8 @@ export const DEADLINE = { timeout: 60_000 };
 
 /**
  * Starts a daemon and waits until it says where it listens.
- * `environment` adds to its variables; a value of `undefined` takes one away. `stop` ends it before the test does, and
- * `says` waits until it has printed what fits a pattern.
+ * `environment` adds to its variables; a value of `undefined` takes one away. `stop` ends it before the test does,
+ * `signal` sends it a signal, and `says` waits until it has printed what fits a pattern.
  */
 export async function startPhilote(t, environment = {}, options = []) {
   const directory = await mkdtemp(join(tmpdir(), "philote-"));
@@ -41,8 +42,9 @@ export async function startPhilote(t, environment = {}, options = []) {
   const philote = { secret, directory, settings, output: "" };
 
   const exited = once(daemon, "exit");
+  philote.signal = (name) => daemon.kill(name);
   philote.stop = () => {
-    daemon.kill("SIGTERM");
+    philote.signal("SIGTERM");
     return exited;
   };
   t.after(async () => {
@@ -84,10 +86,27 @@ export async function publish(philote, channel, data) {
   return (await answer.json()).published[0];
 }
 
-/** Opens an empty page in Debian's Chromium, kept from everything but the pages of the test. */
-export async function openBrowser(t) {
+/** A directory that lasts as long as the test. */
+export async function scratch(t) {
+  const directory = await mkdtemp(join(tmpdir(), "philote-test-"));
+  t.after(() => rm(directory, { recursive: true }));
+  return directory;
+}
+
+/** A port that nobody listens on. */
+export async function freePort() {
+  const server = createServer();
+  await once(server.listen(0, "127.0.0.1"), "listening");
+  const { port } = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+/** Opens an empty page in Debian's Chromium, kept from everything but the pages of the test. `home` may hold whom it trusts. */
+export async function openBrowser(t, home = process.env.HOME) {
   const browser = await chromium.launch({
     executablePath: "/usr/bin/chromium",
+    env: { ...process.env, HOME: home },
     args: [
       "--headless",
       "--no-sandbox",
