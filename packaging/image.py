@@ -1,10 +1,12 @@
-"""Writes a container image as an OCI archive: image.py PROGRAMS VERSION EPOCH FILE, where PROGRAMS holds the static programs.
+"""Writes a container image as an OCI archive: image.py PROGRAMS VERSION EPOCH FILE, where PROGRAMS holds the static
+programs and the licences.
 
-Nothing but the two programs and an account is in it. The same input gives the same bytes.
+Nothing but the two programs, their licences and an account is in it. The same input gives the same bytes.
 """
 import gzip, hashlib, io, json, platform, sys, tarfile, time
 
 USER = 65532
+HEALTH = ["CMD", "/usr/bin/philotectl", "wait-ready", "--timeout", "2s"]
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
 
 
@@ -22,7 +24,7 @@ def member(tar, name, content=None, mode=0o755, owner=0, epoch=0):
 def layer(programs, epoch):
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w") as tar:
-        for name in ("etc", "etc/philote", "run", "usr", "usr/bin"):
+        for name in ("etc", "etc/philote", "run", "usr", "usr/bin", "usr/share", "usr/share/licenses", "usr/share/licenses/philote"):
             member(tar, name, epoch=epoch)
         # For the admin socket.
         member(tar, "run/philote", owner=USER, epoch=epoch)
@@ -31,6 +33,9 @@ def layer(programs, epoch):
         for program in ("philote", "philotectl"):
             with open(f"{programs}/{program}", "rb") as file:
                 member(tar, f"usr/bin/{program}", file.read(), epoch=epoch)
+        for licence in ("LICENSE", "NOTICES"):
+            with open(f"{programs}/{licence}", "rb") as file:
+                member(tar, f"usr/share/licenses/philote/{licence}", file.read(), 0o644, epoch=epoch)
     return raw.getvalue()
 
 
@@ -63,7 +68,7 @@ def main(programs, version, epoch, path):
             },
             # Docker's extension of the format, in nanoseconds.
             "Healthcheck": {
-                "Test": ["CMD", "/usr/bin/philotectl", "wait-ready", "--timeout", "2s"],
+                "Test": HEALTH,
                 "Interval": 10_000_000_000,
                 "Timeout": 3_000_000_000,
                 "StartPeriod": 5_000_000_000,
