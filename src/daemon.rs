@@ -34,6 +34,7 @@ use self::vitals::Vitals;
 use self::watchdog::{Watchdog, Workers};
 use crate::admin::{self, api::Timestamp};
 use crate::close::CloseReason;
+use crate::completions;
 use crate::config::{
     self, Address, CommandLine, Drain, Environment, Listener, LogFormat, LogLevel, Settings,
 };
@@ -55,6 +56,7 @@ const PASSED_SOCKETS_DRAIN: Duration = Duration::from_secs(3);
 /// Runs the program `philote`. The exit status: 0 stopped as asked, or the settings are good; 1 it can't run; 2 a wrong
 /// option; 78 a wrong setting (EX_CONFIG of sysexits.h, which the unit takes as a reason not to start again).
 pub fn main() -> ExitCode {
+    completions::answer_shell::<CommandLine>("philote");
     match run(CommandLine::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

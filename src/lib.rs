@@ -18,7 +18,8 @@
 //!
 //! [`daemon`] is a straight line from settings ([`config`]) to the end of the drain. [`signals`], [`systemd`] and
 //! [`log`] are its connection to the system, [`metrics`] tells Prometheus; [`admin`] is the socket by which [`ctl`] (`philotectl`) asks it.
-//! [`jane`] is a client for people at a terminal.
+//! [`jane`] is a client for people at a terminal. [`completions`] answer the shells of those who type for any of the
+//! three.
 //!
 //! # Which part may know which
 //!
@@ -28,6 +29,7 @@
 pub mod access_key;
 pub mod admin;
 pub mod close;
+pub mod completions;
 pub mod config;
 pub mod ctl;
 pub mod daemon;

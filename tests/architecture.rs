@@ -10,13 +10,14 @@ use std::path::Path;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("access_key", &["message"]),
     ("admin", &["sync"]),
-    ("ctl", &["access_key", "admin", "terminal"]),
+    ("ctl", &["access_key", "admin", "completions", "terminal"]),
     (
         "daemon",
         &[
             "access_key",
             "admin",
             "close",
+            "completions",
             "config",
             "hub",
             "log",
@@ -32,7 +33,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("frame", &["close"]),
     ("hub", &["access_key", "close", "frame", "message", "outbox", "sync"]),
-    ("jane", &["access_key", "admin", "terminal"]),
+    ("jane", &["access_key", "admin", "completions", "terminal"]),
     ("message", &["frame"]),
     ("outbox", &["close", "frame", "sync"]),
     ("server", &["access_key", "close", "config", "frame", "hub", "log", "message", "outbox", "sync"]),

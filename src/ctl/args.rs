@@ -6,11 +6,11 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
 use super::bench::Options;
-use super::complete::Shell;
 use super::follow::EventsArgs;
 use super::lists::{ChannelsArgs, ConnectionsArgs, RefusedArgs, Watch};
 use super::steer::{DisconnectArgs, LevelArgs, PublishArgs};
 use super::top::TopArgs;
+use crate::completions::Shell;
 
 const COMMON: &str = "Options of every command";
 const AFTER_HELP: &str = "\

@@ -9,13 +9,14 @@ use tokio::runtime::Runtime;
 use super::args::{Arguments, Command, Secret, Token};
 use super::bench::{self, BenchError, Measured, Options, Philote, Rights, Target};
 use super::print::{Facts, bytes, count, in_json, list, many, span};
-use super::{Complaint, Exit, Report, complete, follow, lists, steer, top};
+use super::{Complaint, Exit, PROGRAM, Report, follow, lists, steer, top};
 use crate::admin::api::{
     Hidden, InspectRequest, Inspection, IssuedToken, Reloaded, SecretChanged, SecretSet, Secrets, Status,
     Timestamp, TokenRequest,
 };
 use crate::admin::client::{Client, Error};
 use crate::admin::{path, server};
+use crate::completions;
 use crate::terminal::{Style, Tone, escape};
 
 /// For a daemon that is well: it answers from memory.
@@ -60,7 +61,7 @@ pub(super) fn run(arguments: &Arguments, style: Style) -> Result<Report, Complai
             Command::Publish(args) => steer::publish(&client(ANSWER), args, json).await?,
             Command::LogLevel(args) => steer::log_level(&client(ANSWER), args, json).await?,
             Command::Events(args) => follow::events(&client(ANSWER), args, json, style).await?,
-            Command::Completions { shell } => complete::script(*shell)?,
+            Command::Completions { shell } => Report::new(completions::script(PROGRAM, *shell)),
             Command::Token(token) => {
                 let answer = client(ANSWER).issue_token(&request(token)).await?;
                 in_json(json, &answer).unwrap_or_else(|| issued(&answer))

@@ -1,14 +1,10 @@
-//! Completions: the shell asks this program, which asks the daemon for names of channels and ids of connections.
+//! What completions know of the daemon: names of channels, ids of connections, refused subjects.
 
 use std::ffi::OsStr;
 use std::time::Duration;
 
-use clap::{CommandFactory, ValueEnum};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
-use clap_complete::env::{Bash, CompleteEnv, EnvCompleter, Fish, Zsh};
 
-use super::args::Arguments;
-use super::{Complaint, Exit, Report};
 use crate::admin::api::{ChannelQuery, ConnectionQuery};
 use crate::admin::client::{Client, Error};
 use crate::admin::path;
@@ -18,40 +14,6 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Candidates that a person can still look through.
 const CANDIDATES: usize = 200;
-
-/// The variable by which a shell's script tells the program to complete, and the program's name in that script.
-const VARIABLE: &str = "PHILOTECTL_COMPLETE";
-const PROGRAM: &str = "philotectl";
-
-/// A shell whose completions can be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Shell {
-    /// `source <(philotectl completions bash)`
-    Bash,
-    /// `source <(philotectl completions zsh)`
-    Zsh,
-    /// `philotectl completions fish | source`
-    Fish,
-}
-
-/// Answers a shell that asks for completions and ends; otherwise does nothing.
-pub(super) fn answer_shell() {
-    CompleteEnv::with_factory(Arguments::command).var(VARIABLE).complete();
-}
-
-/// Runs `philotectl completions`.
-pub(super) fn script(shell: Shell) -> Result<Report, Complaint> {
-    let completer: &dyn EnvCompleter = match shell {
-        Shell::Bash => &Bash,
-        Shell::Zsh => &Zsh,
-        Shell::Fish => &Fish,
-    };
-    let mut script = Vec::new();
-    completer.write_registration(VARIABLE, PROGRAM, PROGRAM, PROGRAM, &mut script).map_err(|error| {
-        Complaint { message: format!("cannot write the script: {error}"), hint: None, exit: Exit::Failed }
-    })?;
-    Ok(Report::new(String::from_utf8_lossy(&script)))
-}
 
 /// Names of channels that somebody reads.
 pub(super) fn channels() -> ArgValueCompleter {

@@ -18,8 +18,12 @@ use clap::Parser;
 
 use crate::admin::api::Code;
 use crate::admin::client::Error;
+use crate::completions;
 use crate::terminal::{self, Style};
 use args::Arguments;
+
+/// What people type.
+const PROGRAM: &str = "philotectl";
 
 /// How it ends, for scripts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,10 +86,10 @@ impl From<Error> for Complaint {
 /// Runs the command line that the process was given.
 #[must_use]
 pub fn main() -> ExitCode {
-    complete::answer_shell();
+    completions::answer_shell::<Arguments>(PROGRAM);
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => return terminal::usage(&error, "philotectl"),
+        Err(error) => return terminal::usage(&error, PROGRAM),
     };
     match run(&arguments, Style::of(&io::stdout())) {
         Ok(exit) => exit.into(),

@@ -20,6 +20,7 @@ use clap::Parser;
 use futures_util::StreamExt;
 use tokio::time::{sleep, timeout};
 
+use crate::completions;
 use crate::terminal::{self, complain, escape};
 use access::Access;
 use args::Arguments;
@@ -37,6 +38,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// Runs the command line that the process was given.
 #[must_use]
 pub fn main() -> ExitCode {
+    completions::answer_shell::<Arguments>("jane");
     let arguments = match Arguments::try_parse_from(args::with_two_dashes(std::env::args_os())) {
         Ok(arguments) => arguments,
         Err(error) => return terminal::usage(&error, "jane"),

@@ -1,5 +1,7 @@
 //! The lists and what acts on them: what is asked of the daemon, and how its answer is printed for whom.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 
 use crate::fake::{self, Daemon, Ended, philotectl, run};
@@ -339,7 +341,7 @@ fn completions_know_channels_and_connections() {
     let daemon = Daemon::start();
     let complete = |words: &str, at: usize| {
         let mut command = philotectl(&daemon.path, &format!("-- {words}"));
-        command.env("PHILOTECTL_COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", at.to_string());
+        command.env("PHILOTE_COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", at.to_string());
         command.env("_CLAP_IFS", "\n").env("_CLAP_COMPLETE_COMP_TYPE", "9");
         run(command, b"").out
     };
@@ -351,15 +353,36 @@ fn completions_know_channels_and_connections() {
     assert!(complete("philotectl con", 1).contains("connections"));
     for shell in ["bash", "zsh", "fish"] {
         let script = daemon.ctl(&format!("completions {shell}"));
-        assert!(script.code == 0 && script.out.contains("PHILOTECTL_COMPLETE"), "{script:?}");
+        assert!(script.code == 0 && script.out.contains("PHILOTE_COMPLETE"), "{script:?}");
     }
     let nobody = complete_without_daemon();
     assert_eq!(nobody, ended(0, "", ""), "a shell has no place for errors");
 }
 
+#[test]
+fn every_program_completes_its_options_and_tells_shells_how_to_ask() {
+    for (program, path, typed, option) in [
+        ("philote", env!("CARGO_BIN_EXE_philote"), "--print", "--print-config"),
+        ("philotectl", env!("CARGO_BIN_EXE_philotectl"), "wait", "wait-ready"),
+        ("jane", env!("CARGO_BIN_EXE_jane"), "--chan", "--channel"),
+    ] {
+        let ask = |shell: &str, words: &[&str]| {
+            let mut command = Command::new(path);
+            command.args(words).env("PHILOTE_COMPLETE", shell).env("_CLAP_COMPLETE_INDEX", "1");
+            run(command, b"")
+        };
+        assert_eq!(ask("bash", &["--", program, typed]), ended(0, option, ""));
+        for shell in ["bash", "zsh", "fish"] {
+            let script = ask(shell, &[]);
+            let asks = script.out.contains("PHILOTE_COMPLETE=") && script.out.contains(program);
+            assert!(script.code == 0 && asks, "{script:?}");
+        }
+    }
+}
+
 fn complete_without_daemon() -> Ended {
     let mut command = philotectl(std::path::Path::new("/none"), "-- philotectl publish ch");
-    command.env("PHILOTECTL_COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", "2").env("_CLAP_IFS", "\n");
+    command.env("PHILOTE_COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", "2").env("_CLAP_IFS", "\n");
     command.env("_CLAP_COMPLETE_COMP_TYPE", "9");
     run(command, b"")
 }
