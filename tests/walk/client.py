@@ -1,18 +1,36 @@
-"""A WebSocket client of Python's standard library alone, for tests/system: `talk` once, or keep up `traffic`."""
-import base64, json, os, signal, socket, struct, sys, threading
+"""A WebSocket client of Python's standard library alone, for tests/system: `talk` once, or keep up `traffic`.
+
+client.py talk|traffic PLACE [AUTHORITY], with a token on standard input. PLACE is HOST:PORT or unix:PATH; with the
+certificate AUTHORITY it is spoken to by TLS.
+"""
+import base64, json, os, signal, socket, ssl, struct, sys, threading
+
+# What a server's certificate must be for.
+NAME = "chat.philote.invalid"
 
 
 class Refused(Exception):
     """The server could not be reached, or answered something else than 101."""
 
 
+def connect(place, authority):
+    if place.startswith("unix:"):
+        plain = socket.socket(socket.AF_UNIX)
+        plain.settimeout(20)
+        plain.connect(place.removeprefix("unix:"))
+        return plain
+    host, port = place.rsplit(":", 1)
+    plain = socket.create_connection((host, int(port)), timeout=20)
+    return ssl.create_default_context(cafile=authority).wrap_socket(plain, server_hostname=NAME) if authority else plain
+
+
 class Client:
-    def __init__(self, host, port, token):
+    def __init__(self, server, token):
         try:
-            self.socket = socket.create_connection((host, port), timeout=20)
+            self.socket = connect(*server)
             key = base64.b64encode(os.urandom(16)).decode()
             self.socket.sendall(
-                f"GET / HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                f"GET / HTTP/1.1\r\nHost: {NAME}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
                 f"Sec-WebSocket-Key: {key}\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
             )
             self.file = self.socket.makefile("rb")
@@ -52,20 +70,20 @@ class Client:
                 return 1, json.loads(payload)
 
 
-def talk(host, port, token):
-    reader, writer = Client(host, port, token), Client(host, port, token)
+def talk(server, token):
+    reader, writer = Client(server, token), Client(server, token)
     writer.publish("chat", "hello")
     print(reader.receive()[1]["data"])
 
 
-def traffic(host, port, token):
+def traffic(server, token):
     """Until SIGTERM: connections that stay and come back when told to, and others that come and go all the time."""
     lock, stop = threading.Lock(), threading.Event()
     count = {"connections": 0, "refused": [], "messages": 0, "closes": {}}
 
-    def connect():
+    def attempt():
         try:
-            client = Client(host, port, token)
+            client = Client(server, token)
         except Refused as refused:
             with lock:
                 count["refused"].append(str(refused))
@@ -78,7 +96,7 @@ def traffic(host, port, token):
 
     def stay():
         while not stop.is_set():
-            client = connect()
+            client = attempt()
             while client:
                 frame = client.receive()
                 with lock:
@@ -91,7 +109,7 @@ def traffic(host, port, token):
 
     def come_and_go():
         while not stop.is_set():
-            client = connect()
+            client = attempt()
             if client:
                 try:
                     client.publish("chat", "hello")
@@ -114,5 +132,5 @@ def traffic(host, port, token):
 
 if __name__ == "__main__":
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    mode, host, port, token = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.stdin.readline().strip()
-    {"talk": talk, "traffic": traffic}[mode](host, port, token)
+    mode, server = sys.argv[1], (sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else None)
+    {"talk": talk, "traffic": traffic}[mode](server, sys.stdin.readline().strip())
