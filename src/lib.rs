@@ -18,8 +18,8 @@
 //!
 //! [`daemon`] is a straight line from settings ([`config`]) to the end of the drain. [`signals`], [`systemd`] and
 //! [`log`] are its connection to the system, [`metrics`] tells Prometheus; [`admin`] is the socket by which [`ctl`] (`philotectl`) asks it.
-//! [`jane`] is a client for people at a terminal. [`completions`] answer the shells of those who type for any of the
-//! three.
+//! [`jane`] is a client for people at a terminal; [`trust`] says whom both programs believe behind TLS. [`completions`]
+//! answer the shells of those who type for any of the three.
 //!
 //! # Which part may know which
 //!
@@ -45,6 +45,7 @@ pub mod signals;
 mod sync;
 pub mod systemd;
 pub mod terminal;
+pub mod trust;
 
 #[cfg(test)]
 mod testing;

@@ -10,7 +10,7 @@ use std::path::Path;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("access_key", &["message"]),
     ("admin", &["sync"]),
-    ("ctl", &["access_key", "admin", "completions", "terminal"]),
+    ("ctl", &["access_key", "admin", "completions", "terminal", "trust"]),
     (
         "daemon",
         &[
@@ -33,7 +33,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("frame", &["close"]),
     ("hub", &["access_key", "close", "frame", "message", "outbox", "sync"]),
-    ("jane", &["access_key", "admin", "completions", "terminal"]),
+    ("jane", &["access_key", "admin", "completions", "terminal", "trust"]),
     ("message", &["frame"]),
     ("outbox", &["close", "frame", "sync"]),
     ("server", &["access_key", "close", "config", "frame", "hub", "log", "message", "outbox", "sync"]),

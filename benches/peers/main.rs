@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 
 use clap::{Parser, ValueEnum};
 use philote::access_key::{Keys, NewToken, issue};
-use philote::ctl::bench::{BenchError, Dialect, Measured, Options, Philote, Rights, Target, address_of, run};
+use philote::ctl::bench::{BenchError, Dialect, Measured, Options, Philote, Rights, Target, locate, run};
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Server {
@@ -39,7 +39,7 @@ fn main() {
         return println!("benches/peers/run starts the servers and calls this");
     }
     let arguments = Arguments::parse();
-    let address = address_of(arguments.options.url.as_deref().unwrap()).unwrap();
+    let (address, _) = locate(arguments.options.url.as_deref().unwrap(), None).unwrap();
     let measured = match arguments.server {
         Server::Philote => {
             let keys = Keys::new([arguments.secret.as_bytes()]);
@@ -57,7 +57,7 @@ fn load<D: Dialect + Copy>(
     address: SocketAddr,
     tokens: impl FnMut(&Rights<'_>) -> Result<String, BenchError>,
 ) -> Result<Measured, BenchError> {
-    run(options, &Target { dialect, address, pid: options.pid, free: None }, tokens)
+    run(options, &Target { dialect, address, tls: None, pid: options.pid, free: None }, tokens)
 }
 
 fn sign(rights: &Rights<'_>, keys: &Keys) -> String {

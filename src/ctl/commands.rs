@@ -109,14 +109,15 @@ fn load(options: &Options, client: &Client, runtime: &Runtime) -> Result<Measure
     let keys = options.secret_file.as_deref().map(bench::keys).transpose()?;
     let target = match &options.url {
         Some(url) => {
-            Target { dialect: Philote, address: bench::address_of(url)?, pid: options.pid, free: None }
+            let (address, tls) = bench::locate(url, options.ca.as_deref())?;
+            Target { dialect: Philote, address, tls, pid: options.pid, free: None }
         }
         None => {
             let status = runtime.block_on(client.status())?;
             let free = status.max_connections.saturating_sub(status.connections) as usize;
             let address = bench::on_loopback(&status.listeners)?;
             let pid = Some(options.pid.unwrap_or(status.pid));
-            Target { dialect: Philote, address, pid, free: Some(free) }
+            Target { dialect: Philote, address, tls: None, pid, free: Some(free) }
         }
     };
     let tokens = |rights: &Rights<'_>| {

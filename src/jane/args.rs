@@ -41,6 +41,9 @@ pub(super) struct Arguments {
     /// Connect with TLS
     #[arg(long)]
     pub(super) secure: bool,
+    /// Trust the authorities in this file [default: those of the system]
+    #[arg(long, value_name = "FILE", requires = "secure")]
+    pub(super) ca: Option<PathBuf>,
     /// Print what the server says about itself, and end
     #[arg(long)]
     pub(super) info: bool,
@@ -111,7 +114,9 @@ mod tests {
         assert!(parse("-info").unwrap().info && parse("--info").unwrap().info);
         assert_eq!(parse("-s ecret -c c").unwrap().secret.as_deref(), Some("ecret"));
         assert_eq!(parse("-c c").unwrap().server, Server { host: "localhost".into(), port: 6380 });
-        for wrong in ["", "-c c -s a -t b", "-s a -S b -c c", "-c c more"] {
+        let ours = parse("-secure --ca ca.pem -c c").unwrap().ca;
+        assert_eq!(ours.as_deref(), Some(std::path::Path::new("ca.pem")));
+        for wrong in ["", "-c c --ca ca.pem", "-c c -s a -t b", "-s a -S b -c c", "-c c more"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

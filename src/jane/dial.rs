@@ -9,15 +9,13 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::header::{AUTHORIZATION, CONNECTION, HOST, HeaderValue, UPGRADE};
 use hyper::{Request, Response, StatusCode, body::Incoming};
 use hyper_util::rt::TokioIo;
-use rustls_native_certs::load_native_certs;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -39,7 +37,8 @@ pub(super) type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 #[derive(Debug)]
 pub(super) struct Dial {
     pub(super) server: Server,
-    pub(super) secure: bool,
+    /// Whom to trust, where it is behind TLS.
+    pub(super) tls: Option<Arc<ClientConfig>>,
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -124,13 +123,10 @@ impl Dial {
         let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(failed)?;
         // A line that is typed should be there at once.
         stream.set_nodelay(true).map_err(failed)?;
-        if !self.secure {
-            return Ok(Box::new(stream));
-        }
+        let Some(config) = self.tls.clone() else { return Ok(Box::new(stream)) };
         let failed = |source| Error::Tls { server: self.server.to_string(), source };
         let name = ServerName::try_from(host.clone()).map_err(|error| failed(io::Error::other(error)))?;
-        let config = tls().map_err(|error| failed(io::Error::other(error)))?;
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(failed)?;
+        let stream = TlsConnector::from(config).connect(name, stream).await.map_err(failed)?;
         Ok(Box::new(stream))
     }
 
@@ -149,14 +145,4 @@ impl Dial {
         };
         Error::Refused { server: self.server.to_string(), status: status.as_u16(), message }
     }
-}
-
-/// Trusts what the system trusts (`SSL_CERT_FILE` and `SSL_CERT_DIR` where they are set).
-fn tls() -> Result<ClientConfig, rustls::Error> {
-    let mut roots = RootCertStore::empty();
-    // One certificate that cannot be read must not keep the others from being used.
-    roots.add_parsable_certificates(load_native_certs().certs);
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }

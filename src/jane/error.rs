@@ -7,6 +7,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use super::access::Access;
 use crate::admin::client;
+use crate::trust::TrustError;
 
 /// Why there is no connection, or no longer one.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(super) enum Error {
         path: PathBuf,
     },
     CannotSign,
+    /// It is not known whom to trust.
+    Trust(TrustError),
     /// The daemon on this machine gave no token.
     NoToken(client::Error),
     /// A token or a channel that cannot stand in a request.
@@ -93,7 +96,7 @@ impl Error {
             }
             Self::NotWebSocket { .. } => Some("check -p HOST:PORT; a server with TLS needs -secure"),
             Self::Tls { .. } => {
-                Some("a server without TLS needs no -secure; SSL_CERT_FILE names a CA of your own")
+                Some("a server without TLS needs no -secure; --ca FILE names an authority of your own")
             }
             Self::NoToken(client::Error::NotRunning { .. } | client::Error::Dead { .. }) => {
                 Some("give the server's secret with -S FILE, or a token with -t TOKEN")
@@ -122,6 +125,7 @@ impl std::fmt::Display for Error {
                 write!(f, "there is no secret in the first line of {}", path.display())
             }
             Self::CannotSign => f.write_str("cannot sign a token with this secret"),
+            Self::Trust(error) => error.fmt(f),
             Self::NoToken(error) => write!(f, "no token from the daemon on this machine: {error}"),
             Self::NotAToken => f.write_str("what -t gives is no token: it has characters that no token has"),
             Self::Connect { server, source } => write!(f, "cannot connect to {server}: {source}"),

@@ -14,6 +14,7 @@ mod talk;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -22,6 +23,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::completions;
 use crate::terminal::{self, complain, escape};
+use crate::trust::client_config;
 use access::Access;
 use args::Arguments;
 use dial::{Dial, Socket};
@@ -51,7 +53,12 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&Error::Runtime(error), None),
     };
-    let dial = Dial { server: arguments.server, secure: arguments.secure };
+    let trusted = arguments.secure.then(|| client_config(arguments.ca.as_deref())).transpose();
+    let tls = match trusted {
+        Ok(config) => config.map(Arc::new),
+        Err(error) => return failed(&Error::Trust(error), None),
+    };
+    let dial = Dial { server: arguments.server, tls };
     let ended = runtime.block_on(async {
         if arguments.info {
             info(&dial, &access).await

@@ -26,7 +26,7 @@ fn philotectl(daemon: &Daemon, line: &[&str]) -> Command {
 }
 
 /// What philotectl ended with and printed.
-fn ctl(daemon: &Daemon, line: &[&str]) -> (i32, String) {
+pub fn ctl(daemon: &Daemon, line: &[&str]) -> (i32, String) {
     let Output { status, stdout, stderr } = philotectl(daemon, line).output().unwrap();
     let text = String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap();
     if !crate::output::may_print_secrets(line.iter().copied()) {
@@ -35,7 +35,7 @@ fn ctl(daemon: &Daemon, line: &[&str]) -> (i32, String) {
     (status.code().unwrap(), text)
 }
 
-fn ctl_json(daemon: &Daemon, line: &[&str]) -> Value {
+pub fn ctl_json(daemon: &Daemon, line: &[&str]) -> Value {
     let (_, text) = ctl(daemon, &[line, &["--json"]].concat());
     serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}"))
 }

@@ -13,6 +13,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, Support
 use serde_json::json;
 use tokio_tungstenite::tungstenite::client;
 
+use crate::admin::{ctl, ctl_json};
 use crate::support::*;
 
 type Tls = StreamOwned<ClientConnection, TcpStream>;
@@ -21,6 +22,7 @@ type Tls = StreamOwned<ClientConnection, TcpStream>;
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
+    pem: String,
 }
 
 impl Authority {
@@ -28,8 +30,9 @@ impl Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
-        let certificate = params.self_signed(&key).unwrap().der().clone();
-        Authority { issuer: Issuer::new(params, key), certificate }
+        let signed = params.self_signed(&key).unwrap();
+        let (certificate, pem) = (signed.der().clone(), signed.pem());
+        Authority { issuer: Issuer::new(params, key), certificate, pem }
     }
 
     /// Writes a certificate for localhost with its key.
@@ -328,4 +331,41 @@ fn a_certificate_near_its_end_is_warned_of_in_log_and_status() {
         let end = daemon.metric("philote_tls_certificate_expiry_timestamp_seconds");
         assert_eq!(end, params.not_after.unix_timestamp() as u64);
     }
+}
+
+#[test]
+fn bench_loads_a_server_behind_tls() {
+    let authority = Authority::new();
+    let daemon = start(&authority, "");
+    let file = |name: &str, text: &str| {
+        let path = daemon.directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (ca, secret) = (file("ca.pem", &authority.pem), file("secret", SECRET));
+    let url = format!("wss://localhost:{}", daemon.port);
+    let pid = daemon.pid().to_string();
+    let load = [
+        &["bench", "fanout", "rooms", "idle", "--connections", "20", "--rooms", "2", "--in-flight", "1"][..],
+        &["--duration", "200ms", "--subject", "somebody", "--secret-file", &secret, "--pid", &pid],
+    ]
+    .concat();
+    let (code, text) = ctl(&daemon, &[&load[..], &["--url", &url, "--ca", &ca, "--json"]].concat());
+    let answer: serde_json::Value = serde_json::from_str(&text[text.find("{\n").unwrap()..]).unwrap();
+    let rows = answer["scenarios"].as_array().unwrap();
+    assert_eq!((code, rows.len()), (0, 3), "{text}");
+    for row in rows {
+        assert_eq!((&row["lost"], &row["out_of_order"]), (&json!(0), &json!(0)), "{row}");
+    }
+    assert!(
+        rows[0]["deliveries"].as_u64() > Some(0) && rows[0]["floor_time_per_delivery"].is_f64(),
+        "{text}"
+    );
+    assert!(rows[2]["memory_per_connection"].is_u64(), "{text}");
+    daemon.wait_until("its connections have gone", |status| status["connections"] == 0);
+    let publishers = ctl_json(&daemon, &["connections", "--state", "closed", "--subject", "somebody"]);
+    assert_eq!(publishers["matched"], 1 + 20 + 20, "of fanout, rooms and idle");
+
+    let (code, text) = ctl(&daemon, &[&load[..], &["--url", &url]].concat());
+    assert!(code == 1 && text.contains("no TLS connection to ") && text.contains("--ca FILE"), "{text}");
 }

@@ -184,9 +184,12 @@ fn secure_is_tls_with_a_certificate_that_is_trusted() {
     let config = Arc::new(config);
 
     let server = Server::start();
-    for word in ["-secure", "--secure"] {
-        let line = format!("-p {} -c chat -s hunter2 {word}", server.address());
-        let mut jane = Jane::spawn(command(&line).env("SSL_CERT_FILE", &authority).stdin(Stdio::piped()));
+    let ours = format!("-secure --ca {}", authority.display());
+    for (words, file) in
+        [("-secure", &authority), ("--secure", &authority), (&*ours, &scratch.path().join("none"))]
+    {
+        let line = format!("-p {} -c chat -s hunter2 {words}", server.address());
+        let mut jane = Jane::spawn(command(&line).env("SSL_CERT_FILE", file).stdin(Stdio::piped()));
         let mut peer = server.accept_tls(Arc::clone(&config));
         jane.write("through TLS\n");
         assert_eq!(peer.recv()["data"], "through TLS");
@@ -196,6 +199,11 @@ fn secure_is_tls_with_a_certificate_that_is_trusted() {
         peer.goodbye();
         assert_eq!(jane.end().0, 0);
     }
+
+    let line = format!("-p {} -c chat -s hunter2 -secure --ca /nothing/here", server.address());
+    let (code, _, err) = Jane::start(&line).end();
+    assert_eq!(code, 1);
+    assert!(err[0].starts_with("cannot take authorities from /nothing/here: "), "{err:?}");
 
     // Without that certificate the server is a stranger.
     let line = format!("-p {} -c chat -s hunter2 -secure", server.address());

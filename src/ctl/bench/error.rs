@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::admin::client;
+use crate::trust::TrustError;
 
 /// Why a load could not be put on a server.
 #[derive(Debug)]
@@ -36,8 +37,12 @@ pub enum BenchError {
         /// How many it may open.
         most: usize,
     },
+    /// It is not known whom to trust.
+    Trust(TrustError),
     /// No connection could be made.
     Connect(SocketAddr, io::Error),
+    /// A connection could be made, and is no TLS or not to be trusted.
+    Tls(SocketAddr, io::Error),
     /// The server answered the upgrade with something else.
     Refused {
         /// The answer's first line.
@@ -66,7 +71,9 @@ pub enum BenchError {
 impl fmt::Display for BenchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Url(url) => write!(f, "{url} is no address like ws://localhost:6380"),
+            Self::Url(url) => {
+                write!(f, "{url} is no address like ws://localhost:6380 or wss://localhost:6380")
+            }
             Self::NoListener(listeners) => {
                 write!(f, "the server listens on {}: nothing that loopback reaches", listeners.join(", "))
             }
@@ -80,6 +87,8 @@ impl fmt::Display for BenchError {
             Self::Descriptors { wanted, most } => {
                 write!(f, "this process may open {most} connections, and this takes {wanted}")
             }
+            Self::Trust(error) => error.fmt(f),
+            Self::Tls(address, error) => write!(f, "no TLS connection to {address}: {error}"),
             Self::Connect(address, error) => write!(f, "cannot connect to {address}: {error}"),
             Self::Refused { status, sentence } => {
                 write!(f, "the server refused a connection: {status}: {sentence}")
@@ -101,6 +110,9 @@ impl BenchError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::NoListener(_) => Some("name its address: --url ws://HOST:PORT --secret-file FILE"),
+            Self::Tls(..) => {
+                Some("--ca FILE names an authority of your own; a server without TLS is at ws://")
+            }
             Self::Full { .. } => Some("raise max_connections, or ask for fewer: --connections N"),
             Self::Descriptors { .. } => Some("raise the limit of open files (ulimit -n), or --connections N"),
             Self::Refused { .. } | Self::Closed { .. } => Some("see why: journalctl -u philote"),

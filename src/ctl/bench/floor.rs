@@ -33,7 +33,7 @@ pub(super) fn measure(
     let mut orders = TcpStream::connect(address).map_err(failed)?;
     orders.set_nodelay(true).map_err(failed)?;
     let (ordered, _) = listener.accept().map_err(failed)?;
-    let mut swarm = Swarm::new(Bare, address)?;
+    let mut swarm = Swarm::new(Bare, address, None)?;
     let seat = Arc::new(Seat { channel: String::new(), reads: true, token: String::new() });
     let mut sockets = Vec::with_capacity(readers);
     for _ in 0..readers {

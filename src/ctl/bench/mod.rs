@@ -1,7 +1,7 @@
 //! `philotectl bench`: loads a server over WebSocket and tells what each delivery costs it.
 //!
 //! [`scenarios`] says who connects and publishes; [`load`] keeps count of messages; [`swarm`] is the epoll loop below
-//! them, [`wire`] what it understands of a server's frames. [`floor`] measures what no server can be cheaper than,
+//! them, with [`tls`] between where the server wants it, [`wire`] what it understands of a server's frames. [`floor`] measures what no server can be cheaper than,
 //! [`local`] what a server on this machine uses, and [`report`] prints it.
 
 mod error;
@@ -13,6 +13,7 @@ mod progress;
 mod report;
 mod scenarios;
 mod swarm;
+mod tls;
 mod wire;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -27,6 +28,7 @@ pub use self::options::{Options, Scenario};
 use self::progress::Progress;
 pub use self::report::{Latency, Measured, Row};
 use self::scenarios::Runner;
+pub use self::tls::Tls;
 pub use self::wire::{Dialect, Philote, Seat, TEXT, client_frame};
 use crate::access_key::{Keys, NewToken, issue};
 
@@ -49,12 +51,14 @@ pub struct Rights<'a> {
 }
 
 /// The server to load.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Target<D> {
     /// How it is spoken to.
     pub dialect: D,
     /// Where it listens.
     pub address: SocketAddr,
+    /// How it is met, where it is behind TLS.
+    pub tls: Option<Tls>,
     /// Its process, where it runs on this machine.
     pub pid: Option<u32>,
     /// Connections that it has places for, where that is known.
@@ -89,15 +93,24 @@ pub fn run<D: Dialect + Copy>(
     Ok(Measured { server: target.address.to_string(), size, scenarios, notes })
 }
 
-/// The address of `ws://host:port`.
+/// Where the server of `ws://host:port` or `wss://host:port` is, and how it is met: trusting the authorities in a file, or
+/// the system's.
 ///
 /// # Errors
-/// It is something else, or its host has no address.
-pub fn address_of(url: &str) -> Result<SocketAddr, BenchError> {
-    let rest = url.strip_prefix("ws://").ok_or_else(|| BenchError::Url(url.to_owned()))?;
+/// It is something else, its host has no address, or the file holds no authorities.
+pub fn locate(url: &str, authorities: Option<&Path>) -> Result<(SocketAddr, Option<Tls>), BenchError> {
+    let wrong = || BenchError::Url(url.to_owned());
+    let (secure, rest) = match (url.strip_prefix("ws://"), url.strip_prefix("wss://")) {
+        (Some(rest), _) => (false, rest),
+        (_, Some(rest)) => (true, rest),
+        _ => return Err(wrong()),
+    };
     let authority = rest.split('/').next().unwrap_or_default();
-    let mut addresses = authority.to_socket_addrs().map_err(|_| BenchError::Url(url.to_owned()))?;
-    addresses.next().ok_or_else(|| BenchError::Url(url.to_owned()))
+    let address =
+        authority.to_socket_addrs().ok().and_then(|mut addresses| addresses.next()).ok_or_else(wrong)?;
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host).trim_matches(['[', ']']);
+    let tls = secure.then(|| Tls::new(host, authorities)).transpose()?;
+    Ok((address, tls))
 }
 
 /// Where loopback reaches a server that listens on these addresses.

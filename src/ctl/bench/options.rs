@@ -29,9 +29,12 @@ pub struct Options {
     /// What to run, in order [default: all of them]
     #[arg(value_name = "SCENARIO")]
     pub scenarios: Vec<Scenario>,
-    /// The server [default: the daemon on this machine, over loopback]
+    /// The server, behind TLS with wss:// [default: the daemon on this machine, over loopback]
     #[arg(long, value_name = "ws://HOST:PORT", requires = "secret_file")]
     pub url: Option<String>,
+    /// Trust the authorities in this file behind wss:// [default: those of the system]
+    #[arg(long, value_name = "FILE", requires = "url")]
+    pub ca: Option<PathBuf>,
     /// Sign tokens with the first line of this file [default: the daemon on this machine issues them]
     #[arg(long, value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
@@ -53,6 +56,9 @@ pub struct Options {
     /// Bytes of each message's data
     #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = number(20, 60_000))]
     pub size: u64,
+    /// The `sub` of the publishers' tokens, which stands in all that they publish [default: idle "bench", else none]
+    #[arg(long, value_name = "SUBJECT")]
+    pub subject: Option<String>,
     /// How long each measurement takes, after a warm-up of a tenth
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     pub duration: Duration,

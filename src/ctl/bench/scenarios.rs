@@ -76,7 +76,8 @@ impl<D: Dialect + Copy, T: FnMut(&Rights<'_>) -> Result<String, BenchError>> Run
 
     /// One publisher, the first connection, and `readers`. Returns the length of a frame, too.
     fn broadcast(&mut self, name: &str, readers: usize, pace: Pace) -> Result<(Row, usize), BenchError> {
-        let publisher = self.seat(Rights { channel: "bench", reads: false, writes: true, subject: None })?;
+        let subject = self.options.subject.as_deref();
+        let publisher = self.seat(Rights { channel: "bench", reads: false, writes: true, subject })?;
         let reader = self.seat(Rights { channel: "bench", reads: true, writes: false, subject: None })?;
         let mut seats = vec![publisher];
         seats.resize(readers + 1, reader);
@@ -91,7 +92,7 @@ impl<D: Dialect + Copy, T: FnMut(&Rights<'_>) -> Result<String, BenchError>> Run
     fn rooms(&mut self, in_flight: usize) -> Result<Row, BenchError> {
         let members = self.options.members as usize;
         let rooms = self.fit("rooms", self.options.rooms, ROOMS, members, 0)?;
-        let (seats, groups) = self.members(rooms, rooms * members, None)?;
+        let (seats, groups) = self.members(rooms, rooms * members, self.options.subject.as_deref())?;
         let mut swarm = self.open("rooms", &seats)?;
         let pace = Pace::InFlight(in_flight);
         let row = self.load("rooms", &mut swarm, groups, pace, self.options.size as usize)?;
@@ -103,7 +104,8 @@ impl<D: Dialect + Copy, T: FnMut(&Rights<'_>) -> Result<String, BenchError>> Run
         let members = self.options.members as usize;
         let connections = self.fit("idle", self.options.connections, IDLE, 1, 0)?;
         let rooms = connections.div_ceil(members);
-        let (seats, mut groups) = self.members(rooms, connections, Some("bench"))?;
+        let subject = self.options.subject.as_deref().unwrap_or("bench");
+        let (seats, mut groups) = self.members(rooms, connections, Some(subject))?;
         groups.retain(|group| group.readers.len() > 1);
 
         let before = self.server.and_then(|server| server.time().zip(server.resident()));
@@ -169,7 +171,7 @@ impl<D: Dialect + Copy, T: FnMut(&Rights<'_>) -> Result<String, BenchError>> Run
     }
 
     fn open(&mut self, name: &str, seats: &[SharedSeat]) -> Result<Swarm<D>, BenchError> {
-        let mut swarm = Swarm::new(self.target.dialect, self.target.address)?;
+        let mut swarm = Swarm::new(self.target.dialect, self.target.address, self.target.tls.clone())?;
         self.progress.count(&format!("{name}, connecting"), seats.len());
         swarm.open(seats, |open| self.progress.at(open as u64))?;
         Ok(swarm)

@@ -10,6 +10,7 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
 use super::error::BenchError;
+use super::tls::{Session, Tls};
 use super::wire::{Dialect, Kind, SharedSeat, client_frame, first_frame};
 
 /// Handshakes in progress at once; below what the server takes at once from all its clients.
@@ -31,9 +32,12 @@ const PONG: u8 = 0x8a;
 pub(super) struct Swarm<D> {
     dialect: D,
     address: SocketAddr,
+    tls: Option<Tls>,
     poll: Poll,
     connections: Vec<Connection>,
     buffer: Box<[u8]>,
+    /// What was decrypted of one read.
+    plain: Vec<u8>,
     /// Connections that are open.
     pub(super) open: usize,
     /// Connections that the server closed, and what it said to the first.
@@ -44,11 +48,33 @@ pub(super) struct Swarm<D> {
 
 struct Connection {
     stream: TcpStream,
+    tls: Option<Session>,
     seat: SharedSeat,
     stage: Stage,
     /// The beginning of a frame whose end has not arrived.
     carry: Vec<u8>,
     unsent: Vec<u8>,
+}
+
+impl Connection {
+    /// Sends what is queued; fails with `WouldBlock` where the socket does not take all of it.
+    fn send(&mut self) -> io::Result<()> {
+        if let Some(tls) = &mut self.tls {
+            return tls.send(&mut self.unsent, &mut self.stream);
+        }
+        while !self.unsent.is_empty() {
+            match self.stream.write(&self.unsent) {
+                Ok(count) => drop(self.unsent.drain(..count)),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty() || self.tls.as_ref().is_some_and(Session::wants_write)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -64,13 +90,15 @@ enum Stage {
 
 impl<D: Dialect> Swarm<D> {
     /// No connection yet; they will be made to `address`.
-    pub(super) fn new(dialect: D, address: SocketAddr) -> Result<Self, BenchError> {
+    pub(super) fn new(dialect: D, address: SocketAddr, tls: Option<Tls>) -> Result<Self, BenchError> {
         Ok(Self {
             dialect,
             address,
+            tls,
             poll: Poll::new().map_err(|error| BenchError::System("make an epoll", error))?,
             connections: Vec::new(),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
+            plain: Vec::new(),
             open: 0,
             closed: None,
             frame_length: 0,
@@ -105,6 +133,7 @@ impl<D: Dialect> Swarm<D> {
         let failed = |error| BenchError::Connect(self.address, error);
         let stream = TcpStream::connect(self.address).map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
+        let tls = self.tls.as_ref().map(Tls::begin).transpose().map_err(failed)?;
         let request = format!(
             "GET / HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
              Sec-WebSocket-Key: cGhpbG90ZWN0bCBiZW5jaA==\r\n{}\r\n",
@@ -112,7 +141,7 @@ impl<D: Dialect> Swarm<D> {
             self.dialect.headers(seat)
         );
         // Sent when the socket first says that it can be written.
-        self.adopt(stream, seat, Stage::Upgrading, request.into_bytes())
+        self.adopt(stream, tls, seat, Stage::Upgrading, request.into_bytes())
     }
 
     /// Takes over a stream that carries frames already.
@@ -123,12 +152,13 @@ impl<D: Dialect> Swarm<D> {
     ) -> Result<(), BenchError> {
         stream.set_nonblocking(true).map_err(|error| BenchError::System("prepare a socket", error))?;
         self.open += 1;
-        self.adopt(TcpStream::from_std(stream), seat, Stage::Open, Vec::new())
+        self.adopt(TcpStream::from_std(stream), None, seat, Stage::Open, Vec::new())
     }
 
     fn adopt(
         &mut self,
         mut stream: TcpStream,
+        tls: Option<Session>,
         seat: &SharedSeat,
         stage: Stage,
         unsent: Vec<u8>,
@@ -137,7 +167,8 @@ impl<D: Dialect> Swarm<D> {
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registered = self.poll.registry().register(&mut stream, token, interest);
         registered.map_err(|error| BenchError::System("watch a socket", error))?;
-        self.connections.push(Connection { stream, seat: seat.clone(), stage, carry: Vec::new(), unsent });
+        let (seat, carry) = (seat.clone(), Vec::new());
+        self.connections.push(Connection { stream, tls, seat, stage, carry, unsent });
         Ok(())
     }
 
@@ -160,7 +191,7 @@ impl<D: Dialect> Swarm<D> {
             if event.is_readable() || event.is_error() {
                 self.read(index, &mut take)?;
             }
-            if event.is_writable() && !self.connections[index].unsent.is_empty() {
+            if event.is_writable() && self.connections[index].has_unsent() {
                 self.flush(index)?;
             }
         }
@@ -186,7 +217,11 @@ impl<D: Dialect> Swarm<D> {
             };
             // The buffer can't be borrowed beside the connection's own state.
             let buffer = std::mem::take(&mut self.buffer);
-            let result = self.received(index, &buffer[..count], take);
+            let result = if self.tls.is_some() {
+                self.decrypted(index, &buffer[..count], take)
+            } else {
+                self.received(index, &buffer[..count], take)
+            };
             self.buffer = buffer;
             result?;
             // A short read has emptied the socket: the next bytes make a new event.
@@ -194,6 +229,31 @@ impl<D: Dialect> Swarm<D> {
                 return Ok(());
             }
         }
+    }
+
+    /// Handles what came over TLS, and sends what the handshake has to say to it.
+    fn decrypted(
+        &mut self,
+        index: usize,
+        cipher: &[u8],
+        take: &mut impl FnMut(usize, &[u8]),
+    ) -> Result<(), BenchError> {
+        let mut plain = std::mem::take(&mut self.plain);
+        plain.clear();
+        let connection = &mut self.connections[index];
+        let decrypted = connection.tls.as_mut().map_or(Ok(()), |tls| tls.decrypt(cipher, &mut plain));
+        let sent = self.flush(index);
+        if let Err(error) = decrypted {
+            // Its alert has been sent.
+            return match self.connections[index].stage {
+                Stage::Upgrading => Err(BenchError::Tls(self.address, error)),
+                _ => self.ended(index, &error.to_string()),
+            };
+        }
+        sent?;
+        let result = if plain.is_empty() { Ok(()) } else { self.received(index, &plain, take) };
+        self.plain = plain;
+        result
     }
 
     fn received(
@@ -324,18 +384,13 @@ impl<D: Dialect> Swarm<D> {
     /// Sends what is queued on a connection, as far as its socket takes it; the rest follows when it can.
     pub(super) fn flush(&mut self, index: usize) -> Result<(), BenchError> {
         let connection = &mut self.connections[index];
-        while !connection.unsent.is_empty() {
-            match connection.stream.write(&connection.unsent) {
-                Ok(count) => drop(connection.unsent.drain(..count)),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => {
-                    break;
-                }
-                Err(error) if connection.stage == Stage::Upgrading => {
-                    return Err(BenchError::Connect(self.address, error));
-                }
-                Err(error) => return self.ended(index, &error.to_string()),
+        match connection.send() {
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => {}
+            Err(error) if connection.stage == Stage::Upgrading => {
+                return Err(BenchError::Connect(self.address, error));
             }
+            Err(error) => return self.ended(index, &error.to_string()),
+            Ok(()) => {}
         }
         // What carried a large message is given back, so that the generator can hold very many connections.
         if connection.unsent.is_empty() && connection.unsent.capacity() > 4096 {
