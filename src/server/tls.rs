@@ -188,10 +188,10 @@ impl State {
         }
     }
 
-    /// What rustls had to say before it found a fault, and the alert. It is asked until it finds the fault again.
+    /// What rustls had to say before it found a fault, and the alert. Asked further, it would find the fault again.
     fn encode_last_words(&mut self, bytes: &mut [u8], cipher: &mut Vec<u8>) {
         let mut used = 0;
-        loop {
+        while self.connection.wants_write() {
             let UnbufferedStatus { discard, state } = self.connection.process_tls_records(&mut bytes[used..]);
             let Ok(ConnectionState::EncodeTlsData(mut data)) = state else { return };
             if encode(&mut data, cipher).is_err() {
