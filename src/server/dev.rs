@@ -1,8 +1,15 @@
 //! What a server for development (`--dev`) shows at `/`: a page to try channels by hand, and the client it is made with.
 
+use std::sync::LazyLock;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, UPGRADE, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, UPGRADE, X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::{Method, Request, Response};
 
 use super::refusal::Answer;
@@ -10,6 +17,18 @@ use super::refusal::Answer;
 const PAGE: &str = include_str!("dev/page.html");
 /// The build that is shipped, so that the page tries what applications use.
 const CLIENT: &str = include_str!("../../packaging/npm/philote.js");
+
+/// What the page may do: run its own script and its client, and talk to this server. Strangers' messages stand in it.
+static POLICY: LazyLock<Option<HeaderValue>> = LazyLock::new(|| {
+    let (_, script) = PAGE.split_once("<script type=\"module\">")?;
+    let (script, _) = script.split_once("</script>")?;
+    let hash = BASE64.encode(digest(&SHA256, script.as_bytes()));
+    let policy = format!(
+        "default-src 'none'; script-src 'self' 'sha256-{hash}'; style-src 'unsafe-inline'; img-src data:; \
+         connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    HeaderValue::from_str(&policy).ok()
+});
 
 /// The answer to a plain GET of the page or its client; `None` for all else, a WebSocket on these paths included.
 pub(super) fn answer<B>(request: &Request<B>) -> Option<Answer> {
@@ -27,5 +46,8 @@ pub(super) fn answer<B>(request: &Request<B>) -> Option<Answer> {
     // The next version, and a daemon that is none for development, are served on the same address.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if let Some(policy) = &*POLICY {
+        headers.insert(CONTENT_SECURITY_POLICY, policy.clone());
+    }
     Some(answer)
 }

@@ -56,6 +56,8 @@ fn the_page_and_its_client_are_served_and_nothing_else_is_new() {
     let page = get("/");
     assert_eq!(status(&page), 200);
     assert_eq!(header(&page, "content-type"), Some("text/html; charset=utf-8"));
+    let policy = header(&page, "content-security-policy").unwrap();
+    assert!(policy.starts_with("default-src 'none'; script-src 'self' 'sha256-"), "{policy}");
     assert!(text(&page).contains("for development only"));
     assert!(text(&page).contains(SECRET), "the page signs with the secret that the daemon has");
     let client = get("/philote.js");
