@@ -116,6 +116,12 @@ impl<'a> FromClient<'a> {
         let ack = if acks { keys.ack()? } else { None };
         keys.publish(channel_name_bytes).map(|publish| FromClient::Publish(Publish { ack, ..publish }))
     }
+
+    /// The JSON text of the `ack` in a frame that is not handled, where it has a sound one: what its answer carries.
+    #[cold]
+    pub fn ack_of(text: &'a str) -> Option<&'a str> {
+        Keys::parse(text).ok()?.ack().ok()?
+    }
 }
 
 impl<'a> Publish<'a> {

@@ -11,7 +11,12 @@ use crate::frame::Frame;
 #[derive(Debug)]
 pub enum ErrorReply<'a> {
     /// The frame was no message.
-    BadMessage(BadMessage),
+    BadMessage {
+        /// What is wrong.
+        error: BadMessage,
+        /// The frame's `ack`, as JSON text, where that much could be read.
+        ack: Option<&'a str>,
+    },
     /// The token does not let its bearer write to this channel.
     Forbidden {
         /// The channel that was asked for.
@@ -24,7 +29,10 @@ pub enum ErrorReply<'a> {
     /// So many `auth`s in one second are not looked at.
     TooManyAuths(u32),
     /// Over `[limits] messages_per_second` or `bytes_per_second`.
-    RateLimited,
+    RateLimited {
+        /// The message's `ack`, as JSON text.
+        ack: Option<&'a str>,
+    },
 }
 
 impl ErrorReply<'_> {
@@ -32,7 +40,7 @@ impl ErrorReply<'_> {
     /// last where they apply.
     pub fn encode(&self) -> Frame {
         let (code, channel, sentence, ack) = match self {
-            ErrorReply::BadMessage(error) => ("bad_message", None, error.to_string(), None),
+            ErrorReply::BadMessage { error, ack } => ("bad_message", None, error.to_string(), *ack),
             ErrorReply::Forbidden { channel, ack } => {
                 let sentence = format!("this token may not write to channel \"{channel}\"");
                 ("forbidden", Some(*channel), sentence, *ack)
@@ -41,9 +49,9 @@ impl ErrorReply<'_> {
             ErrorReply::TooManyAuths(max) => {
                 ("rate_limited", None, format!("a connection may send {max} tokens a second"), None)
             }
-            ErrorReply::RateLimited => {
+            ErrorReply::RateLimited { ack } => {
                 let sentence = "too fast: what is over this server's rate is not published";
-                ("rate_limited", None, sentence.to_owned(), None)
+                ("rate_limited", None, sentence.to_owned(), *ack)
             }
         };
         encode_text(|out| {

@@ -147,6 +147,17 @@ fn from_client(text: &str) -> Result<FromClient<'_>, BadMessage> {
 }
 
 #[test]
+fn an_error_tells_the_ack_where_it_can_be_read() {
+    let ack = |text| FromClient::ack_of(text);
+    assert_eq!(ack(r#"{"channel": "c", "data": 7, "ack": "a\u0031"}"#), Some("\"a\\u0031\""));
+    for none in
+        [r#"{"channel": "c"}"#, r#"{"ack": 7}"#, r#"{"ack": "a", "ack": "b"}"#, r#"{"ack": "a""#, "[]"]
+    {
+        assert_eq!(ack(none), None, "{none}");
+    }
+}
+
+#[test]
 fn an_auth_is_what_is_no_message() {
     let text = r#"{"Auth": "t\u006fken", "since": {"a": "ff-7", "b": null, "c": "what?"}}"#;
     let Ok(FromClient::Auth(auth)) = from_client(text) else { panic!("an auth") };

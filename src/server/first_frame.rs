@@ -104,6 +104,9 @@ fn let_in(server: &Arc<Server>, address: SocketAddr, message: &Message) -> Resul
     let text = message.to_text().map_err(|_| Refusal::TokenFirst)?;
     let first = FromClient::parse(text, live.settings.limits.channel_name_bytes, true);
     let Ok(FromClient::Auth(auth)) = first else { return Err(Refusal::TokenFirst.into()) };
+    if auth.token.is_empty() {
+        return Err(Refusal::TokenFirst.into());
+    }
     let mut place = Place::take(server, &live, address.ip())?;
     let access = verify_in_frame(&auth.token, &live.keys, &live.policy, unix_now())
         .map_err(|error| Refusal::Token(error).of(claimed_subject(&auth.token)))?;

@@ -263,7 +263,7 @@ impl fmt::Display for Refusal {
             Refusal::Pending(max) => write!(f, "{max} connections that show no token are waiting already"),
             Refusal::Draining => f.write_str("the server is stopping"),
             Refusal::Token(error) => error.fmt(f),
-            Refusal::TokenTimeout => f.write_str("no token was sent in time"),
+            Refusal::TokenTimeout => f.write_str("no token: send {\"auth\": TOKEN} as the first frame"),
             Refusal::TokenFirst => f.write_str("the first message must be {\"auth\": TOKEN}"),
             Refusal::Frames(reason) => f.write_str(reason.sentence()),
             Refusal::NotApi => {

@@ -205,7 +205,7 @@ impl Session {
             if let (Some(rate), Some(size)) = (&mut rate, received.size()) {
                 let verdict = rate.judge(size, rates, server.started().elapsed());
                 if verdict != Verdict::Taken {
-                    return publisher.over_rate(verdict) && handled < MESSAGES_PER_FLUSH;
+                    return publisher.over_rate(verdict, &received) && handled < MESSAGES_PER_FLUSH;
                 }
             }
             match received {
@@ -366,7 +366,10 @@ impl Publisher<'_> {
         match text.and_then(|text| FromClient::parse(text, names, self.v1)) {
             Ok(FromClient::Publish(publish)) => self.publish(&publish),
             Ok(FromClient::Auth(auth)) => self.authenticate(&auth),
-            Err(error) => self.answer(ErrorReply::BadMessage(error).encode()),
+            Err(error) => {
+                let ack = text_of(message).filter(|_| self.v1).and_then(FromClient::ack_of);
+                self.answer(ErrorReply::BadMessage { error, ack }.encode());
+            }
         }
     }
 
@@ -438,10 +441,14 @@ impl Publisher<'_> {
 
     /// Says that something was over the rate and is not handled. False where that was too much for too long.
     #[cold]
-    fn over_rate(&mut self, verdict: Verdict) -> bool {
+    fn over_rate(&mut self, verdict: Verdict, received: &Received) -> bool {
         self.server.counters.rate_limited.fetch_add(1, Relaxed);
         match verdict {
-            Verdict::Refused { answer: true } => self.answer(ErrorReply::RateLimited.encode()),
+            Verdict::Refused { answer: true } => {
+                let message = if let Received::Message(message) = received { text_of(message) } else { None };
+                let ack = message.filter(|_| self.v1).and_then(FromClient::ack_of);
+                self.answer(ErrorReply::RateLimited { ack }.encode());
+            }
             Verdict::Close => {
                 // What was published before it is.
                 self.send();
@@ -464,6 +471,12 @@ impl Publisher<'_> {
         }
         answer(self.connection, frame, self.touched);
     }
+}
+
+/// A message's text, where it is one.
+#[cold]
+fn text_of(message: &Message) -> Option<&str> {
+    message.to_text().ok()
 }
 
 /// Queues what was gathered to its readers, and to its publisher the answers that it asked for.

@@ -84,11 +84,10 @@ fn refusals_are_close_codes_with_sentences() {
     );
     assert_eq!(shown(&sign(&json!({"exp": unix_now() - 1}))), sentence("the token has expired"));
     assert_eq!(shown("x").0, 4401);
-    assert_eq!(shown("").0, 4401);
-    for first in [r#"{"channel": "a", "data": "x"}"#, "x", r#"{"auth": 7}"#, "{}"] {
+    for first in [r#"{"auth": ""}"#, r#"{"channel": "a", "data": "x"}"#, "x", r#"{"auth": 7}"#, "{}"] {
         assert_eq!(refused(first), sentence("the first message must be {\"auth\": TOKEN}"), "{first}");
     }
-    assert_eq!(silent(&daemon).closed().1, "no token was sent in time");
+    assert_eq!(silent(&daemon).closed().1, "no token: send {\"auth\": TOKEN} as the first frame");
     assert_eq!(refused(&"x".repeat(33 * 1024)).0, 1009);
     let mut request = daemon.request(&format!("/?auth={}", sign(&json!({"exp": 1}))));
     request.headers_mut().insert("Sec-WebSocket-Protocol", "philote.v1".parse().unwrap());
@@ -199,8 +198,14 @@ fn an_ack_says_how_many_readers_in_order_with_other_answers() {
     let error = client.receive();
     assert_eq!((&error["error"], &error["ack"]), (&json!("forbidden"), &json!("3")));
     assert_eq!(client.receive(), json!({"ack": "4", "readers": 0}));
-    assert_eq!(client.receive()["error"], "bad_message");
-    assert_eq!(client.receive()["error"], "bad_message");
+    let bad = json!("bad_message");
+    for _ in 0..2 {
+        let error = client.receive();
+        assert_eq!((&error["error"], error.get("ack")), (&bad, None), "no sound one to carry back");
+    }
+    client.send(json!({"channel": "c", "data": 7, "ack": "5"}).to_string());
+    let error = client.receive();
+    assert_eq!((&error["error"], &error["ack"]), (&bad, &json!("5")));
     for _ in 0..3 {
         reader.data();
     }
@@ -208,6 +213,21 @@ fn an_ack_says_how_many_readers_in_order_with_other_answers() {
     classic.send(ack("c", "1"));
     classic.settle();
     assert_eq!(reader.data(), "x", "a key without meaning there");
+    classic.send(json!({"channel": "c", "data": 7, "ack": "5"}).to_string());
+    assert_eq!(classic.receive().get("ack"), None);
+}
+
+#[test]
+fn what_is_over_the_rate_is_answered_with_its_ack() {
+    let daemon = Daemon::start("[limits]\nmessages_per_second = 1\n");
+    let (mut client, _) = enter(&daemon, &json!({"write": ["c"]}));
+    let text = |number: usize| json!({"channel": "c", "data": "x", "ack": number.to_string()}).to_string();
+    let bytes: Vec<u8> = (0..100).flat_map(|number| frame(0x81, text(number).as_bytes())).collect();
+    client.stream().write_all(&bytes).unwrap();
+    let (_, _, answers) = client.closed();
+    let taken = answers.iter().take_while(|answer| answer.get("error").is_none()).count();
+    let refused = &answers[taken];
+    assert_eq!((&refused["error"], &refused["ack"]), (&json!("rate_limited"), &json!(taken.to_string())));
 }
 
 #[test]
