@@ -6,6 +6,7 @@
 mod error;
 mod issue;
 mod keys;
+mod rights;
 mod verify;
 
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use std::sync::Arc;
 pub use self::error::TokenError;
 pub use self::issue::{IssueError, NewToken, issue};
 pub use self::keys::{Algorithms, Key, Keys};
-pub use self::verify::{Inspection, claimed_subject, inspect, verify, verify_in_frame};
+pub use self::rights::{ApiRight, ApiRights};
+pub use self::verify::{Inspection, MAX_DATE, claimed_subject, inspect, verify, verify_in_frame};
 use crate::message::ChannelName;
 
 /// Seconds since 1970-01-01 UTC, as in the claims `exp` and `nbf` (RFC 7519 section 2, NumericDate).
@@ -53,8 +55,10 @@ pub struct AccessKey {
     pub expires: Option<UnixSeconds>,
     /// The key that signed it; none for the daemon itself.
     pub key: Option<Arc<Key>>,
-    /// Whether it opens the HTTP API.
-    pub api: bool,
+    /// What it opens of the HTTP API.
+    pub api: ApiRights,
+    /// Whether it has the claim `read`, which narrows what the API shows.
+    reads: bool,
     /// The channels it publishes on, sorted, none twice. `None` stands for a token without the claim.
     write: Option<Box<[ChannelName]>>,
 }
@@ -62,7 +66,15 @@ pub struct AccessKey {
 impl AccessKey {
     /// What the daemon gives a connection of its own: nothing.
     pub(crate) fn nobody() -> AccessKey {
-        AccessKey { read: [].into(), subject: None, expires: None, key: None, api: false, write: None }
+        AccessKey {
+            read: [].into(),
+            subject: None,
+            expires: None,
+            key: None,
+            api: ApiRights::NONE,
+            reads: true,
+            write: None,
+        }
     }
 
     /// Whether its connection receives what is published on this channel.
@@ -78,7 +90,12 @@ impl AccessKey {
 
     /// Whether the HTTP API publishes on this channel for it: any channel, or those of `write` where it has the claim.
     pub fn may_publish(&self, channel: &str) -> bool {
-        self.api && (self.write.is_none() || self.may_write(channel))
+        self.api.has(ApiRight::Publish) && (self.write.is_none() || self.may_write(channel))
+    }
+
+    /// Whether the HTTP API shows this channel to it: any channel, or those of `read` where it has the claim.
+    pub fn may_see(&self, channel: &str) -> bool {
+        !self.reads || self.may_read(channel)
     }
 
     /// The channels it publishes on, sorted.

@@ -7,7 +7,6 @@ mod error;
 mod expiry;
 mod figures;
 mod listing;
-mod refused_file;
 mod reload;
 mod steering;
 mod vitals;
@@ -40,7 +39,7 @@ use crate::config::{
 };
 use crate::log::{self, LogHandle};
 use crate::metrics;
-use crate::server::{Server, listener, unix_now};
+use crate::server::{RefusedFile, Server, listener, unix_now};
 use crate::signals::{self, Signal};
 use crate::systemd::{self, Notifier, PassedSocket};
 
@@ -117,8 +116,9 @@ fn serve(
     let _entered = runtime.enter();
 
     // Before anybody is let in.
-    let refused = steering::refused_file(reloader.environment().state_directory());
-    server.refused_subjects.set(refused.load()?);
+    let state = reloader.environment().state_directory();
+    let refused = RefusedFile::new(state.map(|directory| directory.join("refused.json")));
+    server.refused_subjects.remember_in(refused)?;
     let passed = systemd::passed_listeners()?;
     let from_systemd = !passed.is_empty();
     let listeners = if from_systemd {
@@ -167,7 +167,7 @@ fn serve(
         drain_ends: drain_ends.clone(),
         started,
         vitals: vitals.clone(),
-        steering: Steering::new(server.clone(), runtime.handle().clone(), refused),
+        steering: Steering::new(server.clone(), runtime.handle().clone()),
         figures: figures.clone(),
     };
     let admin = start_admin(&settings, &reloader, control)?;

@@ -94,6 +94,11 @@ fn forget_unused(
     }
 }
 
+/// Whether a reader is the publisher.
+fn is(publisher: Option<&Arc<Connection>>) -> impl Fn(&Arc<Connection>) -> bool {
+    move |reader| publisher.is_some_and(|publisher| Arc::ptr_eq(publisher, reader))
+}
+
 /// What is known of a channel that somebody reads.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ChannelStats {
@@ -277,7 +282,19 @@ impl Hub {
         publisher: Option<&Arc<Connection>>,
         touched: &mut Touched,
     ) -> usize {
-        self.queue(delivery.channel, || delivery.encode(), publisher, touched)
+        self.queue(delivery.channel, || delivery.encode(), is(publisher), touched)
+    }
+
+    /// Like [`Hub::publish`], to all but these readers.
+    pub fn publish_except(
+        &self,
+        delivery: &Delivery<'_>,
+        excluded: &[Arc<Connection>],
+        touched: &mut Touched,
+    ) -> usize {
+        let is_excluded =
+            |reader: &Arc<Connection>| excluded.iter().any(|excluded| Arc::ptr_eq(excluded, reader));
+        self.queue(delivery.channel, || delivery.encode(), is_excluded, touched)
     }
 
     /// Like [`Hub::publish`] for several messages, which arrive together; takes them out of `batch`.
@@ -290,7 +307,7 @@ impl Hub {
         if batch.is_empty() {
             return 0;
         }
-        let queued = self.queue(batch.channel(), || batch.encode(), publisher, touched);
+        let queued = self.queue(batch.channel(), || batch.encode(), is(publisher), touched);
         batch.clear();
         queued
     }
@@ -299,11 +316,11 @@ impl Hub {
         &self,
         channel: &str,
         encode: impl FnOnce() -> Frame,
-        publisher: Option<&Arc<Connection>>,
+        is_excluded: impl Fn(&Arc<Connection>) -> bool,
         touched: &mut Touched,
     ) -> usize {
         if self.keeping.is_on() {
-            return self.queue_kept(channel, &encode(), publisher, touched);
+            return self.queue_kept(channel, &encode(), is_excluded, touched);
         }
         let channel = lock(self.channels.shard(channel)).get(channel).cloned();
         let Some(channel) = channel else { return 0 };
@@ -312,7 +329,7 @@ impl Hub {
         if readers.1.history.is_some() {
             frame = readers.end_history(frame);
         }
-        self.push(&channel, &readers, &frame, publisher, touched)
+        self.push(&channel, &readers, &frame, is_excluded, touched)
     }
 
     /// Gives a frame to a channel's readers, under its lock.
@@ -321,14 +338,14 @@ impl Hub {
         channel: &Channel,
         readers: &Readers,
         frame: &Frame,
-        publisher: Option<&Arc<Connection>>,
+        is_excluded: impl Fn(&Arc<Connection>) -> bool,
         touched: &mut Touched,
     ) -> usize {
         let mut queued = 0;
         // Not fetch_add: the lock has made this the only writer.
         channel.messages.store(channel.messages.load(Relaxed) + frame.messages() as u64, Relaxed);
         for reader in &readers.0 {
-            if publisher.is_some_and(|publisher| Arc::ptr_eq(publisher, reader)) {
+            if is_excluded(reader) {
                 continue;
             }
             match reader.outbox.push(frame.clone()) {

@@ -13,7 +13,9 @@ pub use self::delivery::{Batch, Delivery};
 pub use self::id::MessageId;
 pub use self::name::{ChannelName, ChannelNameError};
 pub(crate) use self::number::number;
-pub use self::parse::{Auth, BadMessage, FromClient, MAX_ACK_BYTES, Publish, Since};
+pub use self::parse::{
+    ApiMessage, Auth, BadMessage, FromClient, MAX_ACK_BYTES, MAX_EXCLUDED, Publish, Since, connection_id,
+};
 pub use self::reply::{AccessReply, ErrorReply};
 
 #[cfg(test)]

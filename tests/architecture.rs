@@ -9,7 +9,7 @@ use std::path::Path;
 /// Which module may use which. What is not here may use nothing of ours.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("access_key", &["message"]),
-    ("admin", &["sync"]),
+    ("admin", &["access_key", "sync"]),
     ("ctl", &["access_key", "admin", "completions", "terminal", "trust"]),
     (
         "daemon",

@@ -5,19 +5,20 @@ use std::fmt;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 
-use super::{Keys, UnixSeconds};
+use super::{ApiRights, Keys, UnixSeconds};
 
 /// A token to be made. An absent field is an absent claim.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct NewToken {
-    /// The channels that its bearer receives.
+    /// The channels that its bearer receives; none is the absent claim, which lets the API show it all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub read: Vec<String>,
     /// The channels that its bearer publishes on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub write: Option<Vec<String>>,
-    /// Whether it opens the HTTP API.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub api: bool,
+    /// What it opens of the HTTP API.
+    #[serde(skip_serializing_if = "ApiRights::is_none")]
+    pub api: ApiRights,
     /// Who its bearer is.
     #[serde(rename = "sub", skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,

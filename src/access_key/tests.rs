@@ -75,6 +75,46 @@ fn the_api_publishes_on_any_channel_or_on_those_of_write() {
 }
 
 #[test]
+fn the_api_shows_any_channel_or_those_of_read() {
+    let any = check(&sign(json!({"api": true}))).unwrap();
+    assert!(any.may_see("x") && !any.may_read("x"));
+    let some = check(&sign(json!({"api": true, "read": ["x"]}))).unwrap();
+    assert!(some.may_see("x") && !some.may_see("y"));
+    let none = check(&sign(json!({"api": true, "read": null}))).unwrap();
+    assert!(!none.may_see("x"), "null is the empty list, not the absent claim");
+}
+
+#[test]
+fn the_api_is_open_whole_in_parts_or_not_at_all() {
+    let open = |api: Value| {
+        let access = check(&sign(json!({"api": api}))).unwrap();
+        ApiRight::ALL
+            .into_iter()
+            .filter(|right| access.api.has(*right))
+            .map(ApiRight::name)
+            .collect::<Vec<_>>()
+    };
+    let all = ["publish", "channels", "subjects", "connections", "disconnect", "info"];
+    assert_eq!(open(json!(true)), all);
+    assert_eq!(open(json!(all)), all);
+    assert_eq!(open(json!(["info", "channels", "info"])), ["channels", "info"]);
+    for none in [json!(false), json!(null), json!([])] {
+        assert!(open(none.clone()).is_empty(), "{none}");
+    }
+    for wrong in
+        [json!("publish"), json!(["publishing"]), json!(["Publish"]), json!([true]), json!(1), json!({})]
+    {
+        assert_eq!(refused(json!({"api": wrong.clone()})), TokenError::Claim("api"), "{wrong}");
+    }
+    let unnarrowed = check(&sign(json!({"api": ["channels"]}))).unwrap();
+    assert!(!unnarrowed.may_publish("x"));
+    for rights in [ApiRights::ALL, ApiRights::NONE, ApiRight::ALL[1..3].iter().copied().collect()] {
+        let token = issue(&NewToken { api: rights, ..NewToken::default() }, &keys()).unwrap();
+        assert_eq!(check(&token).unwrap().api, rights);
+    }
+}
+
+#[test]
 fn fault_18_missing() {
     assert_eq!(check("").unwrap_err(), TokenError::Missing);
 }

@@ -7,11 +7,13 @@ use jsonwebtoken::errors::ErrorKind;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor, value::MapAccessDeserializer};
 
-use super::{AccessKey, Key, Keys, MAX_SUBJECT_BYTES, MAX_TOKEN_BYTES, Policy, TokenError, UnixSeconds};
+use super::{
+    AccessKey, ApiRights, Key, Keys, MAX_SUBJECT_BYTES, MAX_TOKEN_BYTES, Policy, TokenError, UnixSeconds,
+};
 use crate::message::ChannelName;
 
 /// The last second of the year 9999: later dates can't be written in RFC 3339.
-const MAX_DATE: UnixSeconds = 253_402_300_799;
+pub const MAX_DATE: UnixSeconds = 253_402_300_799;
 
 /// Checks a token as it stood in a request.
 ///
@@ -107,7 +109,7 @@ struct ClaimsObject {
     #[serde(default, deserialize_with = "write")]
     write: Option<Vec<String>>,
     #[serde(default, deserialize_with = "api")]
-    api: Option<bool>,
+    api: Option<ApiRights>,
     #[serde(default, deserialize_with = "sub")]
     sub: Option<String>,
     #[serde(default, deserialize_with = "exp")]
@@ -135,7 +137,7 @@ macro_rules! claim {
 
 claim!(read: Vec<String>, Ok::<_, &str>(Some(Vec::new())));
 claim!(write: Vec<String>, Ok::<_, &str>(Some(Vec::new())));
-claim!(api: bool, Ok::<_, &str>(None));
+claim!(api: ApiRights, Ok::<_, &str>(None));
 claim!(sub: String, Ok::<_, &str>(None));
 // A null date is not the absence of a limit.
 claim!(exp: f64, Err("exp:"));
@@ -188,6 +190,7 @@ impl Claims {
             return Err(TokenError::Claim("sub"));
         }
         Ok(AccessKey {
+            reads: claims.read.is_some(),
             read: channels(claims.read.unwrap_or_default(), "read", policy)?,
             write: claims.write.map(|names| channels(names, "write", policy)).transpose()?,
             api: claims.api.unwrap_or_default(),

@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 pub use self::events::*;
 pub use self::lists::*;
 pub use self::steering::*;
+use crate::access_key::ApiRights;
 
 /// `GET`: [`Status`].
 pub const STATUS: &str = "/v1/status";
@@ -222,16 +223,16 @@ pub struct ReloadReport {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenRequest {
-    /// Channels it may read.
+    /// Channels it may read. With `api` they also narrow what the HTTP API shows; with none it shows all.
     #[serde(default)]
     pub read: Vec<String>,
     /// Channels it may write. `None` leaves the claim out, which makes a difference with `api`: such a token may
     /// publish on any channel.
     #[serde(default)]
     pub write: Option<Vec<String>>,
-    /// Whether it opens the HTTP API.
+    /// What it opens of the HTTP API: `true`, or an array of rights.
     #[serde(default)]
-    pub api: bool,
+    pub api: ApiRights,
     /// Who it is for (`sub`).
     #[serde(default)]
     pub subject: Option<String>,

@@ -300,7 +300,8 @@ fn describe(request: &TokenRequest) -> String {
     let life = expires_in.map_or_else(|| "that never expires".into(), |seconds| format!("for {seconds} s"));
     let subject = subject.as_ref().map_or_else(String::new, |subject| format!(" subject {subject:?}"));
     let write = write.as_deref().unwrap_or_default();
-    format!("{life}{subject} read {read:?} write {write:?}{}", if *api { " with api" } else { "" })
+    let api = if api.is_none() { String::new() } else { format!(" with api: {api}") };
+    format!("{life}{subject} read {read:?} write {write:?}{api}")
 }
 
 #[cfg(test)]

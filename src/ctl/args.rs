@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::PossibleValuesParser;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
 use super::bench::Options;
@@ -10,6 +11,7 @@ use super::follow::EventsArgs;
 use super::lists::{ChannelsArgs, ConnectionsArgs, RefusedArgs, Watch};
 use super::steer::{DisconnectArgs, LevelArgs, PublishArgs};
 use super::top::TopArgs;
+use crate::access_key::ApiRight;
 use crate::completions::Shell;
 
 const COMMON: &str = "Options of every command";
@@ -110,9 +112,10 @@ pub(super) struct Token {
     /// A channel that its holder may write (repeatable)
     #[arg(long, value_name = "CHANNEL")]
     pub(super) write: Vec<String>,
-    /// Open the HTTP API, to publish on the channels of --write, or on any channel without --write
-    #[arg(long)]
-    pub(super) api: bool,
+    /// Open the HTTP API, or only these parts of it; it publishes on the channels of --write and shows those of
+    /// --read, or any without them
+    #[arg(long, value_name = "RIGHT", num_args = 0..=1, value_delimiter = ',', value_parser = rights())]
+    pub(super) api: Option<Vec<String>>,
     /// Who it is for: shown to administrators, and to readers of what its holder publishes
     #[arg(long, value_name = "NAME")]
     pub(super) subject: Option<String>,
@@ -151,6 +154,11 @@ fn life(text: &str) -> Result<Life, String> {
         Ok(_) => Err("less than a second".into()),
         Err(error) => Err(format!("{error}, or \"never\"")),
     }
+}
+
+/// The parts of the HTTP API, by name.
+fn rights() -> PossibleValuesParser {
+    PossibleValuesParser::new(ApiRight::ALL.map(ApiRight::name))
 }
 
 fn percent(text: &str) -> Result<u64, String> {

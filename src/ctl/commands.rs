@@ -10,6 +10,7 @@ use super::args::{Arguments, Command, Secret, Token};
 use super::bench::{self, BenchError, Measured, Options, Philote, Rights, Target};
 use super::print::{Facts, bytes, count, in_json, list, many, span};
 use super::{Complaint, Exit, PROGRAM, Report, follow, lists, steer, top};
+use crate::access_key::{ApiRight, ApiRights};
 use crate::admin::api::{
     Hidden, InspectRequest, Inspection, IssuedToken, Reloaded, SecretChanged, SecretSet, Secrets, Status,
     Timestamp, TokenRequest,
@@ -128,7 +129,7 @@ fn load(options: &Options, client: &Client, runtime: &Runtime) -> Result<Measure
         let request = TokenRequest {
             read: channel(rights.reads),
             write: Some(channel(rights.writes)),
-            api: false,
+            api: ApiRights::NONE,
             subject: rights.subject.map(str::to_owned),
             expires_in: Some(bench::TOKEN_LIFE.as_secs()),
         };
@@ -226,7 +227,11 @@ fn request(token: &Token) -> TokenRequest {
         read: token.read.clone(),
         // With --api, no --write means any channel, and that is said by leaving the claim out.
         write: (!token.write.is_empty()).then(|| token.write.clone()),
-        api: token.api,
+        // Alone it opens all.
+        api: token.api.as_ref().map_or(ApiRights::NONE, |names| match names.as_slice() {
+            [] => ApiRights::ALL,
+            names => names.iter().filter_map(|name| ApiRight::named(name)).collect(),
+        }),
         subject: token.subject.clone(),
         expires_in: token.expires_in.0.map(|life| life.as_secs()),
     }

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::SocketAddr;
 
-use crate::access_key::{NewToken, issue};
+use crate::access_key::{ApiRights, NewToken, issue};
 use crate::config::{DEV_SECRET, SecretSource, Settings};
 use crate::server::{Server, unix_now};
 use crate::terminal::{Style, Tone};
@@ -21,7 +21,7 @@ const SUBJECT: &str = "dev";
 /// everybody could make.
 pub(super) fn announce(server: &Server, addresses: &[SocketAddr]) {
     let live = server.live();
-    let mut token = NewToken { read: vec![CHANNEL.to_owned()], api: true, ..NewToken::default() };
+    let mut token = NewToken { read: vec![CHANNEL.to_owned()], api: ApiRights::ALL, ..NewToken::default() };
     token.write = Some(token.read.clone());
     token.subject = Some(SUBJECT.to_owned());
     token.expires = Some(unix_now() + TOKEN_LASTS);

@@ -4,10 +4,10 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
-use super::refused_file::RefusedFileError;
 use crate::admin::socket::BindError;
 use crate::config::{Address, ConfigError};
 use crate::log::LogError;
+use crate::server::RefusedFileError;
 use crate::signals::SignalError;
 use crate::systemd::SystemdError;
 

@@ -1,7 +1,7 @@
 //! The lists of what is alive and what has ended: filtered and sorted where it is, and only what is shown is copied.
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -229,17 +229,7 @@ pub(super) fn channels(server: &Server, query: &ChannelQuery) -> Channels {
     });
     let matched = greatest.offered;
     let shown: Vec<_> = greatest.take().collect();
-    // Who may write stands in the connections' tokens alone: counted for what is shown.
-    let mut writers: HashMap<&str, u64> = shown.iter().map(|(name, _)| (name.as_str(), 0)).collect();
-    if !writers.is_empty() {
-        server.hub.each_connection(|connection| {
-            for channel in connection.access().write() {
-                if let Some(count) = writers.get_mut(channel.as_str()) {
-                    *count += 1;
-                }
-            }
-        });
-    }
+    let writers = server.count_writers(shown.iter().map(|(name, _)| name.as_str()));
     let row = |(name, stats): &(ChannelName, hub::ChannelStats)| Channel {
         channel: name.as_str().to_owned(),
         readers: stats.readers,

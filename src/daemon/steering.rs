@@ -1,25 +1,17 @@
 //! What the administrator does to connections: disconnect, keep out, publish to.
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use super::listing::is_meant;
-use super::refused_file::RefusedFile;
 use crate::admin::api::{
     Code, DisconnectRequest, Disconnected, Failure, IdPrefix, Lifted, PublishRequest, Published,
     PublishedMessage, RefusedSubject, RefusedSubjects, Timestamp,
 };
-use crate::close::CloseReason;
 use crate::message::{ChannelName, Publish};
-use crate::server::{MAX_REFUSED, Server, unix_now};
-use crate::sync::lock;
-
-/// Connections that are closed at once; of more, so many a second, because their clients may all come back.
-const AT_ONCE: usize = 1000;
+use crate::server::{Leave, RefuseError, Server, unix_now};
 
 /// Ids in one request that are not whole: each is compared with every connection's.
 const MAX_PREFIXES: usize = 100;
@@ -29,42 +21,34 @@ pub(super) struct Steering {
     server: Arc<Server>,
     /// Where connections live, which the admin thread is not.
     runtime: Handle,
-    refused: std::sync::Mutex<RefusedFile>,
 }
 
 impl Steering {
-    /// Steers `server`, whose tasks run on `runtime`. Who is kept out is taken from `refused`.
-    pub(super) fn new(server: Arc<Server>, runtime: Handle, refused: RefusedFile) -> Steering {
-        Steering { server, runtime, refused: std::sync::Mutex::new(refused) }
+    /// Steers `server`, whose tasks run on `runtime`.
+    pub(super) fn new(server: Arc<Server>, runtime: Handle) -> Steering {
+        Steering { server, runtime }
     }
 
     pub(super) fn disconnect(&self, request: &DisconnectRequest) -> Result<Disconnected, Failure> {
         check(request)?;
-        let ids = self.meant(request)?;
         let until = request.refuse_for.map(|seconds| unix_now().saturating_add(seconds));
-        let mut answer = Disconnected {
-            matched: ids.len() as u64,
+        let matched = if request.dry_run {
+            self.meant(request)?.len()
+        } else {
+            let leave = match (&request.subject, until) {
+                (Some(subject), Some(until)) => Leave::Refused { subject, until },
+                _ if request.reconnect => Leave::ToReconnect,
+                _ => Leave::ForGood,
+            };
+            // Closes that are spread are spread by a task.
+            let _entered = self.runtime.enter();
+            self.server.disconnect(&leave, || self.meant(request))?
+        };
+        Ok(Disconnected {
+            matched: matched as u64,
             dry_run: request.dry_run,
             refused_until: until.map(Timestamp::from_unix),
-        };
-        if request.dry_run {
-            return Ok(answer);
-        }
-        let reason = match (request.reconnect, &request.subject, until) {
-            (true, ..) => CloseReason::Restarting,
-            (false, Some(subject), Some(until)) => {
-                self.change_refused(|refused| {
-                    refused.retain(|(refused, _)| **refused != **subject);
-                    refused.push((subject.as_str().into(), until));
-                })?;
-                CloseReason::SubjectRefused
-            }
-            _ => CloseReason::Disconnected,
-        };
-        // Once more for a subject that is kept out: who came in before the door was shut.
-        let ids = if until.is_some() { self.meant(request)? } else { ids };
-        answer.matched = self.close(ids, reason);
-        Ok(answer)
+        })
     }
 
     /// The connections that a request means, except those that are on their way out.
@@ -104,19 +88,6 @@ impl Steering {
         Ok(ids)
     }
 
-    /// Closes connections, a few at once and many by and by; returns how many.
-    fn close(&self, ids: Vec<Uuid>, reason: CloseReason) -> u64 {
-        if ids.len() > AT_ONCE {
-            let count = ids.len() as u64;
-            let spread = Duration::from_secs(count / AT_ONCE as u64);
-            let server = self.server.clone();
-            self.runtime.spawn(async move { server.close_spread(ids, reason, spread).await });
-            return count;
-        }
-        let connections = ids.iter().filter_map(|id| self.server.hub.connection(id));
-        connections.filter(|connection| connection.outbox.close(reason)).count() as u64
-    }
-
     pub(super) fn refused(&self) -> RefusedSubjects {
         let subject = |(subject, until): (Box<str>, u64)| RefusedSubject {
             subject: subject.into(),
@@ -127,34 +98,8 @@ impl Steering {
     }
 
     pub(super) fn lift(&self, subject: &str) -> Result<Lifted, Failure> {
-        let mut matched = 0;
-        self.change_refused(|refused| {
-            let before = refused.len();
-            refused.retain(|(refused, _)| **refused != *subject);
-            matched = (before - refused.len()) as u64;
-        })?;
-        Ok(Lifted { matched })
-    }
-
-    /// Changes who is kept out: on the disk first, so that what was promised to hold does.
-    fn change_refused(&self, change: impl FnOnce(&mut Vec<(Box<str>, u64)>)) -> Result<(), Failure> {
-        let file = lock(&self.refused);
-        let before = self.server.refused_subjects.list(unix_now());
-        let mut refused = before.clone();
-        change(&mut refused);
-        if refused == before {
-            return Ok(());
-        }
-        if refused.len() > MAX_REFUSED {
-            let message = format!("{MAX_REFUSED} subjects are refused already");
-            return Err(
-                Failure::new(Code::Conflict, message).hint("lift some: philotectl refused --remove SUBJECT")
-            );
-        }
-        file.save(&refused)
-            .map_err(|error| Failure::new(Code::Internal, error.to_string()).hint("nothing was changed"))?;
-        self.server.refused_subjects.set(refused);
-        Ok(())
+        let lifted = self.server.refused_subjects.lift(subject, unix_now())?;
+        Ok(Lifted { matched: lifted.into() })
     }
 
     pub(super) fn publish(&self, request: &PublishRequest) -> Result<Published, Failure> {
@@ -176,7 +121,9 @@ impl Steering {
             .zip(&texts)
             .map(|(message, data)| Publish { channel: message.channel.as_str().into(), data, ack: None })
             .collect();
-        let readers = self.runtime.block_on(self.server.publish(&messages, None));
+        let readers = self
+            .runtime
+            .block_on(self.server.publish(messages.iter().map(|message| (message, &[][..])), None));
         let published = request.messages.iter().zip(readers).map(|(message, readers)| PublishedMessage {
             channel: message.channel.clone(),
             readers: readers as u64,
@@ -205,7 +152,14 @@ fn check(request: &DisconnectRequest) -> Result<(), Failure> {
     Err(Failure::new(Code::BadRequest, wrong))
 }
 
-/// Where it is remembered who is kept out.
-pub(super) fn refused_file(state_directory: Option<PathBuf>) -> RefusedFile {
-    RefusedFile::new(state_directory.map(|directory| directory.join("refused.json")))
+impl From<RefuseError> for Failure {
+    fn from(error: RefuseError) -> Failure {
+        match error {
+            RefuseError::TooMany => Failure::new(Code::Conflict, error.to_string())
+                .hint("lift some: philotectl refused --remove SUBJECT"),
+            RefuseError::NotRemembered(error) => {
+                Failure::new(Code::Internal, error.to_string()).hint("nothing was changed")
+            }
+        }
+    }
 }

@@ -35,7 +35,7 @@ impl Hub {
         &self,
         name: &str,
         frame: &Frame,
-        publisher: Option<&Arc<Connection>>,
+        is_excluded: impl Fn(&Arc<Connection>) -> bool,
         touched: &mut Touched,
     ) -> usize {
         let now = Instant::now();
@@ -54,10 +54,10 @@ impl Hub {
                 continue;
             }
             if name.is_internal() {
-                return self.push(&channel, &readers, frame, publisher, touched);
+                return self.push(&channel, &readers, frame, is_excluded, touched);
             }
             let frame = readers.1.history_from(&self.keeping, now).record(frame, now);
-            return self.push(&channel, &readers, &frame, publisher, touched);
+            return self.push(&channel, &readers, &frame, is_excluded, touched);
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::args::Arguments;
 use super::error::Error;
-use crate::access_key::{Keys, NewToken, issue};
+use crate::access_key::{ApiRights, Keys, NewToken, issue};
 use crate::admin::api::{Hidden, TokenRequest};
 use crate::admin::client::Client;
 use crate::admin::path;
@@ -62,7 +62,7 @@ impl Access {
     }
 
     /// A token that reads and writes `channels`, or one for the HTTP API.
-    pub(super) async fn token(&self, channels: &[String], api: bool) -> Result<Hidden, Error> {
+    pub(super) async fn token(&self, channels: &[String], api: ApiRights) -> Result<Hidden, Error> {
         let subject = std::env::var("USER").ok().filter(|user| !user.is_empty());
         match self {
             Self::Token(token) => Ok(token.clone()),

@@ -21,6 +21,7 @@ use clap::Parser;
 use futures_util::StreamExt;
 use tokio::time::{sleep, timeout};
 
+use crate::access_key::ApiRights;
 use crate::completions;
 use crate::terminal::{self, complain, escape};
 use crate::trust::client_config;
@@ -79,7 +80,7 @@ fn failed(error: &Error, hint: Option<&str>) -> ExitCode {
 
 /// Prints what the server says about itself.
 async fn info(dial: &Dial, access: &Access) -> Result<(), Error> {
-    let info = dial.info(&access.token(&[], true).await?).await?;
+    let info = dial.info(&access.token(&[], ApiRights::ALL).await?).await?;
     let text = serde_json::to_string_pretty(&info).unwrap_or_default();
     let mut stdout = io::stdout().lock();
     for line in text.lines() {
@@ -130,5 +131,5 @@ async fn goodbye(mut socket: Socket) {
 }
 
 async fn open(dial: &Dial, access: &Access, channels: &[String]) -> Result<Socket, Error> {
-    dial.websocket(&access.token(channels, false).await?).await
+    dial.websocket(&access.token(channels, ApiRights::NONE).await?).await
 }

@@ -6,6 +6,8 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
+use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 use super::skipped::Skipped;
 use super::{ChannelName, ChannelNameError, MessageId};
@@ -55,6 +57,18 @@ pub struct Publish<'a> {
     pub ack: Option<&'a str>,
 }
 
+/// The most connections that a message of the HTTP API may name in `exclude`.
+pub const MAX_EXCLUDED: usize = 100;
+
+/// A message of the HTTP API.
+#[derive(Debug)]
+pub struct ApiMessage<'a> {
+    /// What to publish.
+    pub publish: Publish<'a>,
+    /// `exclude`: the connections that are not to get it.
+    pub excluded: Vec<Uuid>,
+}
+
 /// Why a frame is no message. `Display` is the sentence that the client gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BadMessage {
@@ -74,6 +88,8 @@ pub enum BadMessage {
     DataNotAString,
     /// An `ack` that is no string, or over [`MAX_ACK_BYTES`].
     Ack,
+    /// An `exclude` that is neither an id nor a list of at most [`MAX_EXCLUDED`].
+    Exclude,
     /// An `auth` that is no string.
     Auth,
     /// A `since` that is no object of ids and nulls.
@@ -95,6 +111,9 @@ impl fmt::Display for BadMessage {
             BadMessage::ChannelName(error) => error.fmt(f),
             BadMessage::DataNotAString => f.write_str("data must be a string; send JSON.stringify(value)"),
             BadMessage::Ack => write!(f, "ack must be a string of at most {MAX_ACK_BYTES} bytes"),
+            BadMessage::Exclude => {
+                write!(f, "exclude must be a connection's id, or an array of at most {MAX_EXCLUDED}")
+            }
             BadMessage::Auth => f.write_str("auth must be a string: the token"),
             BadMessage::Since => f.write_str(
                 "since must be an object of channels with their last ids, or null for all that is kept",
@@ -124,10 +143,12 @@ impl<'a> FromClient<'a> {
     }
 }
 
-impl<'a> Publish<'a> {
+impl<'a> ApiMessage<'a> {
     /// Parses one message. Key names match without regard to case; unknown keys are skipped, yet must be sound JSON.
-    pub fn parse(text: &'a str, channel_name_bytes: usize) -> Result<Publish<'a>, BadMessage> {
-        Keys::parse(text)?.publish(channel_name_bytes)
+    fn parse(text: &'a str, channel_name_bytes: usize) -> Result<ApiMessage<'a>, BadMessage> {
+        let keys = Keys::parse(text)?;
+        let excluded = keys.excluded()?;
+        Ok(ApiMessage { publish: keys.publish(channel_name_bytes)?, excluded })
     }
 
     /// Parses the messages of an HTTP body: one object or an array of them.
@@ -137,13 +158,13 @@ impl<'a> Publish<'a> {
     pub fn parse_many(
         text: &'a str,
         channel_name_bytes: usize,
-    ) -> Result<Vec<Publish<'a>>, (usize, BadMessage)> {
+    ) -> Result<Vec<ApiMessage<'a>>, (usize, BadMessage)> {
         if !text.trim_ascii_start().starts_with('[') {
-            return Ok(vec![Publish::parse(text, channel_name_bytes).map_err(|error| (0, error))?]);
+            return Ok(vec![ApiMessage::parse(text, channel_name_bytes).map_err(|error| (0, error))?]);
         }
         let texts: Vec<&'a RawValue> = serde_json::from_str(text).map_err(|error| (0, not_json(&error)))?;
         let parse = |(at, text): (usize, &&'a RawValue)| {
-            Publish::parse(text.get(), channel_name_bytes).map_err(|error| (at, error))
+            ApiMessage::parse(text.get(), channel_name_bytes).map_err(|error| (at, error))
         };
         texts.iter().enumerate().map(parse).collect()
     }
@@ -163,6 +184,7 @@ struct Keys<'a> {
     auth: Option<&'a RawValue>,
     since: Option<&'a RawValue>,
     ack: Option<&'a RawValue>,
+    exclude: Option<&'a RawValue>,
     duplicate: Option<&'static str>,
     /// The same of the keys that are not always read.
     duplicate_option: Option<&'static str>,
@@ -203,6 +225,21 @@ impl<'a> Keys<'a> {
         Ok(Some(ack))
     }
 
+    fn excluded(&self) -> Result<Vec<Uuid>, BadMessage> {
+        let Some(exclude) = self.exclude.map(RawValue::get) else { return Ok(Vec::new()) };
+        self.once()?;
+        let ids: Vec<Text<'_>> = if exclude.starts_with('"') {
+            serde_json::from_str(exclude).map(|id| vec![id])
+        } else {
+            serde_json::from_str(exclude)
+        }
+        .map_err(|_| BadMessage::Exclude)?;
+        if ids.len() > MAX_EXCLUDED {
+            return Err(BadMessage::Exclude);
+        }
+        ids.iter().map(|Text(id)| connection_id(id).ok_or(BadMessage::Exclude)).collect()
+    }
+
     fn publish(self, channel_name_bytes: usize) -> Result<Publish<'a>, BadMessage> {
         if let Some(key) = self.duplicate {
             return Err(BadMessage::DuplicateKey(key));
@@ -215,6 +252,11 @@ impl<'a> Keys<'a> {
         unescape(data, "data")?;
         Ok(Publish { channel, data, ack: None })
     }
+}
+
+/// The id of a connection, in the one form in which it is written.
+pub fn connection_id(text: &str) -> Option<Uuid> {
+    if text.len() == Hyphenated::LENGTH { text.parse().ok() } else { None }
 }
 
 /// The text of a JSON string. A raw value's escapes were never looked at: half a surrogate pair shows itself here.
@@ -245,6 +287,7 @@ impl<'de> Deserialize<'de> for Keys<'de> {
                         Key::Auth => (&mut keys.auth, "auth", &mut keys.duplicate_option),
                         Key::Since => (&mut keys.since, "since", &mut keys.duplicate_option),
                         Key::Ack => (&mut keys.ack, "ack", &mut keys.duplicate_option),
+                        Key::Exclude => (&mut keys.exclude, "exclude", &mut keys.duplicate_option),
                         Key::Other => {
                             map.next_value::<Skipped>()?;
                             continue;
@@ -268,6 +311,7 @@ enum Key {
     Auth,
     Since,
     Ack,
+    Exclude,
     Other,
 }
 
@@ -292,6 +336,8 @@ impl<'de> Deserialize<'de> for Key {
                     Key::Since
                 } else if key.eq_ignore_ascii_case("ack") {
                     Key::Ack
+                } else if key.eq_ignore_ascii_case("exclude") {
+                    Key::Exclude
                 } else {
                     Key::Other
                 })

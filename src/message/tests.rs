@@ -4,7 +4,10 @@ use super::*;
 use crate::frame::Frame;
 
 fn parse(text: &str) -> Result<Publish<'_>, BadMessage> {
-    Publish::parse(text, 255)
+    match FromClient::parse(text, 255, false)? {
+        FromClient::Publish(publish) => Ok(publish),
+        FromClient::Auth(_) => panic!("a token: {text}"),
+    }
 }
 
 fn accepted(text: &str) -> (String, String) {
@@ -95,12 +98,12 @@ fn fault_44_channel_names() {
 #[test]
 fn many_messages_name_the_bad_one() {
     let two = r#"[{"channel":"a","data":"1"},{"channel":"b","data":"2"}]"#;
-    assert_eq!(Publish::parse_many(two, 255).unwrap().len(), 2);
+    assert_eq!(ApiMessage::parse_many(two, 255).unwrap().len(), 2);
     let one = r#"{"channel":"a","data":"1"}"#;
-    assert_eq!(Publish::parse_many(one, 255).unwrap().len(), 1);
+    assert_eq!(ApiMessage::parse_many(one, 255).unwrap().len(), 1);
     let bad = r#"[{"channel":"a","data":"1"},{"channel":"b"}]"#;
-    assert_eq!(Publish::parse_many(bad, 255).unwrap_err(), (1, BadMessage::DataNotAString));
-    assert!(Publish::parse_many("[", 255).is_err());
+    assert_eq!(ApiMessage::parse_many(bad, 255).unwrap_err(), (1, BadMessage::DataNotAString));
+    assert!(ApiMessage::parse_many("[", 255).is_err());
 }
 
 #[test]
@@ -144,6 +147,32 @@ fn error_replies_are_json_whatever_the_channel_is_called() {
 
 fn from_client(text: &str) -> Result<FromClient<'_>, BadMessage> {
     FromClient::parse(text, 255, true)
+}
+
+#[test]
+fn who_is_excluded_is_an_id_or_a_bounded_list() {
+    const ID: &str = "5f0c6b0e-6c3c-4c0e-9a53-0d8e3c1f3b7a";
+    let of = |exclude: &str| format!(r#"{{"channel": "c", "data": "x", "Exclude": {exclude}}}"#);
+    let excluded = |text: &str| {
+        ApiMessage::parse_many(text, 255)
+            .map(|messages| messages[0].excluded.iter().map(|id| id.to_string()).collect::<Vec<_>>())
+            .map_err(|(_, error)| error)
+    };
+    let quoted = format!("\"{ID}\"");
+    let list = |count| format!("[{}]", vec![&*quoted; count].join(","));
+    assert_eq!(excluded(&of(&quoted)).unwrap(), [ID]);
+    assert!(excluded(&of("[]")).unwrap().is_empty());
+    assert_eq!(excluded(&of(&list(MAX_EXCLUDED))).unwrap().len(), MAX_EXCLUDED);
+    assert!(excluded(r#"{"channel": "c", "data": "x"}"#).unwrap().is_empty());
+    let simple = ID.replace('-', "");
+    for bad in [&*list(MAX_EXCLUDED + 1), "null", "7", "{}", "\"\"", "[7]", "[[]]", &format!("\"{simple}\"")]
+    {
+        assert_eq!(excluded(&of(bad)).unwrap_err(), BadMessage::Exclude, "{bad}");
+    }
+    let twice = format!(r#"{{"channel": "c", "data": "x", "exclude": {quoted}, "exclude": {quoted}}}"#);
+    assert_eq!(excluded(&twice).unwrap_err(), BadMessage::DuplicateKey("exclude"));
+    // From a client it is a key like any other.
+    assert!(parse(&of("7")).is_ok());
 }
 
 #[test]

@@ -1,63 +1,131 @@
-//! HTTP for backends and monitors: health, info, publish.
+//! HTTP for monitors and backends: health, and the API below `/api`.
+//!
+//! Its manual for programs is [`OPENAPI`]; a test holds it against [`ROUTES`], another against the answers.
 
+mod background;
+mod disconnect;
+mod page;
+mod publish;
+mod sight;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 use serde_json::json;
-use uuid::fmt::Hyphenated;
 
-use super::flush::flush;
+pub(super) use self::background::Background;
 use super::handshake::Tokens;
 use super::refusal::{Answer, json_answer};
 use super::{Refusal, Server};
-use crate::access_key::AccessKey;
-use crate::hub::Touched;
-use crate::message::{Delivery, Publish};
+use crate::access_key::{AccessKey, ApiRight};
 
-/// The longest body of `POST /api/publish`, in bytes.
-const MAX_BODY_BYTES: usize = 1024 * 1024;
+/// The API as OpenAPI 3.1 describes it.
+const OPENAPI: &str = include_str!("api/openapi.json");
 
-/// Messages of a batch that are queued before what they touched is written.
-const MESSAGES_PER_FLUSH: usize = 256;
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Health,
+    Ready,
+    OpenApi,
+    Info,
+    Publish,
+    Channels,
+    Channel,
+    Connections,
+    Disconnect,
+}
 
-/// Bytes of a batch that are queued before what they touched is written.
-const BYTES_PER_FLUSH: usize = 64 * 1024;
+/// A route: its path, as OpenAPI writes it, its method, and what of the API a token must open for it.
+struct Route(&'static str, Method, Option<ApiRight>, What);
 
-/// Answers a request below `/health` or `/api`.
-pub(super) async fn answer(server: &Arc<Server>, request: Request<Incoming>) -> Result<Answer, Refusal> {
-    match request.uri().path() {
-        "/health" => only_get(&request).map(|()| health(server, false)),
-        "/health/ready" => only_get(&request).map(|()| health(server, true)),
-        "/api/info" => {
-            only_get(&request)?;
-            api_access(server, &request)?;
-            Ok(info(server))
+const ROUTES: [Route; 9] = [
+    Route("/health", Method::GET, None, What::Health),
+    Route("/health/ready", Method::GET, None, What::Ready),
+    Route("/api/openapi.json", Method::GET, None, What::OpenApi),
+    Route("/api/info", Method::GET, Some(ApiRight::Info), What::Info),
+    Route("/api/publish", Method::POST, Some(ApiRight::Publish), What::Publish),
+    Route("/api/channels", Method::GET, Some(ApiRight::Channels), What::Channels),
+    Route("/api/channels/{channel}", Method::GET, Some(ApiRight::Channels), What::Channel),
+    Route("/api/connections", Method::GET, Some(ApiRight::Connections), What::Connections),
+    Route("/api/disconnect", Method::POST, Some(ApiRight::Disconnect), What::Disconnect),
+];
+
+impl Route {
+    /// What stands for the path's last part, still percent-encoded; empty where the path has no such part.
+    ///
+    /// A slash in it may have been decoded on the way, so that it is all that follows.
+    fn matches<'a>(&self, path: &'a str) -> Option<&'a str> {
+        match self.0.split_once('{') {
+            Some((before, _)) => path.strip_prefix(before).filter(|rest| !rest.is_empty()),
+            None => (self.0 == path).then_some(""),
         }
-        "/api/publish" => {
-            if request.method() != Method::POST {
-                return Err(Refusal::Method("POST"));
-            }
-            let access = api_access(server, &request)?;
-            publish(server, &access, request).await
+    }
+
+    fn check_method(&self, method: &Method) -> Result<(), Refusal> {
+        match self.1 {
+            Method::GET if [Method::GET, Method::HEAD].contains(method) => Ok(()),
+            Method::GET => Err(Refusal::Method("GET, HEAD")),
+            _ if self.1 == *method => Ok(()),
+            _ => Err(Refusal::Method("POST")),
         }
-        _ => Err(Refusal::NotFound),
     }
 }
 
-fn only_get(request: &Request<Incoming>) -> Result<(), Refusal> {
-    match *request.method() {
-        Method::GET | Method::HEAD => Ok(()),
-        _ => Err(Refusal::Method("GET, HEAD")),
+/// Answers a request below `/health` or `/api`; `client` is who sent it.
+pub(super) async fn answer(
+    server: &Arc<Server>,
+    client: SocketAddr,
+    request: Request<Incoming>,
+) -> Result<Answer, Refusal> {
+    let path = request.uri().path().to_owned();
+    let mut routes = ROUTES.iter().filter_map(|route| Some((route, route.matches(&path)?)));
+    let (route, rest) = routes.next().ok_or(Refusal::NotFound)?;
+    route.check_method(request.method())?;
+    let access = match route.2 {
+        Some(right) => access(server, &request, right)?,
+        None => AccessKey::nobody(),
+    };
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    match route.3 {
+        What::Health => Ok(health(server, false)),
+        What::Ready => Ok(health(server, true)),
+        What::OpenApi => Ok(json_answer(StatusCode::OK, OPENAPI)),
+        What::Info => Ok(info(server)),
+        What::Publish => publish::publish(server, &access, request).await,
+        What::Channels => sight::channels(server, access, &query).await,
+        What::Channel => sight::channel(server, access, rest, &query).await,
+        What::Connections => sight::connections(server, access, &query).await,
+        What::Disconnect => disconnect::disconnect(server, &access, client, request).await,
     }
 }
 
-fn api_access(server: &Server, request: &Request<Incoming>) -> Result<AccessKey, Refusal> {
+/// What the bearer of the request's token may do, where this part of the API is open to it.
+fn access(server: &Server, request: &Request<Incoming>, right: ApiRight) -> Result<AccessKey, Refusal> {
     let access = Tokens::of(request)?.verify(&server.live())?;
     server.check_subject(&access)?;
-    if access.api { Ok(access) } else { Err(Refusal::NotApi) }
+    match access.api {
+        api if api.has(right) => Ok(access),
+        api if api.is_none() => Err(Refusal::NotApi),
+        _ => Err(Refusal::ApiRight(right.name())),
+    }
+}
+
+/// The body of a request, at most so many bytes of UTF-8.
+async fn body(request: Request<Incoming>, max: usize) -> Result<Bytes, Refusal> {
+    let body = Limited::new(request.into_body(), max).collect().await.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            Refusal::BodyTooLarge(max)
+        } else {
+            Refusal::BadRequest("the body did not arrive whole")
+        }
+    })?;
+    Ok(body.to_bytes())
 }
 
 /// 200 as long as the daemon serves; `strict` also asks for a free place.
@@ -94,68 +162,45 @@ fn info(server: &Server) -> Answer {
     json_answer(StatusCode::OK, body.to_string())
 }
 
-/// Publishes one message or an array of them: all, or none if one of them is bad.
-async fn publish(
-    server: &Arc<Server>,
-    access: &AccessKey,
-    request: Request<Incoming>,
-) -> Result<Answer, Refusal> {
-    let body = Limited::new(request.into_body(), MAX_BODY_BYTES).collect().await.map_err(|error| {
-        if error.is::<LengthLimitError>() {
-            Refusal::BodyTooLarge(MAX_BODY_BYTES)
-        } else {
-            Refusal::BadRequest("the body did not arrive whole")
-        }
-    })?;
-    let body = body.to_bytes();
-    let text = std::str::from_utf8(&body).map_err(|_| Refusal::BadRequest("the body must be UTF-8 text"))?;
-    let live = server.live_full();
-    let messages = Publish::parse_many(text, live.settings.limits.channel_name_bytes)
-        .map_err(|(at, error)| Refusal::BadMessage(format!("message {at}: {error}")))?;
-    let max = live.settings.websocket.max_message_size;
-    for (at, message) in messages.iter().enumerate() {
-        if !access.may_publish(&message.channel) {
-            return Err(Refusal::Channel(message.channel.clone().into_owned()));
-        }
-        if message.data.len() > max {
-            return Err(Refusal::BadMessage(format!(
-                "message {at}: data is over max_message_size, {max} bytes"
-            )));
-        }
-    }
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
 
-    let subject = access.subject.as_deref().filter(|_| live.settings.websocket.show_subject);
-    let readers = server.publish(&messages, subject).await;
-    let published: Vec<_> = messages
-        .iter()
-        .zip(readers)
-        .map(|(message, readers)| json!({"channel": message.channel, "readers": readers}))
-        .collect();
-    Ok(json_answer(StatusCode::OK, json!({"published": published}).to_string()))
-}
+    use serde_json::Value;
 
-impl Server {
-    /// Publishes messages in the daemon's name, or a subject's, and returns to how many readers each was queued.
-    pub async fn publish(self: &Arc<Self>, messages: &[Publish<'_>], subject: Option<&str>) -> Vec<usize> {
-        let mut id = [0; Hyphenated::LENGTH];
-        let id = self.id().hyphenated().encode_lower(&mut id);
-        let mut published = Vec::with_capacity(messages.len());
-        let mut touched = Touched::new();
-        let mut bytes = 0;
-        for (at, message) in messages.iter().enumerate() {
-            let delivery = Delivery { issuer: id, channel: &message.channel, data: message.data, subject };
-            let readers = self.hub.publish(&delivery, None, &mut touched);
-            self.events.tell_message(&delivery, readers);
-            published.push(readers);
-            bytes += message.data.len();
-            if (at + 1) % MESSAGES_PER_FLUSH == 0 || bytes > BYTES_PER_FLUSH || at + 1 == messages.len() {
-                bytes = 0;
-                if let Some(tasks) = flush(self, &mut touched) {
-                    tasks.join_all().await;
-                }
+    use super::*;
+
+    #[test]
+    fn the_document_has_every_route_and_no_other() {
+        let document: Value = serde_json::from_str(OPENAPI).unwrap();
+        let mut described = BTreeSet::new();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in
+                item.as_object().unwrap().iter().filter(|(key, _)| *key != "parameters")
+            {
+                described.insert((path.clone(), method.to_uppercase()));
+                let open = operation["security"] == serde_json::json!([]);
+                let route = ROUTES.iter().find(|route| route.0 == path).unwrap();
+                assert_eq!(open, route.2.is_none(), "{path}: what needs a token");
+                let right = route.2.map(|right| format!("Needs the right `{}`.", right.name()));
+                let description = operation["description"].as_str().unwrap_or_default();
+                assert!(right.is_none_or(|right| description.contains(&right)), "{path}: {description}");
             }
         }
-        self.counters.messages_in.fetch_add(messages.len() as u64, Relaxed);
-        published
+        let routes = ROUTES.iter().map(|route| (route.0.to_owned(), route.1.to_string())).collect();
+        assert_eq!(described, routes);
+        assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+    }
+
+    #[test]
+    fn routes_are_told_apart() {
+        let what = |path| ROUTES.iter().find_map(|route| Some((route.3, route.matches(path)?)));
+        for route in &ROUTES {
+            assert_eq!(what(route.0).unwrap().0, route.3);
+        }
+        assert_eq!(what("/api/channels/a%2Fb/c"), Some((What::Channel, "a%2Fb/c")));
+        for path in ["/api", "/api/", "/api/channels/", "/api/info/", "/healthy", "/api/openapi"] {
+            assert_eq!(what(path), None, "{path}");
+        }
     }
 }

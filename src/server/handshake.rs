@@ -234,7 +234,7 @@ impl Exchange {
             return Err(Refusal::NotFound.into());
         }
         if path == "/health" || path.starts_with("/health/") || api {
-            return match api::answer(&self.server, request).await {
+            return match api::answer(&self.server, address, request).await {
                 Ok(answer) => Ok((answer, None)),
                 // Who guesses tokens here tries to come in as well.
                 Err(refusal @ Refusal::Token(_)) => {

@@ -8,6 +8,7 @@ mod api;
 #[doc = include_str!("cost.md")]
 mod cost {}
 mod dev;
+mod disconnect;
 mod ended;
 mod events;
 mod first_frame;
@@ -21,6 +22,7 @@ mod origin;
 mod presence;
 mod proxy_header;
 mod refusal;
+mod refused_file;
 mod refused_subjects;
 mod session;
 mod stream;
@@ -36,11 +38,13 @@ use arc_swap::{ArcSwap, Guard};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+pub use self::disconnect::Leave;
 pub use self::ended::{Ended, EndedRing, ReasonCount};
 pub use self::events::{Connected, Event, Events, Following, MAX_FOLLOWERS, Messages, Published, Reloaded};
 pub use self::refusal::Refusal;
 use self::refusal::Refused;
-pub use self::refused_subjects::{MAX_REFUSED, RefusedSubjects};
+pub use self::refused_file::{RefusedFile, RefusedFileError};
+pub use self::refused_subjects::{MAX_REFUSED, RefuseError, RefusedSubjects};
 use self::timekeeper::Timekeeper;
 use crate::access_key::{AccessKey, Keys, Policy, UnixSeconds};
 use crate::close::CloseReason;
@@ -154,6 +158,7 @@ pub struct Server {
     accept_loops: listener::AcceptLoops,
     tls: Option<tls::Acceptor>,
     timekeeper: Timekeeper,
+    background: api::Background,
     port: OnceLock<u16>,
 }
 
@@ -195,6 +200,7 @@ impl Server {
             pending: listener::Pending::default(),
             limits: limits::Limits::default(),
             timekeeper: Timekeeper::default(),
+            background: api::Background::default(),
             port: OnceLock::new(),
         })
     }

@@ -26,6 +26,8 @@ pub enum Refusal {
     BadRequest(&'static str),
     /// A body that can't be published: which message, and why.
     BadMessage(String),
+    /// A parameter or a body that is not what the route takes: which, and why.
+    BadParameter(String),
     /// Another method than the route takes; those it takes.
     Method(&'static str),
     /// A plain GET where a WebSocket is spoken.
@@ -50,8 +52,16 @@ pub enum Refusal {
     Token(TokenError),
     /// The token is valid and does not open the API.
     NotApi,
+    /// The token opens other parts of the API; the right that is missing.
+    ApiRight(&'static str),
     /// The token does not let its bearer publish on this channel.
     Channel(String),
+    /// The token does not let its bearer see this channel.
+    HiddenChannel(String),
+    /// As many subjects as may be are kept out.
+    RefusedSubjects(usize),
+    /// It could not be remembered who is to be kept out.
+    NotRemembered,
     /// A page of another origin.
     Origin(String),
     /// A client of philote.v1 that sent no token in time.
@@ -114,6 +124,7 @@ impl Refusal {
         match self {
             Refusal::BadRequest(_)
             | Refusal::BadMessage(_)
+            | Refusal::BadParameter(_)
             | Refusal::Tls(_)
             | Refusal::PlainHttp
             | Refusal::ProxyHeader => StatusCode::BAD_REQUEST,
@@ -127,13 +138,17 @@ impl Refusal {
             Refusal::Token(_) | Refusal::TokenTimeout | Refusal::TokenFirst | Refusal::Frames(_) => {
                 StatusCode::UNAUTHORIZED
             }
-            Refusal::NotApi | Refusal::Channel(_) | Refusal::Origin(_) | Refusal::Subject { .. } => {
-                StatusCode::FORBIDDEN
-            }
+            Refusal::NotApi
+            | Refusal::ApiRight(_)
+            | Refusal::Channel(_)
+            | Refusal::HiddenChannel(_)
+            | Refusal::Origin(_)
+            | Refusal::Subject { .. } => StatusCode::FORBIDDEN,
+            Refusal::RefusedSubjects(_) => StatusCode::CONFLICT,
             Refusal::PerAddress(_) | Refusal::PerSubject(_) | Refusal::Handshakes(_) => {
                 StatusCode::TOO_MANY_REQUESTS
             }
-            Refusal::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Refusal::Internal | Refusal::NotRemembered => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -157,7 +172,7 @@ impl Refusal {
     /// The `error` of the answer's body.
     fn code(&self) -> &'static str {
         match self {
-            Refusal::BadRequest(_) | Refusal::PlainHttp => "bad_request",
+            Refusal::BadRequest(_) | Refusal::BadParameter(_) | Refusal::PlainHttp => "bad_request",
             Refusal::Tls(_) => "tls_handshake",
             Refusal::ProxyHeader => "proxy_header",
             Refusal::BadMessage(_) => "bad_message",
@@ -171,11 +186,15 @@ impl Refusal {
             Refusal::Token(_) | Refusal::TokenTimeout | Refusal::TokenFirst | Refusal::Frames(_) => {
                 "unauthorized"
             }
-            Refusal::NotApi | Refusal::Channel(_) | Refusal::Origin(_) | Refusal::Subject { .. } => {
-                "forbidden"
-            }
+            Refusal::NotApi
+            | Refusal::ApiRight(_)
+            | Refusal::Channel(_)
+            | Refusal::HiddenChannel(_)
+            | Refusal::Origin(_)
+            | Refusal::Subject { .. } => "forbidden",
+            Refusal::RefusedSubjects(_) => "conflict",
             Refusal::PerAddress(_) | Refusal::PerSubject(_) | Refusal::Handshakes(_) => "rate_limited",
-            Refusal::Internal => "internal_error",
+            Refusal::Internal | Refusal::NotRemembered => "internal_error",
         }
     }
 
@@ -189,8 +208,8 @@ impl Refusal {
             Refusal::TokenTimeout => "token_timeout",
             Refusal::TokenFirst => "token_not_first",
             Refusal::Frames(reason) => reason.name(),
-            Refusal::NotApi => "not_api",
-            Refusal::Channel(_) => "channel",
+            Refusal::NotApi | Refusal::ApiRight(_) => "not_api",
+            Refusal::Channel(_) | Refusal::HiddenChannel(_) => "channel",
             Refusal::Origin(_) => "origin",
             Refusal::Subject { .. } => "subject_refused",
             Refusal::PerAddress(_) => "connections_per_address",
@@ -246,7 +265,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Refusal::BadRequest(sentence) => f.write_str(sentence),
-            Refusal::BadMessage(sentence) => f.write_str(sentence),
+            Refusal::BadMessage(sentence) | Refusal::BadParameter(sentence) => f.write_str(sentence),
             Refusal::Method(allowed) => write!(f, "this route takes {allowed} only"),
             Refusal::UpgradeRequired => f.write_str("this is a WebSocket server: connect with ws://"),
             Refusal::Version => f.write_str("only version 13 of the WebSocket protocol is spoken here"),
@@ -269,6 +288,17 @@ impl fmt::Display for Refusal {
             Refusal::NotApi => {
                 f.write_str("this token does not open the API: it needs the claim \"api\": true")
             }
+            Refusal::ApiRight(right) => {
+                write!(
+                    f,
+                    "this token does not open this part of the API: its claim \"api\" lacks \"{right}\""
+                )
+            }
+            Refusal::HiddenChannel(channel) => write!(f, "this token may not see channel \"{channel}\""),
+            Refusal::RefusedSubjects(max) => write!(f, "{max} subjects are refused already"),
+            Refusal::NotRemembered => f.write_str(
+                "nothing was done: it could not be remembered who is refused; the server's log says why",
+            ),
             Refusal::Channel(channel) => write!(f, "this token may not publish on channel \"{channel}\""),
             Refusal::Origin(origin) => write!(f, "pages of the origin {origin} may not connect here"),
             Refusal::Subject { until } => {
@@ -291,8 +321,8 @@ impl fmt::Display for Refusal {
 }
 
 /// An answer with a JSON body.
-pub(super) fn json_answer(status: StatusCode, body: String) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+pub(super) fn json_answer(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer

@@ -1,10 +1,12 @@
-//! Subjects that an administrator keeps out until a given time.
+//! Subjects that are kept out until a given time, also across restarts.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use crate::access_key::UnixSeconds;
+use super::refused_file::{RefusedFile, RefusedFileError};
+use crate::access_key::{MAX_DATE, UnixSeconds};
 use crate::sync::lock;
 
 /// The most subjects that are kept out at once.
@@ -16,14 +18,84 @@ pub struct RefusedSubjects {
     until: Mutex<BTreeMap<Box<str>, UnixSeconds>>,
     /// How many there are: while there is none, a handshake asks nothing else.
     count: AtomicUsize,
+    /// Locked by whoever changes them; handshakes do not wait for the disk.
+    file: Mutex<RefusedFile>,
 }
 
+/// Why a subject can't be kept out, or let in again. Nothing was changed.
+#[derive(Debug)]
+pub enum RefuseError {
+    /// As many as [`MAX_REFUSED`] are kept out already.
+    TooMany,
+    /// It can't be remembered across a restart.
+    NotRemembered(RefusedFileError),
+}
+
+impl fmt::Display for RefuseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RefuseError::TooMany => write!(f, "{MAX_REFUSED} subjects are refused already"),
+            RefuseError::NotRemembered(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for RefuseError {}
+
 impl RefusedSubjects {
-    /// Replaces all of them.
-    pub fn set(&self, subjects: impl IntoIterator<Item = (Box<str>, UnixSeconds)>) {
+    /// Takes them from where they are remembered, and remembers changes there.
+    ///
+    /// # Errors
+    /// It is there and can't be read.
+    pub fn remember_in(&self, file: RefusedFile) -> Result<(), RefusedFileError> {
+        self.set(file.load()?);
+        *lock(&self.file) = file;
+        Ok(())
+    }
+
+    fn set(&self, subjects: BTreeMap<Box<str>, UnixSeconds>) {
         let mut until = lock(&self.until);
-        *until = subjects.into_iter().collect();
-        self.count.store(until.len(), Relaxed);
+        self.count.store(subjects.len(), Relaxed);
+        *until = subjects;
+    }
+
+    /// Keeps a subject out until this time, at most the end of the year 9999. Writes to the disk.
+    ///
+    /// # Errors
+    /// There are too many, or it can't be remembered.
+    pub fn refuse(&self, subject: &str, until: UnixSeconds, now: UnixSeconds) -> Result<(), RefuseError> {
+        self.change(now, |refused| refused.insert(subject.into(), until.min(MAX_DATE)))
+    }
+
+    /// Lets a subject in again; whether it was kept out. Writes to the disk.
+    ///
+    /// # Errors
+    /// It can't be remembered.
+    pub fn lift(&self, subject: &str, now: UnixSeconds) -> Result<bool, RefuseError> {
+        let mut lifted = false;
+        self.change(now, |refused| lifted = refused.remove(subject).is_some())?;
+        Ok(lifted)
+    }
+
+    /// Changes who is kept out: on the disk first, so that what was promised to hold does.
+    fn change<T>(
+        &self,
+        now: UnixSeconds,
+        change: impl FnOnce(&mut BTreeMap<Box<str>, UnixSeconds>) -> T,
+    ) -> Result<(), RefuseError> {
+        let file = lock(&self.file);
+        let before: BTreeMap<_, _> = self.list(now).into_iter().collect();
+        let mut refused = before.clone();
+        change(&mut refused);
+        if refused == before {
+            return Ok(());
+        }
+        if refused.len() > MAX_REFUSED {
+            return Err(RefuseError::TooMany);
+        }
+        file.save(&refused).map_err(RefuseError::NotRemembered)?;
+        self.set(refused);
+        Ok(())
     }
 
     /// All that are still kept out at `now`, by name.
@@ -53,12 +125,33 @@ mod tests {
     fn who_is_kept_out_comes_back_in_time() {
         let refused = RefusedSubjects::default();
         assert_eq!(refused.until(Some("alice"), 0), None);
-        refused.set([("alice".into(), 100), ("bob".into(), 200)]);
+        refused.set([("alice".into(), 100), ("bob".into(), 200)].into());
         assert_eq!(refused.until(Some("alice"), 99), Some(100));
         assert_eq!(refused.until(Some("alice"), 100), None);
         assert_eq!((refused.until(Some("carol"), 0), refused.until(None, 0)), (None, None));
         assert_eq!(refused.list(100), [("bob".into(), 200)]);
-        refused.set([]);
+        refused.set(BTreeMap::new());
         assert_eq!(refused.until(Some("bob"), 0), None);
+    }
+
+    #[test]
+    fn what_is_not_remembered_does_not_hold() {
+        let refused = RefusedSubjects::default();
+        assert!(matches!(refused.refuse("alice", 10, 0), Err(RefuseError::NotRemembered(_))));
+        assert_eq!(refused.until(Some("alice"), 0), None);
+        assert!(!refused.lift("alice", 0).unwrap(), "nothing to change is no trouble");
+
+        let scratch = tempfile::tempdir().unwrap();
+        let file = || RefusedFile::new(Some(scratch.path().join("refused.json")));
+        refused.remember_in(file()).unwrap();
+        refused.refuse("alice", u64::MAX, 0).unwrap();
+        let next = RefusedSubjects::default();
+        next.remember_in(file()).unwrap();
+        assert_eq!(next.until(Some("alice"), 0), Some(MAX_DATE), "what RFC 3339 can write");
+        assert!(next.lift("alice", 0).unwrap());
+        next.set((0..MAX_REFUSED as u64).map(|n| (n.to_string().into(), 10)).collect());
+        assert!(matches!(next.refuse("one more", 10, 0), Err(RefuseError::TooMany)));
+        next.refuse("7", 11, 0).unwrap();
+        next.refuse("one more", 20, 10).unwrap();
     }
 }

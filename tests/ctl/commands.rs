@@ -108,13 +108,18 @@ fn token_prints_the_token_alone() {
     issued.err.clear();
     assert_eq!(issued, ended(0, &token, ""));
     let seen = daemon.fake.last_seen();
-    let expected = r#"TokenRequest { read: ["chat", "news"], write: Some(["chat"]), api: false, subject: Some("alice"), expires_in: Some(3600) }"#;
+    let expected = r#"TokenRequest { read: ["chat", "news"], write: Some(["chat"]), api: ApiRights(), subject: Some("alice"), expires_in: Some(3600) }"#;
     assert_eq!(seen, expected);
     assert_eq!(daemon.ctl("token --api --expires-in never"), ended(0, &token, "never expires\n"));
     assert_eq!(
         daemon.fake.last_seen(),
-        "TokenRequest { read: [], write: None, api: true, subject: None, expires_in: None }"
+        "TokenRequest { read: [], write: None, api: ApiRights(all), subject: None, expires_in: None }"
     );
+    daemon.ctl("token --api publish,info --read chat");
+    let expected = r#"TokenRequest { read: ["chat"], write: None, api: ApiRights(publish, info), subject: None, expires_in: Some(604800) }"#;
+    assert_eq!(daemon.fake.last_seen(), expected);
+    let wrong = daemon.ctl("token --api publishing");
+    assert!(wrong.code == 2 && wrong.err.contains("publish, channels, subjects"), "{wrong:?}");
     daemon.ctl("token --write chat");
     assert!(daemon.fake.last_seen().ends_with("expires_in: Some(604800) }"));
     let expected = json!({"token": TOKEN, "expires_at": "2026-11-22T10:46:00Z"});
@@ -265,8 +270,8 @@ fn wrong_arguments_are_one_line_and_one_hint() {
         ("status now", "unexpected argument 'now' found", "usage: philotectl status [OPTIONS]"),
         (
             "token",
-            "the following required arguments were not provided: <--read <CHANNEL>|--write <CHANNEL>|--api>",
-            "usage: philotectl token <--read <CHANNEL>|--write <CHANNEL>|--api>",
+            "the following required arguments were not provided: <--read <CHANNEL>|--write <CHANNEL>|--api [<RIGHT>]>",
+            "usage: philotectl token <--read <CHANNEL>|--write <CHANNEL>|--api [<RIGHT>]>",
         ),
         (
             "token --read c --expires-in soon",

@@ -161,6 +161,10 @@ fn the_api_stays_off_a_public_port() {
     let (status, body) = daemon.http("GET", "/api/info", &token, "");
     assert_eq!((status, body["error"].as_str()), (404, Some("not_found")));
     assert_eq!(daemon.http("POST", "/api/publish", &token, r#"{"channel":"c","data":"d"}"#).0, 404);
+    for path in ["/api/openapi.json", "/api/channels", "/api/channels/c", "/api/connections?subject=a"] {
+        assert_eq!(daemon.http("GET", path, &token, "").0, 404, "{path}");
+    }
+    assert_eq!(daemon.http("POST", "/api/disconnect", &token, r#"{"subject":"a"}"#).0, 404);
     assert_eq!(daemon.http("GET", "/health", "", "").0, 200);
     daemon.client(&["c"]).settle();
 }

@@ -8,6 +8,7 @@ mod support;
 mod terminal;
 
 mod admin;
+mod api;
 mod command_line;
 mod connections;
 mod dev;

@@ -93,6 +93,20 @@ for (const [name, expected] of [
   });
 }
 
+test("README: disconnect.sh sends somebody away, and keeps them out", DEADLINE, async (t) => {
+  const philote = await startPhilote(t);
+  const token = sign(philote, { sub: "mallory" });
+  const mallory = new WebSocket(`ws://${philote.address}/?auth=${token}`);
+  await once(mallory, "open");
+  const [printed, [code]] = await Promise.all([
+    run(philote, "disconnect.sh", { TOKEN: sign(philote, { api: true }) }),
+    once(mallory, "close"),
+  ]);
+  assert.equal(code, 4403);
+  assert.equal(JSON.parse(printed).disconnected, 1);
+  await assert.rejects(once(new WebSocket(`ws://${philote.address}/?auth=${token}`), "open"), /403/);
+});
+
 test("README: reader.py greets and prints what it reads", DEADLINE, async (t) => {
   const philote = await startPhilote(t);
   const other = await join(t, philote, chat(philote));

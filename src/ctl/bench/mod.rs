@@ -140,7 +140,6 @@ pub(super) fn sign(rights: &Rights<'_>, keys: &Keys) -> Result<String, BenchErro
     let token = NewToken {
         read: channel(rights.reads),
         write: Some(channel(rights.writes)),
-        api: false,
         subject: rights.subject.map(str::to_owned),
         expires: Some(expires.as_secs()),
         ..NewToken::default()

@@ -10,12 +10,12 @@ use std::path::PathBuf;
 use crate::config;
 
 /// The file, one JSON object of subjects and the seconds since 1970 from which on they are taken again.
-#[derive(Debug)]
-pub(super) struct RefusedFile(Option<PathBuf>);
+#[derive(Debug, Default)]
+pub struct RefusedFile(Option<PathBuf>);
 
 /// Why it can't be read or written.
 #[derive(Debug)]
-pub(super) enum RefusedFileError {
+pub enum RefusedFileError {
     /// There is no directory to keep it in.
     NoPlace,
     /// The system does not let it be read.
@@ -50,7 +50,8 @@ impl fmt::Display for RefusedFileError {
 impl std::error::Error for RefusedFileError {}
 
 impl RefusedFile {
-    pub(super) fn new(path: Option<PathBuf>) -> RefusedFile {
+    /// The file at this path; without one nobody can be kept out.
+    pub fn new(path: Option<PathBuf>) -> RefusedFile {
         RefusedFile(path)
     }
 
@@ -70,11 +71,10 @@ impl RefusedFile {
     }
 
     /// Replaces what is on the disk, whole.
-    pub(super) fn save(&self, refused: &[(Box<str>, u64)]) -> Result<(), RefusedFileError> {
+    pub(super) fn save(&self, refused: &BTreeMap<Box<str>, u64>) -> Result<(), RefusedFileError> {
         let path = self.0.as_ref().ok_or(RefusedFileError::NoPlace)?;
         let unwritable = |error| RefusedFileError::Unwritable(path.clone(), error);
-        let all: BTreeMap<&str, u64> = refused.iter().map(|(subject, until)| (&**subject, *until)).collect();
-        let text = serde_json::to_string_pretty(&all).map_err(|error| unwritable(error.into()))?;
+        let text = serde_json::to_string_pretty(refused).map_err(|error| unwritable(error.into()))?;
         if let Some(directory) = path.parent() {
             DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unwritable)?;
         }
@@ -92,7 +92,7 @@ mod tests {
         let path = scratch.path().join("state/refused.json");
         let file = RefusedFile::new(Some(path.clone()));
         assert!(file.load().unwrap().is_empty());
-        file.save(&[("alice \"\n".into(), 7), ("bob".into(), u64::MAX)]).unwrap();
+        file.save(&[("alice \"\n".into(), 7), ("bob".into(), u64::MAX)].into()).unwrap();
         let loaded = file.load().unwrap();
         assert_eq!(
             loaded.into_iter().collect::<Vec<_>>(),
@@ -106,6 +106,6 @@ mod tests {
         std::fs::write(&path, "{").unwrap();
         let error = file.load().unwrap_err().to_string();
         assert!(error.contains("refused.json does not say who is refused"), "{error}");
-        assert!(RefusedFile::new(None).save(&[]).is_err());
+        assert!(RefusedFile::default().save(&BTreeMap::new()).is_err());
     }
 }

@@ -1,0 +1,69 @@
+//! Work of the API that would hold up those who publish: walks over all connections or channels, and writing to the disk.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use crate::server::{Refusal, Server};
+
+/// Works at once; more wait for their turn, at most as long as a request may take.
+const MAX_WORKS: usize = 4;
+
+/// Where such work is done.
+pub(in crate::server) struct Background(Arc<Semaphore>);
+
+impl Default for Background {
+    fn default() -> Background {
+        Background(Arc::new(Semaphore::new(MAX_WORKS)))
+    }
+}
+
+impl Background {
+    /// Does it on a thread where nobody waits for it but who asked.
+    pub(super) async fn run<T: Send + 'static>(
+        server: &Arc<Server>,
+        work: impl FnOnce(&Arc<Server>) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let place = server.background.0.clone().acquire_owned().await.map_err(|_| Refusal::Internal)?;
+        let server = server.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            // Held to the end of the work, also where whoever asked has gone.
+            let _place = place;
+            work(&server)
+        });
+        done.await.map_err(|_| Refusal::Internal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{Future, poll_fn};
+    use std::sync::mpsc::channel;
+    use std::task::Poll;
+
+    use super::*;
+    use crate::config::{Environment, Overrides, load};
+
+    #[tokio::test]
+    async fn no_more_work_is_begun_than_there_are_places() {
+        let environment = Environment::new([("SECRET", "a secret of more than thirty-two characters")]);
+        let server = Server::new(load(&Overrides::default(), &environment).unwrap().settings, 1024);
+        let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+        let mut ends = Vec::new();
+        for _ in 0..MAX_WORKS {
+            let (end, ended) = channel::<()>();
+            let (server, begun) = (server.clone(), begun.clone());
+            let work = move |_: &Arc<Server>| {
+                begun.send(()).unwrap();
+                ended.recv()
+            };
+            tokio::spawn(async move { Background::run(&server, work).await });
+            ends.push(end);
+            begins.recv().await.unwrap();
+        }
+        let mut one_more = Box::pin(Background::run(&server, |_| ()));
+        assert!(poll_fn(|context| Poll::Ready(one_more.as_mut().poll(context).is_pending())).await);
+        ends.pop();
+        one_more.await.unwrap();
+    }
+}

@@ -1,0 +1,121 @@
+//! Lists in pages: some rows in order, and where the next page begins.
+
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::server::Refusal;
+
+/// Rows of a page when nobody says how many.
+const DEFAULT_ROWS: usize = 100;
+
+/// What is asked of a list, in a URL. Parameters that no list has, such as `auth`, are not looked at.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Query {
+    limit: Option<String>,
+    /// `next` of the page before.
+    pub(super) after: Option<String>,
+    /// Only names that begin so.
+    pub(super) prefix: Option<String>,
+    /// Whose connections.
+    pub(super) subject: Option<String>,
+}
+
+impl Query {
+    pub(super) fn parse(query: &str) -> Result<Query, Refusal> {
+        serde_urlencoded::from_str(query)
+            .map_err(|error| Refusal::BadParameter(format!("the query of the URL: {error}")))
+    }
+
+    /// Rows of the page, at most `max`.
+    pub(super) fn limit(&self, max: usize) -> Result<usize, Refusal> {
+        let Some(limit) = &self.limit else { return Ok(DEFAULT_ROWS.min(max)) };
+        let wrong = || Refusal::BadParameter(format!("limit must be a number from 1 to {max}"));
+        limit.parse().ok().filter(|limit| (1..=max).contains(limit)).ok_or_else(wrong)
+    }
+}
+
+/// The first rows behind a place in a list, kept in room for `limit` of them while all are looked at.
+pub(super) struct Page<K, V> {
+    after: Option<K>,
+    limit: usize,
+    rows: BTreeMap<K, V>,
+    /// Something was left out.
+    more: bool,
+}
+
+impl<K: Ord, V> Page<K, V> {
+    pub(super) fn new(after: Option<K>, limit: usize) -> Page<K, V> {
+        Page { after, limit, rows: BTreeMap::new(), more: false }
+    }
+
+    /// Looks at a row, and makes it if it is among the first so far.
+    pub(super) fn offer<Q: Ord + ?Sized>(&mut self, key: &Q, row: impl FnOnce() -> (K, V))
+    where
+        K: Borrow<Q>,
+    {
+        if self.after.as_ref().is_some_and(|after| key <= after.borrow()) || self.rows.contains_key(key) {
+            return;
+        }
+        let last = self.rows.last_key_value();
+        if self.rows.len() == self.limit && last.is_some_and(|(last, _)| key > last.borrow()) {
+            self.more = true;
+            return;
+        }
+        self.rows.extend([row()]);
+        if self.rows.len() > self.limit {
+            self.rows.pop_last();
+            self.more = true;
+        }
+    }
+
+    /// The rows, and what `after` is to be for the next page; `None` where there is none.
+    pub(super) fn take(self) -> (BTreeMap<K, V>, Option<K>)
+    where
+        K: Clone,
+    {
+        let next = self.rows.last_key_value().filter(|_| self.more).map(|(last, _)| last.clone());
+        (self.rows, next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_follow_one_another_to_the_end() {
+        let all = ["d", "a", "c", "a", "e", "b"];
+        let mut seen = Vec::new();
+        let mut after = None;
+        loop {
+            let mut page = Page::new(after.take(), 2);
+            for name in all {
+                page.offer(name, || (name.to_owned(), ()));
+                assert!(page.rows.len() <= 2);
+            }
+            let (rows, next) = page.take();
+            seen.extend(rows.into_keys());
+            after = next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(seen, ["a", "b", "c", "d", "e"]);
+        let mut exact = Page::new(Some("c".to_owned()), 2);
+        all.iter().for_each(|name| exact.offer(*name, || ((*name).to_owned(), ())));
+        assert_eq!(exact.take().1, None, "the last page knows that it is the last");
+    }
+
+    #[test]
+    fn a_limit_has_a_range() {
+        let limit = |query: &str| Query::parse(query).unwrap().limit(1000);
+        assert_eq!(limit(""), Ok(DEFAULT_ROWS));
+        assert_eq!((limit("limit=1"), limit("limit=1000&auth=x&more=y")), (Ok(1), Ok(1000)));
+        for wrong in ["limit=0", "limit=1001", "limit=-1", "limit=1.0", "limit=", "limit=many"] {
+            assert!(limit(wrong).is_err(), "{wrong}");
+        }
+        assert!(Query::parse("limit=1&limit=2").is_err());
+    }
+}

@@ -1,0 +1,98 @@
+//! `POST /api/publish`, and the way that all goes which the daemon itself publishes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use hyper::body::Incoming;
+use hyper::{Request, StatusCode};
+use serde_json::json;
+use uuid::Uuid;
+use uuid::fmt::Hyphenated;
+
+use crate::access_key::AccessKey;
+use crate::hub::Touched;
+use crate::message::{ApiMessage, Delivery, Publish};
+use crate::server::flush::flush;
+use crate::server::refusal::{Answer, json_answer};
+use crate::server::{Refusal, Server};
+
+/// The longest body, in bytes.
+const MAX_BODY_BYTES: usize = 1024 * 1024;
+
+/// Messages of a batch that are queued before what they touched is written.
+const MESSAGES_PER_FLUSH: usize = 256;
+
+/// Bytes of a batch that are queued before what they touched is written.
+const BYTES_PER_FLUSH: usize = 64 * 1024;
+
+/// Publishes one message or an array of them: all, or none if one of them is bad.
+pub(super) async fn publish(
+    server: &Arc<Server>,
+    access: &AccessKey,
+    request: Request<Incoming>,
+) -> Result<Answer, Refusal> {
+    let body = super::body(request, MAX_BODY_BYTES).await?;
+    let text = std::str::from_utf8(&body).map_err(|_| Refusal::BadRequest("the body must be UTF-8 text"))?;
+    let live = server.live_full();
+    let messages = ApiMessage::parse_many(text, live.settings.limits.channel_name_bytes)
+        .map_err(|(at, error)| Refusal::BadMessage(format!("message {at}: {error}")))?;
+    let max = live.settings.websocket.max_message_size;
+    for (at, ApiMessage { publish, .. }) in messages.iter().enumerate() {
+        if !access.may_publish(&publish.channel) {
+            return Err(Refusal::Channel(publish.channel.clone().into_owned()));
+        }
+        if publish.data.len() > max {
+            return Err(Refusal::BadMessage(format!(
+                "message {at}: data is over max_message_size, {max} bytes"
+            )));
+        }
+    }
+
+    let subject = access.subject.as_deref().filter(|_| live.settings.websocket.show_subject);
+    let each = messages.iter().map(|message| (&message.publish, message.excluded.as_slice()));
+    let readers = server.publish(each, subject).await;
+    let published: Vec<_> = messages
+        .iter()
+        .zip(readers)
+        .map(|(message, readers)| json!({"channel": message.publish.channel, "readers": readers}))
+        .collect();
+    Ok(json_answer(StatusCode::OK, json!({"published": published}).to_string()))
+}
+
+impl Server {
+    /// Publishes messages in the daemon's name, or a subject's, each to all readers but the excluded ones, and returns
+    /// to how many readers each was queued.
+    pub async fn publish<'a>(
+        self: &Arc<Self>,
+        messages: impl ExactSizeIterator<Item = (&'a Publish<'a>, &'a [Uuid])>,
+        subject: Option<&str>,
+    ) -> Vec<usize> {
+        let mut id = [0; Hyphenated::LENGTH];
+        let id = self.id().hyphenated().encode_lower(&mut id);
+        let count = messages.len();
+        let mut published = Vec::with_capacity(count);
+        let mut touched = Touched::new();
+        let mut bytes = 0;
+        for (message, excluded) in messages {
+            let delivery = Delivery { issuer: id, channel: &message.channel, data: message.data, subject };
+            let readers = if excluded.is_empty() {
+                self.hub.publish(&delivery, None, &mut touched)
+            } else {
+                let excluded: Vec<_> = excluded.iter().filter_map(|id| self.hub.connection(id)).collect();
+                self.hub.publish_except(&delivery, &excluded, &mut touched)
+            };
+            self.events.tell_message(&delivery, readers);
+            published.push(readers);
+            bytes += message.data.len();
+            let at = published.len();
+            if at % MESSAGES_PER_FLUSH == 0 || bytes > BYTES_PER_FLUSH || at == count {
+                bytes = 0;
+                if let Some(tasks) = flush(self, &mut touched) {
+                    tasks.join_all().await;
+                }
+            }
+        }
+        self.counters.messages_in.fetch_add(count as u64, Relaxed);
+        published
+    }
+}

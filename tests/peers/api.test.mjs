@@ -1,0 +1,66 @@
+// schemathesis puts the API through what its own document says: every route, good and bad requests, all checks.
+
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { once } from "node:events";
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import test from "node:test";
+import WebSocket from "ws";
+import { sign, startPhilote } from "./philote.mjs";
+
+const { PHILOTE_SCHEMATHESIS: SCHEMATHESIS } = process.env;
+assert(SCHEMATHESIS, "this test is run by tests/run, which sets PHILOTE_SCHEMATHESIS");
+
+/** For one run, in milliseconds. */
+const PATIENCE = 300_000;
+/** Generated for each operation beside the boundary cases, from a seed that stays the same. */
+const EXAMPLES = ["--max-examples", "40", "--seed", "1"];
+
+/** Runs schemathesis with a document against the daemon; gives its exit status and what it printed. */
+async function check(philote, document, ...options) {
+  const file = join(philote.directory, "openapi.json");
+  await writeFile(file, JSON.stringify(document));
+  const arguments_ = [
+    ...["run", file, "--url", `http://${philote.address}/`, "--checks", "all", ...EXAMPLES, "--no-color"],
+    ...["--header", `Authorization: Bearer ${sign(philote, { api: true, sub: "backend" })}`],
+    // How fast this machine is is no matter of the API's.
+    ...["--suppress-health-check", "all", "--request-timeout", "30", "--generation-database", "none"],
+    ...options,
+  ];
+  return new Promise((resolve) =>
+    execFile(SCHEMATHESIS, arguments_, { cwd: philote.directory, timeout: PATIENCE }, (error, stdout, stderr) =>
+      resolve({ status: error ? (error.code ?? error.signal) : 0, output: stdout + stderr }),
+    ),
+  );
+}
+
+test("schemathesis finds no fault with the API, and finds a document that is not true", { timeout: 2 * PATIENCE }, async (t) => {
+  const philote = await startPhilote(t);
+  // Somebody whom the document's examples find: what is shown of her is checked as well.
+  const token = sign(philote, { read: ["chat"], write: ["chat"], sub: "alice" });
+  const alice = new WebSocket(`ws://${philote.address}/?auth=${token}`);
+  t.after(() => alice.terminate());
+  await once(alice, "open");
+
+  const answer = await fetch(`http://${philote.address}/api/openapi.json`);
+  const document = await answer.json();
+  const operations = Object.values(document.paths).flatMap(Object.keys).length;
+  const { status, output } = await check(philote, document);
+  t.diagnostic(output.match(/\d+ generated, .*/)?.[0] ?? output);
+  assert.equal(status, 0, output);
+  assert(output.includes(`Operations:       ${operations} selected / ${operations} total`), output);
+  assert(!output.includes("Authorization: Bearer ey"), "a token in the output");
+  assert.equal(alice.readyState, WebSocket.OPEN, "nobody was told to disconnect her");
+
+  for (const [path, change] of [
+    ["/api/channels", ({ components }) => (components.schemas.Channels.properties.next = { type: "integer" })],
+    ["/api/info", ({ paths }) => delete paths["/api/info"].get.responses["401"]],
+    ["/api/disconnect", ({ components }) => (components.schemas.Subject.maxLength = 1000)],
+  ]) {
+    const untrue = structuredClone(document);
+    change(untrue);
+    const found = await check(philote, untrue, "--include-path", path);
+    assert.equal(found.status, 1, `${path}: ${found.output}`);
+  }
+});
