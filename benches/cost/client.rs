@@ -21,37 +21,32 @@ struct Room {
 
 pub(super) fn run(scenario: Scenario, rounds: usize, port: u16) {
     let keys = Keys::new([SECRET.as_bytes()]);
-    let connect = |channel: &str| {
-        let channels = vec![channel.to_owned()];
-        let subject = Some("somebody".to_owned());
-        let token =
-            NewToken { read: channels.clone(), write: Some(channels), subject, ..NewToken::default() };
+    let enter = |read: &[String], channel: &str| {
+        let subject = scenario.subject.then(|| "somebody".to_owned());
+        let write = Some(vec![channel.to_owned()]);
+        let token = NewToken { read: read.to_vec(), write, subject, ..NewToken::default() };
         open(port, &issue(&token, &keys).unwrap())
     };
+    let connect = |channel: &str| enter(&[channel.to_owned()], channel);
     wait();
     let mut rooms: Vec<Room> = (0..scenario.rooms)
         .map(|number| {
             let channel = format!("channel-{number:04}");
             let members = (0..scenario.readers).map(|_| connect(&channel)).collect();
-            // It reads another channel, so that it gets nothing.
-            let publisher = (!scenario.mutual).then(|| {
-                let token = NewToken { write: Some(vec![channel.clone()]), ..NewToken::default() };
-                open(port, &issue(&NewToken { subject: Some("somebody".into()), ..token }, &keys).unwrap())
-            });
+            let publisher = (!scenario.mutual).then(|| enter(&[], &channel));
             Room { channel, members, publisher, next: 0 }
         })
         .collect();
     // With as many rounds as there are members, all outboxes have had room before anything is counted.
     let warm = if scenario.mutual { scenario.readers } else { 2 };
     let mut opened: Vec<TcpStream> = (0..scenario.connects * warm).map(|_| connect("channel-0000")).collect();
-    let mut length = 0;
     for _ in 0..warm {
-        rooms.iter_mut().for_each(|room| publish(room, scenario.batch, &mut length));
+        rooms.iter_mut().for_each(|room| publish(room, scenario.batch));
     }
     go_on();
     wait();
     for _ in 0..rounds {
-        rooms.iter_mut().for_each(|room| publish(room, scenario.batch, &mut length));
+        rooms.iter_mut().for_each(|room| publish(room, scenario.batch));
         opened.extend((0..scenario.connects).map(|_| connect("channel-0000")));
     }
     go_on();
@@ -87,7 +82,7 @@ fn open(port: u16, token: &str) -> TcpStream {
 }
 
 /// Publishes a batch with one system call and waits until every reader has all of it.
-fn publish(room: &mut Room, batch: usize, length: &mut usize) {
+fn publish(room: &mut Room, batch: usize) {
     let parts: [&[u8]; 5] = [b"{\"channel\":\"", room.channel.as_bytes(), b"\",\"data\":\"", &DATA, b"\"}"];
     let mut frames = Vec::new();
     (0..batch).for_each(|_| client_frame(TEXT, &parts, &mut frames));
@@ -95,19 +90,16 @@ fn publish(room: &mut Room, batch: usize, length: &mut usize) {
     room.next += 1;
     room.publisher.as_mut().unwrap_or(&mut room.members[from]).write_all(&frames).unwrap();
     let own = room.publisher.is_none().then_some(from);
-    let mut buffer = Vec::new();
     for (_, member) in room.members.iter_mut().enumerate().filter(|(at, _)| Some(*at) != own) {
-        if *length == 0 {
-            // All frames of a run have one length, 126 bytes or more; the first tells it.
-            let mut header = [0; 4];
-            member.read_exact(&mut header).unwrap();
-            assert_eq!(header[..2], [0x81, 126]);
-            let payload = usize::from(u16::from_be_bytes([header[2], header[3]]));
-            *length = payload + header.len();
-            buffer.resize(batch * *length - header.len(), 0);
-        } else {
-            buffer.resize(batch * *length, 0);
-        }
-        member.read_exact(&mut buffer).unwrap();
+        (0..batch).for_each(|_| receive(member));
     }
+}
+
+/// Reads one frame of 126 bytes or more.
+fn receive(member: &mut TcpStream) {
+    let mut header = [0; 4];
+    member.read_exact(&mut header).unwrap();
+    assert_eq!(header[..2], [0x81, 126]);
+    let payload = usize::from(u16::from_be_bytes([header[2], header[3]]));
+    member.read_exact(&mut vec![0; payload]).unwrap();
 }

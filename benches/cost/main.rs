@@ -41,13 +41,31 @@ struct Scenario {
     batch: usize,
     /// Connections opened in each round; the others are open before the first.
     connects: usize,
+    /// `[history] messages`: no more than the rounds before the first that is counted, so that each drops as much as it adds.
+    history: &'static str,
+    /// Whether tokens say who their bearer is, so that messages do.
+    subject: bool,
 }
 
-const SCENARIOS: [Scenario; 4] = [
-    Scenario { name: "fanout-1", rooms: 1, readers: 1_000, mutual: false, batch: 1, connects: 0 },
-    Scenario { name: "fanout-16", rooms: 1, readers: 1_000, mutual: false, batch: 16, connects: 0 },
-    Scenario { name: "rooms", rooms: 200, readers: 10, mutual: true, batch: 1, connects: 0 },
-    Scenario { name: "connect", rooms: 0, readers: 0, mutual: false, batch: 0, connects: 1 },
+const FANOUT: Scenario = Scenario {
+    name: "fanout-1",
+    rooms: 1,
+    readers: 1_000,
+    mutual: false,
+    batch: 1,
+    connects: 0,
+    history: "0",
+    subject: true,
+};
+const ROOMS: Scenario = Scenario { name: "rooms", rooms: 200, readers: 10, mutual: true, ..FANOUT };
+
+const SCENARIOS: [Scenario; 6] = [
+    FANOUT,
+    Scenario { name: "fanout-16", batch: 16, ..FANOUT },
+    ROOMS,
+    Scenario { name: "rooms-history", history: "10", ..ROOMS },
+    Scenario { name: "rooms-nameless", subject: false, ..ROOMS },
+    Scenario { name: "connect", rooms: 0, readers: 0, batch: 0, connects: 1, ..FANOUT },
 ];
 
 impl Scenario {
@@ -69,14 +87,19 @@ fn main() {
             client::run(named(name), rounds.parse().unwrap(), port.parse().unwrap());
         }
         [name, rounds] => serve(named(name), rounds.parse().unwrap()),
-        _ => println!(
-            "usage: cost fanout-1|fanout-16|rooms|connect ROUNDS; tests/cost runs and compares all of them"
-        ),
+        _ => {
+            let names = SCENARIOS.map(|scenario| scenario.name).join("|");
+            println!("usage: cost {names} ROUNDS; tests/cost runs and compares all of them");
+        }
     }
 }
 
 fn serve(scenario: Scenario, rounds: usize) {
-    let environment = Environment::new([("SECRET", SECRET), ("MAX_CONNECTIONS", MAX_CONNECTIONS)]);
+    let environment = Environment::new([
+        ("SECRET", SECRET),
+        ("MAX_CONNECTIONS", MAX_CONNECTIONS),
+        ("PHILOTE_HISTORY_MESSAGES", scenario.history),
+    ]);
     let server = Server::new(load(&Overrides::default(), &environment).unwrap().settings, MAX_DESCRIPTORS);
     // One thread, and nothing that the clock drives: what runs depends on what the clients send alone.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
