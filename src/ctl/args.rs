@@ -112,8 +112,8 @@ pub(super) struct Token {
     /// A channel that its holder may write (repeatable)
     #[arg(long, value_name = "CHANNEL")]
     pub(super) write: Vec<String>,
-    /// Open the HTTP API, or only these parts of it; it publishes on the channels of --write and shows those of
-    /// --read, or any without them
+    /// Open the HTTP API, or only these parts of it (separated by commas); it publishes on the channels of --write and
+    /// shows those of --read, or any without them
     #[arg(long, value_name = "RIGHT", num_args = 0..=1, value_delimiter = ',', value_parser = rights())]
     pub(super) api: Option<Vec<String>>,
     /// Who it is for: shown to administrators, and to readers of what its holder publishes
