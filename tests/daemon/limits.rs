@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
-use tokio_tungstenite::tungstenite::client;
+use tokio_tungstenite::tungstenite::{Message, client};
 
 use crate::support::{Client, Daemon, PATIENCE, body_of, frame, header, sign, status, upgrade};
 
@@ -137,6 +137,78 @@ fn a_subject_has_its_connections_and_others_have_theirs() {
     assert_eq!(status(&knock(&daemon, 1, &sign(&of("bob"))).1), 101);
     assert_eq!(total(&daemon, "connections_per_subject"), 2);
     nobody.iter_mut().for_each(Client::settle);
+}
+
+#[test]
+fn a_client_of_v1_is_told_of_a_limit_by_a_close_that_it_can_read() {
+    let daemon = Daemon::start("");
+    let v1 = |last: u8| {
+        let mut request = daemon.request("/");
+        request.headers_mut().insert("Sec-WebSocket-Protocol", "philote.v1".parse().unwrap());
+        let (socket, _) = client::client(request, connect_from(&daemon, last)).unwrap();
+        Client { socket }
+    };
+    let show = |client: &mut Client, subject: &str| {
+        let token = sign(&json!({"sub": subject, "read": ["c"], "write": ["c"]}));
+        client.send(json!({"auth": token}).to_string());
+    };
+    let enter = |last: u8, subject: &str| {
+        let mut client = v1(last);
+        show(&mut client, subject);
+        assert_eq!(client.receive()["access"]["subject"], subject);
+        client
+    };
+    let refused = |last: u8, subject: &str| {
+        let mut client = v1(last);
+        show(&mut client, subject);
+        let (code, sentence, messages) = client.closed();
+        assert!(messages.is_empty(), "{messages:?}");
+        (code, sentence)
+    };
+    let limit = |setting: &str| {
+        crate::support::config_file(daemon.directory.path(), &format!("[limits]\n{setting} = 1\n"));
+        daemon.admin("POST", "/v1/reload", "");
+    };
+
+    limit("connections_per_address");
+    let (mut one, mut other) = (enter(1, "alice"), enter(2, "bob"));
+    let sentence = "this address has all its connections: connections_per_address is 1";
+    assert_eq!(refused(1, "carol"), (4429, sentence.to_owned()));
+    one.publish("c", "hello");
+    assert_eq!(other.data(), "hello");
+    drop((one, other));
+    daemon.wait_until("both are gone", |status| status["connections"] == 0);
+
+    limit("connections_per_subject");
+    let (mut one, mut other) = (enter(1, "alice"), enter(1, "bob"));
+    let (code, sentence) = refused(2, "alice");
+    assert_eq!(code, 4429);
+    assert!(sentence.contains("connections_per_subject is 1"), "{sentence}");
+    one.publish("c", "hello");
+    assert_eq!(other.data(), "hello");
+
+    limit("handshakes_per_second");
+    // One a second: the second of these at the latest, unless the machine takes a second between them.
+    let deadline = Instant::now() + PATIENCE;
+    let close = loop {
+        let mut client = v1(1);
+        // Who is refused may be gone before it has said who it is.
+        let _ = client.socket.send(Message::text(json!({"auth": sign(&json!({"read": ["c"]}))}).to_string()));
+        match client.socket.read() {
+            Ok(Message::Close(Some(close))) => break close,
+            Ok(Message::Text(_)) => assert!(Instant::now() < deadline, "nobody was refused"),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(u16::from(close.code), 4429);
+    assert!(close.reason.contains("handshakes_per_second is 1"), "{close}");
+    enter(3, "dora").settle();
+    one.settle();
+    assert_eq!(
+        (total(&daemon, "connections_per_address"), total(&daemon, "connections_per_subject")),
+        (1, 1)
+    );
+    assert!(total(&daemon, "handshakes_per_second") >= 1);
 }
 
 #[test]

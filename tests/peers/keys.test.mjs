@@ -2,7 +2,8 @@
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { generateKeyPairSync } from "node:crypto";
+import { createHmac, generateKeyPairSync } from "node:crypto";
+import { once } from "node:events";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import test from "node:test";
@@ -65,6 +66,14 @@ async function reload(philote, text) {
   await run(join(BINARIES, "philotectl"), ["reload"], { env: philote.settings });
 }
 
+const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
+
+/** What no library signs: a token whose header is this, signed by HMAC with what everybody knows of a key. */
+function forge(header, secret) {
+  const text = `${part(header)}.${part(CLAIMS)}`;
+  return `${text}.${createHmac(`sha${header.alg.slice(2)}`, secret).update(text).digest("base64url")}`;
+}
+
 for (const [library, sign] of Object.entries(SIGNERS)) {
   test(`${library} signs with every algorithm`, DEADLINE, async (t) => {
     const philote = await startPhilote(t);
@@ -89,13 +98,51 @@ for (const [library, sign] of Object.entries(SIGNERS)) {
       }
       for (const algorithm of SECRETS) {
         assert.equal(await handshake(philote, await sign(algorithm, philote.secret)), 101, algorithm);
-        const publicKey = KEYS.rsa[0].publicKey.export({ type: "spki", format: "pem" });
-        // What the libraries themselves refuse to sign is signed by none of them.
-        const forged = await Promise.resolve().then(() => sign(algorithm, publicKey)).catch(() => undefined);
-        if (forged) assert.equal(await handshake(philote, forged), 401, `${algorithm} with the public key`);
+        assert.equal(await handshake(philote, forge({ alg: algorithm }, philote.secret)), 101, algorithm);
+        for (const [name, [{ publicKey }]] of Object.entries(KEYS)) {
+          for (const known of [publicKey.export({ type: "spki", format: "pem" }), JSON.stringify(publicKey.export({ format: "jwk" }))]) {
+            const forged = forge({ alg: algorithm, ...(kid && { kid: name }) }, known);
+            assert.equal(await handshake(philote, forged), 401, `${algorithm} with the public key ${name}`);
+          }
+        }
       }
     }
-    const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
-    assert.equal(await handshake(philote, `${part({ alg: "none" })}.${part(CLAIMS)}.`), 401);
+    for (const alg of ["none", "None", "NONE", "nOnE"]) {
+      for (const signature of ["", "AAAA"]) {
+        assert.equal(await handshake(philote, `${part({ alg })}.${part(CLAIMS)}.${signature}`), 401, alg);
+      }
+    }
   });
 }
+
+test("a JWKS rotates under live connections", DEADLINE, async (t) => {
+  const philote = await startPhilote(t, { PHILOTE_SHUTDOWN_DRAIN: "1s" });
+  const jwks = async (...names) => {
+    const keys = names.map((name) => ({ ...KEYS[name][0].publicKey.export({ format: "jwk" }), kid: name }));
+    await writeFile(join(philote.directory, "jwks.json"), JSON.stringify({ keys }));
+    await reload(philote, `[auth]\njwks_file = "jwks.json"\n`);
+  };
+  const open = async (sign, algorithm, name) => {
+    const token = await sign(algorithm, KEYS[name][0].privateKey, name);
+    const socket = new WebSocket(`ws://${philote.address}/`, { headers: { Authorization: `Bearer ${token}` } });
+    await once(socket, "open");
+    return socket;
+  };
+  await jwks("rsa");
+  const old = await open(SIGNERS.PyJWT, "RS256", "rsa");
+  await jwks("rsa", "p256");
+  const renewed = await open(SIGNERS.jose, "ES256", "p256");
+  const says = async (from, to, data) => {
+    const heard = once(to, "message");
+    from.send(JSON.stringify({ channel: "c", data }));
+    assert.equal(JSON.parse((await heard)[0]).data, data);
+  };
+  await says(old, renewed, "both are in");
+  const closed = once(old, "close");
+  await jwks("p256");
+  assert.equal((await closed)[0], 4401);
+  assert.equal(await handshake(philote, await SIGNERS.PyJWT("RS256", KEYS.rsa[0].privateKey, "rsa")), 401);
+  const another = await open(SIGNERS.PyJWT, "ES256", "p256");
+  await says(another, renewed, "still here");
+  for (const socket of [renewed, another]) socket.close();
+});
