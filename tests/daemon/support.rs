@@ -324,7 +324,10 @@ impl<S: Read + Write> Client<S> {
 
     /// The next text frame as JSON.
     pub fn receive(&mut self) -> Value {
+        // Of its own: pings keep the stream's from coming.
+        let deadline = Instant::now() + PATIENCE;
         loop {
+            assert!(Instant::now() < deadline, "nothing but pings");
             match self.socket.read() {
                 Ok(Message::Text(text)) => return serde_json::from_str(&text).unwrap(),
                 Ok(Message::Ping(_) | Message::Pong(_)) => {}

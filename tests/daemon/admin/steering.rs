@@ -1,0 +1,155 @@
+//! Sending connections away, and keeping subjects out.
+
+use serde_json::json;
+
+use super::{DONE, NOTHING_MATCHED, ctl, ctl_json, named};
+use crate::support::*;
+
+#[test]
+fn disconnect_by_everything_there_is() {
+    let daemon = Daemon::start("");
+    let ids = |subject: &str| -> Vec<String> {
+        let found = ctl_json(&daemon, &["connections", "--subject", subject]);
+        let rows = found["connections"].as_array().unwrap();
+        rows.iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let told = "disconnected by an administrator";
+    let mut alice = named(&daemon, "alice", "chat");
+    let mut other = named(&daemon, "alice", "news");
+    let mut bob = named(&daemon, "bob", "chat");
+    let mut carol = named(&daemon, "carol", "quiet");
+
+    let (code, text) = ctl(&daemon, &["disconnect", "--subject", "alice", "--dry-run"]);
+    assert_eq!((code, text.as_str()), (DONE, "2 connections would be disconnected\n"));
+    let (code, text) = ctl(&daemon, &["disconnect", "--subject", "alice", "--channel", "news"]);
+    assert_eq!((code, text.as_str()), (DONE, "1 connection is being disconnected\n"));
+    let (code, reason, _) = other.closed();
+    assert_eq!((code, reason.as_str()), (4403, told));
+    alice.settle();
+    daemon.wait_until("one has gone", |status| status["connections"] == 3);
+
+    let id = ids("alice").remove(0);
+    assert_eq!(ctl(&daemon, &["disconnect", &id[..13]]).0, DONE);
+    assert_eq!(alice.closed().0, 4403);
+    daemon.wait_until("two have gone", |status| status["connections"] == 2);
+    // Fault 70: the second says that nothing matched.
+    let gone = (NOTHING_MATCHED, "no connection matches\n".to_owned());
+    assert_eq!(ctl(&daemon, &["disconnect", &id]), gone);
+    assert_eq!(ctl(&daemon, &["disconnect", "--subject", "alice"]), gone);
+    assert_eq!(ctl(&daemon, &["disconnect", "--address", "192.0.2.7"]), gone);
+
+    assert_eq!(ctl(&daemon, &["disconnect", "--channel", "chat", "--reconnect"]).0, DONE);
+    let (code, reason, _) = bob.closed();
+    assert_eq!((code, reason.as_str()), (1012, "the server asks for a new connection; reconnect"));
+
+    let port = carol.stream().local_addr().unwrap().port();
+    assert_eq!(ctl(&daemon, &["disconnect", "--address", &format!("127.0.0.1:{}", port - 1)]), gone);
+    assert_eq!(ctl(&daemon, &["disconnect", "--address", &format!("127.0.0.1:{port}")]).0, DONE);
+    assert_eq!(carol.closed().0, 4403);
+
+    let mut all: Vec<Client> = (0..20).map(|_| daemon.client(&["chat"])).collect();
+    let (code, text) = ctl(&daemon, &["disconnect", "--all"]);
+    assert_eq!((code, text.as_str()), (DONE, "20 connections are being disconnected\n"));
+    assert!(all.iter_mut().all(|client| client.closed().0 == 4403));
+    let log = daemon.log();
+    let me = std::process::id();
+    assert!(
+        log.contains("admin: disconnect of 20: all by uid ") && log.contains("philote") && me > 0,
+        "{log}"
+    );
+    assert!(log.contains("disconnect of 1: channel \"news\", subject \"alice\" by uid "));
+}
+
+#[test]
+fn an_id_that_is_cut_too_short_is_not_guessed() {
+    let daemon = Daemon::start("");
+    // With more connections than digits, one digit means two of them.
+    let mut clients: Vec<Client> = (0..17).map(|_| daemon.client(&["chat"])).collect();
+    let digits: Vec<String> = "0123456789abcdef".chars().map(String::from).collect();
+    let answers: Vec<(i32, String)> =
+        digits.iter().map(|digit| ctl(&daemon, &["disconnect", "--dry-run", digit])).collect();
+    let (_, ambiguous) = answers.iter().find(|(code, _)| *code == 1).unwrap();
+    assert!(ambiguous.ends_with("\ngive more of the id\n") && ambiguous.contains(" connections begin with "));
+    clients.iter_mut().for_each(Client::settle);
+}
+
+#[test]
+fn a_refused_subject_stays_out_until_it_is_let_in() {
+    let settings = "[auth]\nleeway = \"0s\"\n";
+    let mut daemon = Daemon::start(settings);
+    let token = sign(&json!({"read": ["chat"], "sub": "eve \"x\""}));
+    let mut eve = daemon.try_client(&token).unwrap();
+    let mut bob = named(&daemon, "bob", "chat");
+    let (code, text) =
+        ctl(&daemon, &["disconnect", "--subject", "eve \"x\"", "--refuse-for", "24h", "--dry-run"]);
+    assert_eq!(code, DONE);
+    assert!(text.starts_with("1 connection would be disconnected; eve \"x\" would be refused until "));
+    eve.settle();
+    assert_eq!(ctl(&daemon, &["disconnect", "--subject", "eve \"x\"", "--refuse-for", "24h"]).0, DONE);
+    let (code, reason, _) = eve.closed();
+    assert_eq!((code, reason.as_str()), (4403, "an administrator refuses this token's subject"));
+
+    let is_out = |daemon: &Daemon| {
+        let answer = daemon.exchange(upgrade(&token, "Connection: close\r\n"));
+        let body = body_of(&answer);
+        assert_eq!((status(&answer), &body["error"]), (403, &json!("forbidden")), "{answer}");
+        let sentence = body["message"].as_str().unwrap();
+        assert!(sentence.starts_with("an administrator refuses this token's subject until 20"), "{sentence}");
+        assert!(daemon.try_client(&sign(&json!({"sub": "eve"}))).is_ok(), "others get in");
+        let api = sign(&json!({"api": true, "sub": "eve \"x\""}));
+        assert_eq!(daemon.http("GET", "/api/info", &api, "").0, 403, "nor by another door");
+        sentence.to_owned()
+    };
+    let sentence = is_out(&daemon);
+    bob.settle();
+    let found = ctl_json(&daemon, &["connections", "--reason", "subject_refused", "--sort", "newest"]);
+    let refused = found["connections"].as_array().unwrap();
+    assert!(refused.iter().any(|row| row["ending"] == "refused" && row["message"] == sentence.as_str()));
+
+    // Across a restart, by kill -9 even.
+    daemon.signal(rustix::process::Signal::KILL);
+    daemon.wait();
+    drop(bob);
+    let directory = daemon.take_directory();
+    let mut command = philote(directory.path());
+    command.env("SECRET", crate::support::SECRET).env("PORT", "0");
+    let daemon = Daemon::spawn(command, directory);
+    assert_eq!(is_out(&daemon), sentence, "until the same time");
+    let list = ctl_json(&daemon, &["refused"]);
+    assert_eq!(list["refused"][0]["subject"], "eve \"x\"");
+
+    assert_eq!(ctl(&daemon, &["refused", "--remove", "eve \"x\""]).0, DONE);
+    assert_eq!(ctl(&daemon, &["refused", "--remove", "eve \"x\""]).0, NOTHING_MATCHED);
+    daemon.try_client(&token).unwrap().settle();
+    assert_eq!(ctl_json(&daemon, &["refused"])["refused"], json!([]));
+    let log = daemon.log();
+    assert!(log.contains("admin: refused remove \"eve \\\"x\\\"\" by uid "), "{log}");
+}
+
+#[test]
+fn a_refusal_that_can_not_be_remembered_is_not_made() {
+    let daemon = Daemon::start_with("", |command| {
+        command.env("STATE_DIRECTORY", "/proc/none");
+    });
+    let mut alice = named(&daemon, "alice", "chat");
+    let (code, text) = ctl(&daemon, &["disconnect", "--subject", "alice", "--refuse-for", "1h"]);
+    assert_eq!(code, 1);
+    assert!(text.starts_with("can't remember who is refused in /proc/none/refused.json: "), "{text}");
+    assert!(text.ends_with("nothing was changed\n"), "{text}");
+    alice.settle();
+    assert_eq!(ctl_json(&daemon, &["refused"])["refused"], json!([]));
+}
+
+#[test]
+fn who_is_refused_is_not_forgotten_by_a_damaged_file() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let state = directory.path().join(".local/state/philote");
+    std::fs::create_dir_all(&state).unwrap();
+    std::fs::write(state.join("refused.json"), "{").unwrap();
+    config_file(directory.path(), "");
+    let output = philote(directory.path()).env("SECRET", "x").env("PORT", "0").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("refused.json does not say who is refused"), "{text}");
+    assert!(text.contains("mend it, or remove it to refuse nobody"), "{text}");
+}
