@@ -25,7 +25,7 @@ pub use self::touched::Touched;
 use crate::access_key::AccessKey;
 use crate::close::CloseReason;
 use crate::frame::Frame;
-use crate::message::{Batch, ChannelName, Delivery, Since};
+use crate::message::{Batch, ChannelName, Delivery, MessageId, Since};
 use crate::outbox::{Budget, Pushed};
 use crate::sync::lock;
 
@@ -135,6 +135,15 @@ impl Readers {
             self.0.shrink_to(self.0.len() * 2);
         }
     }
+}
+
+/// What became of messages on their way to a channel.
+#[derive(Default)]
+struct Queued {
+    /// Readers that they were queued to.
+    readers: usize,
+    /// The place of the last of them, where they are kept.
+    last: Option<MessageId>,
 }
 
 /// All connections and all channels that are read.
@@ -282,7 +291,7 @@ impl Hub {
         publisher: Option<&Arc<Connection>>,
         touched: &mut Touched,
     ) -> usize {
-        self.queue(delivery.channel, || delivery.encode(), is(publisher), touched)
+        self.queue(delivery.channel, || delivery.encode(), is(publisher), touched).readers
     }
 
     /// Like [`Hub::publish`], to all but these readers.
@@ -294,7 +303,7 @@ impl Hub {
     ) -> usize {
         let is_excluded =
             |reader: &Arc<Connection>| excluded.iter().any(|excluded| Arc::ptr_eq(excluded, reader));
-        self.queue(delivery.channel, || delivery.encode(), is_excluded, touched)
+        self.queue(delivery.channel, || delivery.encode(), is_excluded, touched).readers
     }
 
     /// Like [`Hub::publish`] for several messages, which arrive together; takes them out of `batch`.
@@ -308,8 +317,8 @@ impl Hub {
             return 0;
         }
         let queued = self.queue(batch.channel(), || batch.encode(), is(publisher), touched);
-        batch.clear();
-        queued
+        batch.clear(queued.last);
+        queued.readers
     }
 
     fn queue(
@@ -318,18 +327,18 @@ impl Hub {
         encode: impl FnOnce() -> Frame,
         is_excluded: impl Fn(&Arc<Connection>) -> bool,
         touched: &mut Touched,
-    ) -> usize {
+    ) -> Queued {
         if self.keeping.is_on() {
             return self.queue_kept(channel, &encode(), is_excluded, touched);
         }
         let channel = lock(self.channels.shard(channel)).get(channel).cloned();
-        let Some(channel) = channel else { return 0 };
+        let Some(channel) = channel else { return Queued::default() };
         let mut frame = encode();
         let mut readers = lock(&channel.readers);
         if readers.1.history.is_some() {
             frame = readers.end_history(frame);
         }
-        self.push(&channel, &readers, &frame, is_excluded, touched)
+        Queued { readers: self.push(&channel, &readers, &frame, is_excluded, touched), last: None }
     }
 
     /// Gives a frame to a channel's readers, under its lock.

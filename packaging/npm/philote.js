@@ -88,7 +88,7 @@ export class Philote {
                 throw new PhiloteError("queue_full", `${limit} messages are waiting already`);
             }
             const ack = String(++this.#acks);
-            this.#waiting.set(ack, { frame: JSON.stringify({ channel, data, ack }), resolve, reject });
+            this.#waiting.set(ack, { channel, frame: JSON.stringify({ channel, data, ack }), resolve, reject });
             this.#flush();
         });
         promise.catch(() => { });
@@ -217,11 +217,20 @@ export class Philote {
                 this.#schedule(1000 + this.#wait(), () => this.#refresh());
         }
         else if (frame.channel === undefined) {
+            if (publish)
+                this.#advance(publish.channel, frame.id);
             publish?.resolve(frame.readers);
         }
         else {
             this.#deliver(frame);
         }
+    }
+    /** What this client says itself moves its place as well: all that stands before it has come. */
+    #advance(channel, id = "") {
+        const [epoch, number] = id.split("-");
+        const [before, reached] = this.#ids.get(channel)?.split("-") ?? [];
+        if (number && reached && (epoch !== before || +number > +reached))
+            this.#ids.set(channel, id);
     }
     #deliver(message) {
         const { channel, data, id, issuer } = message;

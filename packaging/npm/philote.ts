@@ -84,6 +84,7 @@ export class PhiloteError extends Error {
 }
 
 interface Publish {
+  channel: string;
   frame: string;
   resolve: (readers: number) => void;
   reject: (error: PhiloteError) => void;
@@ -171,7 +172,7 @@ export class Philote {
         throw new PhiloteError("queue_full", `${limit} messages are waiting already`);
       }
       const ack = String(++this.#acks);
-      this.#waiting.set(ack, { frame: JSON.stringify({ channel, data, ack }), resolve, reject });
+      this.#waiting.set(ack, { channel, frame: JSON.stringify({ channel, data, ack }), resolve, reject });
       this.#flush();
     });
     promise.catch(() => {});
@@ -298,10 +299,18 @@ export class Philote {
       // The token for the time after this one was not good: another may be.
       if (frame.error === "unauthorized") this.#schedule(1000 + this.#wait(), () => this.#refresh());
     } else if (frame.channel === undefined) {
+      if (publish) this.#advance(publish.channel, frame.id);
       publish?.resolve(frame.readers);
     } else {
       this.#deliver(frame);
     }
+  }
+
+  /** What this client says itself moves its place as well: all that stands before it has come. */
+  #advance(channel: string, id = ""): void {
+    const [epoch, number] = id.split("-");
+    const [before, reached] = this.#ids.get(channel)?.split("-") ?? [];
+    if (number && reached && (epoch !== before || +number > +reached)) this.#ids.set(channel, id);
   }
 
   #deliver(message: Message): void {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::history::{Allowance, History, Keeping};
-use super::{Channel, Connection, Hub, Kept, Readers, Touched, forget_unused};
+use super::{Channel, Connection, Hub, Kept, Queued, Readers, Touched, forget_unused};
 use crate::frame::Frame;
 use crate::message::{ChannelName, MessageId, Since};
 use crate::outbox::Pushed;
@@ -37,7 +37,7 @@ impl Hub {
         frame: &Frame,
         is_excluded: impl Fn(&Arc<Connection>) -> bool,
         touched: &mut Touched,
-    ) -> usize {
+    ) -> Queued {
         let now = Instant::now();
         let name = ChannelName::checked(name);
         loop {
@@ -45,7 +45,7 @@ impl Hub {
                 let mut shard = lock(self.channels.shard(name.as_str()));
                 match shard.get(&name) {
                     Some(channel) => channel.clone(),
-                    None if name.is_internal() => return 0,
+                    None if name.is_internal() => return Queued::default(),
                     None => shard.entry(name.clone()).or_insert_with(|| Channel::new(&name)).clone(),
                 }
             };
@@ -54,10 +54,13 @@ impl Hub {
                 continue;
             }
             if name.is_internal() {
-                return self.push(&channel, &readers, frame, is_excluded, touched);
+                let readers = self.push(&channel, &readers, frame, is_excluded, touched);
+                return Queued { readers, last: None };
             }
-            let frame = readers.1.history_from(&self.keeping, now).record(frame, now);
-            return self.push(&channel, &readers, &frame, is_excluded, touched);
+            let history = readers.1.history_from(&self.keeping, now);
+            let frame = history.record(frame, now);
+            let last = Some(history.place(history.last()));
+            return Queued { readers: self.push(&channel, &readers, &frame, is_excluded, touched), last };
         }
     }
 

@@ -1,5 +1,6 @@
 //! What readers get: a message encoded once as a finished frame, or several in one.
 
+use super::MessageId;
 use super::encode::{SCRATCH_BYTES, encode_text, quote};
 use super::reply::write_ack;
 use crate::frame::Frame;
@@ -46,8 +47,10 @@ pub struct Batch {
     channel: String,
     bytes: Vec<u8>,
     messages: u32,
-    /// What their publisher wants to hear when they are queued, as JSON texts.
-    acks: Vec<Box<str>>,
+    /// What their publisher wants to hear when they are queued, as JSON texts, and of which of them, counted from 1.
+    acks: Vec<(u32, Box<str>)>,
+    /// How many were queued last, and the place of the last of them, where they are kept.
+    queued: (u32, Option<MessageId>),
 }
 
 impl Batch {
@@ -56,7 +59,7 @@ impl Batch {
 
     /// An empty batch.
     pub const fn new() -> Batch {
-        Batch { channel: String::new(), bytes: Vec::new(), messages: 0, acks: Vec::new() }
+        Batch { channel: String::new(), bytes: Vec::new(), messages: 0, acks: Vec::new(), queued: (0, None) }
     }
 
     /// The channel of its messages.
@@ -86,7 +89,7 @@ impl Batch {
 
     /// Asks for an answer when the message that was added last is queued.
     pub fn ask(&mut self, ack: &str) {
-        self.acks.push(ack.into());
+        self.acks.push((self.messages, ack.into()));
     }
 
     /// Whether an answer was asked for.
@@ -94,14 +97,16 @@ impl Batch {
         !self.acks.is_empty()
     }
 
-    /// The answers that were asked for, as one frame; none where nobody asked.
+    /// The answers that were asked for about what was queued last, as one frame; none where nobody asked.
     pub fn take_acks(&mut self, readers: usize) -> Option<Frame> {
         if self.acks.is_empty() {
             return None;
         }
         let (mut bytes, messages) = (Vec::new(), self.acks.len() as u32);
-        for ack in std::mem::take(&mut self.acks) {
-            Frame::append_text(&mut bytes, |out| write_ack(out, &ack, readers));
+        let (count, last) = self.queued;
+        for (number, ack) in std::mem::take(&mut self.acks) {
+            let id = last.map(|last| MessageId { number: last.number - u64::from(count - number), ..last });
+            Frame::append_text(&mut bytes, |out| write_ack(out, &ack, readers, id));
         }
         Some(Frame::finished(&bytes, messages))
     }
@@ -111,8 +116,9 @@ impl Batch {
         Frame::finished(&self.bytes, self.messages)
     }
 
-    /// Forgets them, and gives back room that only large messages needed.
-    pub fn clear(&mut self) {
+    /// Forgets them, which are queued, the last with this id, and gives back room that only large messages needed.
+    pub fn clear(&mut self, last: Option<MessageId>) {
+        self.queued = (self.messages, last);
         self.bytes.clear();
         self.bytes.shrink_to(SCRATCH_BYTES);
         self.messages = 0;

@@ -132,12 +132,17 @@ impl AccessReply<'_> {
     }
 }
 
-/// Appends the answer to a message with an `ack`, whose JSON text it carries back: `{"ack": TEXT, "readers": N}`.
-pub(super) fn write_ack(out: &mut Vec<u8>, ack: &str, readers: usize) {
+/// Appends the answer to a message with an `ack`, whose JSON text it carries back: `{"ack": TEXT, "readers": N, "id": ID}`,
+/// the last where the message is kept.
+pub(super) fn write_ack(out: &mut Vec<u8>, ack: &str, readers: usize, id: Option<MessageId>) {
     out.extend_from_slice(b"{\"ack\":");
     out.extend_from_slice(ack.as_bytes());
     out.extend_from_slice(b",\"readers\":");
     out.extend_from_slice(readers.to_string().as_bytes());
+    if let Some(id) = id {
+        // Writing to a Vec can't fail.
+        let _ = write!(out, ",\"id\":\"{id}\"");
+    }
     out.push(b'}');
 }
 

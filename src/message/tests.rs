@@ -119,6 +119,24 @@ fn a_delivery_has_its_keys_in_the_documented_order() {
 }
 
 #[test]
+fn an_ack_has_the_place_of_its_own_message() {
+    let delivery = Delivery { issuer: "id", channel: "a", data: r#""x""#, subject: None };
+    let mut batch = Batch::new();
+    for ack in [Some("\"first\""), None, Some("\"third\""), None] {
+        batch.add(&delivery);
+        ack.into_iter().for_each(|ack| batch.ask(ack));
+    }
+    batch.clear(Some(MessageId { epoch: 0xe, number: 12 }));
+    let acks = batch.take_acks(7).unwrap();
+    let texts: Vec<_> = acks.payloads().map(|text| std::str::from_utf8(text).unwrap()).collect();
+    assert_eq!(
+        texts,
+        [r#"{"ack":"first","readers":7,"id":"e-9"}"#, r#"{"ack":"third","readers":7,"id":"e-11"}"#]
+    );
+    assert!(batch.take_acks(7).is_none());
+}
+
+#[test]
 fn a_batch_is_its_messages_one_behind_the_other() {
     let delivery = |channel| Delivery { issuer: "id", channel, data: r#""x""#, subject: None };
     let mut batch = Batch::new();
@@ -129,7 +147,7 @@ fn a_batch_is_its_messages_one_behind_the_other() {
     let frame = batch.encode();
     let (first, second) = (delivery("a").encode(), Delivery { data: "\"second\"", ..delivery("a") }.encode());
     assert_eq!((frame[..].to_vec(), frame.messages()), ([&first[..], &second[..]].concat(), 2));
-    batch.clear();
+    batch.clear(None);
     assert!(batch.takes("b"), "it is empty");
 
     let large = format!("\"{}\"", "x".repeat(Batch::FULL));

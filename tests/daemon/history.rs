@@ -114,3 +114,26 @@ fn a_reload_turns_history_off_and_on_and_nobody_is_told_wrong() {
     assert_eq!(access["recovered"]["chat"], false, "what was published meanwhile is not kept");
     assert_ne!(access["ids"]["chat"], places["chat"]);
 }
+
+#[test]
+fn what_one_says_oneself_is_nothing_missed() {
+    let daemon = Daemon::start("[history]\nmessages = 5\n");
+    let claims = json!({"read": ["chat"], "write": ["chat"]});
+    let (mut client, access) = enter(&daemon, &claims, &json!({}));
+    let mut place = json!({});
+    for number in 1..=8 {
+        client.send(json!({"channel": "chat", "data": "mine", "ack": "x"}).to_string());
+        let answer = client.receive();
+        assert!(answer["id"].as_str().unwrap().ends_with(&format!("-{number}")), "{answer}");
+        place = json!({"chat": answer["id"]});
+    }
+    drop(client);
+    daemon.wait_until("it is gone", |status| status["connections"] == 0);
+    let (client, told) = enter(&daemon, &claims, &access["ids"]);
+    assert_eq!(told["recovered"], json!({"chat": false}), "more than is kept came after this");
+    drop(client);
+    let (mut client, told) = enter(&daemon, &claims, &place);
+    assert_eq!(told["recovered"], json!({"chat": true}));
+    daemon.client(&["chat"]).publish("chat", "yours");
+    assert_eq!(client.data(), "yours", "and nothing before");
+}

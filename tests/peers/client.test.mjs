@@ -210,6 +210,36 @@ test("a channel that is entered later has a place, too, and one that is left has
   assert.deepEqual((await (await server.next()).next()).since, { chat: "e-5", room: "e-7" });
 });
 
+test("what the client says itself moves its place, forward only and where it has one", DEADLINE, async (t) => {
+  const ids = { chat: "e-1" };
+  const { client, heard, server, connection } = await startBoth(t, {}, { write: ["chat", "other"], ids });
+  const said = async (channel, id) => {
+    const publish = client.publish(channel, 1);
+    connection.send({ ack: (await connection.next()).ack, readers: 0, id });
+    await publish;
+  };
+  const place = async (connection) => {
+    connection.socket.terminate();
+    const next = await server.next();
+    const { since } = await next.next();
+    next.access({ write: ["chat", "other"], recovered: { chat: true }, ids: since });
+    return [since, next];
+  };
+  await said("chat", "e-9");
+  await said("other", "e-3");
+  await said("chat", undefined);
+  let [since, second] = await place(connection);
+  assert.deepEqual(since, { chat: "e-9" });
+  await heard.states.until(({ state }) => state === "open");
+  second.say("10", { id: "e-10" });
+  await heard.values.next();
+  const publish = client.publish("chat", 1);
+  second.send({ ack: (await second.next()).ack, readers: 0, id: "e-8" });
+  await publish;
+  [since] = await place(second);
+  assert.deepEqual(since, { chat: "e-10" });
+});
+
 test("what was sent and not answered may have been delivered; what was not sent waits, in order", DEADLINE, async (t) => {
   const { client, server, connection, reached } = await startBoth(t);
   const sent = client.publish("chat", 0);
