@@ -344,8 +344,9 @@ impl<S: Read + Write> Client<S> {
 
     /// Reads to the Close: its code and reason, and the messages before it.
     pub fn closed(&mut self) -> (u16, String, Vec<Value>) {
-        // Of its own: the stream's ends only a read during which nothing comes at all.
-        let deadline = Instant::now() + PATIENCE;
+        // Of its own: the stream's ends only a read during which nothing comes at all. Twice, because one deadline of
+        // the daemon's, for a message in progress, is as long as PATIENCE.
+        let deadline = Instant::now() + 2 * PATIENCE;
         let mut messages = Vec::new();
         loop {
             assert!(Instant::now() < deadline, "no Close after {} messages", messages.len());

@@ -190,7 +190,12 @@ fn a_damaged_record_ends_its_connection_and_no_other() {
         for number in 0..20 {
             writer.publish("c", &format!("{round} {number}"));
         }
-        while damaged.socket.read().is_ok() {}
+        let told = loop {
+            if let Err(error) = damaged.socket.read() {
+                break error.to_string();
+            }
+        };
+        assert!(told.contains("BadRecordMac"), "{told}");
         assert_eq!(reader.data(), format!("{round} before"));
         for number in 0..20 {
             assert_eq!(reader.data(), format!("{round} {number}"));

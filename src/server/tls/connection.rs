@@ -104,7 +104,13 @@ impl TlsReader {
         state.incoming = left.to_vec();
         // Whoever writes next sends it first.
         state.outgoing.extend_from_slice(&cipher);
-        turn.map_err(io::Error::other)?;
+        if let Err(error) = turn {
+            // Nobody will: the alert that tells the client why leaves here, if the socket takes it.
+            if let Ok(count) = self.socket.as_ref().try_write(&state.outgoing) {
+                state.outgoing.drain(..count);
+            }
+            return Poll::Ready(Err(io::Error::other(error)));
+        }
         Poll::Ready(Ok(true))
     }
 }
