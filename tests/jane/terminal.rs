@@ -96,3 +96,11 @@ impl OnTerminal {
         self.child.wait().unwrap().code().unwrap()
     }
 }
+
+impl Drop for OnTerminal {
+    /// A daemon would outlive the test that started it.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
