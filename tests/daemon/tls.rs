@@ -349,7 +349,8 @@ fn a_certificate_near_its_end_is_warned_of_in_log_and_status() {
     for days in [20_u32, 5] {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        let left = std::time::Duration::from_secs(u64::from(days) * 86_400);
+        // An hour less, so that the number of whole days does not hang on a second.
+        let left = std::time::Duration::from_secs(u64::from(days) * 86_400 - 3_600);
         params.not_after = std::time::SystemTime::now().checked_add(left).unwrap().into();
         let certificate = params.signed_by(&key, &authority.issuer).unwrap();
         std::fs::write(daemon.directory.path().join("cert.pem"), certificate.pem()).unwrap();
