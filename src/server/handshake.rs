@@ -99,6 +99,7 @@ pub(super) async fn serve(
     let ended = {
         let done = std::future::poll_fn(|context| http.poll_without_shutdown(context));
         tokio::select! {
+            biased;
             result = done => result.map_err(|error| malformed(&error)),
             () = exchange.timed_out() => Err(Some(Refusal::Timeout)),
             () = waiting.told_to_go() => Err(Some(Refusal::Pending(MAX_PENDING))),
@@ -116,16 +117,27 @@ pub(super) async fn serve(
             let server = &exchange.server;
             match upgraded {
                 Some(Upgraded::Present(presence)) => return Some(Session::new(presence, stream, read_ahead)),
+                // In boxes, so that who showed a token with the request does not pay for their size.
                 Some(Upgraded::TokenFollows) => {
-                    match first_frame::enter(server, &mut stream, client, read_ahead, timeout, waiting).await
+                    match Box::pin(first_frame::enter(
+                        server,
+                        &mut stream,
+                        client,
+                        read_ahead,
+                        timeout,
+                        waiting,
+                    ))
+                    .await
                     {
                         Ok((presence, rest)) => return Some(Session::new(presence, stream, &rest)),
-                        Err(Some(refused)) => first_frame::refuse(server, &mut stream, client, refused).await,
+                        Err(Some(refused)) => {
+                            Box::pin(first_frame::refuse(server, &mut stream, client, refused)).await
+                        }
                         Err(None) => {}
                     }
                 }
                 Some(Upgraded::Refused(refused)) => {
-                    first_frame::refuse(server, &mut stream, client, refused).await;
+                    Box::pin(first_frame::refuse(server, &mut stream, client, refused)).await;
                 }
                 None => {}
             }

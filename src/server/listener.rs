@@ -159,29 +159,48 @@ pub async fn accept(server: Arc<Server>, door: impl Into<Door>) {
     }
 }
 
+/// Speaks with a new connection until it is a session or has ended.
+///
+/// Many may wait here that say nothing, so this task is small: what a step needs lies in a box that ends with it.
 async fn greet(server: Arc<Server>, stream: Stream, peer: SocketAddr, how: How, waiting: Waiting) {
     let deadline = tokio::time::Instant::now() + server.live().settings.websocket.handshake_timeout;
-    let session = async {
-        let opened = tokio::select! {
-            opened = open(&server, stream, peer, how) => opened,
-            () = tokio::time::sleep_until(deadline) => Err((peer, Some(Refusal::Timeout))),
-            () = waiting.told_to_go() => Err((peer, Some(Refusal::Pending(MAX_PENDING)))),
+    let opened = if how.tls || how.proxy_protocol {
+        let open = async {
+            tokio::select! {
+                biased;
+                opened = open(&server, stream, peer, how) => opened,
+                () = tokio::time::sleep_until(deadline) => Err((peer, Some(Refusal::Timeout))),
+                () = waiting.told_to_go() => Err((peer, Some(Refusal::Pending(MAX_PENDING)))),
+            }
         };
-        match opened {
-            Ok((stream, peer)) => {
-                handshake::serve(server.clone(), stream, peer, how, deadline, &waiting).await
+        Box::pin(open).await
+    } else {
+        Ok((stream, peer))
+    };
+    let (mut stream, peer) = match opened {
+        Ok(opened) => opened,
+        Err((peer, refusal)) => {
+            if let Some(refusal) = refusal {
+                server.refused(peer, refusal.into());
             }
-            Err((peer, refusal)) => {
-                if let Some(refusal) = refusal {
-                    server.refused(peer, refusal.into());
-                }
-                None
-            }
+            return;
         }
     };
-    if let Some(session) = session.await {
+    // hyper makes room for a head as soon as it looks for one: not before there is something to read.
+    let spoke = tokio::select! {
+        biased;
+        () = stream.readable() => true,
+        () = tokio::time::sleep_until(deadline) => false,
+        () = waiting.told_to_go() => false,
+    };
+    if !spoke {
+        // It asked for nothing.
+        return Box::pin(handshake::close(&mut stream)).await;
+    }
+    let session = Box::pin(handshake::serve(server, stream, peer, how, deadline, &waiting)).await;
+    if let Some(session) = session {
         drop(waiting);
-        // A task of its own: this one's future is as large as all that HTTP needs.
+        // A task of its own, which is smaller still.
         tokio::spawn(session);
     }
 }
@@ -207,7 +226,7 @@ async fn open(
     }
     match (stream, &server.tls) {
         (Stream::Tcp(stream), Some(acceptor)) if how.tls => match acceptor.accept(stream).await {
-            Ok(stream) => Ok((Stream::Tls(stream), peer)),
+            Ok(stream) => Ok((Stream::Tls(Box::new(stream)), peer)),
             Err(tls::HandshakeError { plain: Some(stream), .. }) => {
                 let mut stream = Stream::Tcp(stream);
                 handshake::write(&mut stream, &Refusal::PlainHttp.bytes()).await;
@@ -277,9 +296,14 @@ impl Drop for AcceptLoop {
 
 /// The connections that have not shown a token yet.
 #[derive(Default)]
-pub(super) struct Pending {
-    waiting: Arc<Mutex<Queue>>,
-    freed: Arc<Notify>,
+pub(super) struct Pending(Arc<Room>);
+
+#[derive(Default)]
+struct Room {
+    queue: Mutex<Queue>,
+    /// Told when one has gone, and when the last has.
+    freed: Notify,
+    emptied: Notify,
 }
 
 #[derive(Default)]
@@ -292,23 +316,33 @@ struct Queue {
 /// One connection's place among those that wait, given back when dropped.
 pub(super) struct Waiting {
     number: u64,
-    waiting: Arc<Mutex<Queue>>,
-    freed: Arc<Notify>,
+    room: Arc<Room>,
     told: Arc<Notify>,
 }
 
 impl Pending {
     pub(super) fn len(&self) -> usize {
-        lock(&self.waiting).entries.len()
+        lock(&self.0.queue).entries.len()
+    }
+
+    /// Waits until there is none.
+    pub(super) async fn none(&self) {
+        loop {
+            let emptied = self.0.emptied.notified();
+            if self.len() == 0 {
+                return;
+            }
+            emptied.await;
+        }
     }
 
     /// Waits until one more may come in. Where the oldest has had its time, it is told to go: a client with a token
     /// needs a moment only, so whoever fills all places with silence drives out its own.
     async fn room(&self) {
         loop {
-            let freed = self.freed.notified();
+            let freed = self.0.freed.notified();
             let left = {
-                let mut waiting = lock(&self.waiting);
+                let mut waiting = lock(&self.0.queue);
                 if waiting.entries.len() < MAX_PENDING {
                     return;
                 }
@@ -328,11 +362,11 @@ impl Pending {
 
     fn enter(&self) -> Waiting {
         let told = Arc::new(Notify::new());
-        let mut waiting = lock(&self.waiting);
+        let mut waiting = lock(&self.0.queue);
         let number = waiting.next;
         waiting.next += 1;
         waiting.entries.insert(number, (Instant::now(), told.clone()));
-        Waiting { number, waiting: self.waiting.clone(), freed: self.freed.clone(), told }
+        Waiting { number, room: self.0.clone(), told }
     }
 }
 
@@ -345,7 +379,13 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        lock(&self.waiting).entries.remove(&self.number);
-        self.freed.notify_one();
+        let mut queue = lock(&self.room.queue);
+        queue.entries.remove(&self.number);
+        let none = queue.entries.is_empty();
+        drop(queue);
+        self.room.freed.notify_one();
+        if none {
+            self.room.emptied.notify_one();
+        }
     }
 }

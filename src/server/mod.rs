@@ -432,10 +432,7 @@ impl Server {
         self.hub.each_connection(|connection| ids.push(connection.id()));
         self.close_spread(ids, reason, spread).await;
         if reason == CloseReason::Restarting {
-            let deadline = Instant::now() + LAST_HANDSHAKES;
-            while self.pending() > 0 && Instant::now() < deadline {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            let _ = tokio::time::timeout(LAST_HANDSHAKES, self.pending.none()).await;
         }
         // Who was let in while the flag was set and the list was made.
         self.hub.each_connection(|connection| {

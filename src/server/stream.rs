@@ -17,10 +17,21 @@ use crate::outbox::Sink;
 pub(super) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
-    Tls(TlsStream),
+    Tls(Box<TlsStream>),
 }
 
 impl Stream {
+    /// Waits until a read has something to say: bytes, the end or an error.
+    pub(super) async fn readable(&self) {
+        // An error here is one that the read finds as well.
+        let _ = match self {
+            Stream::Tcp(stream) => stream.readable().await,
+            Stream::Unix(stream) => stream.readable().await,
+            // Bytes may have come with the handshake.
+            Stream::Tls(_) => Ok(()),
+        };
+    }
+
     /// The two halves that a session works with.
     pub(super) fn into_split(self) -> (Reader, Box<dyn Sink>) {
         match self {
