@@ -7,14 +7,15 @@
 //! A reader is judged slow in one place only: when its socket has just refused bytes while more than the limits allow
 //! is queued. A queue that grows past them without such a refusal gets its attempt first.
 
+mod budget;
+
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll, Waker};
 
-use tokio::sync::Notify;
-
+pub use self::budget::Budget;
 use crate::close::CloseReason;
 use crate::frame::Frame;
 use crate::sync::lock;
@@ -41,63 +42,6 @@ pub trait Sink: Send + Sync {
 
     /// Ends the sending direction, so that the peer sees the end behind the last byte.
     fn shutdown(&self);
-}
-
-/// The limits that all outboxes share, and what they hold together.
-#[derive(Debug)]
-pub struct Budget {
-    /// `[limits] queue_messages`.
-    pub queue_messages: AtomicUsize,
-    /// `[limits] queue_bytes`.
-    pub queue_bytes: AtomicUsize,
-    /// `[limits] total_queue_bytes`: of all outboxes whose sockets refuse bytes.
-    pub total_bytes: AtomicUsize,
-    /// `[websocket] write_buffer_size`: the room for the queue itself that a connection may keep, in bytes.
-    pub kept_bytes: AtomicUsize,
-    /// What sockets have refused so far, in bytes.
-    refused: AtomicUsize,
-    /// Told when `refused` passes `total_bytes`.
-    exceeded: Notify,
-}
-
-impl Budget {
-    /// A budget with these limits, in messages and bytes.
-    pub fn new(queue_messages: usize, queue_bytes: usize, total_bytes: usize, kept_bytes: usize) -> Budget {
-        Budget {
-            queue_messages: AtomicUsize::new(queue_messages),
-            queue_bytes: AtomicUsize::new(queue_bytes),
-            total_bytes: AtomicUsize::new(total_bytes),
-            kept_bytes: AtomicUsize::new(kept_bytes),
-            refused: AtomicUsize::new(0),
-            exceeded: Notify::new(),
-        }
-    }
-
-    /// Bytes that wait for sockets which refuse them.
-    pub fn refused_bytes(&self) -> usize {
-        self.refused.load(Relaxed)
-    }
-
-    /// By how many bytes all queues together are over their limit.
-    pub fn excess(&self) -> usize {
-        self.refused_bytes().saturating_sub(self.total_bytes.load(Relaxed))
-    }
-
-    /// Waits until all queues together have passed their limit.
-    pub async fn exceeded(&self) {
-        self.exceeded.notified().await;
-    }
-
-    fn recount(&self, before: usize, now: usize) {
-        if now > before {
-            let refused = self.refused.fetch_add(now - before, Relaxed) + (now - before);
-            if refused > self.total_bytes.load(Relaxed) {
-                self.exceeded.notify_one();
-            }
-        } else if before > now {
-            self.refused.fetch_sub(before - now, Relaxed);
-        }
-    }
 }
 
 /// What became of a pushed frame.
@@ -479,7 +423,9 @@ impl State {
         if std::mem::take(&mut self.dropping) {
             self.drop_from(usize::from(offset > 0));
         }
-        self.queue.append(&mut since);
+        if !since.is_empty() {
+            self.queue.append(&mut since);
+        }
     }
 
     /// Nothing is left: the promise is kept.
@@ -506,7 +452,27 @@ impl State {
 }
 
 /// One system call: the bytes taken, and whether the sink refused some of those offered.
+#[inline]
 fn write(sink: &dyn Sink, queue: &VecDeque<Frame>, offset: usize) -> io::Result<(usize, bool)> {
+    let (written, offered) = match queue.front() {
+        // Nearly always one frame waits: no list of many has to be laid out for it.
+        Some(frame) if queue.len() == 1 => {
+            let bytes = &frame[offset..];
+            (sink.try_write(&[IoSlice::new(bytes)]), bytes.len())
+        }
+        _ => write_several(sink, queue, offset),
+    };
+    match written {
+        Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+        Ok(taken) => Ok((taken, taken < offered)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok((0, true)),
+        Err(error) => Err(error),
+    }
+}
+
+/// What the sink says to as many frames as one call takes, and how many bytes were offered.
+#[inline(never)]
+fn write_several(sink: &dyn Sink, queue: &VecDeque<Frame>, offset: usize) -> (io::Result<usize>, usize) {
     let mut slices = [IoSlice::new(&[]); FRAMES_PER_WRITE];
     let mut offered = 0;
     let mut count = 0;
@@ -516,12 +482,7 @@ fn write(sink: &dyn Sink, queue: &VecDeque<Frame>, offset: usize) -> io::Result<
         offered += bytes.len();
         count += 1;
     }
-    match sink.try_write(&slices[..count]) {
-        Ok(0) => Err(io::ErrorKind::WriteZero.into()),
-        Ok(taken) => Ok((taken, taken < offered)),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok((0, true)),
-        Err(error) => Err(error),
-    }
+    (sink.try_write(&slices[..count]), offered)
 }
 
 /// Removes the frames that `taken` more bytes finish, and returns how many messages they were.

@@ -52,9 +52,9 @@ impl Touched {
         }
     }
 
-    /// Takes at most `count` of them into a list of their own.
-    pub fn split_off(&mut self, count: usize) -> Touched {
-        Touched(self.0.split_off(self.0.len().saturating_sub(count)))
+    /// Moves at most `count` of them to another list.
+    pub fn move_to(&mut self, other: &mut Touched, count: usize) {
+        other.0.extend(self.0.drain(self.0.len().saturating_sub(count)..));
     }
 }
 

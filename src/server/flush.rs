@@ -1,27 +1,344 @@
-//! Writing what a publish has touched: a few outboxes at once, many spread over the workers.
+//! Writing what a publish has touched: a few outboxes at once; many part by part, so that others' messages pass in
+//! between, by all of the runtime's workers.
+//!
+//! A part is written by whoever comes first: the task that published, or one of the server's helpers, of which there
+//! is one for each worker, and none where there is one worker.
 
-use std::sync::Arc;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll, Waker};
 
-use tokio::task::JoinSet;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
 
 use super::Server;
 use crate::hub::Touched;
+use crate::sync::lock;
 
 /// Outboxes that one task writes before it lets others run: some 1.5 ms of system calls.
-const OUTBOXES_PER_TASK: usize = 256;
+const OUTBOXES_PER_PART: usize = 256;
 
-/// Writes what was touched. Few outboxes are written before this returns; more are left to the returned tasks, which
-/// the publisher awaits before it reads on, so that it can't run ahead of its readers' sockets.
-pub(super) fn flush(server: &Arc<Server>, touched: &mut Touched) -> Option<Box<JoinSet<()>>> {
-    if touched.len() <= OUTBOXES_PER_TASK {
+thread_local! {
+    /// The one that was done last, kept so that the next message needs none of its own.
+    static SPARE: Cell<Option<Arc<Shared>>> = const { Cell::new(None) };
+    /// The room of the part that is being written.
+    static PART: Cell<Touched> = const { Cell::new(Touched::new()) };
+}
+
+/// Writes what was touched. Few outboxes are written before this returns; more are left to what is returned, which the
+/// publisher polls to its end before it reads on, so that it can't run ahead of its readers' sockets.
+pub(super) fn flush(server: &Arc<Server>, touched: &mut Touched) -> Option<Writing> {
+    if touched.len() <= OUTBOXES_PER_PART {
         touched.flush(server.now());
         return None;
     }
-    let mut tasks = Box::new(JoinSet::new());
-    while !touched.is_empty() {
-        let mut chunk = touched.split_off(OUTBOXES_PER_TASK);
-        let server = server.clone();
-        tasks.spawn(async move { chunk.flush(server.now()) });
+    let parts = touched.len().div_ceil(OUTBOXES_PER_PART);
+    let shared = SPARE.take().unwrap_or_default();
+    std::mem::swap(&mut lock(&shared.state).touched, touched);
+    server.helpers.ask(server, &shared, parts);
+    Some(Writing(shared))
+}
+
+/// The writing of many outboxes. Dropped before its end it leaves them to the helpers or to their connections' tasks.
+pub(super) struct Writing(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// What nobody writes yet.
+    touched: Touched,
+    /// Parts that are being written by helpers.
+    taken: usize,
+    /// The task that published, when it has nothing to do but wait for them.
+    publisher: Option<Waker>,
+}
+
+impl Writing {
+    /// Writes a part, or waits until the helpers have written the last.
+    pub(super) fn poll(&mut self, context: &mut Context<'_>, server: &Server) -> Poll<()> {
+        if let Some(part) = self.0.take() {
+            part.write(server);
+        }
+        let mut state = lock(&self.0.state);
+        if !state.touched.is_empty() {
+            drop(state);
+            yield_to_sockets(context);
+            return Poll::Pending;
+        }
+        if state.taken > 0 {
+            state.publisher = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        state.touched.trim();
+        drop(state);
+        if Arc::strong_count(&self.0) == 1 {
+            SPARE.set(Some(self.0.clone()));
+        }
+        Poll::Ready(())
     }
-    Some(tasks)
+}
+
+impl Shared {
+    /// Takes a part for the caller to write.
+    fn take(self: &Arc<Self>) -> Option<Part> {
+        let mut state = lock(&self.state);
+        if state.touched.is_empty() {
+            return None;
+        }
+        let mut touched = PART.take();
+        state.touched.move_to(&mut touched, OUTBOXES_PER_PART);
+        state.taken += 1;
+        Some(Part { touched, of: self.clone() })
+    }
+}
+
+/// Outboxes that the holder writes. However it ends, the publisher is told.
+struct Part {
+    touched: Touched,
+    of: Arc<Shared>,
+}
+
+impl Part {
+    fn write(mut self, server: &Server) {
+        let now = server.now();
+        match catch_unwind(AssertUnwindSafe(|| self.touched.flush(now))) {
+            // The room is kept.
+            Ok(()) => PART.set(std::mem::take(&mut self.touched)),
+            // The outbox whose writing panicked has broken off by itself; the others are handed to their tasks.
+            Err(_panic) => _ = server.counters.panics.fetch_add(1, Relaxed),
+        }
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let mut state = lock(&self.of.state);
+        state.taken -= 1;
+        if state.taken == 0
+            && let Some(publisher) = state.publisher.take()
+        {
+            drop(state);
+            publisher.wake();
+        }
+    }
+}
+
+/// Tasks that help to write, as many as there are workers; none where a helper could but take turns with the publisher.
+#[derive(Default)]
+pub(super) struct Helpers {
+    count: OnceLock<usize>,
+    /// What they were asked to help with; never more than there are helpers, because then all of them are busy.
+    asked: Mutex<Vec<Arc<Shared>>>,
+    called: Notify,
+}
+
+impl Helpers {
+    /// Asks for help with a writing of so many parts.
+    fn ask(&self, server: &Arc<Server>, shared: &Arc<Shared>, parts: usize) {
+        let count = *self.count.get_or_init(|| {
+            let workers = Handle::current().metrics().num_workers();
+            let count = if workers > 1 { workers } else { 0 };
+            for _ in 0..count {
+                tokio::spawn(help(server.clone()));
+            }
+            count
+        });
+        // At least two: the runtime keeps the task that was woken last for the worker that woke it.
+        for _ in 0..parts.min(count) {
+            let mut asked = lock(&self.asked);
+            if asked.len() == count {
+                return;
+            }
+            asked.push(shared.clone());
+            drop(asked);
+            self.called.notify_one();
+        }
+    }
+
+    async fn next(&self) -> Arc<Shared> {
+        loop {
+            let called = self.called.notified();
+            if let Some(shared) = lock(&self.asked).pop() {
+                return shared;
+            }
+            called.await;
+        }
+    }
+}
+
+async fn help(server: Arc<Server>) {
+    loop {
+        let shared = server.helpers.next().await;
+        while let Some(part) = shared.take() {
+            part.write(&server);
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Has the task polled again when others have run and the sockets were looked at. A task that wakes itself may be
+/// polled dozens of times before its worker looks at them.
+pub(super) fn yield_to_sockets(context: &mut Context<'_>) {
+    let again = pin!(tokio::task::yield_now());
+    let _pending = again.poll(context);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, IoSlice};
+    use std::net::SocketAddr;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::{Condvar, Mutex};
+
+    use super::*;
+    use crate::access_key::AccessKey;
+    use crate::config::{Environment, Overrides, load};
+    use crate::hub::Connection;
+    use crate::message::{ChannelName, Delivery, Publish};
+    use crate::outbox::Sink;
+    use crate::outbox::testing::TestSink;
+
+    const READERS: usize = 5 * OUTBOXES_PER_PART + 1;
+
+    fn server() -> Arc<Server> {
+        let environment = Environment::new([("SECRET", "a secret of more than thirty-two characters")]);
+        Server::new(load(&Overrides::default(), &environment).unwrap().settings, 1024)
+    }
+
+    /// Lets a reader of the one channel in.
+    fn enter(server: &Server, sink: Box<dyn Sink>) -> Arc<Connection> {
+        let mut access = AccessKey::nobody();
+        access.read = [ChannelName::internal("c")].into();
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let reader = Connection::new(address, Arc::new(access), server.hub.budget().clone(), 0);
+        let reader = Arc::new(reader);
+        reader.outbox.attach(sink);
+        server.hub.enter(&reader);
+        reader
+    }
+
+    /// Writes what was left to a reader's own task, which these tests have none of.
+    fn be_its_task(reader: &Arc<Connection>) {
+        reader.outbox.poll(&mut Context::from_waker(Waker::noop()), 0);
+    }
+
+    async fn publish(server: &Arc<Server>, data: &str) -> Vec<usize> {
+        let channel = ChannelName::internal("c").as_str().to_owned().into();
+        let message = Publish { channel, data, ack: None };
+        server.publish(std::iter::once((&message, &[][..])), None).await
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn all_workers_write_and_every_reader_gets_all_in_one_order() {
+        const MESSAGES: usize = 200;
+        let server = server();
+        let sinks: Vec<TestSink> = (0..READERS).map(|_| TestSink::with_room(usize::MAX)).collect();
+        let readers: Vec<_> = sinks.iter().map(|sink| enter(&server, Box::new(sink.clone()))).collect();
+        let publishers: Vec<_> = (0..4)
+            .map(|publisher| {
+                let server = server.clone();
+                tokio::spawn(async move {
+                    for number in 0..MESSAGES {
+                        let data = format!("\"{publisher} {number}\"");
+                        assert_eq!(publish(&server, &data).await, [READERS]);
+                    }
+                })
+            })
+            .collect();
+        for publisher in publishers {
+            publisher.await.unwrap();
+        }
+        readers.iter().for_each(be_its_task);
+        let first = sinks[0].written();
+        assert_eq!(String::from_utf8_lossy(&first).matches("\"data\"").count(), 4 * MESSAGES);
+        for sink in &sinks {
+            assert!(sink.written() == first, "all readers see the same order");
+        }
+        assert_eq!(server.helpers.count.get(), Some(&4));
+    }
+
+    /// Keeps whoever writes to it until it is opened.
+    #[derive(Default)]
+    struct Gate {
+        open: Mutex<bool>,
+        opened: Condvar,
+        waiting: AtomicUsize,
+    }
+
+    struct Gated(Arc<Gate>);
+
+    impl Sink for Gated {
+        fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+            self.0.waiting.fetch_add(1, Relaxed);
+            let _open = self.0.opened.wait_while(self.0.open.lock().unwrap(), |open| !*open).unwrap();
+            Ok(slices.iter().map(|slice| slice.len()).sum())
+        }
+
+        fn poll_writable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn shutdown(&self) {}
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn busy_helpers_are_asked_a_bounded_number_of_times() {
+        let server = server();
+        let gate = Arc::new(Gate::default());
+        let _readers: Vec<_> = (0..READERS).map(|_| enter(&server, Box::new(Gated(gate.clone())))).collect();
+        let channel = ChannelName::internal("c");
+        let delivery = Delivery { issuer: "", channel: channel.as_str(), data: "\"1\"", subject: None };
+        let mut touched = Touched::new();
+        server.hub.publish(&delivery, None, &mut touched);
+        let mut writing = flush(&server, &mut touched).unwrap();
+        // Both workers hang in a write: this thread is none of them.
+        while gate.waiting.load(Relaxed) < 2 {
+            std::thread::yield_now();
+        }
+        for _ in 0..10 {
+            server.helpers.ask(&server, &writing.0, 5);
+            assert!(lock(&server.helpers.asked).len() <= 2);
+        }
+        assert_eq!(lock(&server.helpers.asked).len(), 2);
+        *gate.open.lock().unwrap() = true;
+        gate.opened.notify_all();
+        std::future::poll_fn(|context| writing.poll(context, &server)).await;
+        assert_eq!(gate.waiting.load(Relaxed), READERS, "each is written once");
+    }
+
+    struct Panics;
+
+    impl Sink for Panics {
+        fn try_write(&self, _: &[IoSlice<'_>]) -> io::Result<usize> {
+            panic!("on purpose")
+        }
+
+        fn poll_writable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn shutdown(&self) {}
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_panic_costs_one_reader() {
+        let server = server();
+        let sinks: Vec<TestSink> = (0..READERS).map(|_| TestSink::with_room(usize::MAX)).collect();
+        let readers: Vec<_> = sinks.iter().map(|sink| enter(&server, Box::new(sink.clone()))).collect();
+        let broken = enter(&server, Box::new(Panics));
+        publish(&server, "\"1\"").await;
+        assert_eq!(server.counters.panics.load(Relaxed), 1);
+        assert!(broken.outbox.closing().is_some());
+        for (sink, reader) in sinks.iter().zip(&readers) {
+            be_its_task(reader);
+            assert!(sink.written_len() > 0);
+        }
+    }
 }

@@ -7,6 +7,7 @@
 mod api;
 #[doc = include_str!("cost.md")]
 mod cost {}
+mod departures;
 mod dev;
 mod disconnect;
 mod ended;
@@ -21,6 +22,7 @@ pub mod listener;
 mod origin;
 mod presence;
 mod proxy_header;
+mod publisher;
 mod refusal;
 mod refused_file;
 mod refused_subjects;
@@ -156,6 +158,8 @@ pub struct Server {
     pending: listener::Pending,
     limits: limits::Limits,
     accept_loops: listener::AcceptLoops,
+    helpers: flush::Helpers,
+    departures: departures::Departures,
     tls: Option<tls::Acceptor>,
     timekeeper: Timekeeper,
     background: api::Background,
@@ -189,6 +193,8 @@ impl Server {
             events: Arc::default(),
             refused_subjects: RefusedSubjects::default(),
             accept_loops: listener::AcceptLoops::default(),
+            helpers: flush::Helpers::default(),
+            departures: departures::Departures::default(),
             tls: acceptor,
             id: Uuid::new_v4(),
             started: Instant::now(),

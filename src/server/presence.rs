@@ -19,9 +19,11 @@ use crate::message::{AccessReply, Since};
 
 /// A place among the `max_connections`, given back when dropped.
 pub(super) struct Place {
-    server: Arc<Server>,
+    pub(super) server: Arc<Server>,
+    /// It has not been moved elsewhere.
+    held: bool,
     /// What limits for each client count it as.
-    seat: Seat,
+    pub(super) seat: Seat,
 }
 
 impl Place {
@@ -51,7 +53,7 @@ impl Place {
         Place::free(server, live)?;
         let taken =
             server.connected.fetch_update(AcqRel, Relaxed, |count| (count < max).then_some(count + 1));
-        taken.map(|_| Place { server: server.clone(), seat }).map_err(|_| Refusal::Full(max))
+        taken.map(|_| Place { server: server.clone(), held: true, seat }).map_err(|_| Refusal::Full(max))
     }
 
     /// Makes it a place of this subject's.
@@ -65,19 +67,30 @@ impl Place {
     }
 }
 
+impl Place {
+    /// Moves it out of what is being dropped.
+    fn move_out(&mut self) -> Place {
+        let seat = std::mem::take(&mut self.seat);
+        Place { server: self.server.clone(), held: std::mem::take(&mut self.held), seat }
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
+        if !self.held {
+            return;
+        }
         self.server.connected.fetch_sub(1, AcqRel);
         self.server.left.notify_one();
     }
 }
 
-/// A connection in the hub. Dropped, however that comes about, it leaves its channels and frees its place.
+/// A connection in the hub. Dropped, however that comes about, it departs: leaves its channels and frees its place.
 pub(super) struct Presence {
     pub(super) connection: Arc<Connection>,
     /// It speaks philote.v1.
     pub(super) v1: bool,
-    place: Place,
+    pub(super) place: Place,
 }
 
 /// What a connection's token lets it do, and where it stands in its channels, as a frame.
@@ -97,11 +110,6 @@ pub(super) fn access_frame(connection: &Connection, places: &Places) -> Frame {
 }
 
 impl Presence {
-    /// What limits for each client count it as, for whoever may change that.
-    pub(super) fn take_seat(&mut self) -> Seat {
-        std::mem::take(&mut self.place.seat)
-    }
-
     /// Lets a connection in: it joins its channels, its outbox held back until it has its socket.
     /// With philote.v1 it is told first what its token lets it do; `since` is what it wants to have of its channels.
     pub(super) fn enter(
@@ -160,9 +168,24 @@ impl Presence {
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        let server = &self.place.server;
         // Nobody may queue to it any more, and the reason is settled.
         self.connection.outbox.close(CloseReason::ClientGone);
+        let place = self.place.move_out();
+        let server = place.server.clone();
+        server.departures.add(&server, Departure { connection: self.connection.clone(), place });
+    }
+}
+
+/// A connection that has ended and is still to be taken out of the hub.
+pub(super) struct Departure {
+    connection: Arc<Connection>,
+    place: Place,
+}
+
+impl Departure {
+    /// Takes it out, tells why it ended, and frees its place.
+    pub(super) fn complete(self) {
+        let server = &self.place.server;
         server.hub.leave(&self.connection);
         server.timekeeper.forget(&self.connection);
         let reason = self.connection.outbox.closing().unwrap_or(CloseReason::ClientGone);

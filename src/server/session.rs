@@ -7,31 +7,25 @@ use std::cell::Cell;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use arc_swap::Guard;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::task::JoinSet;
 use tokio::time::Sleep;
-use tokio_tungstenite::tungstenite::protocol::Message;
 use uuid::fmt::Hyphenated;
 
-use super::flush::flush;
+use super::flush::{Writing, flush, yield_to_sockets};
 use super::frames::{FrameLimits, FrameReader, Received};
-use super::limits::{Rate, Seat, Verdict};
-use super::presence::{Presence, access_frame};
+use super::limits::{Rate, Verdict};
+use super::presence::Presence;
+use super::publisher::{Auths, Publisher};
 use super::stream::{Reader, Stream};
-use super::{Live, Server, unix_now};
-use crate::access_key::{AccessKey, verify_in_frame};
 use crate::close::CloseReason;
-use crate::frame::Frame;
-use crate::hub::{Connection, Touched};
-use crate::message::{Auth, BadMessage, Batch, Delivery, ErrorReply, FromClient, Publish};
-use crate::outbox::{Pushed, Seconds, Standing};
+use crate::hub::Touched;
+use crate::message::Batch;
+use crate::outbox::{Seconds, Standing};
 
 /// What one read takes from a socket at most, and so what a publisher may bring before its readers' queues are
 /// written.
@@ -39,9 +33,6 @@ const READ_BYTES: usize = 64 * 1024;
 
 /// Messages handled before what they touched is written.
 const MESSAGES_PER_FLUSH: u64 = 256;
-
-/// Tokens that one connection may show in frames in a second: verifying one costs as much as many messages.
-const MAX_AUTHS_PER_SECOND: u32 = 100;
 
 /// How long a message may take from its first byte to its last.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -69,25 +60,16 @@ pub(super) struct Session {
     /// Bytes that were read and not handled yet: what came with the handshake, or what a large batch left.
     unhandled: Bytes,
     /// The writing of what this connection published, where it touched many outboxes.
-    flushing: Option<Box<JoinSet<()>>>,
+    flushing: Option<Writing>,
     /// The deadline of the message in progress, or of the Close.
     deadline: Option<Pin<Box<Sleep>>>,
     /// What it has sent of late, where a rate is set.
     rate: Option<Box<Rate>>,
-    /// What limits for each client count it as.
-    seat: Seat,
     /// The Close has been decided: what the client sends is thrown away.
     ending: bool,
     /// The sending direction is shut.
     shut: bool,
     auths: Auths,
-}
-
-/// Tokens shown in frames in this second.
-#[derive(Default)]
-struct Auths {
-    second: Seconds,
-    count: u32,
 }
 
 /// Whether a step left the task something to wait for.
@@ -100,11 +82,10 @@ enum Step {
 
 impl Session {
     /// Takes over the socket after the 101, with what was read behind the request.
-    pub(super) fn new(mut presence: Presence, stream: Stream, read_ahead: &[u8]) -> Session {
+    pub(super) fn new(presence: Presence, stream: Stream, read_ahead: &[u8]) -> Session {
         let (reader, writer) = stream.into_split();
         presence.connection.received(read_ahead.len(), presence.server().now());
         presence.connection.outbox.attach(writer);
-        let seat = presence.take_seat();
         Session {
             presence,
             reader,
@@ -114,7 +95,6 @@ impl Session {
             flushing: None,
             deadline: None,
             rate: None,
-            seat,
             ending: false,
             shut: false,
             auths: Auths::default(),
@@ -127,8 +107,8 @@ impl Session {
         if standing.broken {
             return Poll::Ready(Err(Ended));
         }
-        if let Some(tasks) = &mut self.flushing {
-            while let Some(_done) = ready!(tasks.poll_join_next(context)) {}
+        if let Some(writing) = &mut self.flushing {
+            ready!(writing.poll(context, self.presence.server()));
             self.flushing = None;
         }
         if standing.closing.is_some() {
@@ -169,8 +149,8 @@ impl Session {
 
     /// Handles messages until the bytes are used up or a flush is due, then writes what they touched.
     fn handle(&mut self, bytes: &mut &[u8], now: Seconds) {
-        let server = self.presence.server();
-        let connection = &self.presence.connection;
+        let Presence { connection, v1, place } = &mut self.presence;
+        let (server, connection) = (&place.server, &*connection);
         let live = server.live();
         let mut touched = TOUCHED.take();
         let mut batch = BATCH.take();
@@ -178,11 +158,11 @@ impl Session {
         let mut publisher = Publisher {
             server,
             connection,
-            v1: self.presence.v1,
+            v1: *v1,
             live: &live,
             access: connection.access(),
             auths: &mut self.auths,
-            seat: &mut self.seat,
+            seat: &mut place.seat,
             now,
             id: connection.id().hyphenated().encode_lower(&mut id),
             touched: &mut touched,
@@ -313,7 +293,7 @@ impl Future for Session {
                 Ok(Poll::Pending) => return Poll::Pending,
                 Ok(Poll::Ready(Ok(Step::Again))) => {}
                 Ok(Poll::Ready(Ok(Step::Yield))) => {
-                    context.waker().wake_by_ref();
+                    yield_to_sockets(context);
                     return Poll::Pending;
                 }
                 Ok(Poll::Ready(Err(Ended))) => return Poll::Ready(()),
@@ -329,171 +309,6 @@ impl Future for Session {
     }
 }
 
-/// The message that makes the tests' build panic.
-#[cfg(test)]
-const PANIC: &str = "panic";
-
-/// What is needed to handle one connection's messages.
-struct Publisher<'a> {
-    server: &'a Arc<Server>,
-    connection: &'a Arc<Connection>,
-    v1: bool,
-    live: &'a Live,
-    access: Guard<Arc<AccessKey>>,
-    auths: &'a mut Auths,
-    seat: &'a mut Seat,
-    now: Seconds,
-    id: &'a str,
-    touched: &'a mut Touched,
-    /// What was published last and not queued yet.
-    batch: &'a mut Batch,
-}
-
-impl Publisher<'_> {
-    /// Does what a client's message asks for, or answers why not.
-    fn take(&mut self, message: &Message) {
-        if cfg!(feature = "echo") {
-            return self.answer(Frame::of(message));
-        }
-        let text = match message {
-            Message::Text(text) => Ok(text.as_str()),
-            Message::Binary(bytes) => std::str::from_utf8(bytes).map_err(|_| BadMessage::NotUtf8),
-            _ => return,
-        };
-        #[cfg(test)]
-        assert_ne!(text, Ok(PANIC), "on purpose");
-        let names = self.live.settings.limits.channel_name_bytes;
-        match text.and_then(|text| FromClient::parse(text, names, self.v1)) {
-            Ok(FromClient::Publish(publish)) => self.publish(&publish),
-            Ok(FromClient::Auth(auth)) => self.authenticate(&auth),
-            Err(error) => {
-                let ack = text_of(message).filter(|_| self.v1).and_then(FromClient::ack_of);
-                self.answer(ErrorReply::BadMessage { error, ack }.encode());
-            }
-        }
-    }
-
-    fn publish(&mut self, publish: &Publish<'_>) {
-        if !self.access.may_write(&publish.channel) {
-            let reply = ErrorReply::Forbidden { channel: &publish.channel, ack: publish.ack };
-            return self.answer(reply.encode());
-        }
-        let shown = self.live.settings.websocket.show_subject;
-        let delivery = Delivery {
-            issuer: self.id,
-            channel: &publish.channel,
-            data: publish.data,
-            subject: self.access.subject.as_deref().filter(|_| shown),
-        };
-        // Who follows the traffic is told how many readers each message had: each goes by itself then.
-        let followed = self.server.events.follow_messages();
-        if followed || !self.batch.takes(&publish.channel) {
-            queue(self.server, self.connection, self.batch, self.touched);
-        }
-        self.batch.add(&delivery);
-        if let Some(ack) = publish.ack {
-            self.batch.ask(ack);
-        }
-        if followed {
-            let readers = queue(self.server, self.connection, self.batch, self.touched);
-            self.server.events.tell_message(&delivery, readers);
-        }
-    }
-
-    /// Replaces the access by that of another token. What came before it is published with the old one, what comes
-    /// after it with the new.
-    #[cold]
-    fn authenticate(&mut self, auth: &Auth<'_>) {
-        self.send();
-        if self.auths.second != self.now {
-            *self.auths = Auths { second: self.now, count: 0 };
-        }
-        self.auths.count += 1;
-        if self.auths.count > MAX_AUTHS_PER_SECOND {
-            return self.answer(ErrorReply::TooManyAuths(MAX_AUTHS_PER_SECOND).encode());
-        }
-        let access = match verify_in_frame(&auth.token, &self.live.keys, &self.live.policy, unix_now()) {
-            Ok(access) => access,
-            Err(error) => return self.answer(ErrorReply::Unauthorized(&error.to_string()).encode()),
-        };
-        if self.server.check_subject(&access).is_err() {
-            self.connection.outbox.close(CloseReason::SubjectRefused);
-            return;
-        }
-        let subject = access.subject.as_deref();
-        if let Err(refusal) = self.seat.set_subject(self.server, subject, &self.live.settings.limits) {
-            return self.answer(ErrorReply::Unauthorized(&refusal.to_string()).encode());
-        }
-        let before = self.access.expires;
-        let (connection, touched) = (self.connection, &mut *self.touched);
-        self.server.hub.replace_access(connection, Arc::new(access), &auth.since, |places| {
-            answer(connection, access_frame(connection, places), touched);
-        });
-        self.server.timekeeper.refile(connection, before);
-        self.access = connection.access();
-        // A reload or a refusal that began meanwhile has looked at the old access.
-        if self.access.key.as_ref().is_some_and(|key| !self.server.live().keys.contains(key)) {
-            connection.outbox.close(CloseReason::KeyWithdrawn);
-        } else if self.server.check_subject(&self.access).is_err() {
-            connection.outbox.close(CloseReason::SubjectRefused);
-        }
-    }
-
-    /// Says that something was over the rate and is not handled. False where that was too much for too long.
-    #[cold]
-    fn over_rate(&mut self, verdict: Verdict, received: &Received) -> bool {
-        self.server.counters.rate_limited.fetch_add(1, Relaxed);
-        match verdict {
-            Verdict::Refused { answer: true } => {
-                let message = if let Received::Message(message) = received { text_of(message) } else { None };
-                let ack = message.filter(|_| self.v1).and_then(FromClient::ack_of);
-                self.answer(ErrorReply::RateLimited { ack }.encode());
-            }
-            Verdict::Close => {
-                // What was published before it is.
-                self.send();
-                self.connection.outbox.close(CloseReason::RateLimited);
-            }
-            _ => {}
-        }
-        verdict != Verdict::Close
-    }
-
-    /// Queues what was gathered to its readers.
-    fn send(&mut self) {
-        queue(self.server, self.connection, self.batch, self.touched);
-    }
-
-    /// Sends something to the client itself, in order with its other messages.
-    fn answer(&mut self, frame: Frame) {
-        if self.batch.is_asked() {
-            self.send();
-        }
-        answer(self.connection, frame, self.touched);
-    }
-}
-
-/// A message's text, where it is one.
-#[cold]
-fn text_of(message: &Message) -> Option<&str> {
-    message.to_text().ok()
-}
-
-/// Queues what was gathered to its readers, and to its publisher the answers that it asked for.
-fn queue(server: &Server, publisher: &Arc<Connection>, batch: &mut Batch, touched: &mut Touched) -> usize {
-    let readers = server.hub.publish_batch(batch, Some(publisher), touched);
-    if let Some(acks) = batch.take_acks(readers) {
-        answer(publisher, acks, touched);
-    }
-    readers
-}
-
-fn answer(connection: &Arc<Connection>, frame: Frame, touched: &mut Touched) {
-    if connection.outbox.push(frame) == Pushed::Promised {
-        touched.promised(connection);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::net::{TcpListener, TcpStream};
@@ -503,7 +318,8 @@ mod tests {
     use super::*;
     use crate::access_key::{NewToken, issue};
     use crate::config::{Environment, Overrides, load};
-    use crate::server::listener;
+    use crate::server::publisher::PANIC;
+    use crate::server::{Server, listener};
 
     type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
 

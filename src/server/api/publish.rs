@@ -87,8 +87,8 @@ impl Server {
             let at = published.len();
             if at % MESSAGES_PER_FLUSH == 0 || bytes > BYTES_PER_FLUSH || at == count {
                 bytes = 0;
-                if let Some(tasks) = flush(self, &mut touched) {
-                    tasks.join_all().await;
+                if let Some(mut writing) = flush(self, &mut touched) {
+                    std::future::poll_fn(|context| writing.poll(context, self)).await;
                 }
             }
         }

@@ -1,0 +1,193 @@
+//! What a connection's messages ask for: to publish, or another access.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use arc_swap::Guard;
+use tokio_tungstenite::tungstenite::protocol::Message;
+
+use super::frames::Received;
+use super::limits::{Seat, Verdict};
+use super::presence::access_frame;
+use super::{Live, Server, unix_now};
+use crate::access_key::{AccessKey, verify_in_frame};
+use crate::close::CloseReason;
+use crate::frame::Frame;
+use crate::hub::{Connection, Touched};
+use crate::message::{Auth, BadMessage, Batch, Delivery, ErrorReply, FromClient, Publish};
+use crate::outbox::{Pushed, Seconds};
+
+/// Tokens that one connection may show in frames in a second: verifying one costs as much as many messages.
+const MAX_AUTHS_PER_SECOND: u32 = 100;
+
+/// Tokens shown in frames in this second.
+#[derive(Default)]
+pub(super) struct Auths {
+    second: Seconds,
+    count: u32,
+}
+
+/// The message that makes the tests' build panic.
+#[cfg(test)]
+pub(super) const PANIC: &str = "panic";
+
+/// What is needed to handle one connection's messages.
+pub(super) struct Publisher<'a> {
+    pub(super) server: &'a Arc<Server>,
+    pub(super) connection: &'a Arc<Connection>,
+    pub(super) v1: bool,
+    pub(super) live: &'a Live,
+    pub(super) access: Guard<Arc<AccessKey>>,
+    pub(super) auths: &'a mut Auths,
+    pub(super) seat: &'a mut Seat,
+    pub(super) now: Seconds,
+    pub(super) id: &'a str,
+    pub(super) touched: &'a mut Touched,
+    /// What was published last and not queued yet.
+    pub(super) batch: &'a mut Batch,
+}
+
+impl Publisher<'_> {
+    /// Does what a client's message asks for, or answers why not.
+    pub(super) fn take(&mut self, message: &Message) {
+        if cfg!(feature = "echo") {
+            return self.answer(Frame::of(message));
+        }
+        let text = match message {
+            Message::Text(text) => Ok(text.as_str()),
+            Message::Binary(bytes) => std::str::from_utf8(bytes).map_err(|_| BadMessage::NotUtf8),
+            _ => return,
+        };
+        #[cfg(test)]
+        assert_ne!(text, Ok(PANIC), "on purpose");
+        let names = self.live.settings.limits.channel_name_bytes;
+        match text.and_then(|text| FromClient::parse(text, names, self.v1)) {
+            Ok(FromClient::Publish(publish)) => self.publish(&publish),
+            Ok(FromClient::Auth(auth)) => self.authenticate(&auth),
+            Err(error) => {
+                let ack = text_of(message).filter(|_| self.v1).and_then(FromClient::ack_of);
+                self.answer(ErrorReply::BadMessage { error, ack }.encode());
+            }
+        }
+    }
+
+    fn publish(&mut self, publish: &Publish<'_>) {
+        if !self.access.may_write(&publish.channel) {
+            let reply = ErrorReply::Forbidden { channel: &publish.channel, ack: publish.ack };
+            return self.answer(reply.encode());
+        }
+        let shown = self.live.settings.websocket.show_subject;
+        let delivery = Delivery {
+            issuer: self.id,
+            channel: &publish.channel,
+            data: publish.data,
+            subject: self.access.subject.as_deref().filter(|_| shown),
+        };
+        // Who follows the traffic is told how many readers each message had: each goes by itself then.
+        let followed = self.server.events.follow_messages();
+        if followed || !self.batch.takes(&publish.channel) {
+            queue(self.server, self.connection, self.batch, self.touched);
+        }
+        self.batch.add(&delivery);
+        if let Some(ack) = publish.ack {
+            self.batch.ask(ack);
+        }
+        if followed {
+            let readers = queue(self.server, self.connection, self.batch, self.touched);
+            self.server.events.tell_message(&delivery, readers);
+        }
+    }
+
+    /// Replaces the access by that of another token. What came before it is published with the old one, what comes
+    /// after it with the new.
+    #[cold]
+    fn authenticate(&mut self, auth: &Auth<'_>) {
+        self.send();
+        if self.auths.second != self.now {
+            *self.auths = Auths { second: self.now, count: 0 };
+        }
+        self.auths.count += 1;
+        if self.auths.count > MAX_AUTHS_PER_SECOND {
+            return self.answer(ErrorReply::TooManyAuths(MAX_AUTHS_PER_SECOND).encode());
+        }
+        let access = match verify_in_frame(&auth.token, &self.live.keys, &self.live.policy, unix_now()) {
+            Ok(access) => access,
+            Err(error) => return self.answer(ErrorReply::Unauthorized(&error.to_string()).encode()),
+        };
+        if self.server.check_subject(&access).is_err() {
+            self.connection.outbox.close(CloseReason::SubjectRefused);
+            return;
+        }
+        let subject = access.subject.as_deref();
+        if let Err(refusal) = self.seat.set_subject(self.server, subject, &self.live.settings.limits) {
+            return self.answer(ErrorReply::Unauthorized(&refusal.to_string()).encode());
+        }
+        let before = self.access.expires;
+        let (connection, touched) = (self.connection, &mut *self.touched);
+        self.server.hub.replace_access(connection, Arc::new(access), &auth.since, |places| {
+            answer(connection, access_frame(connection, places), touched);
+        });
+        self.server.timekeeper.refile(connection, before);
+        self.access = connection.access();
+        // A reload or a refusal that began meanwhile has looked at the old access.
+        if self.access.key.as_ref().is_some_and(|key| !self.server.live().keys.contains(key)) {
+            connection.outbox.close(CloseReason::KeyWithdrawn);
+        } else if self.server.check_subject(&self.access).is_err() {
+            connection.outbox.close(CloseReason::SubjectRefused);
+        }
+    }
+
+    /// Says that something was over the rate and is not handled. False where that was too much for too long.
+    #[cold]
+    pub(super) fn over_rate(&mut self, verdict: Verdict, received: &Received) -> bool {
+        self.server.counters.rate_limited.fetch_add(1, Relaxed);
+        match verdict {
+            Verdict::Refused { answer: true } => {
+                let message = if let Received::Message(message) = received { text_of(message) } else { None };
+                let ack = message.filter(|_| self.v1).and_then(FromClient::ack_of);
+                self.answer(ErrorReply::RateLimited { ack }.encode());
+            }
+            Verdict::Close => {
+                // What was published before it is.
+                self.send();
+                self.connection.outbox.close(CloseReason::RateLimited);
+            }
+            _ => {}
+        }
+        verdict != Verdict::Close
+    }
+
+    /// Queues what was gathered to its readers.
+    pub(super) fn send(&mut self) {
+        queue(self.server, self.connection, self.batch, self.touched);
+    }
+
+    /// Sends something to the client itself, in order with its other messages.
+    pub(super) fn answer(&mut self, frame: Frame) {
+        if self.batch.is_asked() {
+            self.send();
+        }
+        answer(self.connection, frame, self.touched);
+    }
+}
+
+/// A message's text, where it is one.
+#[cold]
+fn text_of(message: &Message) -> Option<&str> {
+    message.to_text().ok()
+}
+
+/// Queues what was gathered to its readers, and to its publisher the answers that it asked for.
+fn queue(server: &Server, publisher: &Arc<Connection>, batch: &mut Batch, touched: &mut Touched) -> usize {
+    let readers = server.hub.publish_batch(batch, Some(publisher), touched);
+    if let Some(acks) = batch.take_acks(readers) {
+        answer(publisher, acks, touched);
+    }
+    readers
+}
+
+fn answer(connection: &Arc<Connection>, frame: Frame, touched: &mut Touched) {
+    if connection.outbox.push(frame) == Pushed::Promised {
+        touched.promised(connection);
+    }
+}
