@@ -15,7 +15,7 @@ pub use self::error::TokenError;
 pub use self::issue::{IssueError, NewToken, issue};
 pub use self::keys::{Algorithms, Key, Keys};
 pub use self::rights::{ApiRight, ApiRights};
-pub use self::verify::{Inspection, MAX_DATE, claimed_subject, inspect, verify, verify_in_frame};
+pub use self::verify::{Inspection, claimed_subject, inspect, verify, verify_in_frame};
 use crate::message::ChannelName;
 
 /// Seconds since 1970-01-01 UTC, as in the claims `exp` and `nbf` (RFC 7519 section 2, NumericDate).

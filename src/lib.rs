@@ -19,12 +19,12 @@
 //! [`daemon`] is a straight line from settings ([`config`]) to the end of the drain. [`signals`], [`systemd`] and
 //! [`log`] are its connection to the system, [`metrics`] tells Prometheus; [`admin`] is the socket by which [`ctl`] (`philotectl`) asks it.
 //! [`jane`] is a client for people at a terminal; [`trust`] says whom both programs believe behind TLS. [`completions`]
-//! answer the shells of those who type for any of the three.
+//! answer the shells of those who type for any of the three. [`moment`] writes times.
 //!
 //! # Which part may know which
 //!
-//! Binaries > daemon, ctl, jane > server, admin > hub > outbox > message, frame, close, access_key. The hub knows no
-//! socket, ctl knows neither hub nor server, config knows nothing but what it parses. A test keeps it so.
+//! Binaries > daemon, ctl, jane > server, admin > hub > outbox > message, frame, close, access_key > moment. The hub
+//! knows no socket, ctl knows neither hub nor server, config knows nothing but what it parses. A test keeps it so.
 
 pub mod access_key;
 pub mod admin;
@@ -39,6 +39,7 @@ pub mod jane;
 pub mod log;
 pub mod message;
 pub mod metrics;
+pub mod moment;
 pub mod outbox;
 pub mod server;
 pub mod signals;

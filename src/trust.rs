@@ -57,6 +57,7 @@ pub fn client_config(authorities: Option<&Path>) -> Result<ClientConfig, TrustEr
 fn from_file(path: &Path) -> Result<RootCertStore, TrustError> {
     let wrong = |why: String| TrustError::File(path.into(), why);
     let unreadable = |error| match error {
+        // The system's own sentence, which its error wraps in "I/O error".
         pem::Error::Io(error) => wrong(error.to_string()),
         error => wrong(error.to_string()),
     };

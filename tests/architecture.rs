@@ -8,8 +8,9 @@ use std::path::Path;
 
 /// Which module may use which. What is not here may use nothing of ours.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("access_key", &["message"]),
-    ("admin", &["access_key", "sync"]),
+    ("access_key", &["message", "moment"]),
+    ("admin", &["access_key", "moment", "sync"]),
+    ("config", &["moment"]),
     ("ctl", &["access_key", "admin", "completions", "terminal", "trust"]),
     (
         "daemon",
@@ -34,9 +35,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("frame", &["close"]),
     ("hub", &["access_key", "close", "frame", "message", "outbox", "sync"]),
     ("jane", &["access_key", "admin", "completions", "terminal", "trust"]),
-    ("message", &["frame"]),
+    ("message", &["frame", "moment"]),
     ("outbox", &["close", "frame", "sync"]),
-    ("server", &["access_key", "close", "config", "frame", "hub", "log", "message", "outbox", "sync"]),
+    (
+        "server",
+        &["access_key", "close", "config", "frame", "hub", "log", "message", "moment", "outbox", "sync"],
+    ),
 ];
 
 /// Crates of the network and the runtime: not for those who only know values.

@@ -11,9 +11,7 @@ use super::{
     AccessKey, ApiRights, Key, Keys, MAX_SUBJECT_BYTES, MAX_TOKEN_BYTES, Policy, TokenError, UnixSeconds,
 };
 use crate::message::ChannelName;
-
-/// The last second of the year 9999: later dates can't be written in RFC 3339.
-pub const MAX_DATE: UnixSeconds = 253_402_300_799;
+use crate::moment::MAX_DATE;
 
 /// Checks a token as it stood in a request.
 ///

@@ -16,6 +16,7 @@ pub use self::events::*;
 pub use self::lists::*;
 pub use self::steering::*;
 use crate::access_key::ApiRights;
+use crate::moment::{moment, rfc3339};
 
 /// `GET`: [`Status`].
 pub const STATUS: &str = "/v1/status";
@@ -58,14 +59,11 @@ pub const DEFAULT_TOKEN_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(pub SystemTime);
 
-/// The last second of the year 9999 in seconds after 1970: RFC 3339 can write no later one.
-const LAST_SECOND: u64 = 253_402_300_799;
-
 impl Timestamp {
     /// The moment that lies `seconds` after 1970, at most the end of the year 9999.
     #[must_use]
     pub fn from_unix(seconds: u64) -> Self {
-        Self(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.min(LAST_SECOND)))
+        Self(moment(seconds))
     }
 
     /// Now, by the wall clock.
@@ -77,9 +75,7 @@ impl Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A clock that was never set may say 1969, which the formatter refuses.
-        let time = self.0.clamp(SystemTime::UNIX_EPOCH, Self::from_unix(LAST_SECOND).0);
-        humantime::format_rfc3339_seconds(time).fmt(f)
+        rfc3339(self.0).fmt(f)
     }
 }
 

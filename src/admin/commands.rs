@@ -175,7 +175,7 @@ pub(super) fn run(
                 return json(answer).map(Answer::Json);
             }
             let count = answer.as_ref().map_or(0, |answer| answer.matched);
-            let closed = |answer: &Disconnected| format!("{} closed", answer.matched);
+            let closed = |answer: &Disconnected| format!("{} being closed", answer.matched);
             audited(peer, "disconnect", &format!("of {count}: {}", who(&request)), answer, closed)
         }
         Command::Lift => {

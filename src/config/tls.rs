@@ -4,7 +4,6 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
@@ -14,6 +13,7 @@ use rustls::sign::CertifiedKey;
 use super::draft::Draft;
 use super::error::Situation;
 use super::secret_file::{self, ReadError};
+use crate::moment::{moment, rfc3339};
 
 /// A chain of this length is a mistake: servers send two or three.
 const MOST_CERTIFICATES: usize = 16;
@@ -76,8 +76,7 @@ impl TlsSettings {
 
     /// When it ends, as text.
     pub fn expires_text(&self) -> String {
-        humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + Duration::from_secs(self.expires))
-            .to_string()
+        rfc3339(moment(self.expires)).to_string()
     }
 }
 

@@ -157,6 +157,8 @@ impl From<RefuseError> for Failure {
         match error {
             RefuseError::TooMany => Failure::new(Code::Conflict, error.to_string())
                 .hint("lift some: philotectl refused --remove SUBJECT"),
+            RefuseError::Spreads(_) => Failure::new(Code::Conflict, error.to_string())
+                .hint("nothing was done: try again when they are done"),
             RefuseError::NotRemembered(error) => {
                 Failure::new(Code::Internal, error.to_string()).hint("nothing was changed")
             }

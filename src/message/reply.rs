@@ -1,11 +1,11 @@
 //! What a client is told on its own connection: what it did wrong, what it may do, what became of a message.
 
 use std::io::Write;
-use std::time::{Duration, SystemTime};
 
 use super::encode::{encode_text, quote};
 use super::{BadMessage, ChannelName, MessageId};
 use crate::frame::Frame;
+use crate::moment::{moment, rfc3339};
 
 /// An answer to what a client did wrong, on a connection that stays open.
 #[derive(Debug)]
@@ -105,10 +105,7 @@ impl AccessReply<'_> {
             out.extend_from_slice(b"],\"write\":[");
             separated(out, self.write, |out, name| quote(out, name.as_str()));
             out.extend_from_slice(b"],\"expires_at\":");
-            let expires = self.expires.map(|expires| {
-                humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_secs(expires))
-                    .to_string()
-            });
+            let expires = self.expires.map(|expires| rfc3339(moment(expires)).to_string());
             quote_or_null(out, expires.as_deref());
             if !self.recovered.is_empty() {
                 out.extend_from_slice(b",\"recovered\":{");

@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 use serde_json::json;
 
-pub(super) use self::background::Background;
+pub(super) use self::background::{Background, MAX_SPREADS};
 use super::handshake::Tokens;
 use super::refusal::{Answer, json_answer};
 use super::{Refusal, Server};
@@ -101,7 +101,7 @@ pub(super) async fn answer(
         What::Channels => sight::channels(server, access, &query).await,
         What::Channel => sight::channel(server, access, rest, &query).await,
         What::Connections => sight::connections(server, access, &query).await,
-        What::Disconnect => disconnect::disconnect(server, &access, client, request).await,
+        What::Disconnect => disconnect::disconnect(server, access, client, request).await,
     }
 }
 

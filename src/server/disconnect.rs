@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::api::MAX_SPREADS;
 use super::{RefuseError, Server, unix_now};
 use crate::access_key::UnixSeconds;
 use crate::close::CloseReason;
@@ -34,30 +35,72 @@ impl Server {
     /// May write to the disk. Runs in the context of the runtime that the connections live on.
     ///
     /// # Errors
-    /// Those of `find`; and its subject can't be kept out, whereupon nobody was sent away.
+    /// Those of `find`; the subject can't be kept out; many are to go, and as many such orders as may be are still being
+    /// carried out. Then nothing was done.
     pub fn disconnect<E: From<RefuseError>>(
         self: &Arc<Self>,
         leave: &Leave<'_>,
-        find: impl FnOnce() -> Result<Vec<Uuid>, E>,
+        find: impl Fn() -> Result<Vec<Uuid>, E>,
     ) -> Result<usize, E> {
+        let mut ids = find()?;
+        let place = if ids.len() > AT_ONCE {
+            Some(self.background.spread().ok_or(RefuseError::Spreads(MAX_SPREADS))?)
+        } else {
+            None
+        };
         let reason = match leave {
             Leave::ToReconnect => CloseReason::Restarting,
             Leave::ForGood => CloseReason::Disconnected,
             Leave::Refused { subject, until } => {
-                // Before they are looked for: whoever still came in is found.
                 self.refused_subjects.refuse(subject, *until, unix_now())?;
+                // Who still came in has to go as well.
+                ids = find()?;
                 CloseReason::SubjectRefused
             }
         };
-        let ids = find()?;
-        if ids.len() > AT_ONCE {
+        if let Some(place) = place {
             let count = ids.len();
             let spread = Duration::from_secs((count / AT_ONCE) as u64);
             let server = self.clone();
-            tokio::spawn(async move { server.close_spread(ids, reason, spread).await });
+            tokio::spawn(async move {
+                let _place = place;
+                server.close_spread(ids, reason, spread).await;
+            });
             return Ok(count);
         }
         let connections = ids.iter().filter_map(|id| self.hub.connection(id));
         Ok(connections.filter(|connection| connection.outbox.close(reason)).count())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Environment, Overrides, load};
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_orders_are_spread_than_there_are_places() {
+        let environment = Environment::new([("SECRET", "a secret of more than thirty-two characters")]);
+        let server = Server::new(load(&Overrides::default(), &environment).unwrap().settings, 1024);
+        let order =
+            |leave, count| server.disconnect(&leave, || Ok::<_, RefuseError>(vec![Uuid::nil(); count]));
+        let many = |leave| order(leave, AT_ONCE + 1);
+        for _ in 0..MAX_SPREADS {
+            assert_eq!(many(Leave::ForGood).unwrap(), AT_ONCE + 1);
+        }
+        assert!(matches!(many(Leave::ToReconnect), Err(RefuseError::Spreads(MAX_SPREADS))));
+        let refused = Leave::Refused { subject: "alice", until: u64::MAX };
+        // With no place to remember it in, this would be another error if it were tried.
+        assert!(matches!(many(refused), Err(RefuseError::Spreads(MAX_SPREADS))));
+        assert_eq!(server.refused_subjects.until(Some("alice"), 0), None);
+        assert_eq!(
+            order(Leave::ForGood, AT_ONCE).unwrap(),
+            0,
+            "few need no place, and none of these is there"
+        );
+        while server.background.spread().is_none() {
+            tokio::time::advance(Duration::from_millis(50)).await;
+        }
+        many(Leave::ForGood).unwrap();
     }
 }

@@ -1,7 +1,6 @@
 //! Why an HTTP request is refused, and the answer that says so.
 
 use std::fmt;
-use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -12,6 +11,7 @@ use serde_json::json;
 use crate::access_key::{TokenError, UnixSeconds};
 use crate::close::CloseReason;
 use crate::frame::Frame;
+use crate::moment::{moment, rfc3339};
 
 /// An HTTP answer of Philote: always whole, never streamed.
 pub(super) type Answer = Response<Full<Bytes>>;
@@ -60,6 +60,8 @@ pub enum Refusal {
     HiddenChannel(String),
     /// As many subjects as may be are kept out.
     RefusedSubjects(usize),
+    /// As many orders to disconnect many connections as may be are being carried out.
+    Spreads(usize),
     /// It could not be remembered who is to be kept out.
     NotRemembered,
     /// A page of another origin.
@@ -134,7 +136,9 @@ impl Refusal {
             Refusal::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Refusal::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Refusal::Timeout => StatusCode::REQUEST_TIMEOUT,
-            Refusal::Full(_) | Refusal::Pending(_) | Refusal::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Full(_) | Refusal::Pending(_) | Refusal::Draining | Refusal::Spreads(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Refusal::Token(_) | Refusal::TokenTimeout | Refusal::TokenFirst | Refusal::Frames(_) => {
                 StatusCode::UNAUTHORIZED
             }
@@ -182,7 +186,7 @@ impl Refusal {
             Refusal::BodyTooLarge(_) => "body_too_large",
             Refusal::HeadTooLarge => "head_too_large",
             Refusal::Timeout => "request_timeout",
-            Refusal::Full(_) | Refusal::Pending(_) | Refusal::Draining => "unavailable",
+            Refusal::Full(_) | Refusal::Pending(_) | Refusal::Draining | Refusal::Spreads(_) => "unavailable",
             Refusal::Token(_) | Refusal::TokenTimeout | Refusal::TokenFirst | Refusal::Frames(_) => {
                 "unauthorized"
             }
@@ -231,6 +235,7 @@ impl Refusal {
             Refusal::Full(_)
             | Refusal::Pending(_)
             | Refusal::Draining
+            | Refusal::Spreads(_)
             | Refusal::PerAddress(_)
             | Refusal::PerSubject(_)
             | Refusal::Handshakes(_) => {
@@ -296,14 +301,19 @@ impl fmt::Display for Refusal {
             }
             Refusal::HiddenChannel(channel) => write!(f, "this token may not see channel \"{channel}\""),
             Refusal::RefusedSubjects(max) => write!(f, "{max} subjects are refused already"),
+            Refusal::Spreads(max) => {
+                write!(
+                    f,
+                    "nothing was done: {max} orders to disconnect many connections are being carried out"
+                )
+            }
             Refusal::NotRemembered => f.write_str(
                 "nothing was done: it could not be remembered who is refused; the server's log says why",
             ),
             Refusal::Channel(channel) => write!(f, "this token may not publish on channel \"{channel}\""),
             Refusal::Origin(origin) => write!(f, "pages of the origin {origin} may not connect here"),
             Refusal::Subject { until } => {
-                let until = SystemTime::UNIX_EPOCH + Duration::from_secs(*until);
-                let until = humantime::format_rfc3339_seconds(until);
+                let until = rfc3339(moment(*until));
                 write!(f, "an administrator refuses this token's subject until {until}")
             }
             Refusal::PerAddress(max) => {

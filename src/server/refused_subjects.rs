@@ -6,7 +6,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::refused_file::{RefusedFile, RefusedFileError};
-use crate::access_key::{MAX_DATE, UnixSeconds};
+use crate::access_key::UnixSeconds;
+use crate::moment::MAX_DATE;
 use crate::sync::lock;
 
 /// The most subjects that are kept out at once.
@@ -22,11 +23,13 @@ pub struct RefusedSubjects {
     file: Mutex<RefusedFile>,
 }
 
-/// Why a subject can't be kept out, or let in again. Nothing was changed.
+/// Why a subject can't be kept out or let in again, or its connections not be sent away. Nothing was changed.
 #[derive(Debug)]
 pub enum RefuseError {
     /// As many as [`MAX_REFUSED`] are kept out already.
     TooMany,
+    /// Orders to disconnect many connections are still being carried out, as many as may be at once.
+    Spreads(usize),
     /// It can't be remembered across a restart.
     NotRemembered(RefusedFileError),
 }
@@ -35,6 +38,9 @@ impl fmt::Display for RefuseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RefuseError::TooMany => write!(f, "{MAX_REFUSED} subjects are refused already"),
+            RefuseError::Spreads(max) => {
+                write!(f, "{max} orders to disconnect many connections are still being carried out")
+            }
             RefuseError::NotRemembered(error) => error.fmt(f),
         }
     }
@@ -43,12 +49,14 @@ impl fmt::Display for RefuseError {
 impl std::error::Error for RefuseError {}
 
 impl RefusedSubjects {
-    /// Takes them from where they are remembered, and remembers changes there.
+    /// Takes them from where they are remembered, each until the end of the year 9999 at most, and remembers changes there.
     ///
     /// # Errors
     /// It is there and can't be read.
     pub fn remember_in(&self, file: RefusedFile) -> Result<(), RefusedFileError> {
-        self.set(file.load()?);
+        let mut subjects = file.load()?;
+        subjects.values_mut().for_each(|until| *until = (*until).min(MAX_DATE));
+        self.set(subjects);
         *lock(&self.file) = file;
         Ok(())
     }
@@ -149,6 +157,9 @@ mod tests {
         next.remember_in(file()).unwrap();
         assert_eq!(next.until(Some("alice"), 0), Some(MAX_DATE), "what RFC 3339 can write");
         assert!(next.lift("alice", 0).unwrap());
+        std::fs::write(scratch.path().join("refused.json"), format!("{{\"eve\": {}}}", u64::MAX)).unwrap();
+        next.remember_in(file()).unwrap();
+        assert_eq!(next.until(Some("eve"), 0), Some(MAX_DATE), "whoever wrote it");
         next.set((0..MAX_REFUSED as u64).map(|n| (n.to_string().into(), 10)).collect());
         assert!(matches!(next.refuse("one more", 10, 0), Err(RefuseError::TooMany)));
         next.refuse("7", 11, 0).unwrap();

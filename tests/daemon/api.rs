@@ -253,7 +253,7 @@ fn disconnect_means_what_philotectl_means() {
         line.contains(&format!("{bobs}, to reconnect by \"backend\" (secret, line 1) from 127.0.0.1:")),
         "{line}"
     );
-    assert!(line.ends_with(": done, 1 closed"), "{line}");
+    assert!(line.ends_with(": done, 1 being closed"), "{line}");
     daemon.wait_for_line("api: disconnect of subject \"alice\" by \"backend\"");
 
     let mut alice = named(&daemon, "alice", "a");

@@ -1,30 +1,44 @@
-//! Work of the API that would hold up those who publish: walks over all connections or channels, and writing to the disk.
+//! Work behind requests, and how much of it there may be: what would hold up those who publish, such as walks over all
+//! connections or channels and writing to the disk; and closes that are spread over time.
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::server::{Refusal, Server};
 
 /// Works at once; more wait for their turn, at most as long as a request may take.
 const MAX_WORKS: usize = 4;
 
+/// Orders to close many connections that are carried out at once; each holds the ids of its connections, 16 bytes each,
+/// for a second per thousand.
+pub(in crate::server) const MAX_SPREADS: usize = 4;
+
 /// Where such work is done.
-pub(in crate::server) struct Background(Arc<Semaphore>);
+pub(in crate::server) struct Background {
+    works: Arc<Semaphore>,
+    spreads: Arc<Semaphore>,
+}
 
 impl Default for Background {
     fn default() -> Background {
-        Background(Arc::new(Semaphore::new(MAX_WORKS)))
+        let places = |count| Arc::new(Semaphore::new(count));
+        Background { works: places(MAX_WORKS), spreads: places(MAX_SPREADS) }
     }
 }
 
 impl Background {
+    /// A place for closes that are spread, to be held to their end; `None` where all are taken.
+    pub(in crate::server) fn spread(&self) -> Option<OwnedSemaphorePermit> {
+        self.spreads.clone().try_acquire_owned().ok()
+    }
+
     /// Does it on a thread where nobody waits for it but who asked.
     pub(super) async fn run<T: Send + 'static>(
         server: &Arc<Server>,
         work: impl FnOnce(&Arc<Server>) -> T + Send + 'static,
     ) -> Result<T, Refusal> {
-        let place = server.background.0.clone().acquire_owned().await.map_err(|_| Refusal::Internal)?;
+        let place = server.background.works.clone().acquire_owned().await.map_err(|_| Refusal::Internal)?;
         let server = server.clone();
         let done = tokio::task::spawn_blocking(move || {
             // Held to the end of the work, also where whoever asked has gone.

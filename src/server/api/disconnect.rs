@@ -11,9 +11,9 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::background::Background;
-use super::sight::rfc3339_of;
-use crate::access_key::{AccessKey, MAX_DATE, MAX_SUBJECT_BYTES};
+use crate::access_key::{AccessKey, MAX_SUBJECT_BYTES};
 use crate::message::connection_id;
+use crate::moment::{MAX_DATE, moment, rfc3339};
 use crate::server::refusal::{Answer, json_answer};
 use crate::server::{Leave, Refusal, RefuseError, Server, unix_now};
 
@@ -126,6 +126,7 @@ impl From<RefuseError> for Refusal {
     fn from(error: RefuseError) -> Refusal {
         match error {
             RefuseError::TooMany => Refusal::RefusedSubjects(crate::server::MAX_REFUSED),
+            RefuseError::Spreads(max) => Refusal::Spreads(max),
             RefuseError::NotRemembered(error) => {
                 tracing::error!(%error, "{error}");
                 Refusal::NotRemembered
@@ -155,15 +156,27 @@ fn seconds(text: &str) -> Result<u64, Refusal> {
 /// Sends connections away, and leaves a line in the log that says on whose order.
 pub(super) async fn disconnect(
     server: &Arc<Server>,
-    access: &AccessKey,
+    access: AccessKey,
     client: SocketAddr,
     request: Request<Incoming>,
 ) -> Result<Answer, Refusal> {
     let order = Order::parse(&super::body(request, MAX_BODY_BYTES).await?)?;
-    let what = order.to_string();
-    let outcome = Background::run(server, move |server| order.carry_out(server)).await.flatten();
-    let said = match &outcome {
-        Ok((count, _)) => format!("done, {count} closed"),
+    let work = move |server: &Arc<Server>| {
+        let outcome = order.carry_out(server);
+        // Here, because whoever asked may hang up, and what is awaited then is never seen.
+        audit(&order, &access, client, outcome.as_ref().map(|(count, _)| *count));
+        outcome
+    };
+    let (count, until) = Background::run(server, work).await.flatten()?;
+    let until = until.map(|until| rfc3339(moment(until)).to_string());
+    let body = json!({"disconnected": count, "refused_until": until});
+    Ok(json_answer(StatusCode::OK, body.to_string()))
+}
+
+/// Leaves the line.
+fn audit(what: &Order, access: &AccessKey, client: SocketAddr, outcome: Result<usize, &Refusal>) {
+    let said = match outcome {
+        Ok(count) => format!("done, {count} being closed"),
         Err(refusal) => refusal.to_string(),
     };
     let subject = access.subject.as_deref();
@@ -174,9 +187,6 @@ pub(super) async fn disconnect(
         token_subject = subject, token_key = key, address = %client, command = "disconnect", outcome = said,
         "api: disconnect of {what} by {whose} ({key}) from {client}: {said}",
     );
-    let (count, until) = outcome?;
-    let body = json!({"disconnected": count, "refused_until": until.map(rfc3339_of)});
-    Ok(json_answer(StatusCode::OK, body.to_string()))
 }
 
 #[cfg(test)]

@@ -4,11 +4,15 @@ use std::borrow::Borrow;
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::server::Refusal;
 
 /// Rows of a page when nobody says how many.
 const DEFAULT_ROWS: usize = 100;
+
+/// The most bytes of a page's rows, except that there is always one.
+const MAX_BYTES: usize = 256 * 1024;
 
 /// What is asked of a list, in a URL. Parameters that no list has, such as `auth`, are not looked at.
 #[derive(Debug, Default, Deserialize)]
@@ -70,13 +74,26 @@ impl<K: Ord, V> Page<K, V> {
         }
     }
 
-    /// The rows, and what `after` is to be for the next page; `None` where there is none.
-    pub(super) fn take(self) -> (BTreeMap<K, V>, Option<K>)
-    where
-        K: Clone,
-    {
-        let next = self.rows.last_key_value().filter(|_| self.more).map(|(last, _)| last.clone());
-        (self.rows, next)
+    /// The rows' keys.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &K> {
+        self.rows.keys()
+    }
+
+    /// Writes the rows, as many as [`MAX_BYTES`] let; and what `after` is to be for the next page, `None` where there is
+    /// none.
+    pub(super) fn write(&self, row: impl Fn(&K, &V) -> Value) -> (Vec<Value>, Option<&K>) {
+        let mut written = Vec::new();
+        let (mut bytes, mut last) = (0, None);
+        for (key, value) in &self.rows {
+            let row = row(key, value);
+            bytes += row.to_string().len();
+            if bytes > MAX_BYTES && last.is_some() {
+                return (written, last);
+            }
+            written.push(row);
+            last = Some(key);
+        }
+        (written, last.filter(|_| self.more))
     }
 }
 
@@ -95,9 +112,8 @@ mod tests {
                 page.offer(name, || (name.to_owned(), ()));
                 assert!(page.rows.len() <= 2);
             }
-            let (rows, next) = page.take();
-            seen.extend(rows.into_keys());
-            after = next;
+            seen.extend(page.keys().cloned());
+            after = page.write(|_, ()| Value::Null).1.cloned();
             if after.is_none() {
                 break;
             }
@@ -105,7 +121,23 @@ mod tests {
         assert_eq!(seen, ["a", "b", "c", "d", "e"]);
         let mut exact = Page::new(Some("c".to_owned()), 2);
         all.iter().for_each(|name| exact.offer(*name, || ((*name).to_owned(), ())));
-        assert_eq!(exact.take().1, None, "the last page knows that it is the last");
+        assert_eq!(exact.write(|_, ()| Value::Null).1, None, "the last page knows that it is the last");
+    }
+
+    #[test]
+    fn a_page_ends_before_it_grows_too_long() {
+        let mut page = Page::new(None, 3);
+        ["a", "b", "c"].iter().for_each(|name| page.offer(*name, || ((*name).to_owned(), ())));
+        // With its quotes.
+        let of_bytes = |bytes: usize| move |_: &String, (): &()| Value::from("x".repeat(bytes - 2));
+        let sizes = |bytes| {
+            let (rows, next) = page.write(of_bytes(bytes));
+            (rows.len(), next.map(String::as_str))
+        };
+        assert_eq!(sizes(MAX_BYTES / 3), (3, None));
+        assert_eq!(sizes(MAX_BYTES / 2), (2, Some("b")));
+        assert_eq!(sizes(MAX_BYTES / 2 + 1), (1, Some("a")));
+        assert_eq!(sizes(MAX_BYTES + 1), (1, Some("a")), "or the rest would never be seen");
     }
 
     #[test]

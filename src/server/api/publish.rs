@@ -87,8 +87,10 @@ impl Server {
             let at = published.len();
             if at % MESSAGES_PER_FLUSH == 0 || bytes > BYTES_PER_FLUSH || at == count {
                 bytes = 0;
-                if let Some(mut writing) = flush(self, &mut touched) {
-                    std::future::poll_fn(|context| writing.poll(context, self)).await;
+                match flush(self, &mut touched) {
+                    Some(mut writing) => std::future::poll_fn(|context| writing.poll(context, self)).await,
+                    // A long batch must not keep a worker from those who wait for it.
+                    None => tokio::task::yield_now().await,
                 }
             }
         }

@@ -2,23 +2,24 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use hyper::StatusCode;
 use serde_json::{Value, json};
 
 use super::background::Background;
 use super::page::{Page, Query};
-use crate::access_key::{AccessKey, ApiRight, UnixSeconds};
+use crate::access_key::{AccessKey, ApiRight};
 use crate::hub::Connection;
 use crate::message::{ChannelName, connection_id};
+use crate::moment::{moment, rfc3339};
 use crate::server::refusal::{Answer, json_answer};
 use crate::server::{Refusal, Server};
 
 /// The most channels, and the most subjects, in one answer.
 const MAX_ROWS: usize = 1000;
 
-/// The most connections in one answer: with their channels each may take 50 KiB.
+/// The most connections in one answer.
 const MAX_CONNECTIONS: usize = 100;
 
 /// The most names of channels in each of a connection's two lists.
@@ -57,12 +58,11 @@ pub(super) async fn channels(
                 page.offer(name, || (name.to_owned(), stats.readers));
             }
         });
-        let (rows, next) = page.take();
-        let writers = server.count_writers(rows.keys().map(String::as_str));
-        let row = |(name, readers): (&String, &u64)| {
+        let writers = server.count_writers(page.keys().map(String::as_str));
+        let (rows, next) = page.write(|name, readers| {
             json!({"channel": name, "readers": readers, "writers": writers.get(name.as_str())})
-        };
-        json!({"channels": rows.iter().map(row).collect::<Vec<_>>(), "next": next})
+        });
+        json!({"channels": rows, "next": next})
     })
     .await?;
     Ok(ok(&body))
@@ -98,8 +98,8 @@ pub(super) async fn channel(
         });
         let mut body = json!({"channel": name, "readers": readers, "writers": writers});
         if access.api.has(ApiRight::Subjects) {
-            let (subjects, next) = page.take();
-            body["subjects"] = subjects.into_keys().map(String::from).collect();
+            let (subjects, next) = page.write(|subject, ()| json!(subject));
+            body["subjects"] = json!(subjects);
             body["next"] = json!(next);
         }
         body
@@ -129,8 +129,7 @@ pub(super) async fn connections(
                 page.offer(&connection.id(), || (connection.id(), connection.clone()));
             }
         });
-        let (rows, next) = page.take();
-        let rows: Vec<_> = rows.values().map(|connection| row(connection, &access)).collect();
+        let (rows, next) = page.write(|_, connection| row(connection, &access));
         json!({"connections": rows, "next": next})
     })
     .await?;
@@ -147,8 +146,8 @@ fn row(connection: &Connection, seen_by: &AccessKey) -> Value {
     json!({
         "connection": connection.id(),
         "subject": access.subject,
-        "connected_at": rfc3339(SystemTime::now() - connection.opened().elapsed()),
-        "expires_at": access.expires.map(rfc3339_of),
+        "connected_at": rfc3339(SystemTime::now() - connection.opened().elapsed()).to_string(),
+        "expires_at": access.expires.map(|expires| rfc3339(moment(expires)).to_string()),
         "read": read,
         "read_count": read_count,
         "write": write,
@@ -158,16 +157,6 @@ fn row(connection: &Connection, seen_by: &AccessKey) -> Value {
 
 fn ok(body: &Value) -> Answer {
     json_answer(StatusCode::OK, body.to_string())
-}
-
-/// A moment in seconds since 1970 as RFC 3339 writes it.
-pub(super) fn rfc3339_of(seconds: UnixSeconds) -> String {
-    rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
-}
-
-fn rfc3339(time: SystemTime) -> String {
-    // A clock that was never set may say 1969, which the formatter refuses.
-    humantime::format_rfc3339_seconds(time.max(SystemTime::UNIX_EPOCH)).to_string()
 }
 
 /// The last part of a path, percent-decoded; `None` where that is not UTF-8 or a `%` stands for nothing.
