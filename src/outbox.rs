@@ -268,6 +268,7 @@ impl Outbox {
             state.task = Some(context.waker().clone());
         }
         if state.phase == Phase::Waiting
+            && !state.broken
             && let Some(sink) = self.sink.get()
         {
             drop(state);

@@ -297,3 +297,27 @@ proptest! {
         }
     }
 }
+
+/// Panics at whatever it is asked for.
+struct Panics;
+
+impl Sink for Panics {
+    fn try_write(&self, _: &[IoSlice<'_>]) -> io::Result<usize> {
+        panic!("on purpose")
+    }
+
+    fn poll_writable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        panic!("it is asked again")
+    }
+
+    fn shutdown(&self) {}
+}
+
+#[test]
+fn a_sink_that_panicked_is_not_asked_again() {
+    let outbox = Outbox::new(budget());
+    outbox.attach(Box::new(Panics));
+    assert_eq!(outbox.push(frame(b'a', 10)), Pushed::Promised);
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| outbox.flush(1))).is_err());
+    assert!(outbox.poll(&mut Context::from_waker(Waker::noop()), 1).broken);
+}

@@ -5,8 +5,6 @@
 //! all ends are noticed first, and what they ask for is done in between.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 use tokio::runtime::Handle;
@@ -42,50 +40,81 @@ impl Departures {
         }
     }
 
-    /// Some of those who wait; when there are none, whoever comes next needs another task.
-    fn take(&self) -> Option<Vec<Departure>> {
-        let mut waiting = lock(&self.0);
-        if waiting.departures.is_empty() {
-            *waiting = Waiting::default();
-            return None;
+    /// Completes some of those that wait. False where there are none.
+    pub(super) fn complete_some(&self) -> bool {
+        let some = lock(&self.0).take();
+        let found = !some.is_empty();
+        some.into_iter().for_each(Departure::complete);
+        found
+    }
+
+    /// Asks for a place until it is given, or none of those who hold one has ended: nobody is refused for the sake of
+    /// connections that are no more.
+    pub(super) fn make_room<T, E>(&self, mut ask: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+        loop {
+            match ask() {
+                Err(_) if self.complete_some() => {}
+                answer => return answer,
+            }
         }
-        let count = waiting.departures.len().min(PER_TURN);
-        Some(waiting.departures.drain(..count).collect())
+    }
+
+    /// Whether there are none; then whoever comes next needs another task.
+    fn end(&self) -> bool {
+        let mut waiting = lock(&self.0);
+        let end = waiting.departures.is_empty();
+        if end {
+            *waiting = Waiting::default();
+        }
+        end
+    }
+}
+
+impl Waiting {
+    fn take(&mut self) -> Vec<Departure> {
+        let count = self.departures.len().min(PER_TURN);
+        self.departures.drain(..count).collect()
     }
 }
 
 async fn complete_all(server: Arc<Server>) {
     loop {
         tokio::task::yield_now().await;
-        let Some(departures) = server.departures.take() else { return };
-        for departure in departures {
-            if catch_unwind(AssertUnwindSafe(|| departure.complete())).is_err() {
-                server.counters.panics.fetch_add(1, Relaxed);
-            }
+        server.departures.complete_some();
+        if server.departures.end() {
+            return;
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+    use std::sync::atomic::Ordering::Relaxed;
 
     use super::*;
     use crate::access_key::AccessKey;
     use crate::config::{Environment, Overrides, load};
     use crate::server::presence::{Place, Presence};
 
+    const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+    fn server(settings: &[(&'static str, &'static str)]) -> Arc<Server> {
+        let secret = ("SECRET", "a secret of more than thirty-two characters");
+        let environment = Environment::new(settings.iter().copied().chain([secret]));
+        Server::new(load(&Overrides::default(), &environment).unwrap().settings, 1024)
+    }
+
+    fn enter(server: &Arc<Server>) -> Presence {
+        let Ok(place) = Place::take(server, &server.live(), ADDRESS.ip()) else { panic!("no place") };
+        Presence::enter(place, ADDRESS, AccessKey::nobody(), false, &[])
+    }
+
     #[tokio::test]
     async fn others_run_while_many_depart() {
         const MANY: usize = 5 * PER_TURN + 1;
-        let environment = Environment::new([("SECRET", "a secret of more than thirty-two characters")]);
-        let server = Server::new(load(&Overrides::default(), &environment).unwrap().settings, 1024);
-        let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let enter = || {
-            let Ok(place) = Place::take(&server, &server.live(), address.ip()) else { panic!("no place") };
-            Presence::enter(place, address, AccessKey::nobody(), false, &[])
-        };
-        let present: Vec<Presence> = (0..MANY).map(|_| enter()).collect();
+        let server = server(&[]);
+        let present: Vec<Presence> = (0..MANY).map(|_| enter(&server)).collect();
         assert_eq!(server.connected(), MANY);
         drop(present);
         let mut turns = 0;
@@ -104,9 +133,21 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(lock(&server.departures.0).departures.capacity(), 0);
-        drop(enter());
+        drop(enter(&server));
         while server.connected() > 0 {
             tokio::task::yield_now().await;
+        }
+    }
+    #[tokio::test]
+    async fn nobody_is_refused_for_the_sake_of_connections_that_are_no_more() {
+        for setting in ["MAX_CONNECTIONS", "PHILOTE_LIMITS_CONNECTIONS_PER_ADDRESS"] {
+            let server = server(&[(setting, "100")]);
+            let mut present: Vec<Presence> = (0..100).map(|_| enter(&server)).collect();
+            assert!(Place::take(&server, &server.live(), ADDRESS.ip()).is_err());
+            present.truncate(50);
+            assert_eq!(server.connected(), 100, "nobody has had a turn to complete a departure");
+            present.extend((0..50).map(|_| enter(&server)));
+            assert!(Place::take(&server, &server.live(), ADDRESS.ip()).is_err());
         }
     }
 }

@@ -134,7 +134,8 @@ impl Drop for Part {
 #[derive(Default)]
 pub(super) struct Helpers {
     count: OnceLock<usize>,
-    /// What they were asked to help with; never more than there are helpers, because then all of them are busy.
+    /// What they were asked to help with; never more than there are helpers: one that is busy looks here when it is
+    /// done, and what is not asked for here its publisher writes.
     asked: Mutex<Vec<Arc<Shared>>>,
     called: Notify,
 }

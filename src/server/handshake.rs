@@ -267,8 +267,7 @@ impl Exchange {
 
 /// Checks an upgrade request and lets its connection in.
 ///
-/// In the documented order: 400, 405 and 426 before 503 before 401 before 403. With philote.v1 all from 503 on are told
-/// by a Close, which a page can read, but for a page of another origin: it has nothing to read here.
+/// In the documented order: 400, 405 and 426, then 429, 503, 401, 403. With philote.v1 all from 429 on are told by a Close, which a page can read, but for a page of another origin: it has nothing to read here.
 fn upgrade(
     server: &Arc<Server>,
     address: SocketAddr,

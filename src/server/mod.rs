@@ -455,6 +455,7 @@ impl Server {
         };
         // A session ends by itself after this time; a little more, so that it is the one to end.
         let _ = tokio::time::timeout(session::CLOSE_TIMEOUT + Duration::from_millis(500), gone).await;
+        while self.departures.complete_some() {}
     }
 
     /// Closes connections in slices, evenly over `spread`, so that their clients do not all come back at once.

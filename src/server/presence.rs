@@ -1,6 +1,7 @@
 //! One connection's place in the server, from the token's acceptance to its end.
 
 use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 use std::time::{Instant, SystemTime};
@@ -37,10 +38,10 @@ impl Place {
             None | Some(CloseReason::Restarting) => {}
             Some(_) => return Err(Refusal::Draining),
         }
-        if server.connected() >= live.max_connections {
-            return Err(Refusal::Full(live.max_connections));
-        }
-        Ok(())
+        let max = live.max_connections;
+        server
+            .departures
+            .make_room(|| if server.connected() < max { Ok(()) } else { Err(Refusal::Full(max)) })
     }
 
     /// Takes a place.
@@ -48,11 +49,12 @@ impl Place {
     /// # Errors
     /// When its address has all its connections, while the daemon stops for good, and when every place is taken.
     pub(super) fn take(server: &Arc<Server>, live: &Live, address: IpAddr) -> Result<Place, Refusal> {
-        let seat = Seat::of_address(server, address, &live.settings.limits)?;
+        let departures = &server.departures;
+        let seat = departures.make_room(|| Seat::of_address(server, address, &live.settings.limits))?;
         let max = live.max_connections;
         Place::free(server, live)?;
-        let taken =
-            server.connected.fetch_update(AcqRel, Relaxed, |count| (count < max).then_some(count + 1));
+        let take = |count| (count < max).then_some(count + 1);
+        let taken = departures.make_room(|| server.connected.fetch_update(AcqRel, Relaxed, take));
         taken.map(|_| Place { server: server.clone(), held: true, seat }).map_err(|_| Refusal::Full(max))
     }
 
@@ -62,12 +64,11 @@ impl Place {
     /// The subject has all its connections.
     pub(super) fn set_subject(&mut self, access: &AccessKey, live: &Live) -> Result<(), Refused> {
         let subject = access.subject.as_deref();
-        let set = self.seat.set_subject(&self.server, subject, &live.settings.limits);
-        set.map_err(|refusal| refusal.of(access.subject.clone()))
+        let limits = &live.settings.limits;
+        let set = || self.seat.set_subject(&self.server, subject, limits);
+        self.server.departures.make_room(set).map_err(|refusal| refusal.of(access.subject.clone()))
     }
-}
 
-impl Place {
     /// Moves it out of what is being dropped.
     fn move_out(&mut self) -> Place {
         let seat = std::mem::take(&mut self.seat);
@@ -186,9 +187,14 @@ impl Departure {
     /// Takes it out, tells why it ended, and frees its place.
     pub(super) fn complete(self) {
         let server = &self.place.server;
-        server.hub.leave(&self.connection);
-        server.timekeeper.forget(&self.connection);
-        let reason = self.connection.outbox.closing().unwrap_or(CloseReason::ClientGone);
-        server.closed(&self.connection, reason);
+        let leave = || {
+            server.hub.leave(&self.connection);
+            server.timekeeper.forget(&self.connection);
+            let reason = self.connection.outbox.closing().unwrap_or(CloseReason::ClientGone);
+            server.closed(&self.connection, reason);
+        };
+        if catch_unwind(AssertUnwindSafe(leave)).is_err() {
+            server.counters.panics.fetch_add(1, Relaxed);
+        }
     }
 }

@@ -119,7 +119,8 @@ impl Publisher<'_> {
             return;
         }
         let subject = access.subject.as_deref();
-        if let Err(refusal) = self.seat.set_subject(self.server, subject, &self.live.settings.limits) {
+        let (server, limits) = (self.server, &self.live.settings.limits);
+        if let Err(refusal) = server.departures.make_room(|| self.seat.set_subject(server, subject, limits)) {
             return self.answer(ErrorReply::Unauthorized(&refusal.to_string()).encode());
         }
         let before = self.access.expires;

@@ -27,8 +27,7 @@ impl Stream {
         let _ = match self {
             Stream::Tcp(stream) => stream.readable().await,
             Stream::Unix(stream) => stream.readable().await,
-            // Bytes may have come with the handshake.
-            Stream::Tls(_) => Ok(()),
+            Stream::Tls(stream) => stream.readable().await,
         };
     }
 

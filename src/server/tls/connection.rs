@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 
 use rustls::server::UnbufferedServerConnection;
@@ -17,7 +17,6 @@ use tokio::net::{TcpStream, tcp};
 use super::super::stream::TcpSink;
 use super::state::State;
 use crate::outbox::Sink;
-use crate::sync::lock;
 
 /// Plaintext that is encrypted for one system call: four records of the largest size.
 const PLAIN_BYTES: usize = 64 * 1024;
@@ -32,6 +31,12 @@ thread_local! {
     static INCOMING: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     static PLAIN: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     static CIPHER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Locks what the halves of a connection share. Where a panic has left it half changed, that connection ends, and no
+/// other: what is behind the lock is its own.
+fn lock(shared: &Mutex<State>) -> io::Result<MutexGuard<'_, State>> {
+    shared.lock().map_err(|_| io::ErrorKind::BrokenPipe.into())
 }
 
 /// The receiving half.
@@ -81,7 +86,7 @@ impl TlsReader {
         plain: &mut Vec<u8>,
     ) -> Poll<io::Result<bool>> {
         let begun = {
-            let state = lock(&self.shared);
+            let state = lock(&self.shared)?;
             if state.ended {
                 return Poll::Ready(Ok(false));
             }
@@ -94,14 +99,10 @@ impl TlsReader {
         if count == 0 {
             return Poll::Ready(Ok(false));
         }
-        let mut state = lock(&self.shared);
+        let mut state = lock(&self.shared)?;
         let mut cipher = Vec::new();
         let (used, turn) = state.turn(&mut incoming[..begun + count], plain, &mut cipher);
         let left = &incoming[used..begun + count];
-        if left.len() > LARGEST_RECORD {
-            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
-        }
-        state.incoming = left.to_vec();
         // Whoever writes next sends it first.
         state.outgoing.extend_from_slice(&cipher);
         if let Err(error) = turn {
@@ -111,6 +112,10 @@ impl TlsReader {
             }
             return Poll::Ready(Err(io::Error::other(error)));
         }
+        if left.len() > LARGEST_RECORD {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
+        state.incoming = left.to_vec();
         Poll::Ready(Ok(true))
     }
 }
@@ -128,7 +133,7 @@ impl Sink for TlsSink {
     /// offered counts as not taken, so that the outbox comes back; it is offered again and is then the one that is
     /// `ahead`. The outbox never drops a frame of which a byte was taken, so it is always the same byte.
     fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let mut state = lock(&self.shared);
+        let mut state = lock(&self.shared)?;
         if !state.flush(&self.socket)? {
             return Err(io::ErrorKind::WouldBlock.into());
         }
@@ -164,20 +169,20 @@ impl Sink for TlsSink {
     fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.socket.poll_writable(context))?;
-            if lock(&self.shared).flush(&self.socket)? {
+            if lock(&self.shared)?.flush(&self.socket)? {
                 return Poll::Ready(Ok(()));
             }
         }
     }
 
     fn shutdown(&self) {
-        let mut state = lock(&self.shared);
-        let cipher = state.encrypt_end();
-        // What the socket refuses now, nobody will read.
-        if state.flush(&self.socket).is_ok_and(|empty| empty) {
-            let _ = state.send(&self.socket, &cipher);
+        if let Ok(mut state) = lock(&self.shared) {
+            let cipher = state.encrypt_end();
+            // What the socket refuses now, nobody will read.
+            if state.flush(&self.socket).is_ok_and(|empty| empty) {
+                let _ = state.send(&self.socket, &cipher);
+            }
         }
-        drop(state);
         self.socket.shutdown();
     }
 }
@@ -222,6 +227,11 @@ impl TlsStream {
         self.reader.socket.reunite(self.writer.socket.0).ok()
     }
 
+    /// Waits until a read has something to say: what was decrypted already, bytes, the end or an error.
+    pub(in crate::server) async fn readable(&self) -> io::Result<()> {
+        if self.reader.plain.is_empty() { self.reader.socket.readable().await } else { Ok(()) }
+    }
+
     /// # Errors
     /// What is wrong, and whether it looks like HTTP without TLS.
     pub(super) async fn shake_hands(&mut self) -> Result<(), (Option<rustls::Error>, bool)> {
@@ -235,7 +245,7 @@ impl TlsStream {
             }
             let first = *first.get_or_insert(bytes[0]);
             let (done, failed) = {
-                let mut state = lock(&self.reader.shared);
+                let mut state = lock(&self.reader.shared).map_err(gone)?;
                 let mut cipher = Vec::new();
                 let (used, turn) = state.turn(&mut bytes, &mut self.reader.plain, &mut cipher);
                 bytes.drain(..used);
@@ -284,7 +294,7 @@ impl AsyncWrite for TlsStream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if lock(&self.writer.shared).outgoing.is_empty() {
+        if lock(&self.writer.shared)?.outgoing.is_empty() {
             return Poll::Ready(Ok(()));
         }
         self.writer.poll_writable(context)
