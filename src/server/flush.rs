@@ -111,7 +111,7 @@ impl Part {
         match catch_unwind(AssertUnwindSafe(|| self.touched.flush(now))) {
             // The room is kept.
             Ok(()) => PART.set(std::mem::take(&mut self.touched)),
-            // The outbox whose writing panicked has broken off by itself; the others are handed to their tasks.
+            // The outbox whose writing panicked has broken off by itself.
             Err(_panic) => _ = server.counters.panics.fetch_add(1, Relaxed),
         }
     }
@@ -119,6 +119,8 @@ impl Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
+        // What a panic left goes to its connections' tasks before the publisher is told.
+        drop(std::mem::take(&mut self.touched));
         let mut state = lock(&self.of.state);
         state.taken -= 1;
         if state.taken == 0
