@@ -3,26 +3,26 @@
 //! [`Keys`] are what a token may be signed with, [`verify()`] is the way from a token to an [`AccessKey`], [`issue()`]
 //! makes one.
 
+mod diagnosis;
 mod error;
 mod issue;
 mod keys;
+mod length;
 mod rights;
 mod verify;
 
 use std::sync::Arc;
 
-pub use self::error::TokenError;
+pub use self::error::{ClaimError, TokenError};
 pub use self::issue::{IssueError, NewToken, issue};
 pub use self::keys::{Algorithms, Key, Keys};
+pub use self::length::{MAX_REQUEST_TOKEN_BYTES, MAX_TOKEN_BYTES};
 pub use self::rights::{ApiRight, ApiRights};
 pub use self::verify::{Inspection, claimed_subject, inspect, verify, verify_in_frame};
 use crate::message::ChannelName;
 
 /// Seconds since 1970-01-01 UTC, as in the claims `exp` and `nbf` (RFC 7519 section 2, NumericDate).
 pub type UnixSeconds = u64;
-
-/// The longest token taken from a request, in bytes. Longer ones are refused before anything of them is decoded.
-pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
 /// The longest `sub`, in bytes: it stands in every message that its bearer publishes.
 pub const MAX_SUBJECT_BYTES: usize = 255;
@@ -57,6 +57,8 @@ pub struct AccessKey {
     pub key: Option<Arc<Key>>,
     /// What it opens of the HTTP API.
     pub api: ApiRights,
+    /// How long its token was, in bytes; 0 for the daemon itself.
+    token_bytes: usize,
     /// Whether it has the claim `read`, which narrows what the API shows.
     reads: bool,
     /// The channels it publishes on, sorted, none twice. `None` stands for a token without the claim.
@@ -72,6 +74,7 @@ impl AccessKey {
             expires: None,
             key: None,
             api: ApiRights::NONE,
+            token_bytes: 0,
             reads: true,
             write: None,
         }

@@ -141,18 +141,17 @@ impl Keys {
         self.0.iter().any(|own| own.family == key.family && own.material == key.material)
     }
 
-    /// The keys that may have signed a token with this `kid`, or without any.
-    pub(super) fn named<'a>(&'a self, kid: Option<&'a str>) -> impl Iterator<Item = &'a Arc<Key>> {
-        self.0.iter().filter(move |key| kid.is_none() || key.kid.as_deref() == kid)
-    }
-
-    /// Those of [`Keys::named`] that this algorithm is for.
+    /// The keys that may have signed a token of this algorithm with this `kid`, or without any. A `kid` chooses among
+    /// public keys alone: secrets have no name, and some libraries add a `kid` to every token.
     pub(super) fn candidates<'a>(
         &'a self,
         kid: Option<&'a str>,
         algorithm: Algorithm,
     ) -> impl Iterator<Item = &'a Arc<Key>> {
-        self.named(kid).filter(move |key| key.takes(algorithm))
+        let named = move |key: &&Arc<Key>| {
+            kid.is_none() || key.family == AlgorithmFamily::Hmac || key.kid.as_deref() == kid
+        };
+        self.0.iter().filter(move |key| key.takes(algorithm)).filter(named)
     }
 
     /// All algorithms that there is a key for.

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use jsonwebtoken::errors::ErrorKind;
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, MapAccess, Visitor, value::MapAccessDeserializer};
+use serde::de::{Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
 
+use super::diagnosis::{DATE, NAMES, SUBJECT, diagnose};
 use super::{
-    AccessKey, ApiRights, Key, Keys, MAX_SUBJECT_BYTES, MAX_TOKEN_BYTES, Policy, TokenError, UnixSeconds,
+    AccessKey, ApiRights, ClaimError, Key, Keys, MAX_REQUEST_TOKEN_BYTES, MAX_SUBJECT_BYTES, MAX_TOKEN_BYTES,
+    Policy, TokenError, UnixSeconds,
 };
-use crate::message::ChannelName;
+use crate::message::{ChannelName, ChannelNameError};
 use crate::moment::MAX_DATE;
 
 /// Checks a token as it stood in a request.
@@ -27,31 +29,37 @@ use crate::moment::MAX_DATE;
 /// assert_eq!(access.read[0].as_str(), "chat");
 /// assert!(verify(&token, &keys, &policy, 1_005).is_err(), "expired: exp plus the leeway has come");
 /// ```
+///
+/// White space around it is not part of it: a token that was read from a file ends with a newline.
 pub fn verify(token: &str, keys: &Keys, policy: &Policy, now: UnixSeconds) -> Result<AccessKey, TokenError> {
-    if token.len() > MAX_TOKEN_BYTES {
+    if token.trim_ascii().len() > MAX_REQUEST_TOKEN_BYTES {
         return Err(TokenError::TooLong);
     }
     verify_in_frame(token, keys, policy, now)
 }
 
-/// Checks a token as it stood in a frame, whose own limit is the limit of its length.
+/// Checks a token as it stood in a message, which may bring a longer one: [`Policy::longest_token`].
 pub fn verify_in_frame(
     token: &str,
     keys: &Keys,
     policy: &Policy,
     now: UnixSeconds,
 ) -> Result<AccessKey, TokenError> {
+    let token = token.trim_ascii();
     if token.is_empty() {
         return Err(TokenError::Missing);
     }
+    if token.len() > policy.longest_token() {
+        return Err(TokenError::TooLongForMessage(policy.longest_token()));
+    }
     let (claims, key) = decode(token, keys)?;
-    claims.check(key, policy, now)
+    claims.check(key, token.len(), policy, now)
 }
 
 /// Finds the key that signed the token, and what it claims.
 ///
-/// The keys that are tried are those with the token's `kid`, or all where it has none, and of these only the ones that
-/// its algorithm is for: a public key is never taken for a secret.
+/// The keys that are tried are only the ones that its algorithm is for: a public key is never taken for a secret. Of
+/// public keys it is those with the token's `kid`, or all where it has none.
 fn decode(token: &str, keys: &Keys) -> Result<(Claims, Arc<Key>), TokenError> {
     let header = jsonwebtoken::decode_header(token).map_err(|error| match error.kind() {
         ErrorKind::InvalidAlgorithmName
@@ -66,9 +74,8 @@ fn decode(token: &str, keys: &Keys) -> Result<(Claims, Arc<Key>), TokenError> {
     let kid = header.kid.as_deref();
     let mut candidates = keys.candidates(kid, header.alg).peekable();
     if candidates.peek().is_none() {
-        let unknown = kid.is_some() && keys.named(kid).next().is_none();
         let known_algorithm = keys.candidates(None, header.alg).next().is_some();
-        return Err(if unknown && known_algorithm {
+        return Err(if known_algorithm {
             TokenError::UnknownKey
         } else {
             TokenError::Algorithm(keys.algorithms())
@@ -80,7 +87,7 @@ fn decode(token: &str, keys: &Keys) -> Result<(Claims, Arc<Key>), TokenError> {
             Ok(data) => return Ok((data.claims, key.clone())),
             Err(error) => match error.kind() {
                 ErrorKind::InvalidSignature => {}
-                ErrorKind::Json(error) => return Err(wrong_claim(error)),
+                ErrorKind::Json(_) => return Err(diagnose(token)),
                 _ => return Err(TokenError::Malformed),
             },
         }
@@ -88,31 +95,22 @@ fn decode(token: &str, keys: &Keys) -> Result<(Claims, Arc<Key>), TokenError> {
     Err(TokenError::BadSignature)
 }
 
-/// serde's message may quote what it read; only the name of the claim goes out.
-fn wrong_claim(error: &serde_json::Error) -> TokenError {
-    let text = error.to_string();
-    let named = CLAIMS.iter().find(|name| text.starts_with(&format!("{name}:")));
-    named.map_or(TokenError::Malformed, |name| TokenError::Claim(name))
-}
-
-const CLAIMS: [&str; 8] = ["read", "write", "api", "sub", "exp", "nbf", "iss", "aud"];
-
 /// The claims that mean something, as they stood there.
 struct Claims(ClaimsObject);
 
 #[derive(Deserialize)]
 struct ClaimsObject {
-    #[serde(default, deserialize_with = "read")]
+    #[serde(default, deserialize_with = "names")]
     read: Option<Vec<String>>,
-    #[serde(default, deserialize_with = "write")]
+    #[serde(default, deserialize_with = "names")]
     write: Option<Vec<String>>,
-    #[serde(default, deserialize_with = "api")]
+    #[serde(default)]
     api: Option<ApiRights>,
-    #[serde(default, deserialize_with = "sub")]
+    #[serde(default)]
     sub: Option<String>,
-    #[serde(default, deserialize_with = "exp")]
+    #[serde(default, deserialize_with = "not_null")]
     exp: Option<f64>,
-    #[serde(default, deserialize_with = "nbf")]
+    #[serde(default, deserialize_with = "not_null")]
     nbf: Option<f64>,
     #[serde(default)]
     iss: serde_json::Value,
@@ -120,26 +118,17 @@ struct ClaimsObject {
     aud: serde_json::Value,
 }
 
-/// A reader of one claim whose errors begin with the claim's name, and what it makes of a null.
-macro_rules! claim {
-    ($name:ident: $type:ty, $null:expr) => {
-        fn $name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<$type>, D::Error> {
-            match <Option<$type>>::deserialize(deserializer) {
-                Ok(None) => $null.map_err(D::Error::custom),
-                Ok(value) => Ok(value),
-                Err(_) => Err(D::Error::custom(concat!(stringify!($name), ":"))),
-            }
-        }
-    };
+/// The names in `read` or `write`. Null is the empty list and not the absent claim, which would let the API show every
+/// channel.
+fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    Option::deserialize(deserializer).map(|names| Some(names.unwrap_or_default()))
 }
 
-claim!(read: Vec<String>, Ok::<_, &str>(Some(Vec::new())));
-claim!(write: Vec<String>, Ok::<_, &str>(Some(Vec::new())));
-claim!(api: ApiRights, Ok::<_, &str>(None));
-claim!(sub: String, Ok::<_, &str>(None));
-// A null date is not the absence of a limit.
-claim!(exp: f64, Err("exp:"));
-claim!(nbf: f64, Err("nbf:"));
+/// A date. Null is no date and not the absence of a limit: JavaScript writes it for NaN, which is what an expiry that
+/// was computed from nothing comes to.
+fn not_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    f64::deserialize(deserializer).map(Some)
+}
 
 impl<'de> Deserialize<'de> for Claims {
     /// Only an object: a derived struct would take an array too.
@@ -161,7 +150,13 @@ impl<'de> Deserialize<'de> for Claims {
 }
 
 impl Claims {
-    fn check(self, key: Arc<Key>, policy: &Policy, now: UnixSeconds) -> Result<AccessKey, TokenError> {
+    fn check(
+        self,
+        key: Arc<Key>,
+        token_bytes: usize,
+        policy: &Policy,
+        now: UnixSeconds,
+    ) -> Result<AccessKey, TokenError> {
         let Claims(claims) = self;
         let expires = claims.exp.map(|exp| date(exp, "exp")).transpose()?;
         if expires.is_some_and(|expires| now >= expires + policy.leeway) {
@@ -185,13 +180,15 @@ impl Claims {
             return Err(TokenError::Audience);
         }
         if claims.sub.as_ref().is_some_and(|sub| sub.len() > MAX_SUBJECT_BYTES) {
-            return Err(TokenError::Claim("sub"));
+            let found = "a longer one";
+            return Err(TokenError::Claim("sub", ClaimError::Value { expected: SUBJECT, found }));
         }
         Ok(AccessKey {
             reads: claims.read.is_some(),
             read: channels(claims.read.unwrap_or_default(), "read", policy)?,
             write: claims.write.map(|names| channels(names, "write", policy)).transpose()?,
             api: claims.api.unwrap_or_default(),
+            token_bytes,
             subject: claims.sub.map(String::into_boxed_str),
             expires,
             key: Some(key),
@@ -201,11 +198,12 @@ impl Claims {
 
 /// A NumericDate in whole seconds; a fraction is cut off.
 fn date(value: f64, claim: &'static str) -> Result<UnixSeconds, TokenError> {
-    if value >= 0.0 && value <= MAX_DATE as f64 {
-        Ok(value as UnixSeconds)
-    } else {
-        Err(TokenError::Claim(claim))
-    }
+    let found = match value {
+        _ if value < 0.0 => "a negative number",
+        _ if value <= MAX_DATE as f64 => return Ok(value as UnixSeconds),
+        _ => "a date after the year 9999; perhaps it is in milliseconds",
+    };
+    Err(TokenError::Claim(claim, ClaimError::Value { expected: DATE, found }))
 }
 
 fn channels(
@@ -218,10 +216,19 @@ fn channels(
     }
     let check = |name: &String| ChannelName::new(name, policy.channel_name_bytes);
     let names: Result<Vec<_>, _> = names.iter().map(check).collect();
-    let mut names = names.map_err(|_| TokenError::Claim(claim))?;
+    let mut names = names.map_err(|error| TokenError::Claim(claim, wrong_name(&error)))?;
     names.sort_unstable();
     names.dedup();
     Ok(names.into_boxed_slice())
+}
+
+fn wrong_name(error: &ChannelNameError) -> ClaimError {
+    let found = match error {
+        ChannelNameError::TooLong { max, .. } => return ClaimError::LongName(*max),
+        ChannelNameError::Empty => "an array with an empty name in it",
+        ChannelNameError::ControlCharacter => "an array with a control character in a name",
+    };
+    ClaimError::Value { expected: NAMES, found }
 }
 
 /// What a token says, believed or not, and what this server makes of it.
@@ -239,17 +246,19 @@ pub struct Inspection {
 
 /// Takes a token apart for its administrator.
 pub fn inspect(token: &str, keys: &Keys, policy: &Policy, now: UnixSeconds) -> Inspection {
+    let token = token.trim_ascii();
     let signed_by = decode(token, keys).ok().map(|(_, key)| key.name().into());
     Inspection {
         header: jsonwebtoken::decode_header(token).ok().and_then(|header| serde_json::to_value(header).ok()),
         claims: jsonwebtoken::dangerous::insecure_decode_claims(token).ok(),
         signed_by,
-        verdict: verify(token, keys, policy, now),
+        verdict: verify_in_frame(token, keys, policy, now),
     }
 }
 
 /// The `sub` that a token claims, believed or not: to find the refusals of somebody whose token is no good.
 pub fn claimed_subject(token: &str) -> Option<Box<str>> {
+    let token = token.trim_ascii();
     if token.len() > MAX_TOKEN_BYTES {
         return None;
     }

@@ -94,7 +94,7 @@ pub struct LimitSettings {
     pub queue_bytes: usize,
     /// Bytes queued for all connections together; a quarter of the memory allowed where it is not set.
     pub total_queue_bytes: usize,
-    /// Channels that one token may name, `read` and `write` together.
+    /// Channels that one token may name in each of `read` and `write`.
     pub channels_per_token: usize,
     /// The longest channel name, in bytes.
     pub channel_name_bytes: usize,

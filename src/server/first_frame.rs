@@ -61,8 +61,9 @@ async fn first_message(
     let mut bytes = read_ahead.to_vec();
     loop {
         let limits = {
-            let websocket = &server.live().settings.websocket;
-            FrameLimits { message: websocket.max_message_size, read_buffer: websocket.read_buffer_size }
+            let live = server.live();
+            let read_buffer = live.settings.websocket.read_buffer_size;
+            FrameLimits { message: live.policy.longest_auth(), read_buffer }
         };
         let mut first = None;
         let mut closed = false;

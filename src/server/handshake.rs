@@ -385,7 +385,8 @@ fn check_origin(headers: &HeaderMap, live: &Live) -> Result<(), Refusal> {
 
 /// The tokens of a request. They are never merged: one of them counts.
 pub(super) struct Tokens {
-    header: Option<String>,
+    /// The header's, or that it is of another scheme.
+    header: Option<Result<String, TokenError>>,
     query: Option<String>,
 }
 
@@ -399,7 +400,7 @@ impl Tokens {
         if auths.next().is_some() {
             return Err(Refusal::BadRequest("the query parameter auth stands there twice"));
         }
-        let header = request.headers().get(AUTHORIZATION).map(|value| bearer(value).to_owned());
+        let header = request.headers().get(AUTHORIZATION).map(|value| bearer(value).map(str::to_owned));
         Ok(Tokens { header, query })
     }
 
@@ -410,13 +411,14 @@ impl Tokens {
 
     /// What the bearer may do: by the header's token if it authenticates, else by the query's.
     pub(super) fn verify(&self, live: &Live) -> Result<AccessKey, Refusal> {
-        let check = |token: &Option<String>| match token {
-            Some(token) => verify(token, &live.keys, &live.policy, unix_now()),
+        let check = |token: &str| verify(token, &live.keys, &live.policy, unix_now());
+        let by_header = match &self.header {
+            Some(Ok(token)) => check(token),
+            Some(Err(error)) => Err(*error),
             None => Err(TokenError::Missing),
         };
-        let by_header = check(&self.header);
         let result = match (&self.query, by_header) {
-            (Some(_), Err(_)) => check(&self.query),
+            (Some(query), Err(_)) => check(query),
             (_, by_header) => by_header,
         };
         result.map_err(Refusal::Token)
@@ -424,16 +426,25 @@ impl Tokens {
 
     /// Who the refused token says that it is for: the query's, whose error is the one that is told, else the header's.
     fn claimed_subject(&self) -> Option<Box<str>> {
-        self.query.as_deref().or(self.header.as_deref()).and_then(claimed_subject)
+        let header = || self.header.as_ref()?.as_deref().ok();
+        self.query.as_deref().or_else(header).and_then(claimed_subject)
     }
 }
 
 /// The token of an Authorization header: behind `Bearer` in any case (RFC 6750 section 2.1), or bare.
-fn bearer(value: &HeaderValue) -> &str {
+///
+/// # Errors
+/// The header is of another scheme. Only a well-known name is told: an unknown first word may be part of a secret.
+fn bearer(value: &HeaderValue) -> Result<&str, TokenError> {
+    const SCHEMES: [&str; 6] = ["Basic", "Token", "Digest", "JWT", "ApiKey", "Negotiate"];
     let value = value.to_str().unwrap_or_default().trim();
-    match value.split_once(' ') {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim_start(),
-        None if value.eq_ignore_ascii_case("bearer") => "",
-        _ => value,
+    let (scheme, token) = value.split_once([' ', '\t']).unwrap_or((value, ""));
+    let known = SCHEMES.into_iter().find(|known| known.eq_ignore_ascii_case(scheme));
+    if scheme.eq_ignore_ascii_case("bearer") {
+        Ok(token)
+    } else if token.is_empty() && known.is_none() {
+        Ok(value)
+    } else {
+        Err(TokenError::Scheme(known))
     }
 }

@@ -48,27 +48,40 @@ pub(super) struct Publisher<'a> {
 }
 
 impl Publisher<'_> {
-    /// Does what a client's message asks for, or answers why not.
-    pub(super) fn take(&mut self, message: &Message) {
+    /// The longest message that is read, in bytes. One over `max_message_size` must bring a token.
+    pub(super) fn longest_message(&self) -> usize {
+        let auth = self.access.longest_auth(&self.live.policy);
+        self.live.settings.websocket.max_message_size.max(auth)
+    }
+
+    /// Does what a client's message asks for, or answers why not. False where the connection is closed for its length.
+    pub(super) fn take(&mut self, message: &Message) -> bool {
         if cfg!(feature = "echo") {
-            return self.answer(Frame::of(message));
+            self.answer(Frame::of(message));
+            return true;
         }
         let text = match message {
             Message::Text(text) => Ok(text.as_str()),
             Message::Binary(bytes) => std::str::from_utf8(bytes).map_err(|_| BadMessage::NotUtf8),
-            _ => return,
+            _ => return true,
         };
         #[cfg(test)]
         assert_ne!(text, Ok(PANIC), "on purpose");
         let names = self.live.settings.limits.channel_name_bytes;
         match text.and_then(|text| FromClient::parse(text, names, self.v1)) {
-            Ok(FromClient::Publish(publish)) => self.publish(&publish),
             Ok(FromClient::Auth(auth)) => self.authenticate(&auth),
+            _ if message.len() > self.live.settings.websocket.max_message_size => {
+                self.send();
+                self.connection.outbox.close(CloseReason::MessageTooBig);
+                return false;
+            }
+            Ok(FromClient::Publish(publish)) => self.publish(&publish),
             Err(error) => {
                 let ack = text_of(message).filter(|_| self.v1).and_then(FromClient::ack_of);
                 self.answer(ErrorReply::BadMessage { error, ack }.encode());
             }
         }
+        true
     }
 
     fn publish(&mut self, publish: &Publish<'_>) {

@@ -169,7 +169,7 @@ impl Session {
             batch: &mut batch,
         };
         let limits = FrameLimits {
-            message: live.settings.websocket.max_message_size,
+            message: publisher.longest_message(),
             read_buffer: live.settings.websocket.read_buffer_size,
         };
         let rates = &live.settings.limits;
@@ -191,7 +191,9 @@ impl Session {
             match received {
                 Received::Message(message) => {
                     messages += 1;
-                    publisher.take(&message);
+                    if !publisher.take(&message) {
+                        return false;
+                    }
                 }
                 Received::Ping(pong) => publisher.answer(pong),
                 Received::Pong => {}

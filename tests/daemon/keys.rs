@@ -155,9 +155,19 @@ fn every_algorithm_from_pem_and_from_a_jwks() {
         }
     }
     let unknown = refusal(&daemon, &by_jwks[0].sign(Algorithm::RS256, Some("../../x")));
-    assert_eq!(unknown, "the token's kid names no key of this server");
-    // The secret goes on beside them.
+    assert_eq!(unknown, "the token's kid names no public key of this server for its algorithm");
+    // The secret goes on beside them, also for libraries that add a `kid` to every token.
     daemon.client(&["c"]).settle();
+    for kid in ["first", "kid 0", "../../x", ""] {
+        let header = Header { kid: Some(kid.to_owned()), ..Header::new(Algorithm::HS256) };
+        let key = EncodingKey::from_secret(SECRET.as_bytes());
+        let token = jsonwebtoken::encode(&header, &json!({"read": ["c"], "write": ["c"]}), &key).unwrap();
+        assert_eq!(
+            (refusal(&daemon, &token), inspect(&daemon, &token)),
+            (Value::Null, "secret, line 1".into()),
+            "{kid:?}"
+        );
+    }
 }
 
 #[test]

@@ -19,11 +19,70 @@ fn fault_18_20_21_refusals_say_why() {
         (&expired, "the token has expired"),
         (&early, "the token is not yet valid"),
         (&forged, "the token has a bad signature: it was not signed with this server's secret"),
-        (&"x".repeat(9_000), "the token is too long: 8192 bytes are allowed"),
+        (
+            &"x".repeat(9_000),
+            "the token is too long: a request takes 8192 bytes; the subprotocol philote.v1 takes a longer one in its \
+             first message, {\"auth\": TOKEN}",
+        ),
+        (
+            &sign(&json!({"exp": "1000000"})),
+            "the token's claim `exp` must be a number of seconds since 1970, not a string",
+        ),
+        (
+            &sign(&json!({"exp": null})),
+            "the token's claim `exp` must be a number of seconds since 1970, not null: leave it out where there is no \
+             such limit",
+        ),
     ] {
         let answer = daemon.exchange(upgrade(token, ""));
         assert_eq!((status(&answer), header(&answer, "WWW-Authenticate")), (401, Some("Bearer")));
         assert_eq!(body_of(&answer), json!({"error": "unauthorized", "message": sentence}));
+    }
+}
+
+#[test]
+fn a_header_of_another_scheme_is_named() {
+    let daemon = Daemon::start("");
+    let token = sign(&json!({"read": ["c"], "api": true}));
+    let told = |value: &str, path: &str| {
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             Authorization: {value}\r\n\r\n"
+        );
+        let answer = daemon.exchange(request);
+        assert_eq!(status(&answer), 401);
+        body_of(&answer)["message"].as_str().unwrap().to_owned()
+    };
+    for path in ["/", "/api/info"] {
+        for (value, scheme) in [
+            ("Basic eA==", "the scheme Basic"),
+            ("basic", "the scheme Basic"),
+            ("tOKEN x", "the scheme Token"),
+        ] {
+            let sentence =
+                format!("the Authorization header has {scheme}: send \"Authorization: Bearer TOKEN\"");
+            assert_eq!(told(value, path), sentence);
+        }
+        let unknown = "the Authorization header has an unknown scheme: send \"Authorization: Bearer TOKEN\"";
+        assert_eq!(told(&format!("Secret-in-front {token}"), path), unknown);
+        assert_eq!(told(&format!("Bearer: {token}"), path), unknown);
+        assert_eq!(told("Bearer", path), told("", path), "no token at all");
+    }
+}
+
+#[test]
+fn white_space_around_a_token_is_taken() {
+    let daemon = Daemon::start("");
+    let token = sign(&json!({"read": ["a"], "write": ["a"]}));
+    for encoded in ["%0A", "%20", "+", "%0D%0A"] {
+        daemon.open(daemon.request(&format!("/?auth={token}{encoded}"))).unwrap().settle();
+        daemon.open(daemon.request(&format!("/?auth={encoded}{token}"))).unwrap().settle();
+    }
+    for value in [format!("Bearer {token}  "), format!("Bearer \t {token}\t"), format!("Bearer\t{token}")] {
+        let mut request = daemon.request("/");
+        request.headers_mut().insert("Authorization", value.parse().unwrap());
+        daemon.open(request).unwrap().settle();
     }
 }
 

@@ -29,6 +29,44 @@ fn enter(daemon: &Daemon, claims: &Value) -> (Client, Value) {
     (client, access)
 }
 
+/// The names of so many channels of this length.
+fn names(count: usize, length: usize) -> Vec<String> {
+    (0..count).map(|number| format!("{number:0length$}")).collect()
+}
+
+#[test]
+fn fault_25_a_long_token_fits_into_a_message_and_can_be_replaced_by_another() {
+    let daemon = Daemon::start("");
+    for length in [20, 255] {
+        let claims = |last: &str| {
+            let mut names = names(1024, length);
+            names[1023] = last.to_owned();
+            json!({"read": names, "write": names})
+        };
+        let since: serde_json::Map<String, Value> =
+            names(1024, length).into_iter().map(|name| (name, Value::Null)).collect();
+        let mut client = silent(&daemon);
+        client.send(json!({"auth": sign(&claims("old")), "since": since}).to_string());
+        assert_eq!(client.receive()["access"]["read"].as_array().unwrap().len(), 1024);
+        let token = sign(&claims(&"new".repeat(length / 3)));
+        assert!(token.len() > 60_000);
+        show(&mut client, &format!("{token}\n"));
+        assert_eq!(client.receive()["access"]["write"][1023], "new".repeat(length / 3));
+        // Nothing else may be longer than the limit of messages.
+        client.send(json!({"channel": "old", "data": "x".repeat(65_600)}).to_string());
+        let (code, reason, _) = client.closed();
+        assert_eq!(
+            (code, reason.as_str()),
+            (1009, "a message is over this server's max_message_size"),
+            "{length}"
+        );
+    }
+    // Who has a short token makes nobody hold more than a message.
+    let (mut client, _) = enter(&daemon, &json!({"read": ["a"]}));
+    show(&mut client, &"x".repeat(65_600));
+    assert_eq!(client.closed().0, 1009);
+}
+
 #[test]
 fn the_first_frame_brings_the_token_and_access_comes_first() {
     let daemon = Daemon::start("");
@@ -88,7 +126,11 @@ fn refusals_are_close_codes_with_sentences() {
         assert_eq!(refused(first), sentence("the first message must be {\"auth\": TOKEN}"), "{first}");
     }
     assert_eq!(silent(&daemon).closed().1, "no token: send {\"auth\": TOKEN} as the first frame");
-    assert_eq!(refused(&"x".repeat(33 * 1024)).0, 1009);
+    let long = "x".repeat(33 * 1024);
+    assert_eq!(refused(&long), sentence("the first message must be {\"auth\": TOKEN}"), "it may be a token");
+    let mut longer = silent(&daemon);
+    longer.stream().write_all(&frame(0x81, &vec![b'x'; 4_000_000])[..14]).unwrap();
+    assert_eq!(longer.closed().0, 1009);
     let mut request = daemon.request(&format!("/?auth={}", sign(&json!({"exp": 1}))));
     request.headers_mut().insert("Sec-WebSocket-Protocol", "philote.v1".parse().unwrap());
     assert_eq!(daemon.open(request).unwrap().closed().1, "the token has expired");
