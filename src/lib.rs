@@ -18,16 +18,18 @@
 //!
 //! [`daemon`] is a straight line from settings ([`config`]) to the end of the drain. [`signals`], [`systemd`] and
 //! [`log`] are its connection to the system, [`metrics`] tells Prometheus; [`admin`] is the socket by which [`ctl`] (`philotectl`) asks it.
-//! [`jane`] is a client for people at a terminal; [`trust`] says whom both programs believe behind TLS. [`completions`]
+//! [`jane`] is a client for people at a terminal; [`trust`] says whom both programs believe behind TLS. [`bench`] is the load
+//! generator of `philotectl bench` and of `benches/`. [`completions`]
 //! answer the shells of those who type for any of the three. [`moment`] writes times.
 //!
 //! # Which part may know which
 //!
-//! Binaries > daemon, ctl, jane > server, admin > hub > outbox > message, frame, close, access_key > moment. The hub
-//! knows no socket, ctl knows neither hub nor server, config knows nothing but what it parses. A test keeps it so.
+//! Binaries > daemon, ctl, jane > bench, server, admin > hub > outbox > message, frame, close, access_key > moment. The hub
+//! knows no socket, ctl knows neither hub nor server, bench only tokens and TLS trust, config knows nothing but what it parses. A test keeps it so.
 
 pub mod access_key;
 pub mod admin;
+pub mod bench;
 pub mod close;
 pub mod completions;
 pub mod config;

@@ -10,8 +10,9 @@ use std::path::Path;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("access_key", &["message", "moment"]),
     ("admin", &["access_key", "moment", "sync"]),
+    ("bench", &["access_key", "trust"]),
     ("config", &["moment"]),
-    ("ctl", &["access_key", "admin", "completions", "terminal", "trust"]),
+    ("ctl", &["access_key", "admin", "bench", "completions", "terminal", "trust"]),
     (
         "daemon",
         &[

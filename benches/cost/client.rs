@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 
 use philote::access_key::{Keys, NewToken, issue};
-use philote::ctl::bench::{TEXT, client_frame};
+use philote::bench::{TEXT, client_frame};
 
 use super::{SECRET, Scenario};
 

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 
 use clap::{Parser, ValueEnum};
 use philote::access_key::{Keys, NewToken, issue};
-use philote::ctl::bench::{BenchError, Dialect, Measured, Options, Philote, Rights, Target, locate, run};
+use philote::bench::{BenchError, Dialect, Measured, Options, Philote, Rights, Target, locate, run};
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Server {

@@ -1,6 +1,6 @@
 //! MQTT 5 over WebSocket, at most once: the version whose subscribers may ask for no copy of their own.
 
-use philote::ctl::bench::{Dialect, Seat, client_frame};
+use philote::bench::{Dialect, Seat, client_frame};
 
 const BINARY: u8 = 0x82;
 /// First bytes of packets: their types, and the flags that the standard wants.

@@ -1,6 +1,6 @@
 //! nats-server's client protocol, as its WebSocket listener carries it: lines, and messages with their length.
 
-use philote::ctl::bench::{Dialect, Seat, client_frame};
+use philote::bench::{Dialect, Seat, client_frame};
 
 const BINARY: u8 = 0x82;
 

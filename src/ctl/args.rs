@@ -6,12 +6,12 @@ use std::time::Duration;
 use clap::builder::PossibleValuesParser;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
-use super::bench::Options;
 use super::follow::EventsArgs;
 use super::lists::{ChannelsArgs, ConnectionsArgs, RefusedArgs, Watch};
 use super::steer::{DisconnectArgs, LevelArgs, PublishArgs};
 use super::top::TopArgs;
 use crate::access_key::ApiRight;
+use crate::bench::Options;
 use crate::completions::Shell;
 
 const COMMON: &str = "Options of every command";

@@ -4,12 +4,10 @@ use std::io::{self, IsTerminal, Read};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
-use tokio::runtime::Runtime;
 
 use super::args::{Arguments, Command, Secret, Token};
-use super::bench::{self, BenchError, Measured, Options, Philote, Rights, Target};
 use super::print::{Facts, bytes, count, in_json, list, many, span};
-use super::{Complaint, Exit, PROGRAM, Report, follow, lists, steer, top};
+use super::{Complaint, Exit, PROGRAM, Report, bench, follow, lists, steer, top};
 use crate::access_key::{ApiRight, ApiRights};
 use crate::admin::api::{
     Hidden, InspectRequest, Inspection, IssuedToken, Reloaded, SecretChanged, SecretSet, Secrets, Status,
@@ -42,7 +40,7 @@ pub(super) fn run(arguments: &Arguments, style: Style) -> Result<Report, Complai
         return top::run(&client(ANSWER), args, json, style);
     }
     if let Command::Bench(options) = &arguments.command {
-        let measured = load(options, &client(ANSWER), &runtime)?;
+        let measured = bench::load(options, &client(ANSWER), &runtime)?;
         return Ok(in_json(json, &measured).unwrap_or_else(|| Report::new(measured.table())));
     }
     runtime.block_on(async {
@@ -103,50 +101,6 @@ pub(super) fn run(arguments: &Arguments, style: Style) -> Result<Report, Complai
         };
         Ok(report)
     })
-}
-
-/// Loads the daemon on this machine, or another server.
-fn load(options: &Options, client: &Client, runtime: &Runtime) -> Result<Measured, Complaint> {
-    let keys = options.secret_file.as_deref().map(bench::keys).transpose()?;
-    let target = match &options.url {
-        Some(url) => {
-            let (address, tls) = bench::locate(url, options.ca.as_deref())?;
-            Target { dialect: Philote, address, tls, pid: options.pid, free: None }
-        }
-        None => {
-            let status = runtime.block_on(client.status())?;
-            let free = status.max_connections.saturating_sub(status.connections) as usize;
-            let address = bench::on_loopback(&status.listeners)?;
-            let pid = Some(options.pid.unwrap_or(status.pid));
-            Target { dialect: Philote, address, tls: None, pid, free: Some(free) }
-        }
-    };
-    let tokens = |rights: &Rights<'_>| {
-        if let Some(keys) = &keys {
-            return bench::sign(rights, keys);
-        }
-        let channel = |wanted: bool| if wanted { vec![rights.channel.to_owned()] } else { Vec::new() };
-        let request = TokenRequest {
-            read: channel(rights.reads),
-            write: Some(channel(rights.writes)),
-            api: ApiRights::NONE,
-            subject: rights.subject.map(str::to_owned),
-            expires_in: Some(bench::TOKEN_LIFE.as_secs()),
-        };
-        let issued = runtime.block_on(client.issue_token(&request)).map_err(BenchError::NoToken)?;
-        Ok(issued.token.0)
-    };
-    Ok(bench::run(options, &target, tokens)?)
-}
-
-impl From<BenchError> for Complaint {
-    fn from(error: BenchError) -> Complaint {
-        if let BenchError::NoToken(error) = error {
-            return error.into();
-        }
-        let exit = if matches!(error, BenchError::Url(_)) { Exit::Usage } else { Exit::Failed };
-        Complaint { message: error.to_string(), hint: error.hint().map(str::to_owned), exit }
-    }
 }
 
 fn status(status: &Status, style: Style) -> String {

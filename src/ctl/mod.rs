@@ -1,7 +1,7 @@
 //! `philotectl`: the administrator's commands, each a question to the daemon and how its answer is printed.
 
 mod args;
-pub mod bench;
+mod bench;
 mod commands;
 mod complete;
 mod follow;

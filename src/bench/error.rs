@@ -5,7 +5,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::admin::client;
 use crate::trust::TrustError;
 
 /// Why a load could not be put on a server.
@@ -21,8 +20,6 @@ pub enum BenchError {
     NoSecret(PathBuf),
     /// A token could not be signed.
     CannotSign,
-    /// The daemon on this machine issued no token.
-    NoToken(client::Error),
     /// More connections than the server has places for.
     Full {
         /// How many are wanted.
@@ -80,7 +77,6 @@ impl fmt::Display for BenchError {
             Self::SecretFile(path, error) => write!(f, "cannot read {}: {error}", path.display()),
             Self::NoSecret(path) => write!(f, "there is no secret in {}", path.display()),
             Self::CannotSign => f.write_str("cannot sign a token with that secret"),
-            Self::NoToken(error) => error.fmt(f),
             Self::Full { wanted, free } => {
                 write!(f, "the server has {free} places free, and this takes {wanted}")
             }

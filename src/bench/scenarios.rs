@@ -37,8 +37,8 @@ pub(super) struct Runner<'a, D, T> {
     pub(super) notes: Vec<String>,
 }
 
-impl<D: Dialect + Copy, T: FnMut(&Rights<'_>) -> Result<String, BenchError>> Runner<'_, D, T> {
-    pub(super) fn run(&mut self, scenario: Scenario) -> Result<Vec<Row>, BenchError> {
+impl<D: Dialect + Copy, E: From<BenchError>, T: FnMut(&Rights<'_>) -> Result<String, E>> Runner<'_, D, T> {
+    pub(super) fn run(&mut self, scenario: Scenario) -> Result<Vec<Row>, E> {
         let in_flight = self.options.in_flight.map(|number| number as usize);
         match scenario {
             Scenario::Fanout => {
@@ -52,7 +52,7 @@ impl<D: Dialect + Copy, T: FnMut(&Rights<'_>) -> Result<String, BenchError>> Run
         }
     }
 
-    fn fanout(&mut self, in_flight: usize) -> Result<Row, BenchError> {
+    fn fanout(&mut self, in_flight: usize) -> Result<Row, E> {
         let readers = self.fit("fanout", self.options.connections, READERS, 1, 1)?;
         let name = format!("fanout {in_flight}");
         let (mut row, frame) = self.broadcast(&name, readers, Pace::InFlight(in_flight))?;
@@ -64,18 +64,18 @@ impl<D: Dialect + Copy, T: FnMut(&Rights<'_>) -> Result<String, BenchError>> Run
         Ok(row)
     }
 
-    fn paced(&mut self) -> Result<Row, BenchError> {
+    fn paced(&mut self) -> Result<Row, E> {
         let readers = self.fit("paced", self.options.connections, READERS, 1, 1)?;
         Ok(self.broadcast("paced", readers, Pace::PerSecond(self.options.rate as f64))?.0)
     }
 
-    fn stream(&mut self, in_flight: usize) -> Result<Row, BenchError> {
+    fn stream(&mut self, in_flight: usize) -> Result<Row, E> {
         let one = self.fit("stream", Some(1), 1, 1, 1)?;
         Ok(self.broadcast("stream", one, Pace::InFlight(in_flight))?.0)
     }
 
     /// One publisher, the first connection, and `readers`. Returns the length of a frame, too.
-    fn broadcast(&mut self, name: &str, readers: usize, pace: Pace) -> Result<(Row, usize), BenchError> {
+    fn broadcast(&mut self, name: &str, readers: usize, pace: Pace) -> Result<(Row, usize), E> {
         let subject = self.options.subject.as_deref();
         let publisher = self.seat(Rights { channel: "bench", reads: false, writes: true, subject })?;
         let reader = self.seat(Rights { channel: "bench", reads: true, writes: false, subject: None })?;
@@ -89,7 +89,7 @@ impl<D: Dialect + Copy, T: FnMut(&Rights<'_>) -> Result<String, BenchError>> Run
         Ok((row, frame))
     }
 
-    fn rooms(&mut self, in_flight: usize) -> Result<Row, BenchError> {
+    fn rooms(&mut self, in_flight: usize) -> Result<Row, E> {
         let members = self.options.members as usize;
         let rooms = self.fit("rooms", self.options.rooms, ROOMS, members, 0)?;
         let (seats, groups) = self.members(rooms, rooms * members, self.options.subject.as_deref())?;
@@ -100,7 +100,7 @@ impl<D: Dialect + Copy, T: FnMut(&Rights<'_>) -> Result<String, BenchError>> Run
         Ok(row)
     }
 
-    fn idle(&mut self) -> Result<Row, BenchError> {
+    fn idle(&mut self) -> Result<Row, E> {
         let members = self.options.members as usize;
         let connections = self.fit("idle", self.options.connections, IDLE, 1, 0)?;
         let rooms = connections.div_ceil(members);
@@ -150,7 +150,7 @@ impl<D: Dialect + Copy, T: FnMut(&Rights<'_>) -> Result<String, BenchError>> Run
         rooms: usize,
         connections: usize,
         subject: Option<&str>,
-    ) -> Result<(Vec<SharedSeat>, Vec<Group>), BenchError> {
+    ) -> Result<(Vec<SharedSeat>, Vec<Group>), E> {
         let members = self.options.members as usize;
         let (mut seats, mut groups) = (Vec::with_capacity(connections), Vec::with_capacity(rooms));
         for room in 0..rooms {
@@ -165,12 +165,12 @@ impl<D: Dialect + Copy, T: FnMut(&Rights<'_>) -> Result<String, BenchError>> Run
         Ok((seats, groups))
     }
 
-    fn seat(&mut self, rights: Rights<'_>) -> Result<SharedSeat, BenchError> {
+    fn seat(&mut self, rights: Rights<'_>) -> Result<SharedSeat, E> {
         let token = (self.tokens)(&rights)?;
         Ok(Arc::new(Seat { channel: rights.channel.to_owned(), reads: rights.reads, token }))
     }
 
-    fn open(&mut self, name: &str, seats: &[SharedSeat]) -> Result<Swarm<D>, BenchError> {
+    fn open(&mut self, name: &str, seats: &[SharedSeat]) -> Result<Swarm<D>, E> {
         let mut swarm = Swarm::new(self.target.dialect, self.target.address, self.target.tls.clone())?;
         self.progress.count(&format!("{name}, connecting"), seats.len());
         swarm.open(seats, |open| self.progress.at(open as u64))?;
@@ -184,7 +184,7 @@ impl<D: Dialect + Copy, T: FnMut(&Rights<'_>) -> Result<String, BenchError>> Run
         groups: Vec<Group>,
         pace: Pace,
         size: usize,
-    ) -> Result<Row, BenchError> {
+    ) -> Result<Row, E> {
         let connections = swarm.open;
         self.progress.begin(name, self.options.duration);
         let tick = |elapsed: Duration| self.progress.at(elapsed.as_millis() as u64);
@@ -200,7 +200,7 @@ impl<D: Dialect + Copy, T: FnMut(&Rights<'_>) -> Result<String, BenchError>> Run
         usual: usize,
         each: usize,
         more: usize,
-    ) -> Result<usize, BenchError> {
+    ) -> Result<usize, E> {
         let free = self.most.saturating_sub(more) / each;
         match wanted.map(|wanted| wanted as usize) {
             Some(wanted) if wanted <= free => Ok(wanted),
@@ -214,7 +214,8 @@ impl<D: Dialect + Copy, T: FnMut(&Rights<'_>) -> Result<String, BenchError>> Run
                 Ok(free)
             }
             wanted => {
-                Err(BenchError::Full { wanted: wanted.unwrap_or(usual) * each + more, free: self.most })
+                Err(BenchError::Full { wanted: wanted.unwrap_or(usual) * each + more, free: self.most }
+                    .into())
             }
         }
     }

@@ -35,7 +35,7 @@ use crate::access_key::{Keys, NewToken, issue};
 /// Descriptors of this process that are no connections.
 const SPARE_DESCRIPTORS: usize = 32;
 /// How long a token is good: longer than any run.
-pub(super) const TOKEN_LIFE: Duration = Duration::from_secs(3600);
+pub const TOKEN_LIFE: Duration = Duration::from_secs(3600);
 
 /// What a connection's token is to allow.
 #[derive(Clone, Copy, Debug)]
@@ -68,12 +68,12 @@ pub struct Target<D> {
 /// Runs the chosen scenarios, one after the other.
 ///
 /// # Errors
-/// The first thing that goes wrong; see [`BenchError`].
-pub fn run<D: Dialect + Copy>(
+/// The first thing that goes wrong: a [`BenchError`], or why `tokens` has no token.
+pub fn run<D: Dialect + Copy, E: From<BenchError>>(
     options: &Options,
     target: &Target<D>,
-    tokens: impl FnMut(&Rights<'_>) -> Result<String, BenchError>,
-) -> Result<Measured, BenchError> {
+    tokens: impl FnMut(&Rights<'_>) -> Result<String, E>,
+) -> Result<Measured, E> {
     let descriptors = raise_descriptors().saturating_sub(SPARE_DESCRIPTORS);
     let mut runner = Runner {
         options,
@@ -113,8 +113,11 @@ pub fn locate(url: &str, authorities: Option<&Path>) -> Result<(SocketAddr, Opti
     Ok((address, tls))
 }
 
-/// Where loopback reaches a server that listens on these addresses.
-pub(super) fn on_loopback(listeners: &[String]) -> Result<SocketAddr, BenchError> {
+/// The loopback address of a server that listens on these addresses.
+///
+/// # Errors
+/// None of them can be reached over loopback.
+pub fn on_loopback(listeners: &[String]) -> Result<SocketAddr, BenchError> {
     let addresses = listeners.iter().filter_map(|listener| listener.parse::<SocketAddr>().ok());
     let over_loopback = addresses.filter_map(|address| match address.ip() {
         IpAddr::V6(ip) if ip == Ipv6Addr::UNSPECIFIED => Some((Ipv4Addr::LOCALHOST, address.port()).into()),
@@ -124,8 +127,11 @@ pub(super) fn on_loopback(listeners: &[String]) -> Result<SocketAddr, BenchError
     over_loopback.min().ok_or_else(|| BenchError::NoListener(listeners.to_vec()))
 }
 
-/// The keys of a secret's file: its first line signs.
-pub(super) fn keys(path: &Path) -> Result<Keys, BenchError> {
+/// The key in the first line of a secret file.
+///
+/// # Errors
+/// The file cannot be read, or its first line is empty.
+pub fn keys(path: &Path) -> Result<Keys, BenchError> {
     let text = std::fs::read_to_string(path).map_err(|error| BenchError::SecretFile(path.into(), error))?;
     match text.lines().next() {
         Some(secret) if !secret.is_empty() => Ok(Keys::new([secret.as_bytes()])),
@@ -133,8 +139,11 @@ pub(super) fn keys(path: &Path) -> Result<Keys, BenchError> {
     }
 }
 
-/// A token with these rights.
-pub(super) fn sign(rights: &Rights<'_>, keys: &Keys) -> Result<String, BenchError> {
+/// Signs a token with these rights.
+///
+/// # Errors
+/// The keys cannot sign.
+pub fn sign(rights: &Rights<'_>, keys: &Keys) -> Result<String, BenchError> {
     let channel = |wanted: bool| if wanted { vec![rights.channel.to_owned()] } else { Vec::new() };
     let expires = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default() + TOKEN_LIFE;
     let token = NewToken {
