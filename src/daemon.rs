@@ -37,6 +37,7 @@ use crate::completions;
 use crate::config::{
     self, Address, CommandLine, Drain, Environment, Listener, LogFormat, LogLevel, Settings,
 };
+use crate::escape::escape;
 use crate::log::{self, LogHandle};
 use crate::metrics;
 use crate::server::{RefusedFile, Server, listener, unix_now};
@@ -59,7 +60,9 @@ pub fn main() -> ExitCode {
     match run(CommandLine::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("philote: {error}");
+            let text = error.to_string();
+            let lines: Vec<_> = text.lines().map(escape).collect();
+            eprintln!("philote: {}", lines.join("\n"));
             ExitCode::from(error.exit_code())
         }
     }
@@ -75,7 +78,7 @@ fn run(command_line: CommandLine) -> Result<(), StartError> {
     }
     if command_line.check {
         config::check_for_service(&loaded)?;
-        config::check(&loaded).iter().for_each(|line| println!("{line}"));
+        config::check(&loaded).iter().for_each(|line| println!("{}", escape(line)));
         println!("the settings are good");
         return Ok(());
     }

@@ -20,7 +20,8 @@
 //! [`log`] are its connection to the system, [`metrics`] tells Prometheus; [`admin`] is the socket by which [`ctl`] (`philotectl`) asks it.
 //! [`jane`] is a client for people at a terminal; [`trust`] says whom both programs believe behind TLS. [`bench`] is the load
 //! generator of `philotectl bench` and of `benches/`. [`completions`]
-//! answer the shells of those who type for any of the three. [`moment`] writes times.
+//! answer the shells of those who type for any of the three. [`moment`] writes times, and [`escape`] what a
+//! person can't see.
 //!
 //! # Which part may know which
 //!
@@ -35,6 +36,7 @@ pub mod completions;
 pub mod config;
 pub mod ctl;
 pub mod daemon;
+pub mod escape;
 pub mod frame;
 pub mod hub;
 pub mod jane;

@@ -1,4 +1,4 @@
-//! Moments as people and programs are told them: RFC 3339 in UTC, to the second.
+//! RFC 3339 timestamps in UTC, and durations for people.
 
 use std::fmt::Display;
 use std::time::{Duration, SystemTime};
@@ -19,9 +19,51 @@ pub fn rfc3339(time: SystemTime) -> impl Display {
     humantime::format_rfc3339_seconds(time.clamp(SystemTime::UNIX_EPOCH, moment(MAX_DATE)))
 }
 
+/// A duration for people, in its two greatest units: `7 days`, `3 days 4 h`, `5 min 3 s`, `350 ms`.
+///
+/// Below a second it is told in milliseconds; above it they are left out.
+#[must_use]
+pub fn span(length: Duration) -> String {
+    let seconds = length.as_secs();
+    if seconds == 0 && !length.is_zero() {
+        return format!("{} ms", length.as_millis().max(1));
+    }
+    let days = seconds / 86_400;
+    let units = [
+        (days, if days == 1 { "day" } else { "days" }),
+        (seconds / 3600 % 24, "h"),
+        (seconds / 60 % 60, "min"),
+        (seconds % 60, "s"),
+    ];
+    let first = units.iter().position(|(count, _)| *count > 0).unwrap_or(units.len() - 1);
+    let told =
+        units.iter().skip(first).take(2).enumerate().filter(|(place, (count, _))| *place == 0 || *count > 0);
+    told.map(|(_, (count, unit))| format!("{count} {unit}")).collect::<Vec<_>>().join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_has_a_blank_before_each_unit() {
+        for (milliseconds, text) in [
+            (0, "0 s"),
+            (350, "350 ms"),
+            (1_999, "1 s"),
+            (60_000, "1 min"),
+            (303_000, "5 min 3 s"),
+            (3_601_000, "1 h"),
+            (11_259_000, "3 h 7 min"),
+            (86_400_000, "1 day"),
+            (273_906_123, "3 days 4 h"),
+            (7 * 86_400_000, "7 days"),
+            (400 * 86_400_000, "400 days"),
+        ] {
+            assert_eq!(span(Duration::from_millis(milliseconds)), text);
+        }
+        assert_eq!(span(Duration::from_nanos(1)), "1 ms");
+    }
 
     #[test]
     fn every_moment_can_be_written() {

@@ -1,8 +1,9 @@
-//! How the programs for people print: colours or none, and nothing that drives the reader's terminal.
+//! How the programs for people print: colours or none, the terminal's width, and what goes wrong on standard error.
 
-use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+
+use crate::escape::escape;
 
 /// Exit status of a command line that makes no sense.
 pub const USAGE: u8 = 2;
@@ -60,32 +61,6 @@ pub fn width() -> Option<usize> {
     (size.ws_col > 0).then_some(usize::from(size.ws_col))
 }
 
-/// `text` with control characters, and those that turn the direction of writing, as escapes (`\u{1b}`): what
-/// strangers wrote can neither drive the terminal nor pretend to be another line.
-///
-/// ```
-/// assert_eq!(philote::terminal::escape("grüß\x1b[2J\n"), "grüß\\u{1b}[2J\\n");
-/// ```
-#[must_use]
-pub fn escape(text: &str) -> Cow<'_, str> {
-    let drives = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    if !text.contains(drives) {
-        return Cow::Borrowed(text);
-    }
-    let mut escaped = String::with_capacity(text.len() + 8);
-    for c in text.chars() {
-        if drives(c) {
-            escaped.extend(c.escape_default());
-        } else {
-            escaped.push(c);
-        }
-    }
-    Cow::Owned(escaped)
-}
-
 /// One line on standard error that says what is wrong, and one that says what to do about it.
 pub fn complain(message: &str, hint: Option<&str>) {
     let mut stderr = io::stderr().lock();
@@ -131,16 +106,6 @@ fn one_line(text: &str) -> (String, Option<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nothing_that_drives_a_terminal_gets_through() {
-        for c in (0..=0x9f).map(|c| char::from_u32(c).unwrap()).filter(|c| c.is_control()) {
-            let text = c.to_string();
-            assert!(!escape(&text).contains(c), "{c:?}");
-        }
-        assert_eq!(escape("a\u{202e}b"), "a\\u{202e}b");
-        assert!(matches!(escape("Grüße, 世界 👋 \\"), Cow::Borrowed(_)));
-    }
 
     #[test]
     fn colours_are_only_where_they_are_welcome() {

@@ -11,8 +11,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("access_key", &["message", "moment"]),
     ("admin", &["access_key", "moment", "sync"]),
     ("bench", &["access_key", "trust"]),
-    ("config", &["moment"]),
-    ("ctl", &["access_key", "admin", "bench", "completions", "terminal", "trust"]),
+    ("config", &["escape", "moment"]),
+    ("ctl", &["access_key", "admin", "bench", "completions", "escape", "moment", "terminal", "trust"]),
     (
         "daemon",
         &[
@@ -21,6 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "close",
             "completions",
             "config",
+            "escape",
             "hub",
             "log",
             "message",
@@ -35,13 +36,15 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("frame", &["close"]),
     ("hub", &["access_key", "close", "frame", "message", "outbox", "sync"]),
-    ("jane", &["access_key", "admin", "completions", "terminal", "trust"]),
+    ("jane", &["access_key", "admin", "completions", "escape", "moment", "terminal", "trust"]),
+    ("log", &["escape", "moment"]),
     ("message", &["frame", "moment"]),
     ("outbox", &["close", "frame", "sync"]),
     (
         "server",
         &["access_key", "close", "config", "frame", "hub", "log", "message", "moment", "outbox", "sync"],
     ),
+    ("terminal", &["escape"]),
 ];
 
 /// Crates of the network and the runtime: not for those who only know values.

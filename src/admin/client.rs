@@ -21,6 +21,7 @@ use super::api::{
     Level, LevelRequest, Levels, LiftRequest, Lifted, PublishRequest, Published, Ready, RefusedSubjects,
     ReloadRequest, Reloaded, SecretChanged, SecretSet, Secrets, Status, TokenRequest,
 };
+use crate::moment::span;
 
 /// Bytes of an answer; far above any, so that only something that is no daemon reaches it.
 pub const MAX_ANSWER: usize = 64 * 1024 * 1024;
@@ -88,7 +89,7 @@ impl std::fmt::Display for Error {
             Self::Dead { path } => write!(f, "philote is not running: nobody answers on {}", path.display()),
             Self::PermissionDenied { path } => write!(f, "permission denied on {}", path.display()),
             Self::TimedOut { path, after } => {
-                let after = humantime::format_duration(*after);
+                let after = span(*after);
                 write!(f, "philote did not answer within {after} on {}", path.display())
             }
             Self::Refused(failure) => failure.fmt(f),

@@ -10,6 +10,7 @@ use super::origin::Origin;
 use super::public_keys::KeyError;
 use super::secret::SecretError;
 use super::tls::TlsError;
+use crate::escape::escape;
 
 /// Everything that is wrong with the settings, a line for each. A program that meets it exits with 78.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +47,8 @@ impl fmt::Display for ConfigError {
             if index > 0 {
                 writeln!(f)?;
             }
-            write!(f, "{problem}")?;
+            // One line each, whatever the file holds.
+            f.write_str(&escape(&problem.to_string()))?;
         }
         Ok(())
     }

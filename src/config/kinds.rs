@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::error::Situation;
 use super::raw::Raw;
 use super::settings::Drain;
+use crate::escape::is_invisible;
 
 /// How the values of a key are read, and printed so that they can be read again.
 pub(super) trait Kind {
@@ -302,9 +303,21 @@ fn as_sent(origin: String) -> String {
     origin.strip_suffix(port).map(str::to_owned).unwrap_or(origin)
 }
 
-/// A TOML string.
+/// A TOML string, in which characters that a person can't see stand as TOML's own escapes.
 pub(super) fn quoted(text: impl Display) -> String {
-    toml::Value::String(text.to_string()).to_string()
+    let text = text.to_string();
+    if !text.contains(is_invisible) {
+        return toml::Value::String(text).to_string();
+    }
+    let mut quoted = String::from('"');
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            _ if is_invisible(character) => quoted += &format!("\\U{:08x}", u32::from(character)),
+            _ => quoted.push(character),
+        }
+    }
+    quoted + "\""
 }
 
 /// A TOML list of strings.

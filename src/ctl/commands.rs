@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::Serialize;
 
 use super::args::{Arguments, Command, Secret, Token};
-use super::print::{Facts, bytes, count, in_json, list, many, span};
+use super::print::{Facts, bytes, count, in_json, list, many};
 use super::{Complaint, Exit, PROGRAM, Report, bench, follow, lists, steer, top};
 use crate::access_key::{ApiRight, ApiRights};
 use crate::admin::api::{
@@ -16,7 +16,9 @@ use crate::admin::api::{
 use crate::admin::client::{Client, Error};
 use crate::admin::{path, server};
 use crate::completions;
-use crate::terminal::{Style, Tone, escape};
+use crate::escape::{escape, escape_json};
+use crate::moment::span;
+use crate::terminal::{Style, Tone};
 
 /// For a daemon that is well: it answers from memory.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -262,8 +264,7 @@ fn inspection(token: &Inspection, style: Style) -> String {
     }
     for (label, part) in [("claims", &token.claims), ("header", &token.header)] {
         if let Some(value) = part {
-            // JSON escapes what drives a terminal, but for the characters that turn the direction of writing.
-            facts.add(label, escape(&value.to_string()));
+            facts.add(label, escape_json(&value.to_string()));
         }
     }
     facts.render()
@@ -334,7 +335,7 @@ async fn wait_ready(paths: &[std::path::PathBuf], within: Duration) -> Result<im
             Err(error) => error,
         };
         if start.elapsed() + READY_PAUSE >= within {
-            let within = humantime::format_duration(within);
+            let within = span(within);
             let hint = error.hint().map(str::to_owned);
             let message = format!("not ready within {within}: {error}");
             return Err(Complaint { message, hint, exit: Exit::TimedOut });

@@ -8,6 +8,7 @@ use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 use crate::admin::api::{ChannelQuery, ConnectionQuery};
 use crate::admin::client::{Client, Error};
 use crate::admin::path;
+use crate::escape::{escape, is_invisible};
 
 /// Whoever presses the tabulator waits no longer.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -73,11 +74,10 @@ fn ask(question: impl AsyncFnOnce(Client) -> Result<Words, Error>) -> Words {
 
 fn candidates(words: Words, typed: &OsStr) -> Vec<CompletionCandidate> {
     let typed = typed.to_string_lossy();
-    // What would drive the terminal of whoever presses the tabulator is left out.
-    let fits = |word: &str| word.starts_with(&*typed) && !word.contains(char::is_control);
+    // A name with characters that nobody sees is left out: the shell would show it as it is.
+    let fits = |word: &str| word.starts_with(&*typed) && !word.contains(is_invisible);
     let candidate = |(word, help): (String, Option<String>)| {
-        CompletionCandidate::new(word)
-            .help(help.map(|help| crate::terminal::escape(&help).into_owned().into()))
+        CompletionCandidate::new(word).help(help.map(|help| escape(&help).into_owned().into()))
     };
     words.into_iter().filter(|(word, _)| fits(word)).map(candidate).collect()
 }

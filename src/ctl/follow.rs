@@ -9,7 +9,8 @@ use super::print::many;
 use super::{Complaint, Exit, Report};
 use crate::admin::api::{ClosedConnection, Ending, Event, EventQuery};
 use crate::admin::client::Client;
-use crate::terminal::{Style, Tone, escape};
+use crate::escape::{escape, escape_json};
+use crate::terminal::{Style, Tone};
 
 #[derive(Args, Debug)]
 pub(super) struct EventsArgs {
@@ -36,7 +37,7 @@ pub(super) async fn events(
     }
     while let Some(event) = events.next().await? {
         let text = match json {
-            true => serde_json::to_string(&event).unwrap_or_default(),
+            true => document(&event),
             false => match line(&event, style) {
                 Some(line) => line,
                 None => continue,
@@ -59,6 +60,11 @@ pub(super) async fn events(
         hint: Some("start it: sudo systemctl start philote".into()),
         exit: Exit::NotRunning,
     })
+}
+
+/// An event as JSON, in one line.
+fn document(event: &Event) -> String {
+    escape_json(&serde_json::to_string(event).unwrap_or_default()).into_owned()
 }
 
 /// An event in one line; `None` for one that only a newer program knows.
@@ -145,6 +151,10 @@ mod tests {
             line(&message, PIPE).unwrap(),
             "2026-11-22T10:45:00Z message on chat from 5f0c of eve\\n to 1 reader: a\\u{1b}[2J\\nb"
         );
+        let Event::Message { at, issuer, subject, channel, readers, .. } = message else { unreachable!() };
+        let data = "\u{9b}31m\u{202e}\u{e0041}".to_owned();
+        let steering = document(&Event::Message { at, issuer, subject, channel, data, readers });
+        assert!(steering.contains(r#""data":"\u009b31m\u202e\udb40\udc41""#), "{steering}");
         let missed = line(&Event::Missed { missed: 7 }, PIPE).unwrap();
         assert_eq!(missed, "7 events missed here: this reads too slowly");
         assert_eq!(line(&Event::Unknown, PIPE), None);

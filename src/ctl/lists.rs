@@ -14,6 +14,7 @@ use crate::admin::api::{
     MAX_ROWS, RefusedSubjects, Timestamp,
 };
 use crate::admin::client::Client;
+use crate::escape::escape;
 use crate::terminal::{Style, Tone};
 
 /// Digits of an id on a terminal: enough to tell connections apart, and taken by every command.
@@ -334,7 +335,7 @@ pub(super) async fn refused(
     let exit = if answer.matched == 0 { Exit::NothingMatched } else { Exit::Done };
     let report = in_json(json, &answer).unwrap_or_else(|| {
         let outcome = if answer.matched == 0 { "was not refused" } else { "is let in again" };
-        Report::new(format!("{} {outcome}\n", crate::terminal::escape(subject)))
+        Report::new(format!("{} {outcome}\n", escape(subject)))
     });
     Ok(Report { exit, ..report })
 }

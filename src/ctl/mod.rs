@@ -19,6 +19,7 @@ use clap::Parser;
 use crate::admin::api::Code;
 use crate::admin::client::Error;
 use crate::completions;
+use crate::escape::escape_json;
 use crate::terminal::{self, Style};
 use args::Arguments;
 
@@ -115,7 +116,9 @@ fn run(arguments: &Arguments, style: Style) -> Result<Exit, Complaint> {
         } else if arguments.json {
             // One document a line, so that a program can tell where each ends.
             let document: Option<serde_json::Value> = serde_json::from_str(&report.text).ok();
-            report.text = document.map(|document| format!("{document}\n")).unwrap_or(report.text);
+            report.text = document
+                .map(|document| escape_json(&document.to_string()).into_owned() + "\n")
+                .unwrap_or(report.text);
         }
         if !print(&report)? {
             return Ok(Exit::Done);

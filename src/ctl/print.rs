@@ -5,12 +5,13 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Report;
-use crate::terminal::{Style, escape};
+use crate::escape::{escape, escape_json};
+use crate::terminal::Style;
 
 /// The answer as one JSON document, where that is wanted.
 pub(super) fn in_json(wanted: bool, answer: &impl Serialize) -> Option<Report> {
     let text = wanted.then(|| serde_json::to_string_pretty(answer).ok()).flatten()?;
-    Some(Report::new(text + "\n"))
+    Some(Report::new(escape_json(&text).into_owned() + "\n"))
 }
 
 /// Labelled values, one a line.
@@ -91,12 +92,6 @@ pub(super) fn count(style: Style, number: u64) -> String {
     grouped
 }
 
-/// A length of time, to the two greatest units: `3days 4h`.
-pub(super) fn span(length: Duration) -> String {
-    let text = humantime::format_duration(Duration::from_secs(length.as_secs())).to_string();
-    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
-}
-
 /// A length of time in few letters: `45s`, `5m03s`, `3h07m`, `2d04h`.
 pub(super) fn short_span(length: Duration) -> String {
     let seconds = length.as_secs();
@@ -151,8 +146,6 @@ mod tests {
             assert_eq!(count(PERSON, number), text);
         }
         assert_eq!(count(PIPE, 1000), "1000");
-        assert_eq!(span(Duration::from_millis(273_906_123)), "3days 4h");
-        assert_eq!(span(Duration::ZERO), "0s");
         for (seconds, text) in [(0, "0s"), (59, "59s"), (303, "5m03s"), (11_259, "3h07m"), (187_300, "2d04h")]
         {
             assert_eq!(short_span(Duration::from_secs(seconds)), text);

@@ -14,7 +14,7 @@ use crate::admin::api::{
     Address, DisconnectRequest, Disconnected, IdPrefix, Level, Message, PublishRequest, Published,
 };
 use crate::admin::client::Client;
-use crate::terminal::escape;
+use crate::escape::escape;
 
 /// Lines of standard input that are published with one request, and their bytes: well within what a request may have,
 /// even if every letter of them has to be escaped.

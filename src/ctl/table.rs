@@ -3,7 +3,8 @@
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::print::Facts;
-use crate::terminal::{self, Style, Tone, escape};
+use crate::escape::escape_cell;
+use crate::terminal::{self, Style, Tone};
 
 /// A terminal that does not say how wide it is.
 const USUAL_WIDTH: usize = 80;
@@ -61,7 +62,7 @@ impl<'a> Table<'a> {
 
     /// Adds a row, one cell a column. What others wrote in it is escaped here.
     pub(super) fn add(&mut self, cells: Vec<String>) {
-        self.rows.push(cells.iter().map(|cell| escape(cell).into_owned()).collect());
+        self.rows.push(cells.iter().map(|cell| escape_cell(cell)).collect());
     }
 
     pub(super) fn render(&self, style: Style) -> String {

@@ -23,7 +23,9 @@ use tokio::time::{sleep, timeout};
 
 use crate::access_key::ApiRights;
 use crate::completions;
-use crate::terminal::{self, complain, escape};
+use crate::escape::escape_json;
+use crate::moment::span;
+use crate::terminal::{self, complain};
 use crate::trust::client_config;
 use access::Access;
 use args::Arguments;
@@ -84,7 +86,7 @@ async fn info(dial: &Dial, access: &Access) -> Result<(), Error> {
     let text = serde_json::to_string_pretty(&info).unwrap_or_default();
     let mut stdout = io::stdout().lock();
     for line in text.lines() {
-        match writeln!(stdout, "{}", escape(line)) {
+        match writeln!(stdout, "{}", escape_json(line)) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             written => written.map_err(Error::Output)?,
         }
@@ -113,7 +115,7 @@ async fn converse(dial: &Dial, access: &Access, channels: &[String]) -> Result<(
             }
             // Anywhere within the pause, so that the clients of a server that restarts do not all come at once.
             let wait = pause * (getrandom::u32().unwrap_or(500) % 1000) / 1000;
-            complain(&format!("{error}; trying again in {}", humantime::format_duration(wait)), None);
+            complain(&format!("{error}; trying again in {}", span(wait)), None);
             sleep(wait).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
             match open(dial, access, channels).await {

@@ -2,7 +2,8 @@
 
 use serde::Deserialize;
 
-use crate::terminal::{Style, Tone, escape};
+use crate::escape::escape;
+use crate::terminal::{Style, Tone};
 
 /// Characters of an issuer that are shown: enough to tell people apart.
 const SHORT: usize = 8;

@@ -8,6 +8,7 @@ mod tests;
 
 use super::record::{MAX_TEXT_BYTES, printable};
 use super::sink::quoted;
+use crate::moment::span;
 
 /// How long lines are counted before a summary says how many there were.
 pub const WINDOW: Duration = Duration::from_secs(10);
@@ -284,7 +285,7 @@ impl Line {
         );
     }
 
-    /// `closed ID of "SUBJECT" from ADDRESS: SENTENCE (CODE, open 5m 3s, ...)`.
+    /// `closed ID of "SUBJECT" from ADDRESS: SENTENCE (CODE, open 5 min 3 s, ...)`.
     fn sentence(&self, kind: Kind) -> String {
         let mut text = kind.name().to_owned();
         if let Some(connection) = &self.connection {
@@ -304,10 +305,7 @@ impl Line {
             text += &format!(" ({status})");
         }
         if let (Some(code), Some(traffic)) = (self.code, &self.traffic) {
-            // Whole seconds read better, and milliseconds tell apart what was over at once.
-            let whole = Duration::from_secs(traffic.duration.as_secs());
-            let brief = Duration::from_millis(traffic.duration.subsec_millis().into());
-            let open = humantime::format_duration(if whole.is_zero() { brief } else { whole });
+            let open = span(traffic.duration);
             text += &format!(
                 " ({code}, open {open}, in {} messages of {} bytes, out {} of {})",
                 grouped(traffic.messages_in),

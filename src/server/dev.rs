@@ -51,3 +51,17 @@ pub(super) fn answer<B>(request: &Request<B>) -> Option<Answer> {
     }
     Some(answer)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::escape::INVISIBLE;
+
+    #[test]
+    fn the_page_escapes_what_the_programs_for_people_escape() {
+        let ranges =
+            INVISIBLE.iter().map(|range| format!("\\u{{{:x}}}-\\u{{{:x}}}", range.start(), range.end()));
+        let class = format!("const INVISIBLE = /[{}]/gu;", ranges.collect::<String>());
+        assert!(PAGE.contains(&class), "the page lacks {class}");
+    }
+}

@@ -41,7 +41,7 @@ fn ended(code: i32, out: &str, err: &str) -> Ended {
 #[test]
 fn status_piped_is_plain_and_exact() {
     let daemon = Daemon::start();
-    let expected = "version\t1.0.0\nstate\tserving\nprocess\t4711\nup\t3days 4h, since 2026-11-22T10:45:00Z\n\
+    let expected = "version\t1.0.0\nstate\tserving\nprocess\t4711\nup\t3 days 4 h, since 2026-11-22T10:45:00Z\n\
                     listening\t[::]:6380\nconnections\t12 of 255\n\
                     since start\t1234 accepted, 5 refused, 1222 closed\nchannels\t3\n\
                     messages in\t12.3/s, 99000 since start\ndeliveries\t120.0/s, 1000000 since start\n\

@@ -27,3 +27,4 @@ mod tls;
 mod tokens;
 mod top;
 mod v1;
+mod visible;

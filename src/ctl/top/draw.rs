@@ -7,12 +7,14 @@ use ratatui::text::Text;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Clear, Paragraph, Row as TableRow, Sparkline, Table, TableState};
 
-use super::super::print::{bytes, count, many, span};
+use super::super::print::{bytes, count, many};
 use super::keys::HELP;
 use super::lists::{Column, KINDS, Kind};
 use super::view::{Mode, Pane, Plot, View};
 use crate::admin::api::{DisconnectRequest, Status};
-use crate::terminal::{Style as Print, escape};
+use crate::escape::escape;
+use crate::moment::span;
+use crate::terminal::Style as Print;
 
 const PERSON: Print = Print { terminal: true, colour: false };
 

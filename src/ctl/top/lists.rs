@@ -9,7 +9,8 @@ use crate::admin::api::{
     Address, Channel, ChannelQuery, ChannelSort, ClosedConnection, ClosedQuery, ClosedSort, Connection,
     ConnectionQuery, ConnectionSort, DisconnectRequest,
 };
-use crate::terminal::{Style, escape};
+use crate::escape::escape_cell;
+use crate::terminal::Style;
 
 /// Rows that are asked for: more than any screen shows.
 const ROWS: usize = 200;
@@ -199,7 +200,7 @@ pub(super) fn channel_row(channel: &Channel) -> Row {
     Row {
         key: channel.channel.clone(),
         cells: vec![
-            escape(&channel.channel).into_owned(),
+            escape_cell(&channel.channel),
             count(PERSON, channel.readers),
             count(PERSON, channel.writers),
             count(PERSON, channel.messages),
@@ -217,7 +218,7 @@ pub(super) fn connection_row(connection: &Connection) -> Row {
     Row {
         cells: vec![
             id[..SHORT_ID].to_owned(),
-            escape(&subject).into_owned(),
+            escape_cell(&subject),
             connection.address.to_string(),
             short_span(Duration::from_secs(connection.age_seconds)),
             bytes(PERSON, connection.queued_bytes),
@@ -240,11 +241,11 @@ pub(super) fn closed_row(ended: &ClosedConnection) -> Row {
         key: format!("{} {}", ended.at, ended.address),
         cells: vec![
             short_span(ago),
-            escape(&subject).into_owned(),
+            escape_cell(&subject),
             ended.address.ip().to_string(),
-            escape(&ended.reason).into_owned(),
+            escape_cell(&ended.reason),
             ended.code.to_string(),
-            escape(&ended.message).into_owned(),
+            escape_cell(&ended.message),
         ],
     }
 }

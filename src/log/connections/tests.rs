@@ -50,7 +50,7 @@ fn a_line_says_who_where_why_and_how_much() {
         [
             "opened 7d9f from [::1]:5",
             "closed 7d9f of \"ann\" from [::1]:5: its queue is full \
-             (4413, open 5m 3s, in 12 messages of 1,234 bytes, out 3,456 of 1,234,567)",
+             (4413, open 5 min 3 s, in 12 messages of 1,234 bytes, out 3,456 of 1,234,567)",
             "refused 10.0.0.1:6: no (401)",
         ]
     );
