@@ -58,7 +58,8 @@ def main(programs, version, epoch, path):
             "User": f"{USER}:{USER}",
             "ExposedPorts": {"6380/tcp": {}},
             # No home that could be written to: here no secret is made, and SECRET or a file must be given.
-            "Env": ["PATH=/usr/bin", "HOME=/nonexistent"],
+            # docker stop kills after 10 s; what ends the admin socket and the log behind the drain takes up to 2 s more.
+            "Env": ["PATH=/usr/bin", "HOME=/nonexistent", "PHILOTE_SHUTDOWN_DRAIN=7s"],
             "Entrypoint": ["/usr/bin/philote"],
             "StopSignal": "SIGTERM",
             "Labels": {

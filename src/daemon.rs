@@ -40,18 +40,18 @@ use crate::config::{
 use crate::escape::escape;
 use crate::log::{self, LogHandle};
 use crate::metrics;
-use crate::server::{RefusedFile, Server, listener, unix_now};
+use crate::server::{RefusedFile, SHORTEST_DRAIN, Server, listener, unix_now};
 use crate::signals::{self, Signal};
 use crate::systemd::{self, Notifier, PassedSocket};
 
 /// How long the log may take to write what is queued when the daemon ends.
-const LAST_LOG: Duration = Duration::from_secs(2);
+const LAST_LOG: Duration = Duration::from_secs(1);
 
 /// How often `systemctl status` gets new figures.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The longest drain of sockets that systemd keeps: the clients' next connections wait in them already.
-const PASSED_SOCKETS_DRAIN: Duration = Duration::from_secs(3);
+const PASSED_SOCKETS_DRAIN: Duration = Duration::from_secs(5);
 
 /// Runs the program `philote`. The exit status: 0 stopped as asked, or the settings are good; 1 it can't run; 2 a wrong
 /// option; 78 a wrong setting (EX_CONFIG of sysexits.h, which the unit takes as a reason not to start again).
@@ -239,7 +239,7 @@ fn serve(
     Ok(())
 }
 
-/// Says goodbye to every client, spread over the drain time.
+/// Says goodbye to every client, spread over the drain time, and cuts those that have not answered at its end.
 async fn drain(
     server: &Arc<Server>,
     notifier: &Notifier,
@@ -247,19 +247,20 @@ async fn drain(
     accepting: Vec<tokio::task::JoinHandle<()>>,
     ends: &OnceLock<Timestamp>,
 ) {
-    let (reason, spread) = match (from_systemd, server.drain_time()) {
-        (true, spread) => (CloseReason::Restarting, spread.min(PASSED_SOCKETS_DRAIN)),
-        (false, spread) => (CloseReason::Stopping, spread),
+    let (reason, within) = match (from_systemd, server.drain_time()) {
+        (true, within) => (CloseReason::Restarting, within.min(PASSED_SOCKETS_DRAIN)),
+        (false, within) => (CloseReason::Stopping, within),
     };
-    let _ = ends.set(Timestamp(SystemTime::now() + spread));
+    let within = within.max(SHORTEST_DRAIN);
+    let _ = ends.set(Timestamp(SystemTime::now() + within));
     notifier.stopping();
-    notifier.extend_timeout(spread + Duration::from_secs(15));
+    notifier.extend_timeout(within + Duration::from_secs(15));
     notifier.status(&format!("stopping: closing {} connections", server.connected()));
     if from_systemd {
         // Who connects from now on is served by the next daemon: the socket stays open at systemd.
         accepting.iter().for_each(tokio::task::JoinHandle::abort);
     }
-    server.drain(reason, spread).await;
+    server.drain(reason, within).await;
     server.log.finish(Instant::now());
 }
 
@@ -368,7 +369,7 @@ fn log_level(level: LogLevel) -> LevelFilter {
 }
 
 impl Server {
-    /// How long the closes of a drain are spread: as set, or a second for each 1,000 connections, from 10 s to 2 min.
+    /// How long a drain may take, from the first Close to the last answer: as set, or a second for each 1,000 connections, from 10 s to 2 min.
     fn drain_time(&self) -> Duration {
         match self.live().settings.shutdown.drain {
             Drain::Fixed(time) => time,

@@ -46,7 +46,7 @@ pub const MAX_PUBLISH: usize = 1024 * 1024;
 /// For a request's head, for its body, and for taking the answer, each.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 /// How long answers in progress may hold up [`Server::stop`].
-const STOP_DEADLINE: Duration = Duration::from_secs(2);
+const STOP_DEADLINE: Duration = Duration::from_secs(1);
 /// Between two attempts to accept when the system has no descriptor to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What every answer says it is from.
@@ -115,7 +115,7 @@ impl Server {
         &self.handle
     }
 
-    /// Removes the socket, lets answers in progress finish, and waits for that (2 s at most).
+    /// Removes the socket, lets answers in progress finish, and waits for that (1 s at most).
     pub fn stop(self) {}
 }
 

@@ -10,6 +10,7 @@ mod cost {}
 mod departures;
 mod dev;
 mod disconnect;
+mod drain;
 mod ended;
 mod events;
 mod first_frame;
@@ -41,6 +42,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 pub use self::disconnect::Leave;
+pub use self::drain::SHORTEST_DRAIN;
 pub use self::ended::{Ended, EndedRing, ReasonCount};
 pub use self::events::{Connected, Event, Events, Following, MAX_FOLLOWERS, Messages, Published, Reloaded};
 pub use self::refusal::Refusal;
@@ -55,9 +57,6 @@ use crate::hub::{Connection, Hub, Touched};
 use crate::log::{self, ConnectionLog};
 use crate::message::{ChannelName, Delivery};
 use crate::outbox::{Budget, Seconds, Sink};
-
-/// How long those who were accepted before a restart have to show a token; the next daemon waits for this one's end.
-const LAST_HANDSHAKES: Duration = Duration::from_secs(1);
 
 /// What may change while the server runs, replaced as a whole by a reload.
 #[derive(Debug)]
@@ -151,8 +150,7 @@ pub struct Server {
     live: ArcSwap<Live>,
     max_descriptors: usize,
     connected: AtomicUsize,
-    /// Why all are sent away, once they are.
-    draining: OnceLock<CloseReason>,
+    drain: drain::Drain,
     /// Told when a connection ends.
     left: Notify,
     pending: listener::Pending,
@@ -201,7 +199,7 @@ impl Server {
             live: ArcSwap::from_pointee(live),
             max_descriptors,
             connected: AtomicUsize::new(0),
-            draining: OnceLock::new(),
+            drain: drain::Drain::default(),
             left: Notify::new(),
             pending: listener::Pending::default(),
             limits: limits::Limits::default(),
@@ -420,59 +418,6 @@ impl Server {
     /// How many addresses and how many subjects the limits count connections of.
     pub fn counted(&self) -> (usize, usize) {
         self.limits.len()
-    }
-
-    /// Whether it takes no new connections because it stops.
-    pub fn draining(&self) -> bool {
-        self.draining.get().is_some()
-    }
-
-    /// Stops in order: takes no new connections, closes all with `reason` spread over `spread`, and waits until they
-    /// have gone or have had their time to answer.
-    ///
-    /// With [`CloseReason::Restarting`] nobody is refused: who was accepted already is let in, and then asked to
-    /// come again like all others.
-    pub async fn drain(&self, reason: CloseReason, spread: Duration) {
-        let _ = self.draining.set(reason);
-        let mut ids = Vec::new();
-        self.hub.each_connection(|connection| ids.push(connection.id()));
-        self.close_spread(ids, reason, spread).await;
-        if reason == CloseReason::Restarting {
-            let _ = tokio::time::timeout(LAST_HANDSHAKES, self.pending.none()).await;
-        }
-        // Who was let in while the flag was set and the list was made.
-        self.hub.each_connection(|connection| {
-            connection.outbox.close(reason);
-        });
-        let gone = async {
-            loop {
-                let left = self.left.notified();
-                if self.connected() == 0 {
-                    return;
-                }
-                left.await;
-            }
-        };
-        // A session ends by itself after this time; a little more, so that it is the one to end.
-        let _ = tokio::time::timeout(session::CLOSE_TIMEOUT + Duration::from_millis(500), gone).await;
-        while self.departures.complete_some() {}
-    }
-
-    /// Closes connections in slices, evenly over `spread`, so that their clients do not all come back at once.
-    pub async fn close_spread(&self, ids: Vec<Uuid>, reason: CloseReason, spread: Duration) {
-        const SLICE: Duration = Duration::from_millis(50);
-        let slices = (spread.as_millis() / SLICE.as_millis()).max(1) as usize;
-        let mut tick = tokio::time::interval(SLICE);
-        for slice in ids.chunks(ids.len().div_ceil(slices).max(1)) {
-            tick.tick().await;
-            for id in slice {
-                let Some(connection) = self.hub.connection(id) else { continue };
-                // Until its turn came it may have shown a token of a key that is in force.
-                if reason != CloseReason::KeyWithdrawn || is_withdrawn(&connection, &self.live().keys) {
-                    connection.outbox.close(reason);
-                }
-            }
-        }
     }
 }
 

@@ -33,7 +33,7 @@ impl Place {
     /// # Errors
     /// Those of [`Place::take`].
     pub(super) fn free(server: &Server, live: &Live) -> Result<(), Refusal> {
-        match server.draining.get() {
+        match server.drain.reason() {
             // Its socket stays open for the next daemon, so that to refuse would be the only refusal.
             None | Some(CloseReason::Restarting) => {}
             Some(_) => return Err(Refusal::Draining),
@@ -136,8 +136,8 @@ impl Presence {
         let key = connection.access().key.clone();
         if key.is_some_and(|key| !server.live().keys.contains(&key)) {
             connection.outbox.close(CloseReason::KeyWithdrawn);
-        } else if let Some(reason) = server.draining.get() {
-            connection.outbox.close(*reason);
+        } else if let Some(reason) = server.drain.reason() {
+            connection.outbox.close(reason);
         } else if server.check_subject(&connection.access()).is_err() {
             connection.outbox.close(CloseReason::SubjectRefused);
         }

@@ -237,7 +237,7 @@ impl Session {
     }
 
     /// Sends what waits and the Close, shuts the sending direction, and waits for the client's end, all in
-    /// [`CLOSE_TIMEOUT`].
+    /// [`CLOSE_TIMEOUT`], and before the end of a drain.
     ///
     /// What the client still sends is read and thrown away: a socket that is closed with unread bytes sends a reset,
     /// and a reset makes the client's system forget the Close.
@@ -246,13 +246,15 @@ impl Session {
             self.ending = true;
             self.frames = FrameReader::default();
             self.unhandled = Bytes::new();
-            self.deadline = Some(Box::pin(tokio::time::sleep(CLOSE_TIMEOUT)));
+            let deadline = self.presence.server().drain.close_by();
+            self.deadline = Some(Box::pin(tokio::time::sleep_until(deadline)));
         }
         if standing.drained && !self.shut {
             self.shut = true;
             self.presence.connection.outbox.shutdown();
         }
         if self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(context).is_ready()) {
+            self.presence.server().drain.cut(self.presence.connection.id());
             return Poll::Ready(Err(Ended));
         }
         let mut buffer = READ_BUFFER.take().unwrap_or_else(|| vec![0; READ_BYTES].into_boxed_slice());

@@ -130,7 +130,7 @@ fn token_prints_the_token_alone() {
 fn inspect_reads_an_argument_or_standard_input() {
     let daemon = Daemon::start();
     let accepted = "accepted\tyes\nexpires\tnever\nsigned by\tsecret, line 1\n\
-                    claims\t{\"read\":[\"chat\"],\"sub\":\"alice\\u{202e}\\u001b\"}\nheader\t{\"alg\":\"HS256\"}\n";
+                    claims\t{\"read\":[\"chat\"],\"sub\":\"alice\\u202e\\u001b\"}\nheader\t{\"alg\":\"HS256\"}\n";
     assert_eq!(daemon.ctl("inspect a.b.c"), ended(0, accepted, ""));
     assert_eq!(daemon.fake.last_seen(), "a.b.c");
     for line in ["inspect", "inspect -"] {
@@ -199,7 +199,7 @@ fn wait_ready_waits() {
     assert_eq!(daemon.ctl("wait-ready"), ended(0, "philote is ready\n", ""));
     *daemon.fake.ready.lock().unwrap() = Err(Failure::new(Code::NotReady, "philote is starting"));
     let late = daemon.ctl("wait-ready --timeout 300ms");
-    assert_eq!(late, ended(5, "", "not ready within 300ms: philote is starting\n"));
+    assert_eq!(late, ended(5, "", "not ready within 300 ms: philote is starting\n"));
     std::thread::scope(|scope| {
         let asked = daemon.fake.seen.lock().unwrap().len();
         let waiting = scope.spawn(|| daemon.ctl("wait-ready --json"));
@@ -212,7 +212,7 @@ fn wait_ready_waits() {
     let nowhere = daemon.directory().join("none.sock");
     let never = run(philotectl(&nowhere, "wait-ready --timeout 300ms"), b"");
     let message =
-        format!("not ready within 300ms: philote is not running: no socket at {}\n", nowhere.display());
+        format!("not ready within 300 ms: philote is not running: no socket at {}\n", nowhere.display());
     assert_eq!(never, ended(5, "", &(message + "start it: sudo systemctl start philote\n")));
 }
 
@@ -226,7 +226,7 @@ fn every_command_against_a_stopped_daemon() {
     let stopped = |line: &str, expected: &str| {
         let found = run(philotectl(&daemon.path, line), b"secret");
         if line.starts_with("wait-ready") {
-            let expected = ended(5, "", &format!("not ready within 1ms: {expected}"));
+            let expected = ended(5, "", &format!("not ready within 1 ms: {expected}"));
             assert_eq!(found, expected, "{line}");
         } else {
             assert_eq!(found, ended(3, "", expected), "{line}");
@@ -294,7 +294,7 @@ fn a_daemon_that_does_not_answer_is_a_timeout() {
     let daemon = Daemon::start();
     let (_begun, go) = gate(&daemon.fake);
     let late = daemon.ctl("reload --timeout 200ms");
-    let message = format!("philote did not answer within 200ms on {}\n", daemon.path.display());
+    let message = format!("philote did not answer within 200 ms on {}\n", daemon.path.display());
     assert_eq!(late, ended(5, "", &(message + "see what it does: journalctl -u philote\n")));
     go.send(()).unwrap();
 }

@@ -1,5 +1,7 @@
 //! Signals, reloads and the end.
 
+use std::time::{Duration, Instant};
+
 use rustix::process::{Signal, kill_process};
 use serde_json::json;
 use tempfile::TempDir;
@@ -22,6 +24,44 @@ fn fault_59_sigterm_says_goodbye_to_all() {
     }
     drop(clients);
     assert!(daemon.wait().success());
+}
+
+/// Clients that are frozen, or whose network is gone, answer no Close: the drain ends when it was set to all the same.
+#[test]
+fn fault_59_frozen_clients_do_not_outlast_the_drain() {
+    const CLIENTS: usize = 500;
+    const FROZEN: usize = 30;
+    let mut daemon = Daemon::start("max_connections = 1000\n[shutdown]\ndrain = \"6s\"\n");
+    let frozen: Vec<Client> = (0..FROZEN).map(|_| daemon.client(&["c"])).collect();
+    let clients: Vec<Client> = (FROZEN..CLIENTS).map(|_| daemon.client(&["c"])).collect();
+    let start = Instant::now();
+    daemon.signal(Signal::TERM);
+    // Each ends once it has read its Close.
+    for mut client in clients {
+        assert_eq!(client.closed().0, 1001);
+    }
+    assert!(daemon.wait().success());
+    let took = start.elapsed();
+    // A connection's own time for its Close is 5 s, which once began when the 6 s were over.
+    assert!(took < Duration::from_secs(9), "{took:?}");
+    println!("{CLIENTS} clients, {FROZEN} of them frozen, drain = 6s: {took:?}");
+    let line = daemon.wait_for_line("were cut");
+    assert!(line.contains("of 500 connections 30 did not close in time"), "{line}");
+    assert!(line.ends_with(" and 20 more"), "{line}");
+    drop(frozen);
+}
+
+/// With no time at all a Close still goes out before the end.
+#[test]
+fn a_drain_of_no_time_says_goodbye_all_the_same() {
+    let mut daemon = Daemon::start("[shutdown]\ndrain = \"0s\"\n");
+    let frozen = daemon.client(&["c"]);
+    let mut client = daemon.client(&["c"]);
+    daemon.signal(Signal::TERM);
+    assert_eq!(client.closed().0, 1001);
+    assert!(daemon.wait().success());
+    daemon.wait_for_line("of 2 connections");
+    drop(frozen);
 }
 
 #[test]
