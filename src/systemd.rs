@@ -48,7 +48,8 @@ struct Manager {
 impl Notifier {
     /// The manager that `NOTIFY_SOCKET` names, and the watchdog of `WATCHDOG_USEC` if `WATCHDOG_PID` means this process.
     pub fn from_environment() -> Notifier {
-        Notifier::new(std::env::var_os("NOTIFY_SOCKET").as_deref(), sd_notify::watchdog_enabled())
+        let path = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty());
+        Notifier::new(path.as_deref(), sd_notify::watchdog_enabled())
     }
 
     /// A manager at this path (or abstract name, with `@` in front), which expects a sign of life within `watchdog`.

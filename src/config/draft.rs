@@ -66,8 +66,7 @@ impl Draft {
         environment: &Environment,
     ) -> Option<PathBuf> {
         let named = command_line.config.clone();
-        let named = named
-            .or_else(|| environment.get(CONFIG_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from));
+        let named = named.or_else(|| environment.get(CONFIG_VARIABLE).map(PathBuf::from));
         // Only the system's own file may be missing; its absence is the state before the first configuration.
         // And what the system's daemon runs on is nothing to try things out with.
         let system_file =

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 /// The file that is used if it exists and no other is named.
 pub const SYSTEM_FILE: &str = "/etc/philote/philote.toml";
 
+/// The one variable whose empty value counts.
+const SECRET: &str = "SECRET";
+
 /// The variables, and the place of the system's configuration file.
 #[derive(Clone, Default)]
 pub struct Environment {
@@ -18,19 +21,22 @@ pub struct Environment {
 impl Environment {
     /// These variables alone, with no system configuration file: for tests.
     pub fn new<N: Into<String>, V: Into<OsString>>(variables: impl IntoIterator<Item = (N, V)>) -> Self {
-        let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
-        Environment { variables, system_file: None }
+        let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
+        // Compose files and units write an empty variable for what is not set. An empty secret is no such case: it
+        // would let anyone in.
+        let variables =
+            variables.filter(|(name, value): &(String, OsString)| name == SECRET || !value.is_empty());
+        Environment { variables: variables.collect(), system_file: None }
     }
 
     /// What this process was started with, and [`SYSTEM_FILE`]. A variable whose name is not text cannot be
     /// one of ours.
     pub fn from_process() -> Self {
-        let variables =
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect();
-        Environment { variables, system_file: Some(PathBuf::from(SYSTEM_FILE)) }
+        let text = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+        Environment { system_file: Some(PathBuf::from(SYSTEM_FILE)), ..Environment::new(text) }
     }
 
-    /// The value of a variable, an empty one included.
+    /// The value of a variable. An empty variable is not set; [`SECRET`] alone may be empty.
     pub fn get(&self, name: &str) -> Option<&OsStr> {
         self.variables.get(name).map(OsString::as_os_str)
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::error::Situation;
 use super::raw::Raw;
 use super::settings::Drain;
+use super::web_origin::AllowedOrigin;
 use crate::escape::is_invisible;
 
 /// How the values of a key are read, and printed so that they can be read again.
@@ -263,44 +264,25 @@ impl Kind for Mode {
     }
 }
 
-/// Origins of web pages, in lower case: `scheme://host[:port]`, the host perhaps beginning with `*.`.
+/// Origins of web pages that may connect.
 pub(super) struct WebOrigins;
 
 impl Kind for WebOrigins {
-    type Value = Vec<String>;
+    type Value = Vec<AllowedOrigin>;
 
-    fn read(&self, raw: &Raw) -> Result<Vec<String>, Situation> {
+    fn read(&self, raw: &Raw) -> Result<Vec<AllowedOrigin>, Situation> {
         const EXPECTED: &str =
             "a list of origins such as [\"https://app.example.org\", \"https://*.example.org\"]";
-        let mut origins = Vec::new();
-        for item in raw.list(EXPECTED)? {
+        let read = |item: Raw| {
             let text = item.text(EXPECTED)?;
-            let origin = text.to_ascii_lowercase();
-            let host =
-                origin.split_once("://").filter(|(scheme, _)| !scheme.is_empty()).map(|(_, host)| host);
-            let plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
-            match host.map(|host| host.strip_prefix("*.").unwrap_or(host)) {
-                Some(host) if !host.is_empty() && host.chars().all(plain) => origins.push(as_sent(origin)),
-                _ => {
-                    return Err(not_understood(
-                        "an origin such as \"https://app.example.org\" or \"https://*.example.org\", without a path",
-                        text,
-                    ));
-                }
-            }
-        }
-        Ok(origins)
+            AllowedOrigin::parse(text).map_err(|expected| not_understood(expected, text))
+        };
+        raw.list(EXPECTED)?.into_iter().map(read).collect()
     }
 
-    fn show(&self, value: &Vec<String>) -> Option<String> {
+    fn show(&self, value: &Vec<AllowedOrigin>) -> Option<String> {
         Some(quoted_list(value))
     }
-}
-
-/// Without the port that browsers leave out because the scheme implies it.
-fn as_sent(origin: String) -> String {
-    let port = if origin.starts_with("https:") { ":443" } else { ":80" };
-    origin.strip_suffix(port).map(str::to_owned).unwrap_or(origin)
 }
 
 /// A TOML string, in which characters that a person can't see stand as TOML's own escapes.

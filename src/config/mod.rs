@@ -28,6 +28,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod web_origin;
 
 pub use changes::{Change, Changes, changes, keep_fixed};
 pub use command_line::{CommandLine, Overrides};
@@ -48,3 +49,4 @@ pub use settings::{
     Settings, ShutdownSettings, WebSocketSettings,
 };
 pub use tls::{Expiry, TlsError, TlsSettings, provider};
+pub use web_origin::{AllowedOrigin, WebOrigin};

@@ -9,6 +9,7 @@ use super::networks::TrustedProxies;
 use super::public_keys::KeyFile;
 use super::secret::Secrets;
 use super::tls::TlsSettings;
+use super::web_origin::AllowedOrigin;
 
 /// Everything that can be set, each value within its documented range.
 ///
@@ -73,8 +74,8 @@ pub struct WebSocketSettings {
     pub max_message_size: usize,
     /// Whether the `Origin` of a browser must be the host it connects to, or one of `allowed_origins`.
     pub check_origin: bool,
-    /// Origins in lower case, `scheme://host[:port]`; a host may begin with `*.`, any subdomain.
-    pub allowed_origins: Vec<String>,
+    /// The origins of other hosts whose pages may connect.
+    pub allowed_origins: Vec<AllowedOrigin>,
     /// From accepting a connection to its upgrade, or to its token in the first frame.
     pub handshake_timeout: Duration,
     /// How long a connection may be silent before it is pinged.

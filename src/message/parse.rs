@@ -162,7 +162,8 @@ impl<'a> ApiMessage<'a> {
         if !text.trim_ascii_start().starts_with('[') {
             return Ok(vec![ApiMessage::parse(text, channel_name_bytes).map_err(|error| (0, error))?]);
         }
-        let texts: Vec<&'a RawValue> = serde_json::from_str(text).map_err(|error| (0, not_json(&error)))?;
+        let texts: Vec<&'a RawValue> =
+            serde_json::from_str(text).map_err(|error| (0, not_json(text, &error)))?;
         let parse = |(at, text): (usize, &&'a RawValue)| {
             ApiMessage::parse(text.get(), channel_name_bytes).map_err(|error| (at, error))
         };
@@ -170,9 +171,11 @@ impl<'a> ApiMessage<'a> {
     }
 }
 
-/// serde_json's word for what is wrong, without the line and column of a text that was never seen in lines.
-fn not_json(error: &serde_json::Error) -> BadMessage {
-    let place = format!("invalid at byte {}", error.column());
+/// serde_json's word for what is wrong, with the byte in place of the line and column: `text` was never seen in lines.
+fn not_json(text: &str, error: &serde_json::Error) -> BadMessage {
+    let lines_before: usize =
+        text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
+    let place = format!("invalid at byte {}", lines_before + error.column());
     BadMessage::NotJson(if error.is_eof() { "it ends too early".to_owned() } else { place })
 }
 
@@ -195,10 +198,10 @@ impl<'a> Keys<'a> {
         if !text.trim_ascii_start().starts_with('{') {
             return Err(match serde_json::from_str::<Skipped>(text) {
                 Ok(_) => BadMessage::NotAnObject,
-                Err(error) => not_json(&error),
+                Err(error) => not_json(text, &error),
             });
         }
-        serde_json::from_str(text).map_err(|error| not_json(&error))
+        serde_json::from_str(text).map_err(|error| not_json(text, &error))
     }
 
     fn once(&self) -> Result<(), BadMessage> {

@@ -48,6 +48,9 @@ fn fault_43_bad_messages() {
     for (text, expected) in [
         ("", "a message must be JSON: it ends too early"),
         ("hello", "a message must be JSON: invalid at byte 1"),
+        ("\n\n hello", "a message must be JSON: invalid at byte 4"),
+        ("{\n  \"channel\": \"c\",\n  \"data\": x\n}", "a message must be JSON: invalid at byte 31"),
+        ("{\r\n\"channel\": \"\u{fc}\",\r\n\r\n,", "a message must be JSON: invalid at byte 24"),
         ("null", BadMessage::NotAnObject.to_string().as_str()),
         ("7", BadMessage::NotAnObject.to_string().as_str()),
         (r#"[{"channel":"c","data":"x"}]"#, BadMessage::NotAnObject.to_string().as_str()),

@@ -337,6 +337,9 @@ fn check_upgrade(request: &Request<Incoming>) -> Result<&str, Refusal> {
     if !headers.contains_key(HOST) {
         return Err(Refusal::BadRequest("the header Host is missing"));
     }
+    if headers.get_all(ORIGIN).iter().nth(1).is_some() {
+        return Err(Refusal::BadRequest("the header Origin is there twice"));
+    }
     if headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0") {
         return Err(Refusal::BadRequest("an upgrade request has no body"));
     }

@@ -137,11 +137,33 @@ fn fault_13_origins() {
     with("").unwrap();
     with(&format!("http://{}", daemon.address())).unwrap();
     with("https://a.example.org").unwrap();
-    for origin in ["null", "https://example.com"] {
+    for origin in
+        ["null", "https://example.com", "https://evil.test/.example.org", "https://evil.test#.example.org"]
+    {
         let error = with(origin).unwrap_err().to_string();
         assert!(error.contains("403"), "{error}");
     }
     daemon.wait_for_line("https://example.com");
+    // Of two headers none is believed, in either order.
+    let (good, bad) = ("https://a.example.org", "https://evil.test");
+    for (first, second) in [(good, bad), (bad, good), (good, good)] {
+        let answer = daemon.exchange(upgrade(&token(), &format!("Origin: {first}\r\nOrigin: {second}\r\n")));
+        assert_eq!(status(&answer), 400, "{first} {second}");
+        assert_eq!(body_of(&answer)["message"], "the header Origin is there twice");
+    }
+}
+
+#[test]
+fn fault_13_a_page_without_an_origin_is_allowed_by_name() {
+    let daemon = Daemon::start("[websocket]\nallowed_origins = [\"null\"]\n");
+    let with = |origin: &str| {
+        let mut request = daemon.request("/");
+        request.headers_mut().insert("Authorization", token().parse().unwrap());
+        request.headers_mut().insert("Origin", origin.parse().unwrap());
+        daemon.open(request).map(drop)
+    };
+    with("null").unwrap();
+    assert!(with("https://example.com").unwrap_err().to_string().contains("403"));
 }
 
 #[test]

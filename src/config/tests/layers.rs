@@ -164,7 +164,8 @@ fn lists_outside_the_file_are_separated_by_commas() {
         )
         .variable("CHECK_ORIGIN", "yes");
     let origins = ["https://a.example.org", "https://*.example.com:8443"];
-    assert_eq!(scene.loaded().settings.websocket.allowed_origins, origins);
+    let allowed = scene.loaded().settings.websocket.allowed_origins;
+    assert_eq!(allowed.iter().map(AllowedOrigin::to_string).collect::<Vec<_>>(), origins);
     let scene = Scene::new().variable("PHILOTE_LISTEN", "127.0.0.1:1,127.0.0.1:2");
     assert_eq!(scene.loaded().settings.listen.addresses().len(), 2);
 }
@@ -217,12 +218,44 @@ fn sizes_and_durations_have_units() {
 }
 
 #[test]
-fn empty_text_from_outside_takes_away_what_the_file_says() {
+fn empty_text_on_the_command_line_takes_away_what_the_file_says() {
     let scene = Scene::new().file("[auth]\nissuer = 'me'\n[admin]\nsocket = '/run/x.sock'\n");
     assert_eq!(scene.loaded().settings.auth.issuer.as_deref(), Some("me"));
-    let scene = scene.variable("PHILOTE_AUTH_ISSUER", "").variable("PHILOTE_ADMIN_SOCKET", "");
+    let scene = scene.set("auth.issuer=").set("admin.socket=");
     assert_eq!(scene.loaded().settings.auth.issuer, None);
     assert_eq!(scene.loaded().settings.admin.socket, None);
+}
+
+#[test]
+fn an_empty_variable_is_one_that_is_not_set() {
+    let file =
+        "max_connections = 7\n[auth]\nissuer = 'me'\n[websocket]\nallowed_origins = ['https://a.test']\n";
+    let without = Scene::new().file(file).loaded();
+    let mut scene = Scene::new().file(file);
+    for key in KEYS {
+        scene = scene.variable(&key.variable(), "");
+        if let Some(short) = key.short_variable().filter(|short| *short != "SECRET") {
+            scene = scene.variable(short, "");
+        }
+    }
+    for other in ["PHILOTE_CONFIG", "PHILOTE_NO_SETTING", "PHILOTE_CLUSTER_SERVERS", "CREDENTIALS_DIRECTORY"]
+    {
+        scene = scene.variable(other, "");
+    }
+    let loaded = scene.loaded();
+    assert_eq!((&loaded.settings, &loaded.warnings), (&without.settings, &without.warnings));
+    for key in KEYS {
+        assert!(
+            !matches!(loaded.origin(key), Origin::Environment(name) if name != "SECRET"),
+            "{}",
+            key.path()
+        );
+    }
+    // The one exception: an empty secret is a mistake that nobody should make without a word.
+    let scene = Scene::without_secret().variable("SECRET", "");
+    assert!(scene.refused().contains("the secret is empty"));
+    let long_name = Scene::without_secret().variable("PHILOTE_AUTH_SECRET", "");
+    assert!(matches!(long_name.loaded().settings.auth.secrets.source(), SecretSource::Missing(_)));
 }
 
 #[test]

@@ -144,6 +144,18 @@ fn a_value_out_of_range_or_without_sense_is_told() {
         ("listen = ['127.0.0.1:80', '127.0.0.1:80']", "127.0.0.1:80 is there twice"),
         ("websocket.allowed_origins = ['https://a.org/']", "{ORIGIN} \"https://a.org/\""),
         ("websocket.allowed_origins = ['a.org']", "{ORIGIN} \"a.org\""),
+        (
+            "websocket.allowed_origins = ['wss://a.org']",
+            "must be the origin of a page, which begins with http:// or https://, not \"wss://a.org\"",
+        ),
+        (
+            "websocket.allowed_origins = ['file://']",
+            "must be \"null\", which is the origin of a page that was opened from a file, not \"file://\"",
+        ),
+        (
+            "websocket.allowed_origins = ['*']",
+            "must be an origin (pages of every origin may connect while check_origin is false and this list is empty), not \"*\"",
+        ),
         ("websocket.allowed_origins = ['https://a.*.org']", "{ORIGIN} \"https://a.*.org\""),
         (
             "websocket.max_message_size = '2MiB'",
