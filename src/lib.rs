@@ -18,7 +18,7 @@
 //!
 //! [`daemon`] is a straight line from settings ([`config`]) to the end of the drain. [`signals`], [`systemd`] and
 //! [`log`] are its connection to the system, [`metrics`] tells Prometheus; [`admin`] is the socket by which [`ctl`] (`philotectl`) asks it.
-//! [`jane`] is a client for people at a terminal; [`trust`] says whom both programs believe behind TLS. [`bench`] is the load
+//! [`jane`] is a client for people at a terminal; [`trust`] says whom both programs believe behind TLS. [`bench`](mod@bench) is the load
 //! generator of `philotectl bench` and of `benches/`. [`completions`]
 //! answer the shells of those who type for any of the three. [`moment`] writes times, and [`escape`] what a
 //! person can't see.
