@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
-use super::access::Access;
 use crate::admin::client;
 use crate::trust::TrustError;
 
@@ -87,10 +86,10 @@ impl Error {
         }
     }
 
-    /// The one thing to do about it, where there is one.
-    pub(super) fn hint<'a>(&'a self, access: &Access) -> Option<&'a str> {
+    /// The one thing to do about it, where there is one: `advice` if the server did not accept the token.
+    pub(super) fn hint<'a>(&'a self, advice: &'a str) -> Option<&'a str> {
         match self {
-            Self::Refused { status: 401, .. } | Self::Closed { code: 4401, .. } => Some(access.advice()),
+            Self::Refused { status: 401, .. } | Self::Closed { code: 4401, .. } => Some(advice),
             Self::Connect { .. } | Self::TimedOut { .. } => {
                 Some("check that the server runs, and -p HOST:PORT")
             }

@@ -71,7 +71,7 @@ pub fn main() -> ExitCode {
     });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&error, error.hint(&access)),
+        Err(error) => failed(&error, error.hint(access.advice())),
     }
 }
 
