@@ -10,6 +10,7 @@ use super::follow::EventsArgs;
 use super::lists::{ChannelsArgs, ConnectionsArgs, RefusedArgs, Watch};
 use super::steer::{DisconnectArgs, LevelArgs, PublishArgs};
 use super::top::TopArgs;
+use super::values::positive;
 use crate::access_key::ApiRight;
 use crate::bench::Options;
 use crate::completions::Shell;
@@ -164,14 +165,6 @@ fn rights() -> PossibleValuesParser {
 fn percent(text: &str) -> Result<u64, String> {
     let share = text.strip_suffix('%').unwrap_or(text).parse().ok().filter(|share| *share <= 100);
     share.ok_or_else(|| "give a share such as 80%".to_owned())
-}
-
-pub(super) fn positive(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("must be more than nothing".into()),
-        Ok(duration) => Ok(duration),
-        Err(_) => Err("give a duration such as 30s, 1h or 7d".into()),
-    }
 }
 
 #[cfg(test)]

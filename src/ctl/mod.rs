@@ -10,6 +10,7 @@ mod print;
 mod steer;
 mod table;
 mod top;
+mod values;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 
-use super::args::positive;
 use super::complete;
 use super::print::{in_json, many};
+use super::values::positive;
 use super::{Complaint, Exit, Report};
 use crate::admin::api::{
     Address, DisconnectRequest, Disconnected, IdPrefix, Level, Message, PublishRequest, Published,
