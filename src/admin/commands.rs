@@ -9,7 +9,12 @@ use super::api::{
     LiftRequest, Lifted, PublishRequest, Published, ReloadRequest, Reloaded, SecretChanged, SecretSet,
     TokenRequest,
 };
-use super::{Control, EventStream, server};
+use super::{Control, EventStream};
+
+/// Bytes of a request's body.
+pub const MAX_BODY: usize = 64 * 1024;
+/// Bytes of the body of a request that publishes messages.
+pub const MAX_PUBLISH: usize = 1024 * 1024;
 
 /// Who asks, as the kernel knows it (`SO_PEERCRED`).
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +68,7 @@ pub(super) enum Command {
 impl Command {
     /// The most bytes of its request's body.
     pub(super) fn max_body(self) -> usize {
-        if self == Command::Publish { server::MAX_PUBLISH } else { server::MAX_BODY }
+        if self == Command::Publish { MAX_PUBLISH } else { MAX_BODY }
     }
 }
 

@@ -32,6 +32,7 @@ use tokio::time::{sleep, timeout};
 
 use super::api::{Code, Event, Failure};
 use super::commands::{self, Answer, Peer};
+pub use super::commands::{MAX_BODY, MAX_PUBLISH};
 use super::socket::Socket;
 use super::{Control, EventStream};
 
@@ -39,10 +40,6 @@ use super::{Control, EventStream};
 pub const MAX_CLIENTS: usize = 64;
 /// Bytes of a request's head.
 pub const MAX_HEAD: usize = 16 * 1024;
-/// Bytes of a request's body.
-pub const MAX_BODY: usize = 64 * 1024;
-/// Bytes of the body of a request that publishes messages.
-pub const MAX_PUBLISH: usize = 1024 * 1024;
 /// For a request's head, for its body, and for taking the answer, each.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 /// How long answers in progress may hold up [`Server::stop`].
