@@ -189,7 +189,8 @@ impl Hub {
         self.resume(connection, &connection.access().read, since, announce);
     }
 
-    /// Gives a connection another access: leaves and joins the difference in channels, disturbs nothing else.
+    /// Gives a connection another access: leaves and joins the difference in channels, disturbs nothing else. What is
+    /// kept of a channel that it stays in is delivered again where `since` names it without an id.
     ///
     /// Between the leaving and the joining `announce` is told from where on it gets the new ones, so that what it queues
     /// is a clean cut between the channels of before and of now.
@@ -214,7 +215,7 @@ impl Hub {
     ///
     /// No name may stand there twice; [`AccessKey`] sees to that.
     pub fn subscribe(&self, connection: &Arc<Connection>, channels: &[ChannelName]) {
-        self.change(connection, channels, |_| None);
+        self.change(connection, channels, &[], |_| None);
     }
 
     fn resume(
@@ -224,18 +225,19 @@ impl Hub {
         since: &[Since<'_>],
         announce: impl FnOnce(&Places),
     ) {
-        self.change(connection, channels, |joined| {
-            let recovery = Recovery::look(self, joined, since);
+        self.change(connection, channels, since, |channels| {
+            let recovery = Recovery::look(self, channels, since);
             announce(recovery.places());
             Some(recovery)
         });
     }
 
-    /// Leaves and joins; `look` is shown what is joined in between.
+    /// Leaves and joins; `look` is shown in between what is joined, and what is delivered again.
     fn change<'a>(
         &'a self,
         connection: &Arc<Connection>,
         channels: &[ChannelName],
+        since: &[Since<'_>],
         look: impl FnOnce(&[&ChannelName]) -> Option<Recovery<'a>>,
     ) {
         let wanted: HashSet<&ChannelName> = channels.iter().collect();
@@ -248,12 +250,20 @@ impl Hub {
             stays
         });
         let kept: HashSet<ChannelName> = memberships.iter().map(|kept| kept.name.clone()).collect();
-        let joined: Vec<&ChannelName> = channels.iter().filter(|name| !kept.contains(*name)).collect();
-        let recovery = look(&joined);
-        memberships.reserve_exact(joined.len());
-        for name in joined {
+        let all_kept: HashSet<&str> =
+            since.iter().filter(|(_, id)| id.is_none()).map(|(name, _)| &**name).collect();
+        let joins = |name: &ChannelName| !kept.contains(name);
+        let looked_at: Vec<&ChannelName> =
+            channels.iter().filter(|name| joins(name) || all_kept.contains(name.as_str())).collect();
+        let recovery = look(&looked_at);
+        memberships.reserve_exact(looked_at.iter().filter(|name| joins(name)).count());
+        for name in looked_at {
             let after = recovery.as_ref().and_then(|recovery| recovery.after(name));
-            memberships.push(self.join(connection, name, after));
+            if joins(name) {
+                memberships.push(self.join(connection, name, after));
+            } else if let Some(after) = after {
+                self.deliver_again(connection, name, after);
+            }
         }
         memberships.shrink_to_fit();
     }

@@ -16,7 +16,7 @@ pub(crate) use self::number::number;
 pub use self::parse::{
     ApiMessage, Auth, BadMessage, FromClient, MAX_ACK_BYTES, MAX_EXCLUDED, Publish, Since, connection_id,
 };
-pub use self::reply::{AccessReply, ErrorReply};
+pub use self::reply::{AccessReply, ErrorReply, Rates};
 
 #[cfg(test)]
 mod tests;

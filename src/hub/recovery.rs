@@ -64,6 +64,16 @@ impl Hub {
         }
     }
 
+    /// Queues what was kept after the message with the number `after` to a connection that reads the channel already:
+    /// one step in the channel's order, so that what it has had is had again and nothing else comes twice.
+    pub(super) fn deliver_again(&self, connection: &Arc<Connection>, name: &ChannelName, after: u64) {
+        let channel = lock(self.channels.shard(name.as_str())).get(name).cloned();
+        let Some(channel) = channel else { return };
+        if let Some(history) = &lock(&channel.readers).1.history {
+            deliver(history, after, connection);
+        }
+    }
+
     /// Lets go what is too old or too much, and channels that keep nothing any more. For every second.
     pub fn sweep_history(&self, now: Instant) {
         if self.keeping.histories.load(Relaxed) == 0 {

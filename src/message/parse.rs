@@ -129,7 +129,7 @@ impl<'a> FromClient<'a> {
     /// Parses one frame. `acks`: whether `ack` means something, as with philote.v1.
     pub fn parse(text: &'a str, channel_name_bytes: usize, acks: bool) -> Result<FromClient<'a>, BadMessage> {
         let keys = Keys::parse(text)?;
-        if keys.auth.is_some() && keys.channel.is_none() && keys.data.is_none() {
+        if keys.is_auth() {
             return keys.auth().map(FromClient::Auth);
         }
         let ack = if acks { keys.ack()? } else { None };
@@ -140,6 +140,12 @@ impl<'a> FromClient<'a> {
     #[cold]
     pub fn ack_of(text: &'a str) -> Option<&'a str> {
         Keys::parse(text).ok()?.ack().ok()?
+    }
+
+    /// Whether a frame shows a token.
+    #[cold]
+    pub fn is_auth(text: &str) -> bool {
+        Keys::parse(text).is_ok_and(|keys| keys.is_auth())
     }
 }
 
@@ -202,6 +208,11 @@ impl<'a> Keys<'a> {
             });
         }
         serde_json::from_str(text).map_err(|error| not_json(text, &error))
+    }
+
+    /// An object that shows a token, and no message with a key of that name.
+    fn is_auth(&self) -> bool {
+        self.auth.is_some() && self.channel.is_none() && self.data.is_none()
     }
 
     fn once(&self) -> Result<(), BadMessage> {

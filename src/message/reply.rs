@@ -32,12 +32,35 @@ pub enum ErrorReply<'a> {
     RateLimited {
         /// The message's `ack`, as JSON text.
         ack: Option<&'a str>,
+        /// The rate to keep to: a reload may have changed it since the last `access`.
+        rates: Rates,
     },
+}
+
+/// What one connection may send in a second; 0 is no limit.
+#[derive(Clone, Copy, Debug)]
+pub struct Rates {
+    /// `[limits] messages_per_second`.
+    pub messages: usize,
+    /// `[limits] bytes_per_second`, in bytes of payload.
+    pub bytes: usize,
+}
+
+impl Rates {
+    /// Appends `,"messages_per_second":N,"bytes_per_second":N`, each only where there is a limit.
+    fn encode(self, out: &mut Vec<u8>) {
+        for (key, rate) in [("messages_per_second", self.messages), ("bytes_per_second", self.bytes)] {
+            if rate > 0 {
+                // Writing to a Vec can't fail.
+                let _ = write!(out, ",\"{key}\":{rate}");
+            }
+        }
+    }
 }
 
 impl ErrorReply<'_> {
     /// The finished frame: `{"error": CODE, "channel": NAME, "message": SENTENCE, "ack": TEXT}`, the second and the
-    /// last where they apply.
+    /// last where they apply, and for `rate_limited` the rates.
     pub fn encode(&self) -> Frame {
         let (code, channel, sentence, ack) = match self {
             ErrorReply::BadMessage { error, ack } => ("bad_message", None, error.to_string(), *ack),
@@ -49,7 +72,7 @@ impl ErrorReply<'_> {
             ErrorReply::TooManyAuths(max) => {
                 ("rate_limited", None, format!("a connection may send {max} tokens a second"), None)
             }
-            ErrorReply::RateLimited { ack } => {
+            ErrorReply::RateLimited { ack, .. } => {
                 let sentence = "too fast: what is over this server's rate is not published";
                 ("rate_limited", None, sentence.to_owned(), *ack)
             }
@@ -66,6 +89,9 @@ impl ErrorReply<'_> {
             if let Some(ack) = ack {
                 out.extend_from_slice(b",\"ack\":");
                 out.extend_from_slice(ack.as_bytes());
+            }
+            if let ErrorReply::RateLimited { rates, .. } = self {
+                rates.encode(out);
             }
             out.push(b'}');
         })
@@ -85,6 +111,10 @@ pub struct AccessReply<'a> {
     pub write: &'a [ChannelName],
     /// Its `exp`, in seconds since 1970.
     pub expires: Option<u64>,
+    /// `[websocket] max_message_size`: the most bytes of one frame that it may send.
+    pub max_message_size: usize,
+    /// What it may send in a second.
+    pub rates: Rates,
     /// Of the channels that were joined and that `since` named with an id: whether all that was missed follows.
     pub recovered: &'a [(ChannelName, bool)],
     /// With a history, the channels that were joined, and the id after which whatever is published follows.
@@ -93,7 +123,9 @@ pub struct AccessReply<'a> {
 
 impl AccessReply<'_> {
     /// The finished frame: `{"access": {"connection": ..., "subject": ..., "read": [...], "write": [...],
-    /// "expires_at": ..., "recovered": {...}, "ids": {...}}}`, the last two where there is something in them.
+    /// "expires_at": ..., "max_message_size": ..., "messages_per_second": ..., "bytes_per_second": ...,
+    /// "recovered": {...}, "ids": {...}}}`, the rates where they are limited and the last two where there is something
+    /// in them.
     pub fn encode(&self) -> Frame {
         encode_text(|out| {
             out.extend_from_slice(b"{\"access\":{\"connection\":");
@@ -107,6 +139,9 @@ impl AccessReply<'_> {
             out.extend_from_slice(b"],\"expires_at\":");
             let expires = self.expires.map(|expires| rfc3339(moment(expires)).to_string());
             quote_or_null(out, expires.as_deref());
+            // Writing to a Vec can't fail.
+            let _ = write!(out, ",\"max_message_size\":{}", self.max_message_size);
+            self.rates.encode(out);
             if !self.recovered.is_empty() {
                 out.extend_from_slice(b",\"recovered\":{");
                 separated(out, self.recovered, |out, (name, recovered)| {

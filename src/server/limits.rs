@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::{Refusal, Server};
 use crate::config::LimitSettings;
+use crate::message::Rates;
 use crate::sync::lock;
 
 /// Parts of each map, so that handshakes on different cores seldom wait for each other.
@@ -204,6 +205,11 @@ impl Drop for Counted {
         self.address.iter().for_each(|origin| limits.addresses.give_back(origin));
         self.subject.iter().for_each(|subject| limits.subjects.give_back(subject));
     }
+}
+
+/// The rates that a connection is told.
+pub(super) fn rates_of(limits: &LimitSettings) -> Rates {
+    Rates { messages: limits.messages_per_second, bytes: limits.bytes_per_second }
 }
 
 /// What one connection has sent of late. It has one only while a rate is set.

@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 
 use uuid::fmt::Hyphenated;
 
-use super::limits::Seat;
+use super::limits::{Seat, rates_of};
 use super::refusal::Refused;
 use super::{Connected, Event, Live, Refusal, Server};
 use crate::access_key::AccessKey;
@@ -95,7 +95,7 @@ pub(super) struct Presence {
 }
 
 /// What a connection's token lets it do, and where it stands in its channels, as a frame.
-pub(super) fn access_frame(connection: &Connection, places: &Places) -> Frame {
+pub(super) fn access_frame(connection: &Connection, places: &Places, live: &Live) -> Frame {
     let access = connection.access();
     let mut id = [0; Hyphenated::LENGTH];
     AccessReply {
@@ -104,6 +104,8 @@ pub(super) fn access_frame(connection: &Connection, places: &Places) -> Frame {
         read: &access.read,
         write: access.write(),
         expires: access.expires,
+        max_message_size: live.settings.websocket.max_message_size,
+        rates: rates_of(&live.settings.limits),
         recovered: &places.recovered,
         ids: &places.ids,
     }
@@ -127,7 +129,7 @@ impl Presence {
         if v1 {
             server.hub.enter_since(&connection, since, |places| {
                 // Held back until it has its socket: nobody has to write it yet.
-                let _ = connection.outbox.push(access_frame(&connection, places));
+                let _ = connection.outbox.push(access_frame(&connection, places, &server.live()));
             });
         } else {
             server.hub.enter(&connection);

@@ -7,7 +7,7 @@ use arc_swap::Guard;
 use tokio_tungstenite::tungstenite::protocol::Message;
 
 use super::frames::Received;
-use super::limits::{Seat, Verdict};
+use super::limits::{Seat, Verdict, rates_of};
 use super::presence::access_frame;
 use super::{Live, Server, unix_now};
 use crate::access_key::{AccessKey, verify_in_frame};
@@ -137,9 +137,9 @@ impl Publisher<'_> {
             return self.answer(ErrorReply::Unauthorized(&refusal.to_string()).encode());
         }
         let before = self.access.expires;
-        let (connection, touched) = (self.connection, &mut *self.touched);
+        let (connection, touched, live) = (self.connection, &mut *self.touched, self.live);
         self.server.hub.replace_access(connection, Arc::new(access), &auth.since, |places| {
-            answer(connection, access_frame(connection, places), touched);
+            answer(connection, access_frame(connection, places, live), touched);
         });
         self.server.timekeeper.refile(connection, before);
         self.access = connection.access();
@@ -152,21 +152,27 @@ impl Publisher<'_> {
     }
 
     /// Says that something was over the rate and is not handled. False where that was too much for too long.
+    ///
+    /// On philote.v1 whatever waits for an answer gets this one: otherwise nobody could tell what to send again.
     #[cold]
     pub(super) fn over_rate(&mut self, verdict: Verdict, received: &Received) -> bool {
         self.server.counters.rate_limited.fetch_add(1, Relaxed);
         match verdict {
-            Verdict::Refused { answer: true } => {
+            Verdict::Refused { answer } => {
                 let message = if let Received::Message(message) = received { text_of(message) } else { None };
-                let ack = message.filter(|_| self.v1).and_then(FromClient::ack_of);
-                self.answer(ErrorReply::RateLimited { ack }.encode());
+                let text = message.filter(|_| self.v1);
+                let ack = text.and_then(FromClient::ack_of);
+                if answer || ack.is_some() || text.is_some_and(FromClient::is_auth) {
+                    let rates = rates_of(&self.live.settings.limits);
+                    self.answer(ErrorReply::RateLimited { ack, rates }.encode());
+                }
             }
             Verdict::Close => {
                 // What was published before it is.
                 self.send();
                 self.connection.outbox.close(CloseReason::RateLimited);
             }
-            _ => {}
+            Verdict::Taken => {}
         }
         verdict != Verdict::Close
     }

@@ -63,6 +63,26 @@ fn who_comes_back_gets_what_it_missed() {
 }
 
 #[test]
+fn what_is_kept_of_a_channel_that_is_read_already_comes_again_when_it_is_named_without_an_id() {
+    let daemon = Daemon::start("[history]\nmessages = 3\n");
+    let claims = json!({"read": ["chat", "news"]});
+    let mut classic = daemon.client(&["chat", "news"]);
+    let (mut client, _) = enter(&daemon, &claims, &json!({}));
+    for text in ["1", "2", "3", "4"] {
+        classic.publish("chat", text);
+        assert_eq!(client.data(), text);
+    }
+    client.send(json!({"auth": sign(&claims), "since": {"chat": null, "secret": null}}).to_string());
+    let access = client.receive()["access"].take();
+    assert!(access["ids"]["chat"].as_str().unwrap().ends_with("-1"), "{access}");
+    assert_eq!((access.get("recovered"), access["ids"].as_object().unwrap().len()), (None, 1));
+    classic.publish("chat", "5");
+    classic.publish("news", "n");
+    let rest: Vec<String> = (0..5).map(|_| client.data()).collect();
+    assert_eq!(rest, ["2", "3", "4", "5", "n"], "all that is kept, and on from there without a double");
+}
+
+#[test]
 fn without_history_nothing_is_recovered_and_nothing_has_an_id() {
     let daemon = Daemon::start("");
     let mut classic = daemon.client(&["chat"]);

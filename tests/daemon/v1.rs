@@ -83,7 +83,7 @@ fn the_first_frame_brings_the_token_and_access_comes_first() {
         access,
         json!({
             "connection": access["connection"], "subject": "alice", "read": ["a", "b"], "write": ["a"],
-            "expires_at": "2096-10-02T07:06:40Z",
+            "expires_at": "2096-10-02T07:06:40Z", "max_message_size": 65536,
         })
     );
     let message = classic.receive();
@@ -268,8 +268,34 @@ fn what_is_over_the_rate_is_answered_with_its_ack() {
     client.stream().write_all(&bytes).unwrap();
     let (_, _, answers) = client.closed();
     let taken = answers.iter().take_while(|answer| answer.get("error").is_none()).count();
-    let refused = &answers[taken];
-    assert_eq!((&refused["error"], &refused["ack"]), (&json!("rate_limited"), &json!(taken.to_string())));
+    // Every one of them, up to the Close: what nobody hears of could not be sent again.
+    assert!(answers.len() > taken + 1, "{answers:?}");
+    for (at, refused) in answers.iter().enumerate().skip(taken) {
+        assert_eq!((&refused["error"], &refused["ack"]), (&json!("rate_limited"), &json!(at.to_string())));
+    }
+}
+
+#[test]
+fn access_tells_the_limits_in_force_and_a_refusal_those_of_a_reload() {
+    let daemon = Daemon::start(
+        "[limits]\nmessages_per_second = 50\nbytes_per_second = \"4KiB\"\n[websocket]\nmax_message_size = \"8KiB\"\n",
+    );
+    let limits = |told: &Value| {
+        ["max_message_size", "messages_per_second", "bytes_per_second"].map(|key| told[key].as_u64())
+    };
+    let claims = json!({"read": ["c"], "write": ["c"]});
+    let (mut client, access) = enter(&daemon, &claims);
+    assert_eq!(limits(&access), [Some(8192), Some(50), Some(4096)]);
+    crate::support::config_file(daemon.directory.path(), "[limits]\nmessages_per_second = 1\n");
+    daemon.admin("POST", "/v1/reload", "");
+    // A token over the rate is answered, too: the client waits for nothing else. All three come with one read.
+    let show = frame(0x81, json!({"auth": sign(&claims)}).to_string().as_bytes());
+    client.stream().write_all(&show.repeat(3)).unwrap();
+    assert_eq!(limits(&client.receive()["access"]), [Some(65536), Some(1), None]);
+    for _ in 0..2 {
+        let refused = client.receive();
+        assert_eq!((&refused["error"], limits(&refused)), (&json!("rate_limited"), [None, Some(1), None]));
+    }
 }
 
 #[test]

@@ -3,73 +3,8 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import test from "node:test";
-import WebSocket, { WebSocketServer } from "ws";
 import { Philote } from "../../packaging/npm/philote.js";
-
-const DEADLINE = { timeout: 20_000 };
-
-/** What was put in and is yet to be taken out. */
-class Inbox {
-  #values = [];
-  #waiting = [];
-  put = (value) => {
-    const take = this.#waiting.shift();
-    if (take) take(value);
-    else this.#values.push(value);
-  };
-  next = () => (this.#values.length ? this.#values.shift() : new Promise((take) => this.#waiting.push(take)));
-  /** Takes until one fits. */
-  async until(fits) {
-    for (;;) {
-      const value = await this.next();
-      if (fits(value)) return value;
-    }
-  }
-}
-
-/** A server whose connections come out of `next`, each with `next` for its frames. */
-async function startServer(t) {
-  const server = new WebSocketServer({ port: 0, host: "127.0.0.1" });
-  await once(server, "listening");
-  t.after(() => server.close());
-  const connections = new Inbox();
-  let count = 0;
-  server.on("connection", (socket, request) => {
-    t.after(() => socket.terminate());
-    const frames = new Inbox();
-    socket.on("message", (text) => frames.put(JSON.parse(text)));
-    const id = `connection-${++count}`;
-    const send = (frame) => socket.send(JSON.stringify(frame));
-    const access = (more) => send({ access: { connection: id, read: ["chat"], write: ["chat"], expires_at: null, ...more } });
-    const say = (data, more) => send({ issuer: "other", channel: "chat", data, ...more });
-    connections.put({ id, socket, request, send, access, say, next: frames.next });
-  });
-  return { url: `ws://127.0.0.1:${server.address().port}/`, next: connections.next, count: () => count };
-}
-
-/** A client that comes back at once, and all that it says. */
-function startClient(t, url, options) {
-  const client = new Philote(url, { token: () => "a token", backoff: [1, 1], probe: 0, WebSocket, ...options });
-  t.after(() => client.close());
-  const states = new Inbox();
-  const heard = { states, recovered: [], errors: new Inbox(), values: new Inbox() };
-  client.when("state", states.put);
-  client.when("recovered", (one) => heard.recovered.push(one));
-  client.when("error", heard.errors.put);
-  client.on("chat", (value, message) => heard.values.put({ value, message }));
-  return { client, heard, reached: (state) => states.until((one) => one.state === state) };
-}
-
-/** A client let in by its server. */
-async function startBoth(t, options, access) {
-  const server = await startServer(t);
-  const started = startClient(t, server.url, options);
-  const connection = await server.next();
-  await connection.next();
-  connection.access(access);
-  await started.reached("open");
-  return { server, connection, ...started };
-}
+import { DEADLINE, Inbox, startBoth, startClient, startServer } from "./fake_server.mjs";
 
 test("the token goes into the first frame, and values there and back", DEADLINE, async (t) => {
   const server = await startServer(t);

@@ -1,0 +1,288 @@
+// The client of packaging/npm where its application, its server or its network go wrong: answers late, never, twice.
+
+import assert from "node:assert/strict";
+import test from "node:test";
+import WebSocket from "ws";
+import { Philote } from "../../packaging/npm/philote.js";
+import { DEADLINE, Inbox, startBoth, startClient, startServer } from "./fake_server.mjs";
+
+/** A `token` whose questions come out of `asked`, each to be answered by the test. */
+function questions() {
+  const asked = new Inbox();
+  const token = () => new Promise((answer, refuse) => asked.put({ answer, refuse }));
+  return { token, asked };
+}
+
+/** A client let in with the token "first", whose later questions the test answers. */
+async function startAsked(t, options, access) {
+  const { token, asked } = questions();
+  const server = await startServer(t);
+  const started = startClient(t, server.url, { token, ...options });
+  (await asked.next()).answer("first");
+  const connection = await server.next();
+  assert.equal((await connection.next()).auth, "first");
+  connection.access(access);
+  await started.reached("open");
+  return { server, connection, asked, ...started };
+}
+
+/** What the server hears after everything that was sent before. */
+async function settle(client, connection) {
+  const publish = client.publish("chat", "settled");
+  const frames = [];
+  for (;;) {
+    const frame = await connection.next();
+    if (frame.data === '"settled"') {
+      connection.send({ ack: frame.ack, readers: 0 });
+      await publish;
+      return frames;
+    }
+    frames.push(frame);
+  }
+}
+
+test("of two questions for a token only the newer one's answer is shown, whichever comes first", DEADLINE, async (t) => {
+  const { client, connection, asked } = await startAsked(t);
+  for (const olderFirst of [true, false]) {
+    client.refresh();
+    const older = await asked.next();
+    client.refresh();
+    const newer = await asked.next();
+    for (const question of olderFirst ? [older, newer] : [newer, older]) {
+      question.answer(question === older ? "older" : "newer");
+      await new Promise(setImmediate);
+    }
+    assert.deepEqual(await settle(client, connection), [{ auth: "newer" }]);
+    connection.access();
+  }
+});
+
+test("an older question that fails late takes nothing from the newer one", DEADLINE, async (t) => {
+  const { client, connection, asked, heard } = await startAsked(t);
+  client.refresh();
+  const older = await asked.next();
+  client.refresh();
+  (await asked.next()).answer("newer");
+  assert.equal((await connection.next()).auth, "newer");
+  older.refuse(new Error("too late"));
+  connection.access();
+  assert.deepEqual(await settle(client, connection), []);
+  connection.send({ error: "bad_message", message: "the first error" });
+  assert.equal((await heard.errors.next()).message, "the first error");
+});
+
+test("a question of before a cut is not shown after it, and one in the middle of connecting counts", DEADLINE, async (t) => {
+  const { client, server, connection, asked, reached } = await startAsked(t);
+  client.refresh();
+  const stale = await asked.next();
+  connection.socket.terminate();
+  await reached("connecting");
+  const first = await asked.next();
+  client.refresh();
+  const second = await asked.next();
+  first.answer("older");
+  stale.answer("stale");
+  await new Promise(setImmediate);
+  second.answer("newer");
+  const next = await server.next();
+  assert.equal((await next.next()).auth, "newer");
+  next.access();
+  await reached("open");
+  assert.deepEqual(await settle(client, next), []);
+});
+
+test("the probe shows the newest token, also while the server has not answered it", DEADLINE, async (t) => {
+  const { client, connection, asked } = await startAsked(t, { probe: 300 });
+  client.refresh();
+  (await asked.next()).answer("newer");
+  assert.equal((await connection.next()).auth, "newer");
+  assert.equal((await connection.next()).auth, "newer", "not the one in force, which knows less channels");
+});
+
+test("after a refused token the probe shows the one in force", DEADLINE, async (t) => {
+  const { client, connection, asked, heard } = await startAsked(t, { probe: 600 });
+  client.refresh();
+  (await asked.next()).answer("bad");
+  assert.equal((await connection.next()).auth, "bad");
+  connection.send({ error: "unauthorized", message: "bad signature" });
+  assert.equal((await heard.errors.next()).error, "unauthorized");
+  assert.equal((await connection.next()).auth, "first");
+});
+
+test("answers to two tokens are told apart by their order", DEADLINE, async (t) => {
+  const { client, connection, asked, heard } = await startAsked(t, { probe: 600 });
+  for (const token of ["second", "third"]) {
+    client.refresh();
+    (await asked.next()).answer(token);
+    assert.equal((await connection.next()).auth, token);
+  }
+  connection.access({ read: ["chat", "second"] });
+  connection.send({ error: "unauthorized", message: "bad signature" });
+  await heard.errors.next();
+  assert.equal((await connection.next()).auth, "second", "the one that was accepted last");
+  connection.access({ read: ["chat", "second"] });
+  connection.access({ read: ["chat", "second"] }); // twice
+  connection.say("1");
+  await heard.values.next();
+  assert.deepEqual(client.access.read, ["chat", "second"]);
+});
+
+test("a token() that never answers gets its next try, open or connecting", DEADLINE, async (t) => {
+  const real = setTimeout;
+  t.mock.method(globalThis, "setTimeout", (what, delay, ...details) => real(what, delay / 200, ...details));
+  const { client, connection, asked, heard, server, reached } = await startAsked(t);
+  client.refresh();
+  const never = await asked.next();
+  assert.deepEqual(await heard.errors.next(), { error: "token", message: "no token: token() gave none within 20 s" });
+  const next = await asked.next();
+  never.answer("never");
+  next.answer("next");
+  assert.equal((await connection.next()).auth, "next");
+  // Nor does a server that never answers it leave it at that.
+  (await asked.next()).answer("again");
+  assert.equal((await connection.next()).auth, "again");
+  connection.access();
+
+  connection.socket.terminate();
+  await reached("waiting");
+  await asked.next();
+  assert.equal((await reached("waiting")).reason, "no token: token() gave none within 20 s");
+  (await asked.next()).answer("at last");
+  assert.equal((await (await server.next()).next()).auth, "at last");
+});
+
+test("a URL that can't work is a sentence of the constructor, which does not quote it", () => {
+  const secret = "?auth=secret";
+  const bad = [
+    ["no address", /no URL/], ["", /no URL/], [undefined, /no URL/], [null, /no URL/], [{}, /no URL/], [6380, /no URL/],
+    ["//host/", /no URL/], ["ws://", /no URL/], ["ws://host:99999/", /no URL/], ["localhost:6380" + secret, /"localhost:"/],
+    ["ftp://x/" + secret, /"ftp:"/], ["file:///x", /"file:"/], ["javascript:1", /"javascript:"/],
+    ["ws://h/#x", /fragment/], ["ws://h/#", /fragment/], ["https://h/" + secret + "#x", /fragment/],
+  ];
+  for (const [url, sentence] of bad) {
+    const construct = () => new Philote(url, { token: () => "", WebSocket });
+    assert.throws(construct, (error) => error instanceof TypeError && sentence.test(error.message), String(url));
+    assert.throws(construct, (error) => !error.message.includes("secret"));
+  }
+});
+
+test("options that can't work are a sentence of the constructor, too", () => {
+  const token = () => "";
+  const bad = [
+    [undefined, /token/], [{}, /token/], [{ token: "a token" }, /token/], [{ token, backoff: [500] }, /backoff/],
+    [{ token, backoff: [NaN, 1] }, /backoff/], [{ token, probe: -1 }, /probe/], [{ token, queue: "many" }, /queue/],
+  ];
+  for (const [options, sentence] of bad) {
+    assert.throws(() => new Philote("ws://h/", options && { WebSocket, ...options }), { name: "TypeError", message: sentence });
+  }
+});
+
+test("a URL in another of its forms works, and a WebSocket that throws is told and tried again", DEADLINE, async (t) => {
+  const server = await startServer(t);
+  for (const url of [new URL(server.url), server.url.replace("ws:", "HTTP:"), ` ${server.url} `]) {
+    startClient(t, url);
+    await (await server.next()).next();
+  }
+  let tries = 0;
+  class Throws {
+    constructor() {
+      tries += 1;
+      throw new Error("an insecure connection");
+    }
+  }
+  const { reached } = startClient(t, server.url, { WebSocket: Throws });
+  for (let n = 0; n < 2; n++) assert.equal((await reached("waiting")).reason, "cannot connect: an insecure connection");
+  assert(tries >= 2);
+});
+
+test("what token() gives is looked at, and its white space and `Bearer` are taken off", DEADLINE, async (t) => {
+  const bad = [
+    [undefined, "undefined"], [null, "null"], [{ token: "secret" }, "an object"], [["secret"], "an object"], [7, "a number"],
+    [NaN, "a number"], [true, "a boolean"], [() => "secret", "a function"],
+  ].map(([given, what]) => [given, `no token: token() gave ${what}, not a string`]);
+  for (const empty of ["", " \n", "Bearer", "bearer  "]) bad.push([empty, "no token: token() gave an empty string"]);
+  const good = ["a.b.c\n", " a.b.c", "\uFEFFa.b.c\r\n", "Bearer a.b.c", "bearer\ta.b.c ", "BEARER  a.b.c"];
+  const { client, connection, asked, heard, server, reached } = await startAsked(t);
+  for (const [given, sentence] of bad) {
+    client.refresh();
+    (await asked.next()).answer(given);
+    assert.deepEqual(await heard.errors.next(), { error: "token", message: sentence });
+  }
+  for (const given of good) {
+    client.refresh();
+    (await asked.next()).answer(given);
+    assert.deepEqual(await connection.next(), { auth: "a.b.c" });
+    connection.access();
+  }
+  // The same before a connection.
+  connection.socket.terminate();
+  await reached("waiting");
+  for (const [given, sentence] of bad) {
+    (await asked.next()).answer(given);
+    assert.equal((await reached("waiting")).reason, sentence);
+    assert.equal((await heard.errors.next()).message, sentence);
+  }
+  (await asked.next()).answer(good[3]);
+  assert.deepEqual((await (await server.next()).next()).auth, "a.b.c");
+});
+
+test("a handler of a channel that the token does not read is told of, once, after access", DEADLINE, async (t) => {
+  const server = await startServer(t);
+  const { client, heard } = startClient(t, server.url);
+  const order = [];
+  client.when("access", () => order.push("access"));
+  client.when("error", ({ error, channel }) => order.push(`${error} ${channel}`));
+  const end = client.on("chta", () => {});
+  const connection = await server.next();
+  await connection.next();
+  connection.access();
+  assert.deepEqual(await heard.errors.next(), {
+    error: "forbidden", channel: "chta", message: 'this token may not read channel "chta"',
+  });
+  assert.deepEqual(order, ["access", "forbidden chta"]);
+  client.refresh();
+  await connection.next();
+  connection.access();
+  client.on("latre", () => {}); // on an open connection, with no question on its way
+  assert.equal((await heard.errors.next()).channel, "latre");
+  end();
+  client.on("chta", () => {});
+  assert.equal((await heard.errors.next()).channel, "chta", "again, because it was taken away in between");
+
+  client.on("room", () => {});
+  client.refresh();
+  await connection.next();
+  connection.access({ read: ["chat", "room"] });
+  connection.say("1");
+  await heard.values.next();
+  assert.deepEqual(order.slice(2), ["access", "forbidden latre", "forbidden chta", "access"]);
+});
+
+test("what is no message of the protocol costs neither the connection nor the process", DEADLINE, async (t) => {
+  const { heard, connection } = await startBoth(t);
+  for (const text of ["no JSON", "null", "7", ""]) {
+    connection.socket.send(text);
+    assert.equal((await heard.errors.next()).error, "bad_message");
+  }
+  connection.socket.send(Buffer.from([0xff]));
+  await heard.errors.next();
+  connection.send({ ack: "77", readers: 1 });
+  connection.send({ error: "forbidden", message: "for none", ack: "77" });
+  await heard.errors.next();
+  connection.say("1");
+  assert.equal((await heard.values.next()).value, 1);
+});
+
+test("a handler that adds another in its call is not called for ever, and one taken away is not called", DEADLINE, async (t) => {
+  const { client, heard, connection } = await startBoth(t);
+  let added = 0;
+  const end = client.on("chat", () => assert.fail("it was taken away"));
+  client.on("chat", function again() {
+    added += 1;
+    client.on("chat", () => (added += 1000));
+  });
+  end();
+  connection.say("1");
+  await heard.values.next();
+  assert.equal(added, 1);
+});
