@@ -492,9 +492,8 @@ export class Philote {
 
   #refresh(): void {
     this.#ask((token) => {
-      const limit = this.#access?.max_message_size ?? Infinity;
-      if (typeof token === "string" && size(JSON.stringify({ auth: token })) > limit) {
-        token = new Error(`no token: it is longer than the server's max_message_size, ${limit} bytes, allows`);
+      if (typeof token === "string" && size(JSON.stringify({ auth: token })) > this.#longestAuth) {
+        token = new Error(`no token: an open connection may show one of ${this.#longestAuth} bytes at most`);
       }
       if (token instanceof Error) {
         this.#schedule(1000 + this.#wait(), () => this.#refresh());
@@ -504,6 +503,12 @@ export class Philote {
       this.#schedule(PATIENCE, () => this.#refresh());
       this.#show(token);
     });
+  }
+
+  /** The most bytes of a frame with a token: when it opens, a connection takes any that the server's limits can need. */
+  get #longestAuth(): number {
+    const limit = this.#isOpen && this.#access?.max_message_size;
+    return limit ? Math.max(limit, 2 * size(this.#token)) : Infinity;
   }
 
   #show(token: string): void {
@@ -525,7 +530,7 @@ export class Philote {
     }
     const bare = JSON.stringify({ auth: token });
     const frame = JSON.stringify({ auth: token, since });
-    const fits = Object.keys(since).length && size(frame) <= (this.#access?.max_message_size ?? Infinity);
+    const fits = Object.keys(since).length && size(frame) <= this.#longestAuth;
     return [fits ? frame : bare, { token, bytes: size(fits ? frame : bare), begin }];
   }
 
