@@ -72,7 +72,7 @@ export interface Options {
     /** The first and the longest span, in milliseconds, out of which the wait before a reconnection is drawn. */
     backoff?: [number, number];
     /**
-     * After how many milliseconds of silence the server is given up; it is asked for a sign of life after two thirds of
+     * After how many milliseconds of silence the server is given up; it is asked for a sign of life after three fifths of
      * them. With 0 it is asked only when the browser says that it is online again.
      */
     probe?: number;

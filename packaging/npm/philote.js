@@ -663,7 +663,7 @@ export class Philote {
     /** Counts by the clock: in a page that is not seen timers come late. */
     #check() {
         const silence = this.#options.probe || SILENCE;
-        const left = this.#probed ? this.#probed + silence / 3 - clock() : this.#heard + (silence * 2) / 3 - clock();
+        const left = this.#probed ? this.#probed + silence / 3 - clock() : this.#heard + (silence * 3) / 5 - clock();
         if (left > 0)
             return this.#watch(left);
         if (!this.#probed)

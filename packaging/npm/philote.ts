@@ -72,7 +72,7 @@ export interface Options {
   /** The first and the longest span, in milliseconds, out of which the wait before a reconnection is drawn. */
   backoff?: [number, number];
   /**
-   * After how many milliseconds of silence the server is given up; it is asked for a sign of life after two thirds of
+   * After how many milliseconds of silence the server is given up; it is asked for a sign of life after three fifths of
    * them. With 0 it is asked only when the browser says that it is online again.
    */
   probe?: number;
@@ -739,7 +739,7 @@ export class Philote {
   /** Counts by the clock: in a page that is not seen timers come late. */
   #check(): void {
     const silence = this.#options.probe || SILENCE;
-    const left = this.#probed ? this.#probed + silence / 3 - clock() : this.#heard + (silence * 2) / 3 - clock();
+    const left = this.#probed ? this.#probed + silence / 3 - clock() : this.#heard + (silence * 3) / 5 - clock();
     if (left > 0) return this.#watch(left);
     if (!this.#probed) return this.#probe();
     if (this.#doubted) return this.#lost(1006, "no answer from the server");

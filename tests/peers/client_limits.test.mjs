@@ -192,7 +192,7 @@ test("a dead path is noticed within `probe` of silence", DEADLINE, async (t) => 
   assert.equal((await reached("waiting")).reason, "no answer from the server");
   const seconds = (performance.now() - began) / 1000;
   t.diagnostic(`noticed after ${seconds.toFixed(1)} s`);
-  // 44 s were measured with ticks; what is promised is 15 s, and the rest is for a loaded machine.
+  // Ticks took up to 44 s. What is promised is 15 s; the rest is for a loaded machine.
   assert(seconds < 25, `${seconds} s`);
 });
 
