@@ -9,6 +9,7 @@ mod issue;
 mod keys;
 mod length;
 mod rights;
+mod secret_file;
 mod verify;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ pub use self::issue::{IssueError, NewToken, issue};
 pub use self::keys::{Algorithms, Key, Keys};
 pub use self::length::{MAX_REQUEST_TOKEN_BYTES, MAX_TOKEN_BYTES};
 pub use self::rights::{ApiRight, ApiRights};
+pub use self::secret_file::{SecretFileError, signing_secret};
 pub use self::verify::{Inspection, claimed_subject, inspect, verify, verify_in_frame};
 use crate::message::ChannelName;
 

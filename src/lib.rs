@@ -20,8 +20,8 @@
 //! [`log`] are its connection to the system, [`metrics`] tells Prometheus; [`admin`] is the socket by which [`ctl`] (`philotectl`) asks it.
 //! [`jane`] is a client for people at a terminal; [`trust`] says whom both programs believe behind TLS. [`bench`](mod@bench) is the load
 //! generator of `philotectl bench` and of `benches/`. [`completions`]
-//! answer the shells of those who type for any of the three. [`moment`] writes times, and [`escape`] what a
-//! person can't see.
+//! answer the shells of those who type for any of the three. [`moment`] writes times, [`escape`] what a
+//! person can't see, and [`regular_file`] reads what settings and options name.
 //!
 //! # Which part may know which
 //!
@@ -45,6 +45,7 @@ pub mod message;
 pub mod metrics;
 pub mod moment;
 pub mod outbox;
+pub mod regular_file;
 pub mod server;
 pub mod signals;
 mod sync;

@@ -6,9 +6,14 @@ use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_native_certs::load_native_certs;
+
+use crate::regular_file::{read_argument, without_mark};
+
+/// The largest file of authorities, in bytes: some ten times what a system has.
+const LARGEST: u64 = 4 << 20;
 
 /// Why it is not known whom to trust.
 #[derive(Debug)]
@@ -55,15 +60,11 @@ pub fn client_config(authorities: Option<&Path>) -> Result<ClientConfig, TrustEr
 }
 
 fn from_file(path: &Path) -> Result<RootCertStore, TrustError> {
-    let wrong = |why: String| TrustError::File(path.into(), why);
-    let unreadable = |error| match error {
-        // The system's own sentence, which its error wraps in "I/O error".
-        pem::Error::Io(error) => wrong(error.to_string()),
-        error => wrong(error.to_string()),
-    };
+    let wrong = |why: &dyn fmt::Display| TrustError::File(path.into(), why.to_string());
+    let text = read_argument(path, LARGEST).map_err(|error| wrong(&error))?;
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(unreadable)? {
-        roots.add(certificate.map_err(unreadable)?).map_err(|error| wrong(error.to_string()))?;
+    for certificate in CertificateDer::pem_slice_iter(without_mark(&text)) {
+        roots.add(certificate.map_err(|error| wrong(&error))?).map_err(|error| wrong(&error))?;
     }
     if roots.is_empty() { Err(TrustError::Empty(path.into())) } else { Ok(roots) }
 }

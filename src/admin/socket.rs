@@ -179,6 +179,8 @@ fn take_lock(path: &Path) -> Result<Lock, BindError> {
             .truncate(false)
             .write(true)
             .mode(0o600)
+            // In place of a named pipe's wait for a reader there is an error.
+            .custom_flags(i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default())
             .open(&lock)
             .map_err(failed)?;
         match file.try_lock() {

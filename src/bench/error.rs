@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::access_key::SecretFileError;
 use crate::trust::TrustError;
 
 /// Why a load could not be put on a server.
@@ -14,10 +15,8 @@ pub enum BenchError {
     Url(String),
     /// The server listens on nothing that can be reached over loopback.
     NoListener(Vec<String>),
-    /// The file with the secret cannot be read.
-    SecretFile(PathBuf, io::Error),
-    /// The file with the secret holds none.
-    NoSecret(PathBuf),
+    /// The file gives no secret to sign with.
+    SecretFile(PathBuf, SecretFileError),
     /// A token could not be signed.
     CannotSign,
     /// More connections than the server has places for.
@@ -74,8 +73,9 @@ impl fmt::Display for BenchError {
             Self::NoListener(listeners) => {
                 write!(f, "the server listens on {}: nothing that loopback reaches", listeners.join(", "))
             }
-            Self::SecretFile(path, error) => write!(f, "cannot read {}: {error}", path.display()),
-            Self::NoSecret(path) => write!(f, "there is no secret in {}", path.display()),
+            Self::SecretFile(path, error) => {
+                write!(f, "cannot read the secret from {}: {error}", path.display())
+            }
             Self::CannotSign => f.write_str("cannot sign a token with that secret"),
             Self::Full { wanted, free } => {
                 write!(f, "the server has {free} places free, and this takes {wanted}")

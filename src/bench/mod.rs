@@ -30,7 +30,7 @@ pub use self::report::{Latency, Measured, Row};
 use self::scenarios::Runner;
 pub use self::tls::Tls;
 pub use self::wire::{Dialect, Philote, Seat, TEXT, client_frame};
-use crate::access_key::{Keys, NewToken, issue};
+use crate::access_key::{Keys, NewToken, issue, signing_secret};
 
 /// Descriptors of this process that are no connections.
 const SPARE_DESCRIPTORS: usize = 32;
@@ -130,13 +130,10 @@ pub fn on_loopback(listeners: &[String]) -> Result<SocketAddr, BenchError> {
 /// The key in the first line of a secret file.
 ///
 /// # Errors
-/// The file cannot be read, or its first line is empty.
+/// The file cannot be read, or its first line is no secret.
 pub fn keys(path: &Path) -> Result<Keys, BenchError> {
-    let text = std::fs::read_to_string(path).map_err(|error| BenchError::SecretFile(path.into(), error))?;
-    match text.lines().next() {
-        Some(secret) if !secret.is_empty() => Ok(Keys::new([secret.as_bytes()])),
-        _ => Err(BenchError::NoSecret(path.into())),
-    }
+    let secret = signing_secret(path).map_err(|error| BenchError::SecretFile(path.into(), error))?;
+    Ok(Keys::new([secret.as_bytes()]))
 }
 
 /// Signs a token with these rights.

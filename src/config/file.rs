@@ -1,6 +1,5 @@
 //! The configuration file as it is written: keys, lines and values, nothing checked but that it is TOML.
 
-use std::io::Read;
 use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
@@ -8,6 +7,7 @@ use toml::de::{DeTable, DeValue};
 use super::error::Situation;
 use super::keys;
 use super::raw::Raw;
+use crate::regular_file::{self, FileError};
 
 /// The shipped file has some 5 KiB.
 const LARGEST: u64 = 1 << 20;
@@ -36,18 +36,22 @@ pub(super) enum Entry {
 
 /// Reads a file. The entries are in the order of its lines; of a file that is not TOML, the one entry says so.
 pub(super) fn read(path: &Path) -> Result<Vec<Entry>, Situation> {
-    let mut bytes = Vec::new();
-    match std::fs::File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes)) {
-        Ok(_) => Ok(parse(&bytes).unwrap_or_else(|problem| vec![problem])),
+    // The one device that is taken: the usual way to name no file.
+    if path == Path::new("/dev/null") {
+        return Ok(Vec::new());
+    }
+    match regular_file::read(path, LARGEST) {
+        Ok(content) => Ok(parse(&content.bytes).unwrap_or_else(|problem| vec![problem])),
+        Err(FileError::TooLarge(maximum)) => Ok(vec![problem(1, Situation::TooLarge { maximum })]),
         Err(error) => Err(Situation::Unreadable { path: path.to_owned(), reason: error.to_string() }),
     }
 }
 
+fn problem(line: usize, situation: Situation) -> Entry {
+    Entry::Problem { key: None, line, situation }
+}
+
 fn parse(bytes: &[u8]) -> Result<Vec<Entry>, Entry> {
-    let problem = |line, situation| Entry::Problem { key: None, line, situation };
-    if bytes.len() as u64 > LARGEST {
-        return Err(problem(1, Situation::TooLarge { maximum: LARGEST }));
-    }
     let text = std::str::from_utf8(bytes)
         .map_err(|error| problem(position(bytes, error.valid_up_to()).0, Situation::NotText))?;
     // The parser's own Display prints the source line, perhaps the secret's; its message and span do not.

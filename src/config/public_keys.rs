@@ -4,8 +4,6 @@ mod jwks;
 mod pem;
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,6 +18,7 @@ use super::draft::Draft;
 use super::error::Situation;
 use super::kinds::{Kind, OptionalPath, not_understood, quoted, quoted_list};
 use super::raw::Raw;
+use crate::regular_file::{self, FileError, without_mark};
 
 /// A token without a `kid` is tried against each key of its family: more would let a stranger's bad token cost too much.
 const MOST_KEYS: usize = 32;
@@ -80,8 +79,8 @@ struct Material {
 pub enum KeyError {
     /// The file cannot be read.
     Unreadable(String),
-    /// A directory, a device or a pipe.
-    NotAFile,
+    /// Something else than a regular file; what it is.
+    NotAFile(&'static str),
     /// No file of keys is that large.
     TooLarge,
     /// The file is not PEM.
@@ -141,7 +140,7 @@ impl fmt::Display for KeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             KeyError::Unreadable(reason) => f.write_str(reason),
-            KeyError::NotAFile => f.write_str("not a regular file"),
+            KeyError::NotAFile(kind) => write!(f, "it is {kind}, not a regular file"),
             KeyError::TooLarge => write!(f, "larger than {LARGEST} bytes: this is no file of keys"),
             KeyError::NotPem => f.write_str("not PEM: it must hold -----BEGIN PUBLIC KEY-----"),
             KeyError::NotJwks(line) => {
@@ -236,14 +235,12 @@ pub(super) fn load(draft: &mut Draft) {
 }
 
 fn text(path: &Path) -> Result<Vec<u8>, KeyError> {
-    let unreadable = |error: std::io::Error| KeyError::Unreadable(error.to_string());
-    // Asked before it is opened: a named pipe would wait for its writer.
-    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
-        return Err(KeyError::NotAFile);
-    }
-    let mut bytes = Vec::new();
-    File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
-    if bytes.len() as u64 > LARGEST { Err(KeyError::TooLarge) } else { Ok(bytes) }
+    let content = regular_file::read(path, LARGEST).map_err(|error| match error {
+        FileError::System(error) => KeyError::Unreadable(error.to_string()),
+        FileError::NotRegular(kind) => KeyError::NotAFile(kind),
+        FileError::TooLarge(_) => KeyError::TooLarge,
+    })?;
+    Ok(without_mark(&content.bytes).to_vec())
 }
 
 /// An RSA key in DER: SubjectPublicKeyInfo, or the older form of RSA alone (RFC 8017, appendix A.1.1).

@@ -135,7 +135,7 @@ impl fmt::Display for SecretSource {
 /// The secrets of a text, one a line. Exactly the characters count, without the newline at the end.
 ///
 /// # Errors
-/// The text is empty, or holds a blank line, a carriage return or too many lines.
+/// The text is empty, or holds a blank line, a byte order mark, a carriage return or too many lines.
 pub(super) fn parse(text: &str) -> Result<Vec<Secret>, SecretError> {
     let text = text.strip_suffix('\n').unwrap_or(text);
     if text.is_empty() {
@@ -143,6 +143,9 @@ pub(super) fn parse(text: &str) -> Result<Vec<Secret>, SecretError> {
     }
     let mut secrets = Vec::new();
     for (line, secret) in (1..).zip(text.split('\n')) {
+        if secret.starts_with('\u{feff}') {
+            return Err(SecretError::ByteOrderMark { line });
+        }
         if secret.contains('\r') {
             return Err(SecretError::CarriageReturn { line });
         }
@@ -184,8 +187,13 @@ pub enum SecretError {
         /// What the system said.
         reason: String,
     },
-    /// A directory, a device or a pipe.
-    NotAFile(PathBuf),
+    /// Something else than a regular file.
+    NotAFile {
+        /// Which.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
     /// No file of secrets is that large.
     TooLarge {
         /// The file.
@@ -204,6 +212,11 @@ pub enum SecretError {
     },
     /// A line was written by another system's editor.
     CarriageReturn {
+        /// The line of the secret, counted from 1.
+        line: usize,
+    },
+    /// A line begins with a byte order mark, which would be part of the secret.
+    ByteOrderMark {
         /// The line of the secret, counted from 1.
         line: usize,
     },
@@ -242,7 +255,9 @@ impl fmt::Display for SecretError {
             SecretError::Unreadable { path, reason } => {
                 write!(f, "cannot read the secret in {}: {reason}", path.display())
             }
-            SecretError::NotAFile(path) => write!(f, "{} is not a regular file", path.display()),
+            SecretError::NotAFile { path, kind } => {
+                write!(f, "{} is {kind}, not a regular file", path.display())
+            }
             SecretError::TooLarge { path, maximum } => {
                 write!(f, "{} is larger than {maximum} bytes: this is no secret", path.display())
             }
@@ -260,6 +275,10 @@ impl fmt::Display for SecretError {
             SecretError::CarriageReturn { line } => {
                 write!(f, "line {line} of the secret has a carriage return: save it with Unix line ends")
             }
+            SecretError::ByteOrderMark { line } => write!(
+                f,
+                "line {line} of the secret begins with a byte order mark, which nobody sees: save it as UTF-8 without one"
+            ),
             SecretError::TooMany => write!(f, "more than {MOST_SECRETS} lines: each is a secret, remove old ones"),
             SecretError::Full => {
                 write!(f, "there are {MOST_SECRETS} secrets already: remove old ones with `philotectl secret set`")

@@ -1,56 +1,30 @@
 //! Files that hold the secret: reading any of them, making and replacing the daemon's own.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::secret::{MOST_SECRETS, Secret, SecretError, SecretSource, parse};
+use crate::regular_file::{self, FileError};
 
 /// Room for [`MOST_SECRETS`] of any sensible length.
 const LARGEST: u64 = 64 << 10;
 /// 256 bits, as much as the hash of HS256 gives; 43 characters in base64url.
 const SECRET_BYTES: usize = 32;
 
-/// Why a file's text can't be had.
-pub(super) enum ReadError {
-    /// What the system said.
-    System(io::Error),
-    /// A directory, a pipe or the like.
-    NotAFile,
-    /// Over [`LARGEST`].
-    TooLarge,
-    /// Not UTF-8.
-    NotText,
-}
-
 /// The text of a file, and its permission bits.
 pub(super) fn read(path: &Path) -> Result<(String, u32), SecretError> {
-    read_bounded(path).map_err(|error| match error {
-        ReadError::System(error) => SecretError::unreadable(path, &error),
-        ReadError::NotAFile => SecretError::NotAFile(path.to_owned()),
-        ReadError::TooLarge => SecretError::TooLarge { path: path.to_owned(), maximum: LARGEST },
-        ReadError::NotText => SecretError::NotText(path.to_owned()),
-    })
-}
-
-/// The text of a file of at most [`LARGEST`] bytes, and its permission bits.
-pub(super) fn read_bounded(path: &Path) -> Result<(String, u32), ReadError> {
-    // Asked before it is opened: a named pipe would wait for its writer.
-    let metadata = std::fs::metadata(path).map_err(ReadError::System)?;
-    if !metadata.is_file() {
-        return Err(ReadError::NotAFile);
-    }
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(ReadError::System)?;
-    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(ReadError::System)?;
-    if bytes.len() as u64 > LARGEST {
-        return Err(ReadError::TooLarge);
-    }
-    Ok((String::from_utf8(bytes).map_err(|_| ReadError::NotText)?, metadata.mode()))
+    let content = regular_file::read(path, LARGEST).map_err(|error| match error {
+        FileError::System(error) => SecretError::unreadable(path, &error),
+        FileError::NotRegular(kind) => SecretError::NotAFile { path: path.to_owned(), kind },
+        FileError::TooLarge(maximum) => SecretError::TooLarge { path: path.to_owned(), maximum },
+    })?;
+    let text = String::from_utf8(content.bytes).map_err(|_| SecretError::NotText(path.to_owned()))?;
+    Ok((text, content.mode))
 }
 
 /// Makes the file with a new secret, unless another daemon that started at the same instant was first: both

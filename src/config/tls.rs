@@ -12,9 +12,11 @@ use rustls::sign::CertifiedKey;
 
 use super::draft::Draft;
 use super::error::Situation;
-use super::secret_file::{self, ReadError};
 use crate::moment::{moment, rfc3339};
+use crate::regular_file::{self, FileError, without_mark};
 
+/// The largest file that is read, in bytes: room for [`MOST_CERTIFICATES`] of any sensible length.
+const LARGEST: u64 = 64 << 10;
 /// A chain of this length is a mistake: servers send two or three.
 const MOST_CERTIFICATES: usize = 16;
 
@@ -106,6 +108,11 @@ pub enum TlsError {
         /// What it should hold.
         wanted: &'static str,
     },
+    /// The key can be had only with its passphrase.
+    Encrypted {
+        /// Its file.
+        path: PathBuf,
+    },
     /// More certificates than a chain has.
     TooMany {
         /// The file.
@@ -145,6 +152,15 @@ impl fmt::Display for TlsError {
                 write!(f, "cannot read {}: {reason}", path.display())
             }
             TlsError::Empty { path, wanted } => write!(f, "{} holds no {wanted} in PEM", path.display()),
+            TlsError::Encrypted { path } => {
+                let path = path.display();
+                write!(
+                    f,
+                    "the key in {path} is encrypted, and the daemon can't ask for its passphrase: decrypt it into a \
+                     file that only the daemon can read (umask 077; openssl pkey -in {path} -out {path}.decrypted), \
+                     and name that one"
+                )
+            }
             TlsError::TooMany { path } => {
                 write!(f, "{} holds more than {MOST_CERTIFICATES} certificates", path.display())
             }
@@ -205,10 +221,13 @@ fn read(certificate: &Path, key: &Path) -> Result<TlsSettings, (&'static str, Tl
     let expires = not_after(&chain[0])
         .ok_or_else(|| (CERTIFICATE, malformed(&"the first certificate is malformed", certificate)))?;
     let text = read_text(key).map_err(|error| (KEY, error))?;
-    let der = PrivateKeyDer::from_pem_slice(text.as_bytes())
-        .map_err(|_| (KEY, TlsError::Empty { path: key.to_owned(), wanted: "private key" }))?;
-    let signing = provider().key_provider.load_private_key(der).map_err(|_| {
-        (KEY, malformed(&"this kind of key is not supported: use ECDSA, RSA or Ed25519", key))
+    let der = PrivateKeyDer::from_pem_slice(&text).map_err(|_| match is_encrypted(&text) {
+        true => (KEY, TlsError::Encrypted { path: key.to_owned() }),
+        false => (KEY, TlsError::Empty { path: key.to_owned(), wanted: "private key" }),
+    })?;
+    let signing = provider().key_provider.load_private_key(der).map_err(|_| match is_encrypted(&text) {
+        true => (KEY, TlsError::Encrypted { path: key.to_owned() }),
+        false => (KEY, malformed(&"this kind of key is not supported: use ECDSA, RSA or Ed25519", key)),
     })?;
     let certified = CertifiedKey::new(chain, signing);
     match certified.keys_match() {
@@ -226,7 +245,7 @@ fn read(certificate: &Path, key: &Path) -> Result<TlsSettings, (&'static str, Tl
 fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let text = read_text(path)?;
     let mut chain = Vec::new();
-    for certificate in CertificateDer::pem_slice_iter(text.as_bytes()) {
+    for certificate in CertificateDer::pem_slice_iter(&text) {
         let reason = |error: rustls::pki_types::pem::Error| error.to_string();
         let malformed = |reason| TlsError::Malformed { path: path.to_owned(), reason };
         chain.push(certificate.map_err(|error| malformed(reason(error)))?);
@@ -238,16 +257,20 @@ fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     }
 }
 
-fn read_text(path: &Path) -> Result<String, TlsError> {
-    let unreadable = |reason: String, denied| TlsError::Unreadable { path: path.to_owned(), reason, denied };
-    secret_file::read_bounded(path).map(|(text, _)| text).map_err(|error| match error {
-        ReadError::System(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            unreadable(error.to_string(), true)
-        }
-        ReadError::System(error) => unreadable(error.to_string(), false),
-        ReadError::NotAFile => unreadable("it is not a file".into(), false),
-        ReadError::TooLarge => unreadable("it is too large".into(), false),
-        ReadError::NotText => unreadable("it is not text: give it in PEM".into(), false),
+fn read_text(path: &Path) -> Result<Vec<u8>, TlsError> {
+    let content = regular_file::read(path, LARGEST).map_err(|error| {
+        let denied =
+            matches!(&error, FileError::System(error) if error.kind() == io::ErrorKind::PermissionDenied);
+        TlsError::Unreadable { path: path.to_owned(), reason: error.to_string(), denied }
+    })?;
+    Ok(without_mark(&content.bytes).to_vec())
+}
+
+/// Whether a PEM file holds a key that only its passphrase opens: PKCS #8, or the older form of OpenSSL.
+fn is_encrypted(text: &[u8]) -> bool {
+    text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).any(|line| {
+        line == b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
+            || (line.starts_with(b"Proc-Type:") && line.ends_with(b"ENCRYPTED"))
     })
 }
 

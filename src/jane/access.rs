@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::args::Arguments;
 use super::error::Error;
-use crate::access_key::{ApiRights, Keys, NewToken, issue};
+use crate::access_key::{ApiRights, Keys, NewToken, issue, signing_secret};
 use crate::admin::api::{Hidden, TokenRequest};
 use crate::admin::client::Client;
 use crate::admin::path;
@@ -27,7 +27,7 @@ pub(super) enum Access {
 }
 
 impl Access {
-    /// As the command line says. A file may hold several secrets, one a line; the first signs.
+    /// As the command line says. Of a file of several secrets, one a line, the first signs.
     pub(super) fn new(arguments: &Arguments) -> Result<Self, Error> {
         let Arguments { token, secret, secret_file, .. } = arguments;
         if let Some(token) = token {
@@ -37,11 +37,9 @@ impl Access {
             return Ok(Self::Secret(Hidden(secret.clone())));
         }
         let Some(file) = secret_file else { return Ok(Self::Daemon) };
-        let text = std::fs::read_to_string(file)
-            .map_err(|source| Error::SecretFile { path: file.clone(), source })?;
-        match text.lines().next() {
-            Some(secret) if !secret.is_empty() => Ok(Self::Secret(Hidden(secret.into()))),
-            _ => Err(Error::NoSecret { path: file.clone() }),
+        match signing_secret(file) {
+            Ok(secret) => Ok(Self::Secret(Hidden(secret))),
+            Err(source) => Err(Error::SecretFile { path: file.clone(), source }),
         }
     }
 
@@ -93,28 +91,5 @@ impl Access {
                 issued.map(|issued| issued.token).map_err(Error::NoToken)
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_secret_s_file_signs_with_its_first_line_as_it_stands() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let read = |text: &str| {
-            std::fs::write(file.path(), text).unwrap();
-            let mut arguments: Arguments = clap::Parser::parse_from(["jane", "-c", "c"]);
-            arguments.secret_file = Some(file.path().into());
-            match Access::new(&arguments) {
-                Ok(Access::Secret(secret)) => Some(secret.0),
-                Err(Error::NoSecret { .. }) => None,
-                other => panic!("{other:?}"),
-            }
-        };
-        assert_eq!(read(" blanks count \nolder\n").as_deref(), Some(" blanks count "));
-        assert_eq!(read("no newline").as_deref(), Some("no newline"));
-        assert_eq!((read(""), read("\nx")), (None, None));
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
+use crate::access_key::SecretFileError;
 use crate::admin::client;
 use crate::trust::TrustError;
 
@@ -13,10 +14,7 @@ use crate::trust::TrustError;
 pub(super) enum Error {
     SecretFile {
         path: PathBuf,
-        source: io::Error,
-    },
-    NoSecret {
-        path: PathBuf,
+        source: SecretFileError,
     },
     CannotSign,
     /// It is not known whom to trust.
@@ -120,9 +118,6 @@ impl std::fmt::Display for Error {
             Self::SecretFile { path, source } => {
                 write!(f, "cannot read the secret from {}: {source}", path.display())
             }
-            Self::NoSecret { path } => {
-                write!(f, "there is no secret in the first line of {}", path.display())
-            }
             Self::CannotSign => f.write_str("cannot sign a token with this secret"),
             Self::Trust(error) => error.fmt(f),
             Self::NoToken(error) => write!(f, "no token from the daemon on this machine: {error}"),
@@ -151,9 +146,8 @@ impl std::fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::SecretFile { source, .. } | Self::Connect { source, .. } | Self::Tls { source, .. } => {
-                Some(source)
-            }
+            Self::SecretFile { source, .. } => Some(source),
+            Self::Connect { source, .. } | Self::Tls { source, .. } => Some(source),
             Self::Input(source) | Self::Output(source) | Self::Runtime(source) => Some(source),
             Self::NoToken(source) => Some(source),
             _ => None,

@@ -8,6 +8,11 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
 use crate::config;
+use crate::regular_file::{self, FileError, without_mark};
+
+/// The largest file that is read, in bytes: room for [`MAX_REFUSED`](super::refused_subjects::MAX_REFUSED) subjects of
+/// 255 bytes, each of which JSON may write as six.
+const LARGEST: u64 = 16 << 20;
 
 /// The file, one JSON object of subjects and the seconds since 1970 from which on they are taken again.
 #[derive(Debug, Default)]
@@ -18,8 +23,8 @@ pub struct RefusedFile(Option<PathBuf>);
 pub enum RefusedFileError {
     /// There is no directory to keep it in.
     NoPlace,
-    /// The system does not let it be read.
-    Unreadable(PathBuf, io::Error),
+    /// It is no regular file, or the system does not let it be read.
+    Unreadable(PathBuf, FileError),
     /// It is not what was written.
     Damaged(PathBuf, serde_json::Error),
     /// The system does not let it be written.
@@ -61,11 +66,10 @@ impl RefusedFile {
     /// It is there and can't be read: who is to stay out must not get in by that.
     pub(super) fn load(&self) -> Result<BTreeMap<Box<str>, u64>, RefusedFileError> {
         let Some(path) = &self.0 else { return Ok(BTreeMap::new()) };
-        match std::fs::read(path) {
-            Ok(text) => {
-                serde_json::from_slice(&text).map_err(|error| RefusedFileError::Damaged(path.clone(), error))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+        match regular_file::read(path, LARGEST) {
+            Ok(content) => serde_json::from_slice(without_mark(&content.bytes))
+                .map_err(|error| RefusedFileError::Damaged(path.clone(), error)),
+            Err(FileError::System(error)) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
             Err(error) => Err(RefusedFileError::Unreadable(path.clone(), error)),
         }
     }

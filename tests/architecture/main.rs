@@ -12,10 +12,10 @@ use circles::{Circle, circles};
 
 /// Which module may use which. What is not here may use nothing of ours.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("access_key", &["message", "moment"]),
+    ("access_key", &["message", "moment", "regular_file"]),
     ("admin", &["access_key", "moment", "sync"]),
     ("bench", &["access_key", "trust"]),
-    ("config", &["escape", "moment"]),
+    ("config", &["escape", "moment", "regular_file"]),
     ("ctl", &["access_key", "admin", "bench", "completions", "escape", "moment", "terminal", "trust"]),
     (
         "daemon",
@@ -46,9 +46,22 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("outbox", &["close", "frame", "sync"]),
     (
         "server",
-        &["access_key", "close", "config", "frame", "hub", "log", "message", "moment", "outbox", "sync"],
+        &[
+            "access_key",
+            "close",
+            "config",
+            "frame",
+            "hub",
+            "log",
+            "message",
+            "moment",
+            "outbox",
+            "regular_file",
+            "sync",
+        ],
     ),
     ("terminal", &["escape"]),
+    ("trust", &["regular_file"]),
 ];
 
 /// Crates of the network and the runtime: not for those who only know values.

@@ -3,6 +3,8 @@
 use std::net::TcpListener;
 use std::process::Stdio;
 
+use rustix::fs::{CWD, Mode, mkfifoat};
+
 use crate::process::{Jane, command};
 use crate::server::Server;
 
@@ -152,6 +154,20 @@ fn mistakes_on_the_command_line_end_with_2_and_in_files_with_1() {
     failed(
         Jane::start("-c c -S /none"),
         "cannot read the secret from /none: No such file or directory (os error 2)",
+        None,
+    );
+    let scratch = tempfile::tempdir().unwrap();
+    let pipe = scratch.path().join("pipe");
+    mkfifoat(CWD, &pipe, Mode::RUSR | Mode::WUSR).unwrap();
+    let pipe = pipe.display();
+    failed(
+        Jane::start(&format!("-c c -S {pipe}")),
+        &format!("cannot read the secret from {pipe}: it is a pipe, not a regular file"),
+        None,
+    );
+    failed(
+        Jane::start(&format!("-c c -t a.b.c -secure --ca {pipe}")),
+        &format!("cannot take authorities from {pipe}: it is a pipe, not a regular file"),
         None,
     );
     failed(

@@ -68,7 +68,7 @@ MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=
 ";
 
 /// The same in a set.
-const JWKS: &str =
+pub(super) const JWKS: &str =
     r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE"}]}"#;
 
 #[test]

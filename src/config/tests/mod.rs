@@ -1,6 +1,7 @@
 //! Settings as an administrator meets them: from files, variables and options to values or sentences.
 
 mod dev;
+mod files;
 mod layers;
 mod listeners;
 mod refusals;

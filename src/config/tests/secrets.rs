@@ -88,7 +88,7 @@ fn a_file_that_cannot_hold_a_secret_is_refused() {
     assert!(scene.refused().contains("secret is larger than 65536 bytes"), "{}", scene.refused());
     std::fs::remove_file(scene.path("secret")).unwrap();
     std::fs::create_dir(scene.path("secret")).unwrap();
-    assert_eq!(scene.refused(), format!("{at}secret is not a regular file"));
+    assert_eq!(scene.refused(), format!("{at}secret is a directory, not a regular file"));
 }
 
 #[test]

@@ -153,3 +153,31 @@ fn who_is_refused_is_not_forgotten_by_a_damaged_file() {
     assert!(text.contains("refused.json does not say who is refused"), "{text}");
     assert!(text.contains("mend it, or remove it to refuse nobody"), "{text}");
 }
+
+#[test]
+fn what_is_no_regular_file_in_place_of_one_does_not_hang_the_start() {
+    use rustix::fs::{CWD, Mode, mkfifoat};
+    let state = |directory: &std::path::Path| directory.join(".local/state/philote");
+    for (name, status) in [
+        (".local/state/philote/refused.json", 1),
+        (".local/state/philote/secret", 78),
+        ("admin.sock.lock", 1),
+        ("philote.toml", 78),
+        ("there", 78),
+    ] {
+        let directory = tempfile::TempDir::new().unwrap();
+        std::fs::create_dir_all(state(directory.path())).unwrap();
+        let mut command = philote(directory.path());
+        command.env("PORT", "0");
+        if name == "there" {
+            command.arg("--secret-file").arg(directory.path().join(name));
+        }
+        let _ = std::fs::remove_file(directory.path().join(name));
+        mkfifoat(CWD, directory.path().join(name), Mode::RUSR | Mode::WUSR).unwrap();
+        let mut child = command.spawn().unwrap();
+        assert_eq!(crate::support::wait(&mut child).code(), Some(status), "{name}");
+        let text = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
+        assert!(text.contains(name), "{name}: {text}");
+        assert!(name.ends_with(".lock") || text.contains("is a pipe, not a regular file"), "{name}: {text}");
+    }
+}
