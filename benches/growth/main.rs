@@ -1,7 +1,8 @@
-//! How hub and outboxes grow, with sinks in place of sockets: past the connections that one process may open.
+//! Measures how the cost of hub and outboxes grows, with sinks in place of sockets, for more readers than one process may
+//! open connections.
 //!
 //! `growth readers N`, `growth channels N` and `growth threads N` print their figures as JSON: nanoseconds of CPU and
-//! bytes of live allocations. `benches/growth/run` calls them and draws the plot.
+//! bytes of live allocations. `benches/run growth` calls them and draws the plot.
 
 #![allow(clippy::unwrap_used, reason = "a measurement that fails should say where")]
 
@@ -23,16 +24,16 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Readers of a room.
+/// Readers of each room.
 const ROOM: usize = 10;
-/// Messages to rooms.
+/// Messages that are published to rooms.
 const MESSAGES: usize = 1_000_000;
-/// Deliveries of messages to all at least, so that few readers are measured long enough.
+/// The least number of deliveries to all readers, so that few readers are measured long enough.
 const DELIVERIES: usize = 2_000_000;
-/// Rooms are visited in leaps of this prime, as traffic does, and not in the order in which they lie in memory.
+/// Rooms are visited in steps of this prime, not in the order in which they lie in memory: real traffic has no such order.
 const LEAP: usize = 7_919_111;
 
-/// Takes everything, as a socket with room does.
+/// A sink that accepts every write, as a socket with free buffer space does.
 struct Taking;
 
 impl Sink for Taking {
@@ -50,7 +51,7 @@ impl Sink for Taking {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let [what, count] = &arguments[..] else {
-        return println!("usage: growth readers|channels|threads N; benches/growth/run calls all of them");
+        return println!("usage: growth readers|channels|threads N; benches/run growth calls all of them");
     };
     let count = count.parse().unwrap();
     let figures = match what.as_str() {
@@ -66,7 +67,7 @@ fn cpu() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }
 
-/// Nanoseconds of CPU for each of `count` parts of the work.
+/// CPU nanoseconds for each of `count` units of the work.
 fn each(count: usize, work: impl FnOnce()) -> f64 {
     let before = cpu();
     work();
@@ -83,9 +84,9 @@ fn new_hub() -> Hub {
     Hub::new(Arc::new(Budget::new(4096, 1 << 20, 1 << 30, 1024)))
 }
 
-/// What a token for these channels gives its bearer.
+/// The access key of a token that reads these channels.
 fn access(channels: &[&str]) -> Arc<AccessKey> {
-    let keys = Keys::new([&b"a secret of benches/growth, for nobody"[..]]);
+    let keys = Keys::new([&b"a secret of benches/growth, for no server"[..]]);
     let policy = Policy {
         leeway: 5,
         require_expiry: false,
@@ -118,7 +119,7 @@ fn publish(hub: &Hub, channel: &str, touched: &mut Touched) -> usize {
     queued
 }
 
-/// All join one channel and a room of ten, hear one message together and a million in their rooms, and leave.
+/// All readers join one channel and a room of ten, receive messages in both, and leave.
 fn readers(count: usize) -> serde_json::Value {
     let rooms = count / ROOM;
     let names: Vec<String> = (0..rooms).map(room).collect();
@@ -163,7 +164,7 @@ fn readers(count: usize) -> serde_json::Value {
     })
 }
 
-/// One reader for each channel: a message to one of them, and one more that comes and goes.
+/// One reader for each channel: the cost of a message to one channel, and of another reader that joins and leaves.
 fn channels(count: usize) -> serde_json::Value {
     let names: Vec<String> = (0..count).map(room).collect();
     let hub = new_hub();
@@ -188,7 +189,7 @@ fn channels(count: usize) -> serde_json::Value {
     serde_json::json!({ "channels": count, "publish_ns": publish, "join_and_leave_ns": visit })
 }
 
-/// Threads that publish at once: each to rooms of its own, and all to one.
+/// Threads that publish at the same time: first each to its own rooms, then all to one room.
 fn threads(count: usize) -> serde_json::Value {
     const READERS: usize = 10_000;
     let hub = Arc::new(new_hub());

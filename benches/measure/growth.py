@@ -1,43 +1,34 @@
-#!/usr/bin/env python3
-"""Measures how cost grows with connections, readers, channels and threads; writes growth.md and growth.svg beside it.
+"""Measures how cost grows with connections, readers, channels and threads, and writes growth.md and growth.svg.
 
-Usage: benches/growth/run [--part connections|readers|channels|threads|text]...; without one: all. `text` writes table and plot
-from what earlier parts have left in target/growth.json. Takes a quiet machine with 4 GiB and some four minutes.
+`text` writes the tables and the plot from what earlier parts have left in target/growth.json. All parts need a quiet machine
+with 4 GiB, and take some four minutes.
 """
-import argparse
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(os.path.dirname(HERE))
-KEPT = os.path.join(ROOT, "target/growth.json")
-SERVER_CORE, GENERATOR_CORE = "0", "1"
-SECRET = "a secret of benches/growth, for loopback only"
-CONNECTIONS = [1_000, 5_000, 10_000, 19_000]
-# Deliveries a second over connections: less than what a core can do.
+from measure import harness
+
+HERE = "benches/growth"
+KEPT = "target/growth.json"
+# Deliveries a second over connections: less than a core can do.
 DELIVERIES = 20_000
-READERS = [1_000, 10_000, 100_000, 1_000_000]
-CHANNELS = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000]
-THREADS = [1, 2, 4, 8]
-
-
-def built(*what):
-    out = subprocess.run(["cargo", "build", "--release", "--locked", *what, "--message-format=json"], cwd=ROOT, check=True,
-                         stdout=subprocess.PIPE, text=True).stdout
-    artifacts = (json.loads(line) for line in out.splitlines())
-    return {artifact["target"]["name"]: artifact["executable"] for artifact in artifacts if artifact.get("executable")}
+# The sizes of each part.
+SIZES = {
+    "connections": [1_000, 5_000, 10_000, 19_000],
+    "readers": [1_000, 10_000, 100_000, 1_000_000],
+    "channels": [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000],
+    "threads": [1, 2, 4, 8],
+}
 
 
 def kernel_memory():
-    """Bytes of the kernel's objects for sockets and who waits for them; root may look, others see 0.
+    """Bytes of the kernel's objects for sockets and their waiters; 0 where only root may read them.
 
-    Entries of its directory of names, 192 bytes a socket, are left out: everything else that runs makes them, too.
+    Directory entries, 192 bytes a socket, are left out: every other process on the machine makes them, too.
     """
     objects = ("TCP", "TCPv6", "sock_inode_cache", "filp", "eventpoll_epi", "eventpoll_pwq")
     try:
@@ -48,54 +39,31 @@ def kernel_memory():
     return sum(int(line[1]) * int(line[3]) for line in lines if line[0] in objects)
 
 
-def connections(binaries):
-    rows = []
-    for count in CONNECTIONS:
-        with tempfile.TemporaryDirectory() as directory:
-            path = lambda name: os.path.join(directory, name)
-            with open(path("philote.toml"), "w") as file:
-                file.write('max_connections = 19900\nlisten = ["127.0.0.1:0"]\n[log]\nlevel = "warn"\n')
-            environment = {"PATH": os.environ["PATH"], "HOME": directory, "SECRET": SECRET,
-                           "PHILOTE_CONFIG": path("philote.toml"), "PHILOTE_ADMIN_SOCKET": path("admin.sock")}
-            daemon = subprocess.Popen(["taskset", "-c", SERVER_CORE, binaries["philote"]], env=environment)
-            try:
-                ctl = lambda *arguments: [binaries["philotectl"], *arguments]
-                subprocess.run(ctl("wait-ready"), env=environment, check=True, stdout=subprocess.DEVNULL)
-                time.sleep(1)
-                before = kernel_memory()
-                bench = lambda *arguments: subprocess.Popen(
-                    ["taskset", "-c", GENERATOR_CORE, *ctl("bench", "--json", "--connections", str(count), *arguments)],
-                    env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-                idle, kernel = bench("idle"), []
-                while idle.poll() is None:
-                    status = json.loads(subprocess.run(ctl("status", "--json"), env=environment, stdout=subprocess.PIPE).stdout)
-                    if status["connections"] == count:
-                        kernel.append(kernel_memory() - before)
-                    time.sleep(0.2)
-                idle = json.loads(idle.communicate()[0])["scenarios"][0]
-                # At one pace for all sizes; the floor of fanout would need two descriptors for each reader.
-                rate = str(max(1, DELIVERIES // count))
-                paced = json.loads(bench("paced", "--rate", rate, "--duration", "5s").communicate()[0])["scenarios"][0]
-            finally:
-                daemon.terminate()
-                daemon.wait()
-        rows.append({"connections": count, "bytes": idle["memory_per_connection"],
-                     "bytes_after": idle["memory_per_connection_after"], "accept_us": idle["server_time_per_accept"] * 1e6,
-                     # Of both ends, while all were there.
-                     "kernel_bytes": max(kernel, default=0) / count,
-                     "delivery_us": paced["server_time_per_delivery"] * 1e6})
-        print(rows[-1], file=sys.stderr)
-    return rows
+def connections(philote, count):
+    """Cost of connections over loopback."""
+    with harness.Daemon(philote) as daemon:
+        time.sleep(1)
+        before, kernel = kernel_memory(), []
+        bench = daemon.bench("idle", "--connections", str(count))
+        while bench.poll() is None:
+            if daemon.status()["connections"] == count:
+                kernel.append(kernel_memory() - before)
+            time.sleep(0.2)
+        idle = harness.rows(bench)[0]
+        # The same deliveries a second for all sizes. fanout's floor would need two descriptors for each reader.
+        rate = str(max(1, DELIVERIES // count))
+        paced = harness.rows(daemon.bench("paced", "--connections", str(count), "--rate", rate, "--duration", "5s"))[0]
+    return {"connections": count, "bytes": idle["memory_per_connection"],
+            "bytes_after": idle["memory_per_connection_after"], "accept_us": idle["server_time_per_accept"] * 1e6,
+            # Of both ends, while all were open.
+            "kernel_bytes": max(kernel, default=0) / count,
+            "delivery_us": paced["server_time_per_delivery"] * 1e6}
 
 
-def calls(binaries, part, sizes):
-    rows = []
-    for size in sizes:
-        pinned = [] if part == "threads" else ["taskset", "-c", GENERATOR_CORE]
-        rows.append(json.loads(subprocess.run([*pinned, binaries["growth"], part, str(size)], check=True,
-                                              stdout=subprocess.PIPE).stdout))
-        print(rows[-1], file=sys.stderr)
-    return rows
+def in_process(growth, part, size):
+    """Cost of hub and outboxes, without sockets."""
+    pinned = [] if part == "threads" else ["taskset", "-c", harness.GENERATOR_CORE]
+    return json.loads(subprocess.run([*pinned, growth, part, str(size)], check=True, stdout=subprocess.PIPE).stdout)
 
 
 COLUMNS = {
@@ -108,7 +76,7 @@ COLUMNS = {
                 ("one_room_a_second", 0)],
 }
 WORDS = {
-    "connections": "connections", "bytes": "bytes each", "bytes_after": "after traffic", "kernel_bytes": "of the kernel, both ends",
+    "connections": "connections", "bytes": "bytes each", "bytes_after": "after traffic", "kernel_bytes": "kernel, both ends",
     "accept_us": "us an accept", "delivery_us": "us a delivery", "readers": "readers",
     "bytes_left": "left behind", "join_ns": "ns a join", "all_ns_a_delivery": "ns a delivery to all",
     "rooms_ns_a_delivery": "ns a delivery in rooms", "leave_ns": "ns a leave", "channels": "channels", "publish_ns": "ns a message",
@@ -118,17 +86,15 @@ WORDS = {
 
 
 def table(part, rows):
-    names = COLUMNS[part]
-    lines = ["| " + " | ".join(WORDS[name] for name, _ in names) + " |", "|" + " ---: |" * len(names)]
-    lines += ["| " + " | ".join(f"{row[name]:,.{places}f}" for name, places in names) + " |" for row in rows]
-    return "\n".join(lines)
+    body = ([harness.figure(row[name], 1, places) for name, places in COLUMNS[part]] for row in rows)
+    return harness.table([WORDS[name] for name, _ in COLUMNS[part]], body, left=0)
 
 
 COLORS = ["#1b6ca8", "#c8553d", "#3a7d44", "#7b4b94"]
 
 
 def panel(left, title, unit, lines, low, high):
-    """One plot: both axes logarithmic, so that what is flat is flat and a doubling is a doubling everywhere."""
+    """One plot. Both axes are logarithmic, so that a doubling has the same height everywhere."""
     width, height, top = 400, 260, 50
     xs = [x for _, points in lines for x, _ in points]
     first, last = math.log10(min(xs)), math.log10(max(xs))
@@ -166,7 +132,7 @@ def plot(figures):
         panel(1050, "Memory", "bytes, by readers or connections", [
             ("a reader of hub and outboxes", points("readers", "readers", "bytes_after")),
             ("an idle connection, RSS", points("connections", "connections", "bytes_after")),
-            ("the kernel for both its ends", points("connections", "connections", "kernel_bytes"))], 100, 100_000),
+            ("the kernel, for both ends", points("connections", "connections", "kernel_bytes"))], 100, 100_000),
     ]
     return ('<svg xmlns="http://www.w3.org/2000/svg" width="1500" height="430" font-family="sans-serif" font-size="12">\n'
             '<rect width="1500" height="430" fill="white"/>\n' + "\n".join(panels) + "\n</svg>\n")
@@ -181,7 +147,7 @@ def text(figures):
     for number, part in enumerate(parts):
         name = part.split(" ")[0]
         if name in figures:
-            # From the mark to the next blank line behind the table.
+            # The table between the mark and the next blank line is replaced.
             body = part.split("-->\n", 1)[1].lstrip("\n")
             rest = body.split("\n\n", 1) if body.startswith("|") else ["", body]
             parts[number] = f"{name} -->\n{table(name, figures[name])}\n\n{rest[1] if len(rest) > 1 else ''}"
@@ -189,26 +155,38 @@ def text(figures):
         file.write("<!-- ".join(parts))
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--part", action="append", choices=["connections", "readers", "channels", "threads", "text"])
-    wanted = parser.parse_args().part or ["connections", "readers", "channels", "threads", "text"]
+def main(words):
+    parser = harness.parser("growth", __doc__)
+    parser.add_argument("part", nargs="*", help=f"{', '.join(SIZES)} or text [default: all of them]")
+    parser.add_argument("--most", type=int, metavar="N", help="leave out sizes over N; nothing is written then")
+    options = parser.parse_args(words)
+    parts = [*SIZES, "text"]
+    wanted = options.part or parts
+    if unknown := set(wanted) - set(parts):
+        parser.error(f"no part is called {', '.join(sorted(unknown))}; the parts are {', '.join(parts)}")
     figures = {}
-    if os.path.exists(KEPT):
+    if os.path.exists(KEPT) and not options.most:
         with open(KEPT) as file:
             figures = json.load(file)
-    binaries = {**built("--bins"), **built("--bench", "growth")} if wanted != ["text"] else {}
+    programs = harness.build("--bins", "--bench", "growth") if wanted != ["text"] else {}
     for part in wanted:
-        if part == "connections":
-            figures[part] = connections(binaries)
-        elif part != "text":
-            figures[part] = calls(binaries, part, {"readers": READERS, "channels": CHANNELS, "threads": THREADS}[part])
-        with open(KEPT, "w") as file:
-            json.dump(figures, file)
+        if part != "text":
+            figures[part] = measure(part, options, programs["growth"])
+            print(f"{table(part, figures[part])}\n", flush=True)
+    if options.most:
+        return
+    with open(KEPT, "w") as file:
+        json.dump(figures, file)
     if "text" in wanted:
+        if missing := [part for part in SIZES if part not in figures]:
+            sys.exit(f"benches/run growth: text needs the figures of {', '.join(missing)}; measure these parts first")
         text(figures)
 
 
-# What was started ends with this, also when this is told to end.
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-main()
+def measure(part, options, growth):
+    rows = []
+    for size in SIZES[part]:
+        if size <= (options.most or size):
+            harness.say(f"{size:,} {part}")
+            rows.append(connections(options.philote, size) if part == "connections" else in_process(growth, part, size))
+    return rows

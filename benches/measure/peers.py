@@ -1,147 +1,132 @@
-#!/usr/bin/env python3
-"""Measures Philote, nats-server and mosquitto over WebSocket in turn, with the same clients, and prints one table.
+"""Measures Philote, nats-server and mosquitto over WebSocket with the same clients, in turn.
 
-Server and generator have a core each; each measurement has a server of its own. The peers come from Debian packages, which are
-installed where they are missing. Usage: benches/peers/run [--runs N] [--keep FILE]; what FILE holds from earlier runs
-is counted too. Not part of the tests: it takes a quiet machine and some four minutes a run.
+Each run has a server of its own. The peers come from Debian packages, which are installed where they are missing. A run takes
+some four minutes and needs a quiet machine.
 """
-import argparse
+import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-SERVER_CORE, GENERATOR_CORE = "0", "1"
-SECRET = "a secret of benches/peers, for loopback only"
-SERVERS = ["philote", "nats", "mosquitto"]
+from measure import harness
+
 PROGRAMS = {"nats": "nats-server", "mosquitto": "mosquitto"}
-SCENARIOS = [["fanout", "--in-flight", "1"], ["fanout", "--in-flight", "16"], ["rooms"], ["paced"],
-             ["idle", "--connections", "5000"]]
-DURATION = "3s"
+SERVERS = ["philote", *PROGRAMS]
+LOADS = [["fanout", "--in-flight", "1"], ["fanout", "--in-flight", "16"], ["rooms"], ["paced"], ["idle", "--connections", "5000"]]
+FIGURES = [("server us a delivery", "server_time_per_delivery", 1e6, 2), ("deliveries a second", "deliveries_per_second", 1, 0),
+           ("p50, ms", "p50", 1e3, 2), ("p99, ms", "p99", 1e3, 2), ("lost", "lost", 1, 0),
+           ("bytes a connection", "memory_per_connection", 1, 0),
+           ("bytes a connection after 16 KiB messages", "memory_per_connection_after", 1, 0),
+           ("server us a connect", "server_time_per_accept", 1e6, 1)]
+
+
+def install():
+    """Installs the peers that are missing."""
+    os.environ["PATH"] += ":/usr/sbin"
+    missing = [program for program in PROGRAMS.values() if not shutil.which(program)]
+    if missing:
+        harness.say(f"installing Debian packages: {' '.join(missing)}")
+        root = [] if os.geteuid() == 0 else ["sudo"]
+        subprocess.run([*root, "apt-get", "update", "-qq"], check=True, stdout=sys.stderr)
+        subprocess.run([*root, "apt-get", "install", "-qq", "--no-install-recommends", *missing], check=True, stdout=sys.stderr)
 
 
 def configuration(server, port, directory):
-    """A configuration file with all that a peer needs to be as fast as it can."""
-    if server == "philote":
-        return f'max_connections = 19900\nlisten = ["127.0.0.1:{port}"]\n[log]\nlevel = "warn"\n'
+    """A configuration file that makes a peer as fast as it can be."""
     if server == "nats":
         return (f'listen: "127.0.0.1:-1"\nmax_connections: 65536\n'
                 f'websocket {{ listen: "127.0.0.1:{port}", no_tls: true, compression: false }}\n')
-    # The first listener is there because Debian 12's mosquitto refuses to start with WebSocket alone.
-    return (f"listener 0 {directory}/mqtt.sock\nlistener {port} 127.0.0.1\nprotocol websockets\nallow_anonymous true\nset_tcp_nodelay true\n"
-            "max_connections -1\npersistence false\nlog_type error\nuser root\n")
+    # Debian 12's mosquitto refuses to start with a WebSocket listener alone.
+    return (f"listener 0 {directory}/mqtt.sock\nlistener {port} 127.0.0.1\nprotocol websockets\nallow_anonymous true\n"
+            "set_tcp_nodelay true\nmax_connections -1\npersistence false\nlog_type error\nuser root\n")
 
 
-def start(server, port, directory):
-    path = os.path.join(directory, "configuration")
-    with open(path, "w") as file:
-        file.write(configuration(server, port, directory))
-    commands = {
-        "philote": [os.path.join(ROOT, "target/release/philote"), "--config", path],
-        "nats": ["nats-server", "--config", path],
-        "mosquitto": ["mosquitto", "-c", path],
-    }
-    environment = {"PATH": os.environ["PATH"], "HOME": directory, "SECRET": SECRET,
-                   "PHILOTE_ADMIN_SOCKET": os.path.join(directory, "admin.sock")}
-    process = subprocess.Popen(["taskset", "-c", SERVER_CORE, *commands[server]], env=environment,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    for _ in range(500):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return process
-        time.sleep(0.02)
-    process.kill()
-    sys.exit(f"benches/peers/run: {server} did not start")
-
-
-def once(generator, server, scenario):
+@contextlib.contextmanager
+def running(server, philote):
+    """A server for the length of a `with` block: its address and its process id."""
+    if server == "philote":
+        with harness.Daemon(philote) as daemon:
+            yield daemon.address(), daemon.process.pid
+        return
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        address = probe.getsockname()
     with tempfile.TemporaryDirectory() as directory:
-        process = start(server, port, directory)
-        secret = os.path.join(directory, "secret")
-        with open(secret, "w") as file:
-            file.write(SECRET)
+        path = os.path.join(directory, "configuration")
+        with open(path, "w") as file:
+            file.write(configuration(server, address[1], directory))
+        option = {"nats": "--config", "mosquitto": "-c"}[server]
+        process = subprocess.Popen(["taskset", "-c", harness.SERVER_CORE, PROGRAMS[server], option, path],
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            command = [generator, "--server", server, "--secret", SECRET, "--secret-file", secret, "--duration", DURATION,
-                       "--url", f"ws://127.0.0.1:{port}", "--pid", str(process.pid), *scenario]
-            answer = subprocess.run(["taskset", "-c", GENERATOR_CORE, *command], stdout=subprocess.PIPE, check=False,
-                                    stderr=subprocess.PIPE, text=True)
-            if answer.returncode:
-                # A peer that can't do it is a result.
-                print(f"{server}, {' '.join(scenario)}: {answer.stderr.strip()[-300:]}", file=sys.stderr)
-                return None
-            row = json.loads(answer.stdout.strip().splitlines()[-1])["scenarios"][0]
-            return {"server": server, **row}
+            wait_until_it_listens(server, process, address)
+            yield address, process.pid
         finally:
             process.terminate()
             process.wait()
 
 
+def wait_until_it_listens(server, process, address):
+    began = time.monotonic()
+    while time.monotonic() - began < 10 and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(address) == 0:
+                return
+        time.sleep(0.02)
+    sys.exit(f"benches/run peers: {PROGRAMS[server]} did not start")
+
+
+def once(generator, server, philote, load):
+    """Runs one load against one server, and returns its rows; none where the server cannot do it, which is a result."""
+    with running(server, philote) as ((host, port), pid), tempfile.NamedTemporaryFile("w") as secret:
+        secret.write(harness.SECRET)
+        secret.flush()
+        command = [generator, "--server", server, "--secret", harness.SECRET, "--secret-file", secret.name,
+                   "--url", f"ws://{host}:{port}", "--pid", str(pid), *load]
+        answer = subprocess.run(["taskset", "-c", harness.GENERATOR_CORE, *command], stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, text=True)
+    if answer.returncode:
+        harness.say(f"{server}, {' '.join(load)}: {answer.stderr.strip()[-300:]}")
+        return []
+    return [{"server": server, **row} for row in json.loads(answer.stdout.strip().splitlines()[-1])["scenarios"]]
+
+
 def table(rows):
-    lines = ["| scenario | figure | " + " | ".join(SERVERS) + " |", "| --- | --- |" + " ---: |" * len(SERVERS)]
-    scenarios = dict.fromkeys(row["scenario"] for row in rows)
-    figures = [("server us a delivery", "server_time_per_delivery", 1e6, 2), ("deliveries a second", "deliveries_per_second", 1, 0),
-               ("p50, ms", "p50", 1e3, 2), ("p99, ms", "p99", 1e3, 2), ("lost", "lost", 1, 0),
-               ("bytes a connection", "memory_per_connection", 1, 0),
-               ("bytes a connection after 16 KiB messages", "memory_per_connection_after", 1, 0),
-               ("server us a connect", "server_time_per_accept", 1e6, 1)]
-    for scenario in scenarios:
-        for name, key, scale, places in figures:
-            cells = []
-            for server in SERVERS:
-                values = [row[key] if key in row else (row["latency"] or {}).get(key) for row in rows
-                          if (row["server"], row["scenario"]) == (server, scenario)]
-                values = [value for value in values if value is not None]
-                cells.append(f"{statistics.median(values) * scale:,.{places}f}" if values else "")
+    body = []
+    for scenario in dict.fromkeys(row["scenario"] for row in rows):
+        for name, key, scale, places in FIGURES:
+            cells = [harness.median([row[key] for row in map(harness.flat, rows)
+                                     if (row["server"], row["scenario"]) == (server, scenario) and key in row], scale, places)
+                     for server in SERVERS]
             if any(cells) and not (scenario == "idle" and key in ("deliveries_per_second", "lost")):
-                lines.append(f"| {scenario} | {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+                body.append([scenario, name, *cells])
+    return harness.table(["scenario", "figure", *SERVERS], body, left=2)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--keep", metavar="FILE")
-    options = parser.parse_args()
-    missing = [program for program in PROGRAMS.values() if not shutil.which(program) and
-               not os.path.exists(f"/usr/sbin/{program}")]
-    if missing:
-        root = [] if os.geteuid() == 0 else ["sudo"]
-        subprocess.run([*root, "apt-get", "update", "-qq"], check=True)
-        subprocess.run([*root, "apt-get", "install", "-qq", "--no-install-recommends", *missing], check=True)
-    os.environ["PATH"] += ":/usr/sbin"
-    build = ["cargo", "build", "--release", "--locked"]
-    subprocess.run([*build, "--bins"], cwd=ROOT, check=True)
-    built = subprocess.run([*build, "--bench", "peers", "--message-format=json"], cwd=ROOT, check=True,
-                           stdout=subprocess.PIPE, text=True).stdout
-    generator = next(artifact["executable"] for artifact in map(json.loads, built.splitlines())
-                     if artifact.get("target", {}).get("name") == "peers" and artifact.get("executable"))
+def main(words):
+    parser = harness.parser("peers", __doc__, runs=5)
+    parser.add_argument("--keep", metavar="FILE", help="append each row to this file, and count the rows of earlier runs in it")
+    parser.add_argument("--duration", default="3s", help="of each run [default: 3s]")
+    options = parser.parse_args(words)
+    install()
+    generator = harness.build("--bins", "--bench", "peers")["peers"]
     rows = []
     if options.keep and os.path.exists(options.keep):
         with open(options.keep) as file:
             rows = [json.loads(line) for line in file]
     for number in range(options.runs):
-        for scenario in SCENARIOS:
-            # In turn, so that the machine's mood is the same for all.
+        for load in LOADS:
+            # In turn, so that a change in the machine's speed affects all servers alike.
             for server in SERVERS:
-                print(f"run {number + 1} of {options.runs}: {server}, {' '.join(scenario)}", file=sys.stderr)
-                row = once(generator, server, scenario)
-                rows += [row] if row else []
-                if options.keep and row:
+                harness.say(f"run {number + 1} of {options.runs}: {server}, {' '.join(load)}")
+                new = once(generator, server, options.philote, [*load, "--duration", options.duration])
+                rows += new
+                if options.keep:
                     with open(options.keep, "a") as file:
-                        file.write(json.dumps(row) + "\n")
+                        file.writelines(json.dumps(row) + "\n" for row in new)
     print(table(rows))
-
-
-# What was started ends with this, also when this is told to end.
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-main()

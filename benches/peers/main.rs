@@ -1,5 +1,5 @@
 //! `philotectl bench` for servers that are not Philote: the same clients, scenarios and figures, spoken in their
-//! protocols. `benches/peers/run` starts the servers.
+//! protocols. `benches/run peers` starts the servers.
 
 #![allow(clippy::unwrap_used, reason = "a measurement that fails should say where")]
 
@@ -21,22 +21,22 @@ enum Server {
 
 #[derive(Parser)]
 struct Arguments {
-    /// Whose protocol is spoken
+    /// The server whose protocol the clients speak
     #[arg(long)]
     server: Server,
-    /// What Philote's tokens are signed with
+    /// The secret that signs Philote's tokens
     #[arg(long, default_value = "")]
     secret: String,
     #[command(flatten)]
     options: Options,
-    /// What cargo bench adds
+    /// cargo bench adds this flag
     #[arg(long, hide = true)]
     bench: bool,
 }
 
 fn main() {
     if std::env::args().skip(1).all(|argument| argument == "--bench") {
-        return println!("benches/peers/run starts the servers and calls this");
+        return println!("benches/run peers starts the servers and calls this program");
     }
     let arguments = Arguments::parse();
     let (address, _) = locate(arguments.options.url.as_deref().unwrap(), None).unwrap();
