@@ -1,4 +1,4 @@
-//! The clients, in a process of their own: each step waits until all of the last one has arrived.
+//! The clients, in a separate process. Each step waits until every message of the step before has arrived.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -14,7 +14,7 @@ const DATA: [u8; 128] = [b'x'; 128];
 struct Room {
     channel: String,
     members: Vec<TcpStream>,
-    /// Only where members do not publish themselves.
+    /// `None` where the members publish.
     publisher: Option<TcpStream>,
     next: usize,
 }
@@ -37,7 +37,7 @@ pub(super) fn run(scenario: Scenario, rounds: usize, port: u16) {
             Room { channel, members, publisher, next: 0 }
         })
         .collect();
-    // With as many rounds as there are members, all outboxes have had room before anything is counted.
+    // After as many rounds as there are members, every outbox has grown before anything is counted.
     let warm = if scenario.mutual { scenario.readers } else { 2 };
     let mut opened: Vec<TcpStream> = (0..scenario.connects * warm).map(|_| connect("channel-0000")).collect();
     for _ in 0..warm {
@@ -52,7 +52,7 @@ pub(super) fn run(scenario: Scenario, rounds: usize, port: u16) {
     go_on();
 }
 
-/// Waits for the server's word.
+/// Waits for the server's signal.
 fn wait() {
     std::io::stdin().read_exact(&mut [0]).unwrap();
 }

@@ -1,8 +1,8 @@
-//! One server on one thread and clients in lockstep, so that what a message costs can be counted and comes out the same.
+//! Runs one server on one thread with clients in lockstep, so that the counts of what a message costs are reproducible.
 //!
-//! `cost SCENARIO ROUNDS` prints what one round is and how many allocations it made, as JSON. `tests/cost` runs it under
-//! callgrind and strace, which count instructions and system calls between the same two points: in
-//! [`the_measured_part`], and between its two calls of getcwd(2).
+//! `cost SCENARIO ROUNDS` prints as JSON what one round consists of and how many allocations it made. `tests/cost` runs it
+//! under callgrind, which counts instructions in [`the_measured_part`], and under strace, which records system calls between
+//! the two calls of getcwd(2) in that function.
 
 #![allow(clippy::unwrap_used, reason = "a measurement that fails should say where")]
 
@@ -27,23 +27,23 @@ const SECRET: &str = "a secret of benches/cost, for loopback only";
 const MAX_CONNECTIONS: &str = "5000";
 const MAX_DESCRIPTORS: usize = 6_000;
 
-/// Who is connected and what one round is.
+/// The connections, and what one round consists of.
 #[derive(Clone, Copy)]
 struct Scenario {
     name: &'static str,
-    /// Channels, each with readers and publishers of its own.
+    /// Channels, each with its own readers and publishers.
     rooms: usize,
     /// Connections that read each channel.
     readers: usize,
-    /// Whether the readers take turns to publish; else each channel has one more connection for that.
+    /// Whether the readers take turns to publish; otherwise each channel has one more connection that publishes.
     mutual: bool,
     /// Messages that a publisher sends with one system call.
     batch: usize,
     /// Connections opened in each round; the others are open before the first.
     connects: usize,
-    /// `[history] messages`: no more than the rounds before the first that is counted, so that each drops as much as it adds.
+    /// `[history] messages`: at most the number of rounds before the first counted one, so that each message drops one.
     history: &'static str,
-    /// Whether tokens say who their bearer is, so that messages do.
+    /// Whether tokens have a subject, so that messages do.
     subject: bool,
 }
 
@@ -101,7 +101,7 @@ fn serve(scenario: Scenario, rounds: usize) {
         ("PHILOTE_HISTORY_MESSAGES", scenario.history),
     ]);
     let server = Server::new(load(&Overrides::default(), &environment).unwrap().settings, MAX_DESCRIPTORS);
-    // One thread, and nothing that the clock drives: what runs depends on what the clients send alone.
+    // One thread, and no work that a timer starts: what runs depends only on what the clients send.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (mut control, theirs, port) = runtime.block_on(async {
         let listener = TcpListener::from_std(listener::bind(([127, 0, 0, 1], 0).into()).unwrap()).unwrap();
@@ -123,7 +123,7 @@ fn serve(scenario: Scenario, rounds: usize) {
             control.read_u8().await.unwrap();
         });
     };
-    // The connections come, and one round fills caches and gives queues their room.
+    // The connections are opened, and one round fills caches and lets queues grow.
     turn();
     let region = Region::new(ALLOCATOR);
     the_measured_part(&mut turn);
@@ -143,7 +143,7 @@ fn serve(scenario: Scenario, rounds: usize) {
     client.wait().unwrap();
 }
 
-/// What is counted. Its name is what callgrind looks for, and the two system calls are what is looked for in a trace:
+/// The part that is counted. callgrind finds it by its name, and `tests/cost` finds its two system calls in the trace, because
 /// nothing else makes them.
 #[inline(never)]
 fn the_measured_part(turn: &mut dyn FnMut()) {

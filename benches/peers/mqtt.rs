@@ -1,15 +1,15 @@
-//! MQTT 5 over WebSocket, at most once: the version whose subscribers may ask for no copy of their own.
+//! MQTT 5 over WebSocket at QoS 0. Since version 5 subscribers can refuse copies of their own messages.
 
 use philote::bench::{Dialect, Seat, client_frame};
 
 const BINARY: u8 = 0x82;
-/// First bytes of packets: their types, and the flags that the standard wants.
+/// First bytes of packets: their types, with the flags that the standard requires.
 const CONNECT: u8 = 0x10;
 const CONNACK: u8 = 0x20;
 const PUBLISH: u8 = 0x30;
 const SUBSCRIBE: u8 = 0x82;
 const SUBACK: u8 = 0x90;
-/// Subscription options: at most once, no copy of one's own.
+/// Subscription options: QoS 0, no copies of the subscriber's own messages.
 const NO_LOCAL: u8 = 0x04;
 
 #[derive(Clone, Copy)]
@@ -22,7 +22,7 @@ impl Dialect for Mqtt {
 
     fn greeting(&self, seat: &Seat) -> Option<Vec<u8>> {
         let mut frames = Vec::new();
-        // Version 5, a clean start, no keep-alive, no properties; the server chooses the client's name.
+        // Version 5, a clean start, no keep-alive, no properties; the server chooses the client's id.
         packet(CONNECT, &[b"\0\x04MQTT\x05\x02\0\0", b"\0", b"\0\0"], &mut frames);
         if seat.reads {
             let name = (seat.channel.len() as u16).to_be_bytes();
@@ -45,7 +45,7 @@ impl Dialect for Mqtt {
 
     fn messages(&self, seat: &Seat, payload: &[u8], _: &mut Vec<u8>, mut take: impl FnMut(&[u8])) {
         packets(payload, |kind, body| {
-            // The name with its length, and the length of no properties.
+            // Skips the topic with its length, and the length of the properties, which is 0.
             if let Some(data) = body.get(2 + seat.channel.len() + 1..)
                 && kind == PUBLISH
             {
@@ -55,7 +55,7 @@ impl Dialect for Mqtt {
     }
 }
 
-/// Appends a packet as a frame of its own.
+/// Appends a WebSocket frame with one packet.
 fn packet(kind: u8, parts: &[&[u8]], out: &mut Vec<u8>) {
     let mut left = parts.iter().map(|part| part.len()).sum::<usize>();
     let mut header = vec![kind];
@@ -71,7 +71,7 @@ fn packet(kind: u8, parts: &[&[u8]], out: &mut Vec<u8>) {
     client_frame(BINARY, &all, out);
 }
 
-/// Shows the whole packets of a frame: the first byte and what follows the length.
+/// Calls `show` with the first byte and the body of each complete packet in a frame.
 fn packets(mut rest: &[u8], mut show: impl FnMut(u8, &[u8])) {
     while let [kind, after @ ..] = rest {
         let (mut length, mut digits) = (0, 0);

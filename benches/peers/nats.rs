@@ -1,4 +1,4 @@
-//! nats-server's client protocol, as its WebSocket listener carries it: lines, and messages with their length.
+//! nats-server's client protocol over WebSocket: lines, and messages with their length.
 
 use philote::bench::{Dialect, Seat, client_frame};
 
@@ -13,7 +13,7 @@ impl Dialect for Nats {
     }
 
     fn greeting(&self, seat: &Seat) -> Option<Vec<u8>> {
-        // Without echo, publishers get no copy of their own.
+        // Without echo, publishers do not receive their own messages.
         let mut lines = String::from("CONNECT {\"verbose\":false,\"pedantic\":false,\"echo\":false}\r\n");
         if seat.reads {
             lines += &format!("SUB {} 1\r\n", seat.channel);
@@ -36,7 +36,7 @@ impl Dialect for Nats {
     fn messages(&self, seat: &Seat, payload: &[u8], answer: &mut Vec<u8>, mut take: impl FnMut(&[u8])) {
         let mut rest = payload;
         while !rest.is_empty() {
-            // MSG channel 1 length
+            // MSG channel 1 length: 1 is the subscription's id.
             let fixed = b"MSG ".len() + seat.channel.len() + b" 1 ".len();
             if rest.starts_with(b"MSG ") && rest.len() > fixed {
                 let digits = rest[fixed..].iter().take_while(|byte| byte.is_ascii_digit());

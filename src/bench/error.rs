@@ -1,4 +1,4 @@
-//! Why a load could not be put on a server.
+//! Why a server could not be loaded.
 
 use std::fmt;
 use std::io;
@@ -8,59 +8,59 @@ use std::path::PathBuf;
 use crate::access_key::SecretFileError;
 use crate::trust::TrustError;
 
-/// Why a load could not be put on a server.
+/// Why a server could not be loaded.
 #[derive(Debug)]
 pub enum BenchError {
-    /// The URL is none that it can load.
+    /// The URL is not one of a WebSocket server.
     Url(String),
-    /// The server listens on nothing that can be reached over loopback.
+    /// The server has no address that can be reached over loopback.
     NoListener(Vec<String>),
-    /// The file gives no secret to sign with.
+    /// The file contains no secret that can sign.
     SecretFile(PathBuf, SecretFileError),
     /// A token could not be signed.
     CannotSign,
-    /// More connections than the server has places for.
+    /// The server accepts fewer connections than are needed.
     Full {
-        /// How many are wanted.
+        /// How many are needed.
         wanted: usize,
-        /// How many places are free.
+        /// How many more it accepts.
         free: usize,
     },
-    /// More connections than this process may open.
+    /// This process may open fewer connections than are needed.
     Descriptors {
-        /// How many are wanted.
+        /// How many are needed.
         wanted: usize,
         /// How many it may open.
         most: usize,
     },
-    /// It is not known whom to trust.
+    /// The authorities to trust could not be loaded.
     Trust(TrustError),
-    /// No connection could be made.
+    /// A connection could not be opened.
     Connect(SocketAddr, io::Error),
-    /// A connection could be made, and is no TLS or not to be trusted.
+    /// The server does not speak TLS, or its certificate is not trusted.
     Tls(SocketAddr, io::Error),
-    /// The server answered the upgrade with something else.
+    /// The server refused the upgrade.
     Refused {
-        /// The answer's first line.
+        /// The status line of its response.
         status: String,
-        /// Its sentence, where there is one.
+        /// The message in the response, if there is one.
         sentence: String,
     },
-    /// Connections were not open in time.
+    /// Connections were not opened in time.
     Slow {
-        /// How many were.
+        /// How many were opened.
         open: usize,
-        /// How many were wanted.
+        /// How many were needed.
         wanted: usize,
     },
-    /// The server closed connections that it was to serve.
+    /// The server closed connections during the run.
     Closed {
         /// How many.
         count: usize,
         /// The code and reason of the first.
         first: String,
     },
-    /// The system refused.
+    /// A system call failed.
     System(&'static str, io::Error),
 }
 
@@ -68,20 +68,24 @@ impl fmt::Display for BenchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Url(url) => {
-                write!(f, "{url} is no address like ws://localhost:6380 or wss://localhost:6380")
+                write!(f, "{url} is not a URL such as ws://localhost:6380 or wss://localhost:6380")
             }
             Self::NoListener(listeners) => {
-                write!(f, "the server listens on {}: nothing that loopback reaches", listeners.join(", "))
+                write!(
+                    f,
+                    "the server listens on {}, and none of these can be reached over loopback",
+                    listeners.join(", ")
+                )
             }
             Self::SecretFile(path, error) => {
                 write!(f, "cannot read the secret from {}: {error}", path.display())
             }
             Self::CannotSign => f.write_str("cannot sign a token with that secret"),
             Self::Full { wanted, free } => {
-                write!(f, "the server has {free} places free, and this takes {wanted}")
+                write!(f, "the server accepts {free} more connections, and this needs {wanted}")
             }
             Self::Descriptors { wanted, most } => {
-                write!(f, "this process may open {most} connections, and this takes {wanted}")
+                write!(f, "this process may open {most} connections, and this needs {wanted}")
             }
             Self::Trust(error) => error.fmt(f),
             Self::Tls(address, error) => write!(f, "no TLS connection to {address}: {error}"),
@@ -89,7 +93,9 @@ impl fmt::Display for BenchError {
             Self::Refused { status, sentence } => {
                 write!(f, "the server refused a connection: {status}: {sentence}")
             }
-            Self::Slow { open, wanted } => write!(f, "only {open} of {wanted} connections were open in time"),
+            Self::Slow { open, wanted } => {
+                write!(f, "only {open} of {wanted} connections were opened in time")
+            }
             Self::Closed { count, first } => {
                 write!(f, "the server closed {count} connections; the first with {first}")
             }
@@ -101,17 +107,21 @@ impl fmt::Display for BenchError {
 impl std::error::Error for BenchError {}
 
 impl BenchError {
-    /// The one thing to do about it, where there is one.
+    /// What to do about it, if anything.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::NoListener(_) => Some("name its address: --url ws://HOST:PORT --secret-file FILE"),
+            Self::NoListener(_) => Some("give its address: --url ws://HOST:PORT --secret-file FILE"),
             Self::Tls(..) => {
-                Some("--ca FILE names an authority of your own; a server without TLS is at ws://")
+                Some("--ca FILE trusts an authority of your own; a server without TLS needs ws://")
             }
-            Self::Full { .. } => Some("raise max_connections, or ask for fewer: --connections N"),
-            Self::Descriptors { .. } => Some("raise the limit of open files (ulimit -n), or --connections N"),
-            Self::Refused { .. } | Self::Closed { .. } => Some("see why: journalctl -u philote"),
+            Self::Full { .. } => Some("raise max_connections, or give a smaller --connections N"),
+            Self::Descriptors { .. } => {
+                Some("raise the limit of open files (ulimit -n), or give a smaller --connections N")
+            }
+            Self::Refused { .. } | Self::Closed { .. } => {
+                Some("the log has the reason: journalctl -u philote")
+            }
             _ => None,
         }
     }

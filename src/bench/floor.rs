@@ -1,6 +1,6 @@
-//! What the same deliveries cost a bare loop that sends finished frames to open sockets and does nothing else.
+//! Measures what the same deliveries cost a bare loop, which only sends finished frames to open sockets.
 //!
-//! No server can be cheaper than this on the same kernel, so it is what a server's figure is to be held against.
+//! No server can cost less on the same kernel, so a server's figure is compared with this one.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -13,13 +13,13 @@ use super::local::{Process, own_time};
 use super::swarm::Swarm;
 use super::wire::{Bare, Mark, Seat, server_frame};
 
-/// How long to wait for a delivery; over loopback only a lost one takes this long.
+/// How long to wait for a delivery. Over loopback only a lost one takes this long.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The sender's time for each delivery.
+/// The sender's CPU time for each delivery, in seconds.
 ///
-/// `frame` is the length of a frame in bytes; `in_flight` of them go to each of `readers` sockets with one call. The
-/// sender runs on the cores that `server` may use.
+/// One system call sends `in_flight` frames of `frame` bytes to each of `readers` sockets. The sender runs on the
+/// cores that `server` may use.
 pub(super) fn measure(
     readers: usize,
     frame: usize,
@@ -46,7 +46,7 @@ pub(super) fn measure(
     let cores = server.and_then(Process::cores);
     let sender = thread::spawn(move || {
         if let Some(cores) = cores {
-            // Where it may not, it runs where it is.
+            // Without permission to move, it runs where it is.
             let _ = rustix::thread::sched_setaffinity(None, &cores);
         }
         send(ordered, &mut sockets, &batch)
@@ -70,7 +70,7 @@ pub(super) fn measure(
     Ok(time.as_secs_f64() / (rounds * due) as f64)
 }
 
-/// Sends a batch to every socket for each byte that arrives, and returns how long that ran.
+/// Sends a batch to every socket for each byte that arrives, and returns the CPU time that this took.
 fn send(mut orders: TcpStream, sockets: &mut [TcpStream], batch: &[u8]) -> io::Result<Duration> {
     let began = own_time();
     let mut order = [0];

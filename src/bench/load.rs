@@ -1,4 +1,4 @@
-//! Messages on their way: who publishes next, what has arrived, how long it took, what is missing.
+//! Publishes the messages of a load, and counts which have arrived, how long they took and which are missing.
 
 use std::cmp::Ordering;
 use std::time::{Duration, Instant};
@@ -10,21 +10,21 @@ use super::local::{Process, own_time};
 use super::swarm::Swarm;
 use super::wire::{Dialect, Mark};
 
-/// How long to wait for what is still on its way.
+/// How long to wait for messages that have not arrived.
 const STRAGGLERS: Duration = Duration::from_secs(5);
-/// The share of a run's time that is not measured: caches fill, queues get their room.
+/// The warm-up takes a run's duration divided by this. It is not measured, because caches fill and queues grow in it.
 const WARM_UP: u32 = 10;
-/// Latencies are kept to a thousandth.
+/// Significant digits of a latency.
 const DIGITS: u8 = 3;
 
 /// When the next message is published.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Pace {
-    /// When one of so many in flight has reached all its readers.
+    /// Whenever one of this many messages in flight has reached all its readers.
     InFlight(usize),
-    /// Like one in flight, until each publisher of a group has had its turn.
+    /// As with one message in flight, until each publisher of a group has published once.
     EachOnce,
-    /// So many a second, whatever has arrived. Latencies count from when a message was due.
+    /// This many a second, whether or not earlier messages have arrived. Latencies count from when a message was due.
     PerSecond(f64),
 }
 
@@ -35,32 +35,32 @@ pub(super) struct Group {
     pub(super) publishers: Vec<usize>,
     /// Indices of the connections that read.
     pub(super) readers: Vec<usize>,
-    /// Whether the publishers are among the readers: none gets a copy of its own.
+    /// Whether the publishers are among the readers. A publisher does not receive its own messages.
     pub(super) mutual: bool,
 }
 
 impl Group {
-    /// How many get each message.
+    /// How many readers receive each message.
     fn audience(&self) -> usize {
         self.readers.len() - usize::from(self.mutual)
     }
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug)]
 pub(super) struct Outcome {
     pub(super) seconds: f64,
-    /// In the time that was measured.
+    /// Messages and deliveries while it was measured.
     pub(super) messages: u64,
     pub(super) deliveries: u64,
-    /// Over the whole run.
+    /// Deliveries that did not arrive or arrived out of order, over the whole run.
     pub(super) lost: u64,
     pub(super) out_of_order: u64,
-    /// Nanoseconds.
+    /// In nanoseconds.
     pub(super) latency: Histogram<u64>,
-    /// What the server's threads ran, where it is on this machine.
+    /// CPU time of the server's threads, if it is on this machine.
     pub(super) server_time: Option<Duration>,
-    /// What the generator ran.
+    /// CPU time of the generator.
     pub(super) own_time: Duration,
 }
 
@@ -68,11 +68,11 @@ pub(super) struct Outcome {
 struct Load<'a, D> {
     swarm: &'a mut Swarm<D>,
     groups: Vec<Progress>,
-    /// For each connection, what it reads and the numbers it expects next, one for each publisher.
+    /// For each connection, its group and the numbers that it expects next, one for each publisher.
     places: Vec<Place>,
     started: Instant,
     data: Vec<u8>,
-    /// Connections with something queued.
+    /// Connections with queued bytes.
     touched: Vec<usize>,
     tally: Tally,
 }
@@ -96,11 +96,11 @@ struct Tally {
     deliveries: u64,
     out_of_order: u64,
     latency: Histogram<u64>,
-    /// Groups of which a message has reached all its readers.
+    /// Groups in which a message has reached all its readers.
     complete: Vec<u32>,
 }
 
-/// Puts the load on and measures it for `duration`, after a warm-up.
+/// Loads the server and measures it for `duration`, after a warm-up.
 pub(super) fn run<D: Dialect>(
     swarm: &mut Swarm<D>,
     groups: Vec<Group>,
@@ -198,7 +198,7 @@ impl<'a, D: Dialect> Load<'a, D> {
         }
     }
 
-    /// Sends what was queued: one call for all that one publisher has.
+    /// Sends the queued bytes, with one system call for each publisher.
     fn flush(&mut self) -> Result<(), BenchError> {
         for publisher in self.touched.drain(..) {
             self.swarm.flush(publisher)?;
@@ -218,7 +218,7 @@ impl<'a, D: Dialect> Load<'a, D> {
         self.flush()
     }
 
-    /// Goes on until `until` after the start.
+    /// Runs the load until `until` after the start.
     fn go_on(
         &mut self,
         pace: Pace,
@@ -244,7 +244,7 @@ impl<'a, D: Dialect> Load<'a, D> {
             if self.tally.deliveries > before {
                 arrival = Instant::now();
             } else if arrival.elapsed() > STRAGGLERS {
-                // Something was lost and nothing moves: the run ends with what it has.
+                // Something was lost and nothing moves, so the run ends with the figures it has.
                 return Ok(());
             }
             let due = self.now();
@@ -258,9 +258,9 @@ impl<'a, D: Dialect> Load<'a, D> {
         }
     }
 
-    /// Publishes all that has come due, and returns how long to wait for the next.
+    /// Publishes all messages that are due, and returns how long to wait for the next.
     ///
-    /// epoll counts in milliseconds, rounded up: the last of them is spent looking, so that no message is late.
+    /// epoll rounds its timeout up to milliseconds. The last millisecond is spent polling, so that no message is late.
     fn publish_due(&mut self, rate: f64, until: Duration) -> Result<Duration, BenchError> {
         for group in 0..self.groups.len() {
             loop {
@@ -280,7 +280,7 @@ impl<'a, D: Dialect> Load<'a, D> {
 
     fn turn(&mut self, wait: Duration) -> Result<(), BenchError> {
         let Self { swarm, groups, places, started, tally, .. } = self;
-        // One look at the clock serves all that one connection had waiting.
+        // Everything that one connection has to read gets the same arrival time, because reading the clock costs time.
         let (mut of, mut now) = (usize::MAX, 0);
         swarm.turn(Some(wait), |index, data| {
             if of != index {
@@ -310,7 +310,7 @@ impl Tally {
         let publishers = place.expected.len();
         let which = mark.number as usize % publishers.max(1);
         let Some(expected) = place.expected.get_mut(which) else { return };
-        // A gap is found when all is counted; a message that comes after a later one, or twice, is found here.
+        // Missing messages are counted at the end; messages out of order or repeated are counted here.
         match mark.number.cmp(expected) {
             Ordering::Less => self.out_of_order += 1,
             Ordering::Equal | Ordering::Greater => *expected = mark.number + publishers as u32,

@@ -1,4 +1,4 @@
-//! What a server on this machine uses: the scheduler's count of its time, and its memory.
+//! Reads the CPU time and the memory of a server on this machine.
 
 use std::fs;
 use std::time::Duration;
@@ -12,24 +12,24 @@ use rustix::time::{ClockId, clock_gettime};
 pub(super) struct Process(u32);
 
 impl Process {
-    /// The process with this id, if there is one that tells its figures.
+    /// The process with this id, if it exists and its memory can be read.
     pub(super) fn new(pid: u32) -> Option<Process> {
         let process = Process(pid);
         (process.resident()? > 0).then_some(process)
     }
 
-    /// Time that its threads have run, by the scheduler's count.
+    /// The CPU time of its threads, as the scheduler counts it.
     pub(super) fn time(self) -> Option<Duration> {
         let mut nanoseconds = 0;
         for task in fs::read_dir(format!("/proc/{}/task", self.0)).ok()? {
-            // A thread that ends while it is looked at has done next to nothing since.
+            // A thread that ended after the directory was read has hardly run since.
             let Ok(text) = fs::read_to_string(task.ok()?.path().join("schedstat")) else { continue };
             nanoseconds += text.split_ascii_whitespace().next()?.parse::<u64>().ok()?;
         }
         Some(Duration::from_nanos(nanoseconds))
     }
 
-    /// Its memory that is in RAM, in bytes, without the pages of its program, which come in as code is first run.
+    /// Its resident memory in bytes, without shared pages: those of its program are loaded when code first runs.
     pub(super) fn resident(self) -> Option<u64> {
         let text = fs::read_to_string(format!("/proc/{}/statm", self.0)).ok()?;
         let mut pages = text.split_ascii_whitespace().skip(1).map(str::parse::<u64>);
@@ -37,14 +37,14 @@ impl Process {
         Some(resident.saturating_sub(shared) * rustix::param::page_size() as u64)
     }
 
-    /// The cores that it may run on.
+    /// The cores on which it may run.
     pub(super) fn cores(self) -> Option<CpuSet> {
         let pid = Pid::from_raw(i32::try_from(self.0).ok()?)?;
         rustix::thread::sched_getaffinity(Some(pid)).ok()
     }
 }
 
-/// Time that the calling thread has run.
+/// The CPU time of the calling thread.
 pub(super) fn own_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)

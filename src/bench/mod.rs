@@ -1,8 +1,9 @@
-//! `philotectl bench`: loads a server over WebSocket and tells what each delivery costs it.
+//! The load generator of `philotectl bench` and `benches/`, which measures what each delivery costs a server.
 //!
-//! [`scenarios`] says who connects and publishes; [`load`] keeps count of messages; [`swarm`] is the epoll loop below
-//! them, with [`tls`] between where the server wants it, [`wire`] what it understands of a server's frames. [`floor`] measures what no server can be cheaper than,
-//! [`local`] what a server on this machine uses, and [`report`] prints it.
+//! [`scenarios`] decides which connections are opened and which of them publish. [`load`] publishes and counts
+//! messages. [`swarm`] is the epoll loop that reads and writes the connections, through [`tls`] for wss://, and
+//! [`wire`] is what it knows about frames. [`floor`] measures the least that any server can cost, [`local`] measures
+//! a server on this machine, and [`report`] prints the figures.
 
 mod error;
 mod floor;
@@ -32,43 +33,43 @@ pub use self::tls::Tls;
 pub use self::wire::{Dialect, Philote, Seat, TEXT, client_frame};
 use crate::access_key::{Keys, NewToken, issue, signing_secret};
 
-/// Descriptors of this process that are no connections.
+/// Descriptors of this process that are not connections.
 const SPARE_DESCRIPTORS: usize = 32;
-/// How long a token is good: longer than any run.
+/// How long a token is valid: longer than any run.
 pub const TOKEN_LIFE: Duration = Duration::from_secs(3600);
 
-/// What a connection's token is to allow.
+/// The rights that the token of a connection needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Rights<'a> {
-    /// The one channel that it names.
+    /// Its only channel.
     pub channel: &'a str,
-    /// Whether it reads it.
+    /// Whether it may read the channel.
     pub reads: bool,
-    /// Whether it writes it.
+    /// Whether it may write the channel.
     pub writes: bool,
-    /// Who it is for.
+    /// Its subject.
     pub subject: Option<&'a str>,
 }
 
 /// The server to load.
 #[derive(Clone, Debug)]
 pub struct Target<D> {
-    /// How it is spoken to.
+    /// The protocol that it speaks.
     pub dialect: D,
-    /// Where it listens.
+    /// The address that it listens on.
     pub address: SocketAddr,
-    /// How it is met, where it is behind TLS.
+    /// How to connect over TLS; `None` without TLS.
     pub tls: Option<Tls>,
-    /// Its process, where it runs on this machine.
+    /// Its process id, if it runs on this machine.
     pub pid: Option<u32>,
-    /// Connections that it has places for, where that is known.
+    /// How many connections it still accepts, if that is known.
     pub free: Option<usize>,
 }
 
 /// Runs the chosen scenarios, one after the other.
 ///
 /// # Errors
-/// The first thing that goes wrong: a [`BenchError`], or why `tokens` has no token.
+/// The first failure: a [`BenchError`], or the error of `tokens`.
 pub fn run<D: Dialect + Copy, E: From<BenchError>>(
     options: &Options,
     target: &Target<D>,
@@ -93,11 +94,11 @@ pub fn run<D: Dialect + Copy, E: From<BenchError>>(
     Ok(Measured { server: target.address.to_string(), size, scenarios, notes })
 }
 
-/// Where the server of `ws://host:port` or `wss://host:port` is, and how it is met: trusting the authorities in a file, or
-/// the system's.
+/// The address of the server of `ws://host:port` or `wss://host:port`, and how to connect over TLS, trusting the
+/// authorities in a file, or those of the system.
 ///
 /// # Errors
-/// It is something else, its host has no address, or the file holds no authorities.
+/// The URL is malformed, its host has no address, or the file contains no authorities.
 pub fn locate(url: &str, authorities: Option<&Path>) -> Result<(SocketAddr, Option<Tls>), BenchError> {
     let wrong = || BenchError::Url(url.to_owned());
     let (secure, rest) = match (url.strip_prefix("ws://"), url.strip_prefix("wss://")) {
@@ -130,7 +131,7 @@ pub fn on_loopback(listeners: &[String]) -> Result<SocketAddr, BenchError> {
 /// The key in the first line of a secret file.
 ///
 /// # Errors
-/// The file cannot be read, or its first line is no secret.
+/// The file cannot be read, or its first line is not a secret.
 pub fn keys(path: &Path) -> Result<Keys, BenchError> {
     let secret = signing_secret(path).map_err(|error| BenchError::SecretFile(path.into(), error))?;
     Ok(Keys::new([secret.as_bytes()]))
@@ -153,7 +154,7 @@ pub fn sign(rights: &Rights<'_>, keys: &Keys) -> Result<String, BenchError> {
     issue(&token, keys).map_err(|_| BenchError::CannotSign)
 }
 
-/// Raises the limit of open files as far as it goes, and returns it.
+/// Raises the limit of open files to its hard limit, and returns it.
 fn raise_descriptors() -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();

@@ -8,40 +8,40 @@ use clap::{Args, ValueEnum};
 /// The longest that one scenario may run.
 pub(super) const LONGEST: Duration = Duration::from_secs(600);
 
-/// What a load looks like.
+/// A kind of load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Scenario {
     /// One publisher, many readers: with one message in flight, then with sixteen
     Fanout,
     /// Many rooms at once, whose members publish in turn
     Rooms,
-    /// One publisher that keeps its pace whatever happens, many readers
+    /// One publisher that publishes at a fixed rate, many readers
     Paced,
     /// One publisher, one reader
     Stream,
-    /// Connections that do nothing: memory of each, before and after large messages, and what accepting it costs
+    /// Connections that do nothing: the memory of each before and after large messages, and the cost of accepting it
     Idle,
 }
 
-/// What to load a server with.
+/// The arguments of `philotectl bench`.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// What to run, in order [default: all of them]
+    /// The scenarios to run, in order [default: all of them]
     #[arg(value_name = "SCENARIO")]
     pub scenarios: Vec<Scenario>,
-    /// The server, behind TLS with wss:// [default: the daemon on this machine, over loopback]
+    /// The server; wss:// for TLS [default: the daemon on this machine, over loopback]
     #[arg(long, value_name = "ws://HOST:PORT", requires = "secret_file")]
     pub url: Option<String>,
-    /// Trust the authorities in this file behind wss:// [default: those of the system]
+    /// With wss://, trust the authorities in this file [default: those of the system]
     #[arg(long, value_name = "FILE", requires = "url")]
     pub ca: Option<PathBuf>,
     /// Sign tokens with the first line of this file [default: the daemon on this machine issues them]
     #[arg(long, value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
-    /// Readers of fanout and paced, connections of idle [default: 1000, idle 10000, or what the server has free]
+    /// Readers of fanout and paced, connections of idle [default: 1000, idle 10000, or as many as the server accepts]
     #[arg(long, value_name = "N", value_parser = number(1, 1_000_000))]
     pub connections: Option<u64>,
-    /// Rooms of rooms [default: 200, or what the server has free]
+    /// Rooms of rooms [default: 200, or as many as the server accepts]
     #[arg(long, value_name = "N", value_parser = number(1, 100_000))]
     pub rooms: Option<u64>,
     /// Members of each room, in rooms and idle
@@ -56,7 +56,7 @@ pub struct Options {
     /// Bytes of each message's data
     #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = number(20, 60_000))]
     pub size: u64,
-    /// The `sub` of the publishers' tokens, which stands in all that they publish [default: idle "bench", else none]
+    /// The `sub` of the publishers' tokens, and so of their messages [default: idle "bench", otherwise none]
     #[arg(long, value_name = "SUBJECT")]
     pub subject: Option<String>,
     /// How long each measurement takes, after a warm-up of a tenth
@@ -80,7 +80,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 impl Options {
-    /// What to run.
+    /// The scenarios to run.
     pub(super) fn chosen(&self) -> &[Scenario] {
         if self.scenarios.is_empty() { Scenario::value_variants() } else { &self.scenarios }
     }

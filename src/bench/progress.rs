@@ -1,13 +1,13 @@
-//! A progress bar on standard error, where that is a terminal.
+//! A progress bar on standard error, if that is a terminal.
 
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Between two looks at the bar: drawing costs, and the generator's thread has other work.
+/// The time between two drawings: drawing takes time that the generator's thread needs for the load.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// How far a run has come. Draws nothing where standard error is no terminal.
+/// The progress of a run. Draws nothing if standard error is not a terminal.
 pub(super) struct Progress {
     bar: ProgressBar,
     drawn: Instant,
@@ -18,12 +18,12 @@ impl Progress {
         Progress { bar: ProgressBar::no_length(), drawn: Instant::now() }
     }
 
-    /// Begins something that takes `duration`; [`Progress::at`] is given milliseconds.
+    /// Starts a bar for a step that takes `duration`; [`Progress::at`] takes milliseconds.
     pub(super) fn begin(&mut self, name: &str, duration: Duration) {
         self.count(name, duration.as_millis() as usize);
     }
 
-    /// Begins something of which there are `count`.
+    /// Starts a bar for a step of `count` units.
     pub(super) fn count(&mut self, name: &str, count: usize) {
         let style = ProgressStyle::with_template("{msg:28} {wide_bar} {percent:>3} %");
         self.bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));

@@ -1,20 +1,20 @@
-//! What was measured: a table for people, a document for programs.
+//! The figures of a run, as a table for people and as JSON for programs.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-/// All that a run of `philotectl bench` measured.
+/// The figures of a run of `philotectl bench`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Measured {
-    /// Where the load went.
+    /// The address of the server.
     pub server: String,
     /// Bytes of each message's data.
     pub size: usize,
-    /// What was measured, in order.
+    /// The figures of each scenario, in the order in which they ran.
     pub scenarios: Vec<Row>,
-    /// What was not run as usual, in sentences.
+    /// What differs from a usual run, in sentences.
     pub notes: Vec<String>,
 }
 
@@ -25,29 +25,29 @@ pub struct Row {
     pub scenario: String,
     /// Connections.
     pub connections: usize,
-    /// How long it was measured.
+    /// How long the measurement took.
     pub seconds: f64,
     /// Messages published in that time.
     pub messages: u64,
     /// Messages that readers received in that time.
     pub deliveries: u64,
-    /// The same a second.
+    /// Deliveries a second.
     pub deliveries_per_second: f64,
-    /// Deliveries that never came, over the whole run.
+    /// Deliveries that did not arrive, over the whole run.
     pub lost: u64,
-    /// Deliveries that came after a later one of the same publisher, or twice.
+    /// Deliveries that arrived after a later one of the same publisher, or twice.
     pub out_of_order: u64,
-    /// From when a message was due until a reader had it; `None` where nothing was published.
+    /// From when a message was due until a reader had it; `None` if no message was published.
     pub latency: Option<Latency>,
-    /// CPU time of the server's threads for each delivery; `None` where the server is not on this machine.
+    /// CPU time of the server's threads for each delivery; `None` if the server is not on this machine.
     pub server_time_per_delivery: Option<f64>,
     /// CPU time of a bare loop for the same delivery, measured in the same run.
     pub floor_time_per_delivery: Option<f64>,
     /// The generator's own CPU time for each delivery.
     pub generator_time_per_delivery: Option<f64>,
-    /// Memory of the server for each open connection before it carried a message.
+    /// Memory of the server for each open connection, before any message.
     pub memory_per_connection: Option<u64>,
-    /// The same after large messages passed through it both ways.
+    /// Memory of the server for each open connection, after large messages in both directions.
     pub memory_per_connection_after: Option<u64>,
     /// CPU time of the server for each connection that it accepted.
     pub server_time_per_accept: Option<f64>,
@@ -79,20 +79,20 @@ impl Latency {
 }
 
 impl Row {
-    /// How many times the floor the server's time is.
+    /// The server's time as a multiple of the floor.
     #[must_use]
     pub fn ratio(&self) -> Option<f64> {
         Some(self.server_time_per_delivery? / self.floor_time_per_delivery?)
     }
 }
 
-/// Time for each of `count`.
+/// The time for each of `count` units.
 pub(super) fn per(time: Option<Duration>, count: u64) -> Option<f64> {
     time.filter(|_| count > 0).map(|time| time.as_secs_f64() / count as f64)
 }
 
 impl Measured {
-    /// A table of at most 80 columns, and what its figures mean.
+    /// A table of at most 80 columns, and the meaning of its figures.
     #[must_use]
     pub fn table(&self) -> String {
         let carried: Vec<&Row> =
@@ -151,7 +151,7 @@ impl Measured {
     }
 }
 
-/// A figure in other units, to three digits or more.
+/// A figure in other units, with at least three digits.
 fn fixed(value: Option<f64>, scale: f64) -> String {
     match value.map(|value| value * scale) {
         None => "-".into(),
@@ -161,7 +161,7 @@ fn fixed(value: Option<f64>, scale: f64) -> String {
     }
 }
 
-/// The first column to the left, the others to the right.
+/// Aligns the first column to the left and the others to the right.
 fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     let mut widths = [0; N];
     for row in rows {

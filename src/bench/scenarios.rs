@@ -1,4 +1,4 @@
-//! The five loads: who connects, who publishes how fast, and which figures that gives.
+//! The five loads: which connections they open, which of these publish how fast, and which figures result.
 
 use std::sync::Arc;
 use std::thread::sleep;
@@ -15,23 +15,23 @@ use super::swarm::Swarm;
 use super::wire::{Dialect, Seat, SharedSeat};
 use super::{Rights, Target};
 
-/// What passes through idle connections, in bytes of data.
+/// Bytes of data of the large messages to idle connections.
 const LARGE: usize = 16 * 1024;
-/// For the server to give back what it needed only to open connections or to carry messages.
+/// Time for the server to free what it needed only to open connections or to deliver messages.
 const SETTLE: Duration = Duration::from_millis(1500);
-/// Sizes when nobody says.
+/// Default sizes.
 const READERS: usize = 1000;
 const ROOMS: usize = 200;
 const IDLE: usize = 10_000;
 const STREAM_IN_FLIGHT: usize = 256;
 
-/// One run after another of the chosen scenarios.
+/// Runs the chosen scenarios one after the other.
 pub(super) struct Runner<'a, D, T> {
     pub(super) options: &'a Options,
     pub(super) target: &'a Target<D>,
     pub(super) server: Option<Process>,
     pub(super) tokens: T,
-    /// The most connections that may be opened.
+    /// The most connections that may be opened at once.
     pub(super) most: usize,
     pub(super) progress: Progress,
     pub(super) notes: Vec<String>,
@@ -74,7 +74,7 @@ impl<D: Dialect + Copy, E: From<BenchError>, T: FnMut(&Rights<'_>) -> Result<Str
         Ok(self.broadcast("stream", one, Pace::InFlight(in_flight))?.0)
     }
 
-    /// One publisher, the first connection, and `readers`. Returns the length of a frame, too.
+    /// One publisher, the first connection, and `readers`. Returns the length of a frame as well.
     fn broadcast(&mut self, name: &str, readers: usize, pace: Pace) -> Result<(Row, usize), E> {
         let subject = self.options.subject.as_deref();
         let publisher = self.seat(Rights { channel: "bench", reads: false, writes: true, subject })?;
@@ -144,7 +144,7 @@ impl<D: Dialect + Copy, E: From<BenchError>, T: FnMut(&Rights<'_>) -> Result<Str
         Ok(Row { scenario: "idle".into(), connections, ..row })
     }
 
-    /// `connections` in `rooms`, whose members all read and publish.
+    /// Divides `connections` among `rooms`, whose members all read and publish.
     fn members(
         &mut self,
         rooms: usize,
@@ -154,7 +154,7 @@ impl<D: Dialect + Copy, E: From<BenchError>, T: FnMut(&Rights<'_>) -> Result<Str
         let members = self.options.members as usize;
         let (mut seats, mut groups) = (Vec::with_capacity(connections), Vec::with_capacity(rooms));
         for room in 0..rooms {
-            // Names of one length, so that frames have one length.
+            // Names of equal length, so that all frames have the same length.
             let channel = format!("bench-{room:06}");
             let seat = self.seat(Rights { channel: &channel, reads: true, writes: true, subject })?;
             let first = seats.len();
@@ -192,7 +192,8 @@ impl<D: Dialect + Copy, E: From<BenchError>, T: FnMut(&Rights<'_>) -> Result<Str
         Ok(row(name, connections, &outcome))
     }
 
-    /// How many of `each` connections there may be beside `more`: as wanted, or as usual if they fit, or what fits.
+    /// How many units of `each` connections may be opened beside `more` others: `wanted`, or `usual` if they fit,
+    /// or as many as fit.
     fn fit(
         &mut self,
         name: &str,

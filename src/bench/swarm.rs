@@ -1,6 +1,7 @@
-//! Many WebSocket connections on one thread: an epoll loop that opens them, reads them, and counts.
+//! Many WebSocket connections on one thread, in an epoll loop.
 //!
-//! It must cost much less than the server that it loads, so nothing on its path parses, allocates or wakes a task.
+//! It must cost much less than the server that it loads, so reading a message neither parses JSON nor allocates nor
+//! wakes a task.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -13,18 +14,18 @@ use super::error::BenchError;
 use super::tls::{Session, Tls};
 use super::wire::{Dialect, Kind, SharedSeat, client_frame, first_frame};
 
-/// Handshakes in progress at once; below what the server takes at once from all its clients.
+/// Handshakes in progress at once: fewer than the server accepts from all its clients.
 const HANDSHAKES: usize = 128;
-/// How long opening may go on without one more connection being open.
+/// How long to wait for the next connection to open.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long closing may take; what is left then is cut off.
+/// How long to wait for connections to close; those that are left are cut off.
 const GOODBYE: Duration = Duration::from_secs(10);
-/// One read takes this much at most.
+/// The most bytes of one read.
 const READ_BYTES: usize = 256 * 1024;
-/// Sockets that are read before messages that are due get their turn.
+/// Sockets that are read before messages that are due are published.
 const EVENTS: usize = 256;
 
-/// Client frames that begin a close and answer a ping, without their lengths.
+/// First bytes of the client frames that close a connection and answer a ping.
 const CLOSE: u8 = 0x88;
 const PONG: u8 = 0x8a;
 
@@ -36,13 +37,13 @@ pub(super) struct Swarm<D> {
     poll: Poll,
     connections: Vec<Connection>,
     buffer: Box<[u8]>,
-    /// What was decrypted of one read.
+    /// The plaintext of one read.
     plain: Vec<u8>,
-    /// Connections that are open.
+    /// The number of open connections.
     pub(super) open: usize,
-    /// Connections that the server closed, and what it said to the first.
+    /// How many connections the server closed, and the reason of the first.
     closed: Option<(usize, String)>,
-    /// The length of the last data frame, header included.
+    /// The length of the last data frame, with its header.
     pub(super) frame_length: usize,
 }
 
@@ -51,13 +52,13 @@ struct Connection {
     tls: Option<Session>,
     seat: SharedSeat,
     stage: Stage,
-    /// The beginning of a frame whose end has not arrived.
+    /// The beginning of an incomplete frame.
     carry: Vec<u8>,
     unsent: Vec<u8>,
 }
 
 impl Connection {
-    /// Sends what is queued; fails with `WouldBlock` where the socket does not take all of it.
+    /// Sends the queued bytes; fails with `WouldBlock` if the socket does not accept all of them.
     fn send(&mut self) -> io::Result<()> {
         if let Some(tls) = &mut self.tls {
             return tls.send(&mut self.unsent, &mut self.stream);
@@ -79,7 +80,7 @@ impl Connection {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Waits for the answer to its upgrade.
+    /// Waits for the response to its upgrade request.
     Upgrading,
     /// Waits for the answer to its greeting.
     Greeting,
@@ -89,7 +90,7 @@ enum Stage {
 }
 
 impl<D: Dialect> Swarm<D> {
-    /// No connection yet; they will be made to `address`.
+    /// A swarm without connections; they will be opened to `address`.
     pub(super) fn new(dialect: D, address: SocketAddr, tls: Option<Tls>) -> Result<Self, BenchError> {
         Ok(Self {
             dialect,
@@ -140,11 +141,11 @@ impl<D: Dialect> Swarm<D> {
             self.address,
             self.dialect.headers(seat)
         );
-        // Sent when the socket first says that it can be written.
+        // Sent when the socket first becomes writable.
         self.adopt(stream, tls, seat, Stage::Upgrading, request.into_bytes())
     }
 
-    /// Takes over a stream that carries frames already.
+    /// Takes over a stream that is already past its upgrade.
     pub(super) fn adopt_open(
         &mut self,
         stream: std::net::TcpStream,
@@ -172,7 +173,7 @@ impl<D: Dialect> Swarm<D> {
         Ok(())
     }
 
-    /// Waits for sockets and reads them; shows each message's data to `take`, with the index of its connection.
+    /// Waits for events and reads sockets; passes the data of each message to `take`, with the index of its connection.
     pub(super) fn turn(
         &mut self,
         wait: Option<Duration>,
@@ -215,7 +216,7 @@ impl<D: Dialect> Swarm<D> {
                 }
                 Err(error) => return self.ended(index, &error.to_string()),
             };
-            // The buffer can't be borrowed beside the connection's own state.
+            // Taken out, because it cannot be borrowed together with the connection's state.
             let buffer = std::mem::take(&mut self.buffer);
             let result = if self.tls.is_some() {
                 self.decrypted(index, &buffer[..count], take)
@@ -224,14 +225,14 @@ impl<D: Dialect> Swarm<D> {
             };
             self.buffer = buffer;
             result?;
-            // A short read has emptied the socket: the next bytes make a new event.
+            // A short read has emptied the socket: more bytes cause a new event.
             if count < READ_BYTES {
                 return Ok(());
             }
         }
     }
 
-    /// Handles what came over TLS, and sends what the handshake has to say to it.
+    /// Decrypts what a connection received over TLS, and sends the handshake's answers.
     fn decrypted(
         &mut self,
         index: usize,
@@ -244,7 +245,7 @@ impl<D: Dialect> Swarm<D> {
         let decrypted = connection.tls.as_mut().map_or(Ok(()), |tls| tls.decrypt(cipher, &mut plain));
         let sent = self.flush(index);
         if let Err(error) = decrypted {
-            // Its alert has been sent.
+            // The alert has been sent.
             return match self.connections[index].stage {
                 Stage::Upgrading => Err(BenchError::Tls(self.address, error)),
                 _ => self.ended(index, &error.to_string()),
@@ -270,13 +271,13 @@ impl<D: Dialect> Swarm<D> {
             carry.extend_from_slice(bytes);
             let used = self.handle(index, &carry, take)?;
             carry.drain(..used);
-            // An idle connection keeps no room.
+            // An idle connection keeps no buffer.
             self.connections[index].carry = if carry.is_empty() { Vec::new() } else { carry };
         }
         Ok(())
     }
 
-    /// Handles what is whole in `bytes` and returns how much that was.
+    /// Handles the complete frames in `bytes`, and returns their length.
     fn handle(
         &mut self,
         index: usize,
@@ -344,7 +345,7 @@ impl<D: Dialect> Swarm<D> {
         Ok(())
     }
 
-    /// The server has ended this connection, or answered its Close.
+    /// Handles the end of a connection: the server has closed it, or has answered its Close frame.
     fn ended(&mut self, index: usize, how: &str) -> Result<(), BenchError> {
         let connection = &mut self.connections[index];
         let before = std::mem::replace(&mut connection.stage, Stage::Ended);
@@ -367,7 +368,7 @@ impl<D: Dialect> Swarm<D> {
         Ok(())
     }
 
-    /// An error once the server has closed a connection.
+    /// Fails if the server has closed a connection.
     pub(super) fn check(&self) -> Result<(), BenchError> {
         match &self.closed {
             Some((count, first)) => Err(BenchError::Closed { count: *count, first: first.clone() }),
@@ -375,13 +376,13 @@ impl<D: Dialect> Swarm<D> {
         }
     }
 
-    /// Queues a message on a connection; [`Swarm::flush`] sends what is queued with one call.
+    /// Queues a message on a connection; [`Swarm::flush`] sends queued bytes with one system call.
     pub(super) fn publish(&mut self, index: usize, data: &[u8]) {
         let connection = &mut self.connections[index];
         self.dialect.publish(&connection.seat, data, &mut connection.unsent);
     }
 
-    /// Sends what is queued on a connection, as far as its socket takes it; the rest follows when it can.
+    /// Sends as many of a connection's queued bytes as the socket accepts; the rest follows when it is writable.
     pub(super) fn flush(&mut self, index: usize) -> Result<(), BenchError> {
         let connection = &mut self.connections[index];
         match connection.send() {
@@ -392,14 +393,14 @@ impl<D: Dialect> Swarm<D> {
             Err(error) => return self.ended(index, &error.to_string()),
             Ok(()) => {}
         }
-        // What carried a large message is given back, so that the generator can hold very many connections.
+        // The buffer of a large message is freed, so that the generator can hold many connections.
         if connection.unsent.is_empty() && connection.unsent.capacity() > 4096 {
             connection.unsent = Vec::new();
         }
         Ok(())
     }
 
-    /// Closes all connections, so that the server is done with them when this returns.
+    /// Closes all connections, and waits until the server has answered.
     pub(super) fn close(mut self) -> Result<(), BenchError> {
         const NORMAL: [u8; 2] = 1000_u16.to_be_bytes();
         for index in 0..self.connections.len() {

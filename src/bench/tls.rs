@@ -11,7 +11,7 @@ use rustls::{ClientConfig, ClientConnection};
 use super::error::BenchError;
 use crate::trust::client_config;
 
-/// How a server behind TLS is met: by which name, and whom it may be vouched for by.
+/// How to connect to a server over TLS: its name, and the authorities to trust.
 #[derive(Clone, Debug)]
 pub struct Tls {
     config: Arc<ClientConfig>,
@@ -19,13 +19,13 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Meets the server `host`, trusting the authorities in a file, or the system's.
+    /// For the server `host`, trusting the authorities in a file, or those of the system.
     ///
     /// # Errors
-    /// The host is no name, or the file holds no authorities.
+    /// The host is not a valid name, or the file contains no authorities.
     pub(super) fn new(host: &str, authorities: Option<&Path>) -> Result<Tls, BenchError> {
         let mut config = client_config(authorities).map_err(BenchError::Trust)?;
-        // Each connection has the whole handshake, as those of different clients have.
+        // Each connection makes a full handshake, as connections of different clients do.
         config.resumption = Resumption::disabled();
         let name = ServerName::try_from(host.to_owned()).map_err(|_| BenchError::Url(host.to_owned()))?;
         Ok(Tls { config: Arc::new(config), name })
@@ -34,17 +34,17 @@ impl Tls {
     pub(super) fn begin(&self) -> io::Result<Session> {
         let mut session =
             ClientConnection::new(self.config.clone(), self.name.clone()).map_err(io::Error::other)?;
-        // What it holds is bounded by the messages in flight.
+        // The messages in flight bound what it holds.
         session.set_buffer_limit(None);
         Ok(Session(Box::new(session)))
     }
 }
 
-/// One connection's state.
+/// The TLS state of one connection.
 pub(super) struct Session(Box<ClientConnection>);
 
 impl Session {
-    /// Takes what came from the socket, and appends what was in it to `plain`.
+    /// Decrypts bytes from the socket, and appends the plaintext to `plain`.
     pub(super) fn decrypt(&mut self, mut cipher: &[u8], plain: &mut Vec<u8>) -> io::Result<()> {
         while !cipher.is_empty() {
             self.0.read_tls(&mut cipher)?;
@@ -56,7 +56,7 @@ impl Session {
         Ok(())
     }
 
-    /// Takes all of `unsent`, and sends what there is as far as the socket takes it.
+    /// Encrypts all of `unsent`, and sends as much as the socket accepts.
     pub(super) fn send(&mut self, unsent: &mut Vec<u8>, socket: &mut impl Write) -> io::Result<()> {
         self.0.writer().write_all(unsent)?;
         unsent.clear();

@@ -1,4 +1,4 @@
-//! What travels between the generator and a server: frames known by their headers, and marks at fixed places.
+//! Frames between the generator and a server, and the marks by which messages are recognized.
 
 use std::sync::Arc;
 
@@ -8,23 +8,23 @@ const BINARY: u8 = 2;
 const CLOSE: u8 = 8;
 const PING: u8 = 9;
 
-/// One connection's part in a scenario.
+/// The role of a connection in a scenario.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seat {
     /// The channel that it reads or writes.
     pub channel: String,
     /// Whether it reads the channel.
     pub reads: bool,
-    /// What it shows to be let in; empty for servers that ask for nothing.
+    /// The token that it sends; empty for servers that need none.
     pub token: String,
 }
 
-/// How a kind of server is spoken to over WebSocket, without understanding more than has to be counted.
+/// The protocol of a kind of server over WebSocket, as far as messages must be published and counted.
 pub trait Dialect {
-    /// Header lines of the upgrade request, each with its line end.
+    /// Header lines of the upgrade request, each with its line ending.
     fn headers(&self, seat: &Seat) -> String;
 
-    /// Finished client frames that follow the upgrade; [`Dialect::greeted`] says when they have been answered.
+    /// Complete client frames to send after the upgrade; [`Dialect::greeted`] decides when they have been answered.
     fn greeting(&self, _seat: &Seat) -> Option<Vec<u8>> {
         None
     }
@@ -34,11 +34,11 @@ pub trait Dialect {
         true
     }
 
-    /// Appends a finished client frame that publishes `data` on the seat's channel.
+    /// Appends a complete client frame that publishes `data` on the seat's channel.
     fn publish(&self, seat: &Seat, data: &[u8], out: &mut Vec<u8>);
 
-    /// Shows the data of each message in a data frame's payload to `take`. What the server asks and wants answered
-    /// goes to `answer` as finished client frames.
+    /// Passes the data of each message in a data frame's payload to `take`. Where the server expects an answer,
+    /// complete client frames are appended to `answer`.
     fn messages(&self, seat: &Seat, payload: &[u8], answer: &mut Vec<u8>, take: impl FnMut(&[u8]));
 }
 
@@ -58,7 +58,7 @@ impl Dialect for Philote {
     }
 
     fn messages(&self, seat: &Seat, payload: &[u8], _: &mut Vec<u8>, mut take: impl FnMut(&[u8])) {
-        // {"issuer":"<36>","channel":"<name>","data":"<data>": its place depends on the name alone.
+        // {"issuer":"<36>","channel":"<name>","data":"<data>": the position of the data depends only on the name.
         const BEFORE: usize = r#"{"issuer":"","channel":"","data":""#.len() + 36;
         if let Some(data) = payload.get(BEFORE + seat.channel.len()..) {
             take(data);
@@ -66,7 +66,7 @@ impl Dialect for Philote {
     }
 }
 
-/// Bare frames whose payload is the data: what the floor sends.
+/// Bare frames whose payload is the data: the frames of the floor.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bare;
 
@@ -85,7 +85,7 @@ impl Dialect for Bare {
 /// The first byte of a client's text frame.
 pub const TEXT: u8 = 0x81;
 
-/// Appends a client's frame. It is masked with zeros: a mask as RFC 6455 asks for, and no work for the generator.
+/// Appends a client frame. RFC 6455 requires a masking key; one of zeros leaves the payload as it is, which costs nothing.
 pub fn client_frame(first: u8, parts: &[&[u8]], out: &mut Vec<u8>) {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     out.push(first);
@@ -104,7 +104,7 @@ pub fn client_frame(first: u8, parts: &[&[u8]], out: &mut Vec<u8>) {
     parts.iter().for_each(|part| out.extend_from_slice(part));
 }
 
-/// A server's text frame of `length` bytes in all that begins with `start`.
+/// A server's text frame of `length` bytes, header included, whose payload begins with `start`.
 pub(super) fn server_frame(start: &[u8], length: usize) -> Vec<u8> {
     let mut frame = vec![TEXT];
     match length {
@@ -123,7 +123,7 @@ pub(super) fn server_frame(start: &[u8], length: usize) -> Vec<u8> {
     frame
 }
 
-/// What a frame of the server's is.
+/// The kind of a frame from the server.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Data,
@@ -132,7 +132,7 @@ pub(super) enum Kind {
     Close,
 }
 
-/// The first frame of `bytes`: what it is, where its payload begins, and where it ends. `None` while it is not whole.
+/// The first frame of `bytes`: its kind, the start of its payload, and its end. `None` if it is incomplete.
 pub(super) fn first_frame(bytes: &[u8]) -> Option<(Kind, usize, usize)> {
     let [first, second, rest @ ..] = bytes else { return None };
     let (start, length) = match second & 0x7f {
@@ -150,7 +150,7 @@ pub(super) fn first_frame(bytes: &[u8]) -> Option<(Kind, usize, usize)> {
     (bytes.len() >= end).then_some((kind, start, end))
 }
 
-/// What each message carries: its number within its group, and when it was due.
+/// The mark in each message: its number within its group, and when it was due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) number: u32,
@@ -159,10 +159,10 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    /// Hexadecimal digits of the number, and of the time: it lasts for 78 hours.
+    /// Hexadecimal digits of the number and of the time, which suffice for 78 hours.
     const NUMBER: usize = 8;
     const DUE: usize = 12;
-    /// Its length as text.
+    /// The length of the mark in a message.
     pub(super) const LENGTH: usize = Self::NUMBER + Self::DUE;
 
     pub(super) fn write(self, data: &mut [u8]) {
@@ -189,7 +189,7 @@ impl Mark {
     }
 }
 
-/// A seat that many connections take.
+/// A seat that several connections share.
 pub(super) type SharedSeat = Arc<Seat>;
 
 #[cfg(test)]

@@ -82,7 +82,7 @@ pub(super) enum Command {
     LogLevel(LevelArgs),
     /// Wait until the daemon serves clients, or fail at --timeout
     WaitReady,
-    /// Load a Philote server, and tell what each delivery and each connection costs it
+    /// Load a Philote server, and measure what each delivery and each connection costs it
     Bench(Options),
     /// Print a script that makes a shell complete this program's command lines
     Completions {
