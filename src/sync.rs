@@ -20,3 +20,36 @@ fn end_the_process() -> ! {
     eprintln!("philote: a panic left shared state half changed; ending the process");
     std::process::abort()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn fault_55_a_panic_that_left_shared_state_half_changed_ends_the_process() {
+        const SIGABRT: i32 = 6;
+        let output = testing::child("sync::tests::child_with_a_poisoned_lock").output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.signal(), Some(SIGABRT), "{errors}");
+        assert!(errors.contains("a panic left shared state half changed; ending the process"), "{errors}");
+    }
+
+    #[test]
+    fn child_with_a_poisoned_lock() {
+        if !testing::is_child() {
+            return;
+        }
+        let shared = Mutex::new(());
+        std::thread::scope(|scope| {
+            let holder = scope.spawn(|| {
+                let _held = lock(&shared);
+                panic!("while it holds the lock");
+            });
+            holder.join().unwrap_err();
+        });
+        drop(lock(&shared));
+    }
+}

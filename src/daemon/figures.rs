@@ -61,6 +61,10 @@ impl Figures {
         all.add("philote_messages_received_total", Counter, "Messages from clients and backends.", messages);
         let deliveries = server.hub.deliveries();
         all.add("philote_deliveries_total", Counter, "Messages queued to readers.", deliveries);
+        let refused =
+            [("bad_message", count(&counters.bad_messages)), ("forbidden", count(&counters.forbidden))];
+        let name = "philote_messages_refused_total";
+        all.add_each(name, Counter, "Messages answered with an error, by its code.", "reason", refused);
         let limited = count(&counters.rate_limited);
         all.add(
             "philote_messages_rate_limited_total",

@@ -202,7 +202,7 @@ struct Model {
 proptest! {
     /// Against a model that is a list of readers with sets of channels.
     #[test]
-    fn delivers_like_its_model(ops in proptest::collection::vec(op(), 1..120)) {
+    fn fault_49_delivers_like_its_model(ops in proptest::collection::vec(op(), 1..120)) {
         let hub = hub();
         let mut all: Vec<Model> = Vec::new();
         let mut here: Vec<usize> = Vec::new();
@@ -241,6 +241,43 @@ proptest! {
         for model in &all {
             prop_assert_eq!(&received(&model.sink), &model.expected);
         }
+    }
+}
+
+/// What each of ten thousand channels' readers gets is what was published there, while others come, go and change theirs.
+#[test]
+fn fault_49_nothing_leaks_between_ten_thousand_channels() {
+    const CHANNELS: usize = 10_000;
+    let hub = hub();
+    // Every reader has three channels, neighbours in number but not in the map; a third of them leave, a third change.
+    let read =
+        |first: usize| [first, first + 1, first + 7].map(|number| format!("channel {}", number % CHANNELS));
+    let mut readers: Vec<_> =
+        (0..CHANNELS).map(|first| (enter(&hub, &read(first), ALWAYS), read(first))).collect();
+    for (number, ((connection, _), channels)) in readers.iter_mut().enumerate() {
+        match number % 3 {
+            0 => {
+                hub.leave(connection);
+                *channels = Default::default();
+            }
+            1 => {
+                *channels = read(number + 100);
+                hub.subscribe(connection, &access(channels.as_slice()).read);
+            }
+            _ => {}
+        }
+    }
+    for number in 0..CHANNELS {
+        let channel = format!("channel {number}");
+        publish(&hub, &channel, &channel, None);
+    }
+    for ((_, sink), channels) in &readers {
+        let mut expected: Vec<_> = channels.iter().filter(|name| !name.is_empty()).collect();
+        // In the order in which they were published.
+        expected.sort_by_key(|name| name["channel ".len()..].parse::<usize>().unwrap());
+        let received = received(sink);
+        assert!(received.iter().all(|(channel, text)| channel == text), "{received:?}");
+        assert_eq!(received.iter().map(|(channel, _)| channel).collect::<Vec<_>>(), expected);
     }
 }
 

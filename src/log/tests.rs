@@ -166,7 +166,7 @@ impl Write for Stuck {
 }
 
 #[test]
-fn a_log_that_nobody_reads_blocks_no_caller_and_what_is_dropped_is_counted() {
+fn fault_65_a_log_that_nobody_reads_blocks_no_caller_and_what_is_dropped_is_counted() {
     const TOO_MANY: usize = 1234;
     let output = Output::default();
     let (asked, was_asked) = mpsc::channel();
@@ -231,7 +231,7 @@ fn what_a_broken_standard_error_did_not_take_is_counted_and_told_later() {
 }
 
 #[test]
-fn auto_is_the_journal_only_where_standard_error_is_its_stream() {
+fn fault_65_auto_is_the_journal_only_where_standard_error_is_its_stream() {
     let resolve = |format: Format, stream| format.resolve(stream, Some((9, 1234)));
     assert_eq!(resolve(Format::Auto, Some("9:1234")), Format::Journald);
     for elsewhere in [None, Some(""), Some("9:123"), Some("8:1234"), Some("9:1234 ")] {
@@ -387,7 +387,7 @@ fn child_with_a_journal() {
 
 #[test]
 #[ignore = "needs user namespaces: tests/run includes it"]
-fn a_stopped_journald_blocks_no_caller_and_what_is_dropped_is_counted() {
+fn fault_65_a_stopped_journald_blocks_no_caller_and_what_is_dropped_is_counted() {
     run_in_own_root("log::tests::child_with_a_stopped_journal");
 }
 

@@ -111,6 +111,10 @@ pub struct Counters {
     pub closed: AtomicU64,
     /// Messages published.
     pub messages_in: AtomicU64,
+    /// Messages to channels that their publisher's token may not write to.
+    pub forbidden: AtomicU64,
+    /// Messages that were no message.
+    pub bad_messages: AtomicU64,
     /// Messages, pings and pongs over a connection's rate, which were not handled.
     pub rate_limited: AtomicU64,
     /// Reloads that were applied.

@@ -77,6 +77,7 @@ impl Publisher<'_> {
             }
             Ok(FromClient::Publish(publish)) => self.publish(&publish),
             Err(error) => {
+                self.server.counters.bad_messages.fetch_add(1, Relaxed);
                 let ack = text_of(message).filter(|_| self.v1).and_then(FromClient::ack_of);
                 self.answer(ErrorReply::BadMessage { error, ack }.encode());
             }
@@ -86,6 +87,7 @@ impl Publisher<'_> {
 
     fn publish(&mut self, publish: &Publish<'_>) {
         if !self.access.may_write(&publish.channel) {
+            self.server.counters.forbidden.fetch_add(1, Relaxed);
             let reply = ErrorReply::Forbidden { channel: &publish.channel, ack: publish.ack };
             return self.answer(reply.encode());
         }

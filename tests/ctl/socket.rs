@@ -338,7 +338,7 @@ fn stopping_waits_for_answers_in_progress_and_not_for_ever() {
 
 #[test]
 #[ignore = "needs root: tests/run includes it"]
-fn another_user_is_kept_out_by_the_mode_and_from_the_secret_by_who_it_is() {
+fn fault_67_another_user_is_kept_out_by_the_mode_and_from_the_secret_by_who_it_is() {
     let closed = Daemon::with_mode(0o660);
     let sentence = format!(
         "permission denied on {}\njoin its group: sudo usermod -aG philote $USER, then log in again\n",

@@ -1,6 +1,7 @@
 //! Starting it, well and badly.
 
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -53,11 +54,23 @@ fn fault_30_a_mistake_beside_the_secret_does_not_print_it() {
 }
 
 #[test]
-fn fault_27_an_empty_secret_needs_the_opt_in() {
+fn fault_27_an_empty_secret_needs_the_opt_in_and_a_short_one_is_warned_of() {
     let output = run("", |command| {
         command.env("SECRET", "").arg("--check");
     });
     assert_eq!(output.status.code(), Some(78), "{}", text(&output));
+    assert!(text(&output).contains("SECRET"), "{}", text(&output));
+    let output = run("[auth]\nsecret = \"\"\n", |command| {
+        command.arg("--check");
+    });
+    let said = text(&output);
+    assert!(output.status.code() == Some(78) && said.contains("philote.toml:2: auth.secret"), "{said}");
+    // A short one is warned of, and not shown.
+    let daemon = Daemon::start_with("", |command| {
+        command.env("SECRET", "sh0rt");
+    });
+    let log = daemon.log();
+    assert!(log.contains("WARN") && log.contains("shorter than 32 bytes") && !log.contains("sh0rt"), "{log}");
     let daemon = Daemon::start_with("", |command| {
         command.env("SECRET", "").env("ALLOW_EMPTY_SECRET", "true");
     });
@@ -99,6 +112,27 @@ fn fault_62_a_port_in_use_and_fault_68_a_socket_in_use() {
     daemon.client(&["c"]).settle();
 }
 
+/// In a network of its own, where the kernel's bound for unprivileged ports is not lowered, and without the capability
+/// even as root.
+#[test]
+#[ignore = "needs root or user namespaces: tests/run includes it"]
+fn fault_62_port_80_without_the_capability_is_named_with_what_it_needs() {
+    let directory = TempDir::new().unwrap();
+    let plain = philote(directory.path());
+    let mut command = Command::new("unshare");
+    command.args(["-rn", "setpriv", "--inh-caps=-net_bind_service", "--bounding-set=-net_bind_service"]);
+    command.arg(plain.get_program()).env_clear().env("SECRET", SECRET).env("PORT", "80");
+    for (name, value) in plain.get_envs() {
+        if let Some(value) = value {
+            command.env(name, value);
+        }
+    }
+    let output = command.output().unwrap();
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("listen: [::]:80 ") && said.contains("CAP_NET_BIND_SERVICE"), "{said}");
+}
+
 /// A daemon that may open so many files.
 fn with_descriptors(limit: u32, config: &str) -> Daemon {
     Daemon::start_with(config, |command| {
@@ -128,12 +162,18 @@ fn the_descriptor_limit_is_said_at_start() {
 }
 
 #[test]
-fn fault_54_out_of_descriptors() {
+fn fault_54_out_of_descriptors_it_neither_spins_nor_fills_the_log() {
     let daemon = with_descriptors(200, "[websocket]\nhandshake_timeout = \"60s\"\n");
     let mut client = daemon.client(&["c"]);
     // More silent connections than there are descriptors: the rest waits in the kernel.
     let silent: Vec<_> = (0..300).map(|_| daemon.connect()).collect();
     daemon.wait_for_line("can't accept connections");
+    let (began, work) = (Instant::now(), daemon.processor_time());
+    (0..3).for_each(|_| drop(daemon.wait_for_line("can't accept connections")));
+    let (took, work) = (began.elapsed(), daemon.processor_time() - work);
+    println!("three more lines in {took:?}, for which it used {work:?} of processor time");
+    assert!(took >= Duration::from_secs(2), "more than a line a second: three in {took:?}");
+    assert!(work < took / 4, "it spins: {work:?} of {took:?}");
     assert_eq!(daemon.admin("GET", "/v1/status", "")["connections"], 1, "the admin socket answers");
     client.settle();
     drop(silent);

@@ -1,12 +1,12 @@
 //! Places, heartbeats and slow readers.
 
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{Client, Daemon, frame, sign, status, upgrade};
+use crate::support::{Client, Daemon, frame, header, sign, status, upgrade};
 
 #[test]
 fn fault_52_all_at_once_get_101_or_503() {
@@ -19,16 +19,18 @@ fn fault_52_all_at_once_get_101_or_503() {
             stream
         })
         .collect();
-    let answers: Vec<u16> = streams
+    let answers: Vec<String> = streams
         .iter()
-        .map(|stream| {
-            let mut bytes = [0; 12];
-            std::io::Read::read_exact(&mut &*stream, &mut bytes).unwrap();
-            status(std::str::from_utf8(&bytes).unwrap())
+        .map(|mut stream| {
+            let mut bytes = [0; 4096];
+            let count = stream.read(&mut bytes).unwrap();
+            String::from_utf8_lossy(&bytes[..count]).into_owned()
         })
         .collect();
-    assert_eq!(answers.iter().filter(|code| **code == 101).count(), 100);
-    assert_eq!(answers.iter().filter(|code| **code == 503).count(), 300);
+    assert_eq!(answers.iter().filter(|answer| status(answer) == 101).count(), 100);
+    let refused: Vec<_> = answers.iter().filter(|answer| status(answer) == 503).collect();
+    assert_eq!(refused.len(), 300);
+    assert!(refused.iter().all(|answer| header(answer, "Retry-After") == Some("5")), "{refused:?}");
     drop(streams);
     daemon.wait_until("all places are free again", |status| status["connections"] == 0);
     daemon.client(&["c"]).settle();
@@ -69,20 +71,50 @@ fn a_client_that_answers_no_ping_is_closed_and_one_that_does_is_not() {
     alive.join().unwrap();
 }
 
+/// Bytes that keep coming, and even whole frames, do not help: a message is dated by its first byte.
 #[test]
-fn fault_35_a_message_is_dated_by_its_first_byte() {
+fn fault_35_a_message_that_comes_slowly_is_dated_by_its_first_byte() {
     // No ping meanwhile: the client's pong would fall into the middle of its frame.
     let daemon = Daemon::start("[websocket]\nping_interval = \"5m\"\n");
-    let mut client = daemon.client(&["c"]);
-    let bytes = frame(0x81, br#"{"channel":"c","data":"x"}"#);
+    let whole = frame(0x81, br#"{"channel":"c","data":"a longer one"}"#);
+    let bytes: Vec<Vec<u8>> = whole.iter().map(|byte| vec![*byte]).collect();
+    let mut frames = vec![frame(0x01, b"{\"channel\":")];
+    frames.resize(bytes.len(), frame(0x00, b" "));
     let began = Instant::now();
-    for byte in &bytes[..bytes.len() - 1] {
-        client.stream().write_all(&[*byte]).unwrap();
+    let slow = [bytes, frames].map(|pieces| {
+        let client = daemon.client(&["c"]);
+        std::thread::spawn(move || trickle(client, pieces))
+    });
+    for client in slow {
+        let answer = client.join().unwrap();
+        assert_eq!(answer[2..4], 1008_u16.to_be_bytes(), "{answer:?}");
+        assert_eq!(&answer[4..], b"a message took too long to arrive");
+        // Each would have taken 80 s.
+        let took = began.elapsed();
+        assert!(took >= Duration::from_secs(29) && took < Duration::from_secs(60), "{took:?}");
     }
-    client.stream().set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    let (code, reason, _) = client.closed();
-    assert_eq!((code, reason.as_str()), (1008, "a message took too long to arrive"));
-    assert!(began.elapsed() >= Duration::from_secs(29));
+    daemon.wait_until("their places are free", |status| status["connections"] == 0);
+}
+
+/// Sends a piece every two seconds until the server ends the connection, and returns what came.
+fn trickle(mut client: Client, pieces: Vec<Vec<u8>>) -> Vec<u8> {
+    let stream = client.stream();
+    let mut answer = Vec::new();
+    let mut buffer = [0; 256];
+    // Reading for that long is the pause.
+    stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    for piece in pieces {
+        stream.write_all(&piece).unwrap();
+        loop {
+            match stream.read(&mut buffer) {
+                Ok(0) => return answer,
+                Ok(count) => answer.extend_from_slice(&buffer[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    panic!("never closed")
 }
 
 #[test]
@@ -122,6 +154,7 @@ fn fault_50_a_reader_that_stops() {
     const MESSAGES: usize = 200_000;
     let daemon = Daemon::start("");
     let before = daemon.memory().0;
+    daemon.forget_peak();
     let mut stopped = daemon.client_with(&json!({"read": ["c"], "sub": "stopped"}));
     let readers: Vec<_> = (0..9)
         .map(|_| {
@@ -154,7 +187,7 @@ fn fault_50_a_reader_that_stops() {
         (publishing.join().unwrap(), (code, messages))
     });
     readers.into_iter().for_each(|reader| reader.join().unwrap());
-    let peak = daemon.memory().0;
+    let peak = daemon.peak();
     assert_eq!(code, 4413);
     for (number, message) in messages.iter().enumerate() {
         assert_eq!(message["data"], number.to_string(), "what came before is without a gap");
@@ -164,12 +197,14 @@ fn fault_50_a_reader_that_stops() {
     let after = daemon.memory().0;
     println!(
         "published {MESSAGES} messages to 10 readers in {published:?}; the one that stopped had {} of them; \
-         resident KiB before {}, at the end {}, after {}",
+         resident KiB before {}, at the most {}, after {}",
         messages.len(),
         before >> 10,
         peak >> 10,
         after >> 10
     );
+    // queue_bytes is 1 MiB; all that was published is 16 MiB.
+    assert!(peak < before + (12 << 20), "memory was not flat: {before} to {peak}");
     assert!(after < before + (8 << 20), "memory did not come back: {before} to {after}");
 }
 
@@ -179,37 +214,73 @@ fn read_all(mut reader: Client, messages: usize) {
     }
 }
 
+/// Each has a channel of its own, so that no two queues share a message.
 #[test]
 fn fault_51_all_stop_at_once() {
+    const READERS: usize = 20;
+    const TOTAL: u64 = 24 << 20;
+    const DATA: usize = 50_000;
+    const MESSAGES: usize = 160;
+    // No ping meanwhile: nobody reads it.
     let daemon = Daemon::start(
-        "[limits]\nqueue_messages = 100000\nqueue_bytes = \"16MiB\"\ntotal_queue_bytes = \"24MiB\"\n",
+        "[websocket]\nping_interval = \"5m\"\n\
+         [limits]\nqueue_messages = 100000\nqueue_bytes = \"16MiB\"\ntotal_queue_bytes = \"24MiB\"\n",
     );
-    let mut stopped: Vec<Client> = (0..20).map(|_| daemon.client_with(&json!({"read": ["c"]}))).collect();
-    let mut writer = daemon.client_with(&json!({"write": ["c"]}));
-    let text = json!({"channel": "c", "data": "x".repeat(10_000)}).to_string();
+    let names: Vec<String> = (0..READERS).map(|number| number.to_string()).collect();
+    let stopped: Vec<Client> =
+        names.iter().map(|name| daemon.client_with(&json!({"read": [name]}))).collect();
+    let mut writer = daemon.client_with(&json!({"write": names}));
+    writer.settle();
+    daemon.forget_peak();
+    let before = daemon.peak();
+    let data = "x".repeat(DATA);
+    let round: Vec<u8> = names
+        .iter()
+        .flat_map(|name| frame(0x81, json!({"channel": name, "data": data}).to_string().as_bytes()))
+        .collect();
     let mut greatest = 0;
-    for _ in 0..1_500 {
-        writer.send(text.clone());
+    for _ in 0..MESSAGES {
+        writer.stream().write_all(&round).unwrap();
+        writer.settle();
+        greatest = greatest.max(daemon.metric("philote_queued_bytes"));
     }
+    daemon.wait_until("the total holds", |status| status["queued_bytes"].as_u64().unwrap() <= TOTAL);
+    let grown = daemon.peak() - before;
+    println!(
+        "{} MiB for {READERS} readers that stopped: {} KiB queued at the most, resident grew by {} KiB",
+        (READERS * MESSAGES * DATA) >> 20,
+        greatest >> 10,
+        grown >> 10
+    );
+    // A batch may pass the limit before the longest queues go. What is freed is not all given back, hence twice.
+    assert!((TOTAL / 2..=TOTAL + (4 << 20)).contains(&greatest), "{greatest}");
+    assert!(grown < 2 * TOTAL, "{grown}");
+    let ended = daemon.ended(1);
+    assert!(ended.iter().all(|row| row["code"] == 4413), "{ended:?}");
     writer.settle();
-    let status = daemon.wait_until("they are closed for memory", |status| {
-        status["queued_bytes"].as_u64().unwrap() <= 24 << 20
-    });
-    greatest = greatest.max(status["queued_bytes"].as_u64().unwrap());
-    assert!(greatest <= 24 << 20);
-    let codes: Vec<u16> = stopped.iter_mut().map(client_end).collect();
-    assert!(codes.contains(&4413), "{codes:?}");
-    writer.settle();
+    drop(stopped);
 }
 
-/// The close code of a client that reads again; 0 if it was not closed and had everything.
-fn client_end(client: &mut Client) -> u16 {
-    for _ in 0..1_500 {
-        match client.socket.read() {
-            Ok(Message::Close(Some(close))) => return close.code.into(),
-            Ok(_) => {}
-            Err(_) => return 1006,
+/// A burst many times as large as what may wait for all, were it counted for each reader, before a socket has refused.
+#[test]
+fn fault_51_a_burst_for_a_thousand_readers_that_read_closes_nobody() {
+    const READERS: usize = 1_000;
+    const MESSAGES: usize = 100;
+    let daemon = Daemon::start(
+        "max_connections = 2000\n[limits]\nqueue_messages = 1000\nqueue_bytes = \"1MiB\"\ntotal_queue_bytes = \"1MiB\"\n",
+    );
+    let token = sign(&json!({"read": ["c"]}));
+    let mut readers: Vec<Client> = (0..READERS).map(|_| daemon.try_client(&token).unwrap()).collect();
+    let mut writer = daemon.client_with(&json!({"write": ["c"]}));
+    let text = |number: usize| json!({"channel": "c", "data": format!("{number:0500}")}).to_string();
+    let burst: Vec<u8> = (0..MESSAGES).flat_map(|number| frame(0x81, text(number).as_bytes())).collect();
+    writer.stream().write_all(&burst).unwrap();
+    for reader in &mut readers {
+        for number in 0..MESSAGES {
+            assert_eq!(reader.data().parse(), Ok(number));
         }
     }
-    0
+    writer.settle();
+    readers.iter_mut().for_each(Client::settle);
+    assert_eq!(daemon.metric("philote_connections"), READERS as u64 + 1);
 }

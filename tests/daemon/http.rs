@@ -1,11 +1,12 @@
 //! Requests and handshakes: what is refused, how, and in which order.
 
 use std::io::{Read, Write};
-use std::time::Instant;
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::{Daemon, body_of, frame, header, sign, status, upgrade};
+use crate::support::{Daemon, PATIENCE, body_of, frame, header, sign, status, upgrade};
 
 fn token() -> String {
     sign(&json!({"read": ["c"], "write": ["c"]}))
@@ -43,7 +44,7 @@ fn health_info_and_unknown_routes() {
 }
 
 #[test]
-fn fault_06_07_08_15_malformed_upgrades() {
+fn fault_05_06_07_08_15_malformed_upgrades() {
     let daemon = Daemon::start("");
     let good = upgrade(&token(), "");
     let cases = [
@@ -53,11 +54,17 @@ fn fault_06_07_08_15_malformed_upgrades() {
         (good.replace("Upgrade: websocket", "Upgrade: h2c"), 400),
         (good.replace("Upgrade: websocket\r\n", ""), 400),
         (good.replace("Connection: Upgrade", "Connection: close"), 400),
+        // Keys of 15, 17 and 0 bytes, one that is no base64, and none.
         (good.replace("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub24="), 400),
+        (good.replace("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZXM="), 400),
+        (good.replace("dGhlIHNhbXBsZSBub25jZQ==", ""), 400),
         (good.replace("dGhlIHNhbXBsZSBub25jZQ==", "not base64 at all!!!"), 400),
         (good.replace("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", ""), 400),
         (good.replace("Version: 13", "Version: 8"), 426),
+        (good.replace("Sec-WebSocket-Version: 13\r\n", ""), 426),
         (upgrade(&token(), "Transfer-Encoding: chunked\r\n"), 400),
+        (upgrade(&token(), "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n") + "0\r\n\r\n", 400),
+        (upgrade(&token(), "Transfer-Encoding: gzip, chunked\r\n") + "0\r\n\r\n", 400),
         (upgrade(&token(), "Content-Length: 5\r\n") + "hello", 400),
         ("GET /room HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), 426),
         ("\x16\x03\x01\x02\x00\x01\x00\x01\u{fc}\x03\x03 a TLS hello".to_owned(), 400),
@@ -67,6 +74,7 @@ fn fault_06_07_08_15_malformed_upgrades() {
         let answer = daemon.exchange(&request);
         assert_eq!(status(&answer), expected, "{request}\n{answer}");
     }
+    daemon.client(&["c"]).settle();
     let head = daemon.exchange(good.replace("GET", "HEAD"));
     assert_eq!((status(&head), head.split("\r\n\r\n").nth(1)), (405, Some("")), "no body");
     assert_eq!(
@@ -81,8 +89,36 @@ fn fault_03_04_large_heads() {
     let daemon = Daemon::start("");
     let long = upgrade(&token(), &format!("X-Long: {}\r\n", "x".repeat(17_000)));
     assert_eq!(status(&daemon.exchange(long)), 431);
-    let many: String = (0..101).map(|n| format!("X-{n}: 1\r\n")).collect();
-    assert_eq!(status(&daemon.exchange(upgrade(&token(), &many))), 431);
+    let target = upgrade(&token(), "").replace("GET /", &format!("GET /{}", "x".repeat(17_000)));
+    assert_eq!(status(&daemon.exchange(target)), 431);
+    let endless = format!("GET / HTTP/1.1\r\nHost: x\r\nX-Long: {}", "x".repeat(17_000));
+    assert_eq!(status(&daemon.exchange(endless)), 431, "before it ends");
+    // What is large and within the limit reaches the token's check.
+    let large = upgrade("bad", &format!("X-Long: {}\r\n", "x".repeat(15_500)));
+    assert_eq!(status(&daemon.exchange(large)), 401);
+    // With the six of `upgrade`, 100 and 101.
+    for (more, expected) in [(94, 401), (95, 431), (1_000, 431)] {
+        let many: String = (0..more).map(|n| format!("X-{n}: 1\r\n")).collect();
+        assert_eq!(status(&daemon.exchange(upgrade("bad", &many))), expected, "{more}");
+    }
+    daemon.client(&["c"]).settle();
+}
+
+/// Scanners send such by the thousand: each gets its answer and costs a part of a line.
+#[test]
+fn fault_05_noise_is_logged_at_a_limited_rate() {
+    const TIMES: usize = 1_000;
+    let daemon = Daemon::start("");
+    let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a TLS hello";
+    for number in 0..TIMES {
+        let noise: &[u8] = if number % 2 == 0 { hello } else { b"\x00\xff noise\r\n\r\n" };
+        let answer = daemon.exchange(noise);
+        assert_eq!(status(&answer), 400, "{answer}");
+    }
+    daemon.client(&["c"]).settle();
+    let lines = daemon.log().lines().count();
+    // Of a kind 20 lines are written in full within 10 s, and a summary; a slow machine needs a few times as long.
+    assert!(lines < 200, "{lines} lines for {TIMES} connections");
 }
 
 #[test]
@@ -95,12 +131,19 @@ fn fault_09_10_11_offers() {
         let count = stream.read(&mut bytes).unwrap();
         String::from_utf8_lossy(&bytes[..count]).into_owned()
     };
-    let any_case = upgrade(&token(), "")
-        .replace("Connection: Upgrade", "connection: keep-alive, uPgRaDe")
-        .replace("websocket", "WebSocket");
-    let accepted = answer(any_case);
-    assert_eq!(status(&accepted), 101, "{accepted}");
-    assert_eq!(header(&accepted, "Sec-WebSocket-Accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+    for connection in [
+        "connection: keep-alive, uPgRaDe",
+        "CONNECTION: UPGRADE , Keep-Alive",
+        "Connection:upgrade,keep-alive",
+        "Connection: keep-alive\r\nConnection: Upgrade",
+    ] {
+        let any_case = upgrade(&token(), "")
+            .replace("Connection: Upgrade", connection)
+            .replace("websocket", "WebSocket");
+        let accepted = answer(any_case);
+        assert_eq!(status(&accepted), 101, "{accepted}");
+        assert_eq!(header(&accepted, "Sec-WebSocket-Accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+    }
     let offered = answer(upgrade(&token(), "Sec-WebSocket-Extensions: permessage-deflate\r\n"));
     assert_eq!((status(&offered), header(&offered, "Sec-WebSocket-Extensions")), (101, None));
     let names: Vec<String> = (0..100).map(|n| format!("proto{n}")).collect();
@@ -108,6 +151,23 @@ fn fault_09_10_11_offers() {
         let answer = answer(upgrade(&token(), &format!("Sec-WebSocket-Protocol: {protocols}\r\n")));
         assert_eq!((status(&answer), header(&answer, "Sec-WebSocket-Protocol")), (101, None));
     }
+    let v1 = Some("philote.v1");
+    for protocols in [
+        "philote.v1".to_owned(),
+        format!("{}, philote.v1", names.join(", ")),
+        format!("{}philote.v1{}", " ".repeat(4_000), " ".repeat(4_000)),
+        "a, philote.v1, philote.v1".to_owned(),
+        "philote.v2\r\nSec-WebSocket-Protocol: philote.v1".to_owned(),
+    ] {
+        let answer = answer(upgrade(&token(), &format!("Sec-WebSocket-Protocol: {protocols}\r\n")));
+        assert_eq!((status(&answer), header(&answer, "Sec-WebSocket-Protocol")), (101, v1), "{protocols}");
+        assert_eq!(answer.matches("philote.v1").count(), 1, "{answer}");
+    }
+    for protocols in ["philote.v10", "xphilote.v1", "philote v1", "philote.v1/x", "\"philote.v1\"", ",,,"] {
+        let answer = answer(upgrade(&token(), &format!("Sec-WebSocket-Protocol: {protocols}\r\n")));
+        assert_eq!((status(&answer), header(&answer, "Sec-WebSocket-Protocol")), (101, None), "{protocols}");
+    }
+    assert_eq!(daemon.metric("philote_panics_total"), 0);
 }
 
 #[test]
@@ -167,31 +227,68 @@ fn fault_13_a_page_without_an_origin_is_allowed_by_name() {
 }
 
 #[test]
-fn fault_01_02_17_slow_requests_end_at_the_deadline() {
-    let daemon = Daemon::start("[websocket]\nhandshake_timeout = \"1s\"\n");
+fn fault_01_02_17_slow_requests_end_at_the_deadline_and_leave_nothing() {
+    let daemon = Daemon::start("[websocket]\nhandshake_timeout = \"2s\"\n");
+    let (mut one, mut other) = (daemon.client(&["c"]), daemon.client(&["c"]));
+    let before = daemon.descriptors();
     let began = Instant::now();
-    let mut silent = daemon.connect();
-    let mut slow = daemon.connect();
-    let mut half_closed = daemon.connect();
-    slow.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n").unwrap();
-    half_closed.write_all(b"GET / HT").unwrap();
-    half_closed.shutdown(std::net::Shutdown::Write).unwrap();
-    // One byte now and then does not help.
-    let mut trickle = slow.try_clone().unwrap();
-    let trickler = std::thread::spawn(move || {
-        while trickle.write_all(b"X").is_ok() {
-            std::thread::park_timeout(std::time::Duration::from_millis(100));
-        }
+    let mut silent: Vec<_> = (0..20).map(|_| daemon.connect()).collect();
+    // Their own side is closed: before the request, in its first line, in its middle.
+    let request = upgrade(&token(), "");
+    let mut half_closed: Vec<_> = [0, 8, request.len() / 2]
+        .map(|part| {
+            let mut stream = daemon.connect();
+            stream.write_all(&request.as_bytes()[..part]).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            stream
+        })
+        .into();
+    // One byte now and then does not help: not from the very first one on, nor in the headers, nor at the end.
+    let starts = ["", "GET / HTTP/1.1\r\nHost: x\r\n", &request[..request.len() - 2]];
+    let mut slow = starts.map(|start| {
+        let mut stream = daemon.connect();
+        stream.write_all(start.as_bytes()).unwrap();
+        stream
     });
-    let mut answer = String::new();
-    let _ = slow.read_to_string(&mut answer);
-    assert_eq!(status(&answer), 408, "{answer}");
-    assert_eq!(body_of(&answer)["error"], "request_timeout");
-    assert_eq!(silent.read(&mut [0; 16]).unwrap(), 0, "closed without a word");
-    let _ = half_closed.read_to_string(&mut String::new());
-    assert!(began.elapsed().as_millis() >= 900);
-    trickler.join().unwrap();
-    daemon.client(&["c"]).settle();
+    let tricklers = slow.each_ref().map(|stream| {
+        let mut trickle = stream.try_clone().unwrap();
+        std::thread::spawn(move || {
+            while trickle.write_all(b"X").is_ok() {
+                std::thread::park_timeout(Duration::from_millis(100));
+            }
+        })
+    });
+    // Others go on all the time.
+    let mut longest = Duration::ZERO;
+    while tricklers.iter().any(|trickler| !trickler.is_finished()) {
+        let asked = Instant::now();
+        one.publish("c", "x");
+        other.data();
+        longest = longest.max(asked.elapsed());
+        assert!(began.elapsed() < PATIENCE, "a byte now and then keeps a connection");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+    println!("others: the longest exchange took {longest:?}");
+    assert!(longest < Duration::from_secs(2), "{longest:?}");
+    for (stream, start) in slow.iter_mut().zip(starts) {
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        assert_eq!(status(&answer), 408, "{start:?}: {answer}");
+        assert_eq!(body_of(&answer)["error"], "request_timeout");
+    }
+    for stream in &mut silent {
+        assert_eq!(stream.read(&mut [0; 16]).unwrap(), 0, "closed without a word");
+    }
+    assert!(began.elapsed() >= Duration::from_millis(1_900));
+    for stream in &mut half_closed {
+        let _ = stream.read_to_string(&mut String::new());
+    }
+    // All clients still hold their ends: what is gone was closed here.
+    daemon.wait_for_descriptors(before);
+    assert_eq!(daemon.metric("philote_connections_pending"), 0);
+    tricklers.into_iter().for_each(|trickler| trickler.join().unwrap());
+    one.settle();
+    drop((silent, half_closed, slow));
 }
 
 #[test]

@@ -79,7 +79,11 @@ fn fault_53_an_address_has_its_connections_freed_on_every_kind_of_close() {
     assert_eq!(total(&daemon, "connections_per_address"), 1);
 
     type End<'a> = &'a dyn Fn(&mut TcpStream);
-    let ways: [(&str, End<'_>); 5] = [
+    let ways: [(&str, End<'_>); 7] = [
+        ("a silent end", &|stream| stream.shutdown(std::net::Shutdown::Write).unwrap()),
+        ("a message that is too large", &|stream| {
+            stream.write_all(&[&[0x81, 0xff][..], &(1_u64 << 40).to_be_bytes(), &[0; 4]].concat()).unwrap();
+        }),
         ("a close", &|stream| stream.write_all(&frame(0x88, &1000_u16.to_be_bytes())).unwrap()),
         ("gone", &|stream| stream.shutdown(std::net::Shutdown::Both).unwrap()),
         ("a reset", &|stream| {
@@ -237,6 +241,20 @@ fn fault_31_an_address_that_connects_too_often_is_told_so_first() {
     );
     assert_eq!(daemon.http("GET", "/api/info", &sign(&json!({"api": true})), "").0, 200);
     open.write_all(&frame(0x89, b"")).unwrap();
+}
+
+#[test]
+fn fault_31_a_flood_of_refusals_is_logged_at_a_limited_rate() {
+    const TIMES: u64 = 1_000;
+    let daemon = Daemon::start("");
+    for _ in 0..TIMES / 2 {
+        assert_eq!(status(&knock(&daemon, 1, "bad").1), 401);
+        assert_eq!(daemon.http("GET", "/api/info", "bad", "").0, 401);
+    }
+    let lines = daemon.log().lines().count();
+    // Of a kind 20 lines are written in full within 10 s, and a summary; a slow machine needs a few times as long.
+    assert!(lines < 200, "{lines} lines for {TIMES} refusals");
+    assert_eq!(total(&daemon, "token_malformed"), TIMES);
 }
 
 /// Sends `bytes` until the connection is closed, and gives what came before the Close, and its code.

@@ -26,5 +26,6 @@ mod systemd;
 mod tls;
 mod tokens;
 mod top;
+mod usage;
 mod v1;
 mod visible;

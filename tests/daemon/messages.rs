@@ -38,13 +38,24 @@ fn keys_stand_in_the_documented_order_and_subjects_can_be_hidden() {
 #[test]
 fn fault_43_bad_messages_are_answered_and_the_connection_lives() {
     let daemon = Daemon::start("");
-    let mut client = daemon.client(&["c"]);
+    let (mut client, mut other) = (daemon.client(&["c"]), daemon.client(&["c"]));
     for text in [
         "null",
         "7",
         "[]",
         "{}",
         "hello",
+        "",
+        "\0",
+        "true",
+        r#""text""#,
+        r#"[{"channel":"c","data":"x"}]"#,
+        "{\"channel\":\"c\",\"data\":\"a\0b\"}",
+        r#"{"channel":"c","data":"x","more":1e400}"#,
+        r#"{"channel":"c","data":"\ud800"}"#,
+        r#"{"channel":"c","data":"x","more":"\udc00"}"#,
+        r#"{"channel":"c","data":"x","data":"x"}"#,
+        r#"{"channel":"c","Channel":"c","data":"x"}"#,
         r#"{"channel":"c","data":null}"#,
         r#"{"channel":"c","data":{"a":1}}"#,
     ] {
@@ -63,13 +74,66 @@ fn fault_43_bad_messages_are_answered_and_the_connection_lives() {
         "]".repeat(10_000)
     ));
     assert_eq!(client.receive()["error"], "bad_message");
-    let mut other = daemon.client(&["c"]);
+    client.send("[".repeat(10_000));
+    assert_eq!(client.receive()["error"], "bad_message");
+    other.settle();
     client.publish("c", "alive");
     assert_eq!(other.data(), "alive");
+    assert_eq!(daemon.metric("philote_panics_total"), 0);
+}
+
+/// One rule: 1 to `channel_name_bytes` bytes without control characters, compared byte for byte.
+#[test]
+fn fault_44_channel_names() {
+    let daemon = Daemon::start("[limits]\nchannel_name_bytes = 100\n");
+    let (longest, too_long) = ("\u{e9}".repeat(50), "\u{e9}".repeat(50) + "x");
+    let names = [
+        "__proto__",
+        "*",
+        ">",
+        "a.*",
+        "a.b",
+        "a.b ",
+        " ",
+        "A.b",
+        "/",
+        "\u{e9}",
+        "e\u{301}",
+        "constructor",
+        &longest,
+    ];
+    // A reader for each, so that what one name stands for others would show.
+    let mut readers = names.map(|name| daemon.client_with(&json!({"read": [name]})));
+    let mut writer = daemon.client_with(&json!({"write": names}));
+    for name in names {
+        writer.publish(name, name);
+    }
+    for (reader, name) in readers.iter_mut().zip(names) {
+        let message = reader.receive();
+        assert_eq!((&message["channel"], &message["data"]), (&json!(name), &json!(name)));
+        reader.settle();
+    }
+    for channel in [
+        json!(""),
+        json!(too_long),
+        json!("a\nb"),
+        json!("\u{0}"),
+        json!("\u{7f}"),
+        json!("\u{85}"),
+        json!(7),
+        json!(null),
+    ] {
+        writer.send(json!({"channel": channel, "data": "x"}).to_string());
+        assert_eq!(writer.receive()["error"], "bad_message", "{channel}");
+        assert!(daemon.try_client(&sign(&json!({"read": [channel]}))).is_err(), "nor in a token: {channel}");
+    }
+    writer.send(r#"{"data":"x"}"#);
+    assert_eq!(writer.receive()["error"], "bad_message");
+    writer.settle();
 }
 
 #[test]
-fn fault_45_no_right_to_write() {
+fn fault_45_no_right_to_write_is_answered_and_counted() {
     let daemon = Daemon::start("");
     let mut reader = daemon.client(&["secret"]);
     let mut client = daemon.client_with(&json!({"read": ["secret"], "write": ["c"]}));
@@ -78,8 +142,33 @@ fn fault_45_no_right_to_write() {
         client.receive(),
         json!({"error": "forbidden", "channel": "secret", "message": "this token may not write to channel \"secret\""})
     );
+    for _ in 0..9 {
+        client.publish("secret", "x");
+        assert_eq!(client.receive()["error"], "forbidden");
+    }
+    client.send("{");
+    assert_eq!(client.receive()["error"], "bad_message");
     client.settle();
     reader.settle();
+    assert_eq!(daemon.metric("philote_messages_refused_total{reason=\"forbidden\"}"), 10);
+    assert_eq!(daemon.metric("philote_messages_refused_total{reason=\"bad_message\"}"), 1);
+    assert_eq!(daemon.metric("philote_deliveries_total"), 0);
+}
+
+#[test]
+fn fault_46_a_forged_issuer_is_replaced() {
+    let daemon = Daemon::start("");
+    let mut reader = daemon.client_with(&json!({"read": ["c"]}));
+    let mut other = daemon.client_with(&json!({"write": ["c"], "sub": "other"}));
+    let mut writer = daemon.client_with(&json!({"write": ["c"], "sub": "writer"}));
+    other.publish("c", "x");
+    let forged = reader.receive()["issuer"].as_str().unwrap().to_owned();
+    for (key, subject) in [("issuer", "subject"), ("Issuer", "SUBJECT"), ("iss\\u0075er", "sub")] {
+        writer.send(format!(r#"{{"{key}":"{forged}","{subject}":"other","channel":"c","data":"x"}}"#));
+        let Message::Text(text) = reader.socket.read().unwrap() else { panic!("text") };
+        assert_eq!(text.matches("issuer").count(), 1, "{text}");
+        assert!(!text.contains(&forged) && !text.contains("other") && text.contains("writer"), "{text}");
+    }
 }
 
 #[test]
@@ -134,7 +223,7 @@ fn what_is_published_the_instant_after_open_arrives() {
 }
 
 #[test]
-fn fault_33_surrogates_split_over_fragments() {
+fn fault_33_a_character_split_over_fragments_arrives() {
     use std::io::Write;
     let daemon = Daemon::start("");
     let (mut writer, mut reader) = (daemon.client(&["c"]), daemon.client(&["c"]));

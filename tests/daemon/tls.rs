@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustix::process::Signal;
@@ -209,7 +210,7 @@ fn a_damaged_record_ends_its_connection_and_no_other() {
 }
 
 #[test]
-fn what_is_no_tls_is_told_or_closed() {
+fn fault_72_a_stalled_handshake_and_what_is_no_tls_are_cut() {
     let authority = Authority::new();
     let daemon = start(&authority, "[websocket]\nhandshake_timeout = '1s'\n");
     let answer = daemon.exchange("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
@@ -217,7 +218,7 @@ fn what_is_no_tls_is_told_or_closed() {
     assert!(answer.contains("this port speaks TLS: connect with wss://"), "{answer}");
     daemon.exchange(vec![0xff; 1000]);
     daemon.exchange([0x16, 3, 1, 0, 5, 1, 2, 3, 4, 5]);
-    // Fault 72: a hello that never ends, and one that never begins.
+    // A hello that never ends, and one that never begins.
     daemon.exchange([0x16, 3, 1, 1, 0, 1]);
     daemon.exchange("");
     let ended = daemon.ended(5);
@@ -272,7 +273,7 @@ fn ciphers(daemon: &Daemon, version: &str) -> Vec<String> {
 }
 
 #[test]
-fn openssl_finds_no_old_version_and_no_weak_cipher() {
+fn fault_72_openssl_finds_no_old_version_and_no_weak_cipher() {
     let authority = Authority::new();
     let daemon = start(&authority, "");
     for version in ["-tls1", "-tls1_1"] {
@@ -342,27 +343,29 @@ fn fault_62_a_wrong_pair_is_exit_78_and_the_check_says_it() {
 }
 
 #[test]
-fn a_certificate_near_its_end_is_warned_of_in_log_and_status() {
+fn fault_71_a_certificate_near_its_end_or_past_it_is_warned_of_in_log_status_and_figures() {
     let authority = Authority::new();
     let daemon = start(&authority, "");
     assert_eq!(daemon.admin("GET", "/v1/status", "")["tls"]["warning"], false);
-    for days in [20_u32, 5] {
+    // An hour less than so many days, so that the number of whole days does not hang on a second.
+    for (hours, sentence) in
+        [(20 * 24 - 1, "expires in 19 days"), (5 * 24 - 1, "expires in 4 days"), (-24, "has expired at ")]
+    {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        // An hour less, so that the number of whole days does not hang on a second.
-        let left = std::time::Duration::from_secs(u64::from(days) * 86_400 - 3_600);
-        params.not_after = std::time::SystemTime::now().checked_add(left).unwrap().into();
+        let left: i64 = hours * 3_600;
+        let end = i64::try_from(unix_now()).unwrap() + left;
+        params.not_after = (std::time::UNIX_EPOCH + Duration::from_secs(end.cast_unsigned())).into();
         let certificate = params.signed_by(&key, &authority.issuer).unwrap();
         std::fs::write(daemon.directory.path().join("cert.pem"), certificate.pem()).unwrap();
         std::fs::write(daemon.directory.path().join("key.pem"), key.serialize_pem()).unwrap();
-        daemon.admin("POST", "/v1/reload", "");
-        daemon.wait_for_line(&format!("expires in {} days", days - 1));
+        assert_eq!(daemon.admin("POST", "/v1/reload", "")["applied"], json!(["tls.certificate"]));
+        daemon.wait_for_line(sentence);
         let tls = daemon.admin("GET", "/v1/status", "")["tls"].clone();
         assert_eq!(tls["warning"], true, "{tls}");
-        let seconds = tls["expires_in_seconds"].as_u64().unwrap();
-        assert!((left.as_secs() - 86_400..=left.as_secs()).contains(&seconds), "{tls}");
-        let end = daemon.metric("philote_tls_certificate_expiry_timestamp_seconds");
-        assert_eq!(end, params.not_after.unix_timestamp() as u64);
+        let seconds = tls["expires_in_seconds"].as_i64().unwrap();
+        assert!((left - 3_600..=left).contains(&seconds), "{tls}");
+        assert_eq!(daemon.metric("philote_tls_certificate_expiry_timestamp_seconds"), end.cast_unsigned());
     }
 }
 

@@ -8,6 +8,20 @@ use crate::support::{Daemon, body_of, config_file, header, sign, sign_with, stat
 fn fault_18_20_21_refusals_say_why() {
     let daemon = Daemon::start("");
     let expired = sign(&json!({"read": ["c"], "exp": unix_now() - 60}));
+    // Without the header, and with an empty parameter as well.
+    for request in [
+        upgrade("", "").replace("Authorization: Bearer \r\n", ""),
+        upgrade("", "").replace("Authorization: Bearer \r\n", "").replace("GET /", "GET /?auth="),
+        upgrade("", "").replace("Bearer ", ""),
+        upgrade("", "").replace("Bearer ", "Bearer"),
+    ] {
+        let answer = daemon.exchange(&request);
+        assert_eq!(
+            (status(&answer), header(&answer, "WWW-Authenticate")),
+            (401, Some("Bearer")),
+            "{request}"
+        );
+    }
     let early = sign(&json!({"read": ["c"], "nbf": unix_now() + 60}));
     let forged = sign_with(&json!({"read": ["c"]}), "another secret");
     for (token, sentence) in [
@@ -112,19 +126,25 @@ fn fault_14_header_first_then_query_never_merged() {
         let mut client = open(header, &format!("/?auth={b}")).unwrap();
         assert!(may_write(&mut client, "b"), "{header:?}");
     }
-    assert!(open(None, &format!("/?auth={b}&auth={b}")).is_err());
+    for header in [None, Some(format!("Bearer {a}"))] {
+        let error =
+            open(header.as_deref(), &format!("/?auth={b}&auth={b}")).map(drop).unwrap_err().to_string();
+        assert!(error.contains("400"), "{error}");
+    }
 }
 
 #[test]
 fn fault_28_a_token_that_expires_ends_its_connection() {
-    let daemon = Daemon::start("[auth]\nleeway = \"0s\"\n");
+    let daemon = Daemon::start("[auth]\nleeway = \"2s\"\n");
     let expires = unix_now() + 2;
     let mut reader = daemon.client_with(&json!({"read": ["c"], "exp": expires}));
     let mut writer = daemon.client(&["c"]);
     writer.publish("c", "in time");
     let (code, reason, messages) = reader.closed();
     assert_eq!((code, reason.as_str()), (4401, "the token has expired; get a new one"));
-    assert!(unix_now() >= expires, "not before");
+    let late = unix_now() - expires;
+    // Within a second of the leeway's end; the other two are a loaded machine's.
+    assert!((2..=5).contains(&late), "{late} s after its end, with a leeway of 2 s");
     assert_eq!(messages[0]["data"], "in time");
     writer.settle();
 }
@@ -152,10 +172,34 @@ fn fault_29_rotation_by_reload() {
     assert_eq!(reload(&format!("{new}\n{old}\n"))["closing"], 0);
     let mut by_new = daemon.try_client(&sign_with(&claims, new)).unwrap();
     by_old.settle();
+    daemon.try_client(&sign_with(&claims, old)).unwrap().settle();
 
     assert_eq!(reload(&format!("{new}\n"))["closing"], 1);
     let (code, _, _) = by_old.closed();
     assert_eq!(code, 4401);
-    assert!(daemon.try_client(&sign_with(&claims, old)).is_err());
+    let error = daemon.try_client(&sign_with(&claims, old)).map(drop).unwrap_err().to_string();
+    assert!(error.contains("401"), "{error}");
     by_new.settle();
+}
+
+/// A token that says where its key is to be found has nobody go there.
+#[test]
+fn fault_23_nothing_is_fetched_that_a_token_names() {
+    let daemon = Daemon::start("");
+    let trap = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    trap.set_nonblocking(true).unwrap();
+    let url = format!("http://{}/keys", trap.local_addr().unwrap());
+    let key = jsonwebtoken::EncodingKey::from_secret(crate::support::SECRET.as_bytes());
+    let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
+    (header.jku, header.x5u) = (Some(url.clone()), Some(url));
+    let good = jsonwebtoken::encode(&header, &json!({"read": ["c"]}), &key).unwrap();
+    header.alg = jsonwebtoken::Algorithm::HS384;
+    let forged =
+        jsonwebtoken::encode(&header, &json!({}), &jsonwebtoken::EncodingKey::from_secret(b"x")).unwrap();
+    for _ in 0..10 {
+        daemon.try_client(&good).unwrap().settle();
+        assert!(daemon.try_client(&forged).is_err());
+    }
+    let error = trap.accept().map(drop).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "{error}");
 }

@@ -6,7 +6,7 @@ use super::{DONE, NOTHING_MATCHED, ctl, ctl_json, named};
 use crate::support::*;
 
 #[test]
-fn disconnect_by_everything_there_is() {
+fn fault_70_disconnect_by_everything_there_is_and_twice() {
     let daemon = Daemon::start("");
     let ids = |subject: &str| -> Vec<String> {
         let found = ctl_json(&daemon, &["connections", "--subject", subject]);
@@ -32,7 +32,6 @@ fn disconnect_by_everything_there_is() {
     assert_eq!(ctl(&daemon, &["disconnect", &id[..13]]).0, DONE);
     assert_eq!(alice.closed().0, 4403);
     daemon.wait_until("two have gone", |status| status["connections"] == 2);
-    // Fault 70: the second says that nothing matched.
     let gone = (NOTHING_MATCHED, "no connection matches\n".to_owned());
     assert_eq!(ctl(&daemon, &["disconnect", &id]), gone);
     assert_eq!(ctl(&daemon, &["disconnect", "--subject", "alice"]), gone);
