@@ -220,8 +220,8 @@ export class Philote {
     }
     /**
      * Publishes a value; while there is no connection, or the server's rate allows no more, it waits in a queue. Resolves to
-     * how many readers it was queued for. A publish whose connection ended before the answer is not sent again: only the
-     * application knows whether twice is better than never. A rejection that nobody looks at is no unhandled one.
+     * how many readers it was queued for. A publish whose connection ended before the answer is not sent again, unless
+     * the close code says that it was not taken (4429, 1009): only the application knows whether twice is better than never. A rejection that nobody looks at is no unhandled one.
      */
     publish(channel, value) {
         const promise = new Promise((resolve, reject) => {
@@ -490,7 +490,6 @@ export class Philote {
         }
         if (!limited)
             this.#tell("error", frame);
-        this.#attend();
         this.#flush();
     }
     /** Puts what was sent and is known not to have been published back into its place. */
@@ -739,13 +738,12 @@ export class Philote {
         // With these the server has answered all that it took, so that the rest can go again; but what is too big for it
         // only once, and where it tells the limit by which this client finds it.
         const tells = this.#access?.max_message_size !== undefined;
-        for (const [ack, publish] of this.#sent) {
-            if (code !== 4429 && !(code === 1009 && tells && !publish.again))
-                continue;
+        const unheard = [...this.#sent].filter(([, { again }]) => code === 4429 || (code === 1009 && tells && !again));
+        for (const [ack, publish] of unheard) {
             publish.again ||= code === 1009;
             this.#sent.delete(ack);
-            this.#putBack([[ack, publish]]);
         }
+        this.#putBack(unheard);
         this.#leave("unanswered", `${reason}: it may or may not have been delivered`);
         const retryIn = this.#wait();
         this.#schedule(retryIn, () => this.#connect());

@@ -286,3 +286,28 @@ test("a handler that adds another in its call is not called for ever, and one ta
   await heard.values.next();
   assert.equal(added, 1);
 });
+
+test("a handler that is to begin does not show a refused token over and over", DEADLINE, async (t) => {
+  const access = { ids: { chat: "e-7" }, max_message_size: 65536 };
+  const { client, connection, asked, heard } = await startAsked(t, { history: true }, access);
+  client.on("chat", () => {});
+  assert.deepEqual(await connection.next(), { auth: "first", since: { chat: null } });
+  connection.send({ error: "unauthorized", message: "the token has expired" });
+  await heard.errors.next();
+  (await asked.next()).answer("second");
+  assert.deepEqual(await connection.next(), { auth: "second", since: { chat: null } }, "the next frame of all");
+});
+
+test("a handler that waited for a history that is gone hears on from now, and that something may be missing", DEADLINE, async (t) => {
+  const access = { ids: { chat: "e-7" }, max_message_size: 65536 };
+  const { client, connection, heard } = await startAsked(t, { history: true }, access);
+  const late = new Inbox();
+  client.on("chat", late.put);
+  await connection.next();
+  connection.say('"skipped"', { id: "e-8" });
+  connection.access({ max_message_size: 65536 });
+  connection.say('"heard"');
+  assert.equal(await late.next(), "heard");
+  assert.deepEqual(heard.recovered, [{ channel: "chat", recovered: false }]);
+  assert.equal((await heard.values.next()).value, "skipped");
+});
