@@ -221,7 +221,8 @@ export class Philote {
     /**
      * Publishes a value; while there is no connection, or the server's rate allows no more, it waits in a queue. Resolves to
      * how many readers it was queued for. A publish whose connection ended before the answer is not sent again, unless
-     * the close code says that it was not taken (4429, 1009): only the application knows whether twice is better than never. A rejection that nobody looks at is no unhandled one.
+     * the close code says that it was not taken (4429, 1009): only the application knows whether twice is better than
+     * never. A rejection that nobody looks at is no unhandled one.
      */
     publish(channel, value) {
         const promise = new Promise((resolve, reject) => {
