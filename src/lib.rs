@@ -21,7 +21,8 @@
 //! [`jane`] is a client for people at a terminal; [`trust`] says whom both programs believe behind TLS. [`bench`](mod@bench) is the load
 //! generator of `philotectl bench` and of `benches/`. [`completions`]
 //! answer the shells of those who type for any of the three. [`moment`] writes times, [`escape`] what a
-//! person can't see, and [`regular_file`] reads what settings and options name.
+//! person can't see, [`regular_file`] reads what settings and options name, and `http` is what the HTTP listeners
+//! share.
 //!
 //! # Which part may know which
 //!
@@ -38,6 +39,7 @@ pub mod ctl;
 pub mod daemon;
 pub mod escape;
 pub mod frame;
+mod http;
 pub mod hub;
 pub mod jane;
 pub mod log;

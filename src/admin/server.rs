@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited, StreamBody};
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Body as _, Frame, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, SERVER};
 use hyper::server::conn::http1;
@@ -26,7 +26,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
@@ -35,6 +35,7 @@ use super::commands::{self, Answer, Peer};
 pub use super::commands::{MAX_BODY, MAX_PUBLISH};
 use super::socket::Socket;
 use super::{Control, EventStream};
+use crate::http::{BodyError, Turn, Wire, check_framing, linger, read_body, write_within};
 
 /// Clients at once. One more takes the place of whoever has waited longest without having asked anything.
 pub const MAX_CLIENTS: usize = 64;
@@ -182,44 +183,74 @@ impl Clients {
 /// One connection, which carries one request.
 async fn serve(stream: UnixStream, control: Arc<dyn Control>, asked: Arc<AtomicBool>) {
     let Ok(peer) = stream.peer_cred().map(|credentials| Peer::from(&credentials)) else { return };
-    let answered = Notify::new();
-    let service = service_fn(|request| async {
-        let answer = answer(request, peer, &control, &asked).await;
-        // What has no end is taken as slowly as its client likes: it is the one that misses something.
-        if answer.body().size_hint().exact().is_some() {
-            answered.notify_one();
-        }
-        Ok::<_, Infallible>(answer)
+    let turn = Arc::new(Turn::default());
+    let service = service_fn(|request: Request<Incoming>| {
+        // hyper wants a future that may be moved when it gives back the stream.
+        Box::pin(async {
+            let hidden = turn.begin(request.headers()).await;
+            let answer = answer(request, hidden, peer, &control, &asked).await;
+            if answer.body().size_hint().exact().is_some() {
+                turn.answered();
+            } else {
+                // It is taken as slowly as its client likes: it is the one that misses something.
+                turn.streams();
+            }
+            Ok::<_, Infallible>(answer)
+        })
     });
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .keep_alive(false)
+        // A client that only stopped sending gets its answer.
+        .half_close(true)
         .timer(TokioTimer::new())
         .header_read_timeout(DEADLINE)
         .max_header_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service);
-    let not_taken = async {
-        answered.notified().await;
-        sleep(DEADLINE).await;
-    };
-    tokio::select! {
-        _ = connection => {}
-        () = not_taken => {}
+        .serve_connection(TokioIo::new(Wire::new(stream, Arc::clone(&turn))), service);
+    let ended = std::future::poll_fn(|context| connection.poll_without_shutdown(context)).await;
+    let (mut stream, mut unsent) = connection.into_parts().io.into_inner().into_parts();
+    if let Err(error) = ended {
+        unsent.extend_from_slice(&malformed(&error));
     }
+    if write_within(&mut stream, &unsent, DEADLINE).await {
+        linger(&mut stream).await;
+    }
+}
+
+/// The answer to what is no request, as bytes; empty where the connection broke.
+fn malformed(error: &hyper::Error) -> Vec<u8> {
+    let (status, failure) = if error.is_parse_too_large() {
+        let sentence = format!("a request head has at most {MAX_HEAD} bytes here");
+        ("431 Request Header Fields Too Large", Failure::new(Code::TooLarge, sentence))
+    } else if error.is_parse() {
+        ("400 Bad Request", Failure::new(Code::BadRequest, format!("this is not HTTP/1.1: {error}")))
+    } else {
+        return Vec::new();
+    };
+    let body = serde_json::to_string(&failure).unwrap_or_default();
+    let length = body.len() + 1;
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
+         Connection: close\r\n\r\n{body}\n"
+    )
+    .into_bytes()
 }
 
 async fn answer(
     request: Request<Incoming>,
+    hidden: usize,
     peer: Peer,
     control: &Arc<dyn Control>,
     asked: &AtomicBool,
 ) -> Response<Body> {
     let (head, body) = request.into_parts();
     let mut allow = None;
+    let framing = check_framing(&head.headers, hidden);
     let outcome = match commands::find(&head.method, head.uri.path()) {
         Err(refusal) => {
             allow = refusal.allow;
             Err(refusal.failure)
         }
+        Ok(_) if let Err(sentence) = framing => Err(Failure::new(Code::BadRequest, sentence)),
         Ok(command) => match read(body, command.max_body()).await {
             Err(failure) => Err(failure),
             Ok(body) => {
@@ -272,13 +303,15 @@ fn lines(events: EventStream) -> Body {
     StreamBody::new(events.map(line)).boxed_unsync()
 }
 
-async fn read(body: Incoming, max: usize) -> Result<Bytes, Failure> {
-    match timeout(DEADLINE, Limited::new(body, max).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+async fn read(body: Incoming, max: usize) -> Result<Vec<u8>, Failure> {
+    match timeout(DEADLINE, read_body(body, max)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(BodyError::TooLarge)) => {
             Err(Failure::new(Code::TooLarge, format!("a request body has at most {max} bytes here")))
         }
-        Ok(Err(_)) => Err(Failure::new(Code::BadRequest, "the request body is cut off or malformed")),
+        Ok(Err(BodyError::Broken)) => {
+            Err(Failure::new(Code::BadRequest, "the request body is cut off or malformed"))
+        }
         Err(_) => {
             let seconds = DEADLINE.as_secs();
             Err(Failure::new(Code::RequestTimeout, format!("the request body took longer than {seconds} s")))

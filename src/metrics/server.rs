@@ -15,6 +15,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::http::linger;
+
 /// Scrapers at once; more wait.
 pub const MAX_SCRAPERS: usize = 8;
 
@@ -42,12 +44,16 @@ pub async fn serve(listener: TcpListener, text: Arc<dyn Fn() -> String + Send + 
                 let text = text.clone();
                 async move { Ok::<_, Infallible>(answer(&request, text).await) }
             });
-            let connection = http1::Builder::new()
+            let mut connection = http1::Builder::new()
                 .keep_alive(false)
+                // A client that only stopped sending gets its answer.
+                .half_close(true)
                 .max_buf_size(MAX_HEAD)
                 .serve_connection(TokioIo::new(stream), service);
             // Who is too slow is cut off.
-            let _ = tokio::time::timeout(DEADLINE, connection).await;
+            if tokio::time::timeout(DEADLINE, &mut connection).await.is_ok() {
+                linger(&mut connection.into_parts().io.into_inner()).await;
+            }
             drop(place);
         });
     }

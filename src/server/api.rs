@@ -12,17 +12,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 use serde_json::json;
+use tokio::time::{Instant, timeout_at};
 
 pub(super) use self::background::{Background, MAX_SPREADS};
 use super::handshake::Tokens;
 use super::refusal::{Answer, json_answer};
 use super::{Refusal, Server};
 use crate::access_key::{AccessKey, ApiRight};
+use crate::http::{BodyError, read_body};
 
 /// The API as OpenAPI 3.1 describes it.
 const OPENAPI: &str = include_str!("api/openapi.json");
@@ -77,10 +77,12 @@ impl Route {
     }
 }
 
-/// Answers a request below `/health` or `/api`; `client` is who sent it.
+/// Answers a request below `/health` or `/api`; `client` is who sent it. Its body has until `deadline` to arrive, and what
+/// it asks for to be begun.
 pub(super) async fn answer(
     server: &Arc<Server>,
     client: SocketAddr,
+    deadline: Instant,
     request: Request<Incoming>,
 ) -> Result<Answer, Refusal> {
     let path = request.uri().path().to_owned();
@@ -97,11 +99,11 @@ pub(super) async fn answer(
         What::Ready => Ok(health(server, true)),
         What::OpenApi => Ok(json_answer(StatusCode::OK, OPENAPI)),
         What::Info => Ok(info(server)),
-        What::Publish => publish::publish(server, &access, request).await,
-        What::Channels => sight::channels(server, access, &query).await,
-        What::Channel => sight::channel(server, access, rest, &query).await,
-        What::Connections => sight::connections(server, access, &query).await,
-        What::Disconnect => disconnect::disconnect(server, access, client, request).await,
+        What::Publish => publish::publish(server, access, deadline, request).await,
+        What::Channels => sight::channels(server, access, deadline, &query).await,
+        What::Channel => sight::channel(server, access, deadline, rest, &query).await,
+        What::Connections => sight::connections(server, access, deadline, &query).await,
+        What::Disconnect => disconnect::disconnect(server, access, client, deadline, request).await,
     }
 }
 
@@ -116,16 +118,16 @@ fn access(server: &Server, request: &Request<Incoming>, right: ApiRight) -> Resu
     }
 }
 
-/// The body of a request, at most so many bytes of UTF-8.
-async fn body(request: Request<Incoming>, max: usize) -> Result<Bytes, Refusal> {
-    let body = Limited::new(request.into_body(), max).collect().await.map_err(|error| {
-        if error.is::<LengthLimitError>() {
-            Refusal::BodyTooLarge(max)
-        } else {
-            Refusal::BadRequest("the body did not arrive whole")
+/// The body of a request, at most so many bytes.
+async fn body(request: Request<Incoming>, max: usize, deadline: Instant) -> Result<Vec<u8>, Refusal> {
+    match timeout_at(deadline, read_body(request.into_body(), max)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(BodyError::TooLarge)) => Err(Refusal::BodyTooLarge(max)),
+        Ok(Err(BodyError::Broken)) => {
+            Err(Refusal::BadRequest("the body did not arrive whole, or its chunks are malformed"))
         }
-    })?;
-    Ok(body.to_bytes())
+        Err(_) => Err(Refusal::Timeout),
+    }
 }
 
 /// 200 as long as the daemon serves; `strict` also asks for a free place.

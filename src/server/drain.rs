@@ -121,10 +121,11 @@ impl Server {
             loop {
                 let left = self.left.notified();
                 if self.connected() == 0 {
-                    return;
+                    break;
                 }
                 left.await;
             }
+            self.background.batches_done().await;
         };
         let _ = timeout_at(end, gone).await;
         while self.departures.complete_some() {}

@@ -11,7 +11,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::frames::{FrameLimits, FrameReader, Received};
-use super::handshake::{close, write};
 use super::listener::{MAX_PENDING, Waiting};
 use super::presence::{Place, Presence};
 use super::refusal::Refused;
@@ -19,6 +18,7 @@ use super::stream::Stream;
 use super::{Refusal, Server, unix_now};
 use crate::access_key::{claimed_subject, verify_in_frame};
 use crate::frame::Frame;
+use crate::http::{linger, write};
 use crate::message::FromClient;
 
 /// Pings that are answered at once.
@@ -48,7 +48,7 @@ pub(super) async fn enter(
 pub(super) async fn refuse(server: &Server, stream: &mut Stream, address: SocketAddr, refused: Refused) {
     write(stream, &refused.refusal.close()).await;
     server.refused(address, Refused { by_close: true, ..refused });
-    close(stream).await;
+    linger(stream).await;
 }
 
 /// Reads to the end of the first message; pings before it are answered.

@@ -13,13 +13,12 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT,
-    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
@@ -30,6 +29,7 @@ use super::session::Session;
 use super::stream::Stream;
 use super::{Live, Refusal, Server, api, dev, first_frame, forwarded, origin, unix_now};
 use crate::access_key::{AccessKey, TokenError, claimed_subject, verify};
+use crate::http::{self, Turn, Wire, linger, write, write_within};
 
 /// The longest request head, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -37,12 +37,18 @@ const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// The most header lines of a request.
 const MAX_HEADERS: usize = 100;
 
+/// How long a client may take for what was unsent when its time was over.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// What the requests of one connection share.
 struct Exchange {
     server: Arc<Server>,
     /// Who is at the other end: perhaps a proxy, whose requests tell for whom they are.
     peer: SocketAddr,
     how: How,
+    /// For each request.
+    timeout: Duration,
+    turn: Arc<Turn>,
     progress: Mutex<Progress>,
 }
 
@@ -52,8 +58,6 @@ struct Progress {
     deadline: Instant,
     /// The upgrade that was answered with 101.
     upgraded: Option<Upgraded>,
-    /// A request is being answered.
-    answering: bool,
     /// Who sent the last request.
     client: SocketAddr,
 }
@@ -71,6 +75,16 @@ enum Upgraded {
 /// The subprotocol that gives a browser what the classic protocol lacks.
 const V1: &str = "philote.v1";
 
+/// What became of a connection that HTTP was spoken on.
+enum Outcome {
+    /// All is said; perhaps it was upgraded.
+    Done,
+    /// It is refused, and has not been told yet.
+    Refused(Refusal),
+    /// There is nobody to tell.
+    Gone,
+}
+
 /// Speaks HTTP with a new connection, whose first request has until `deadline`. Returns the session if it was upgraded.
 pub(super) async fn serve(
     server: Arc<Server>,
@@ -81,117 +95,109 @@ pub(super) async fn serve(
     waiting: &Waiting,
 ) -> Option<Session> {
     let timeout = server.live().settings.websocket.handshake_timeout;
-    let progress = Progress { deadline, upgraded: None, answering: false, client: peer };
-    let exchange = Arc::new(Exchange { server, peer, how, progress: Mutex::new(progress) });
+    let progress = Mutex::new(Progress { deadline, upgraded: None, client: peer });
+    let exchange = Arc::new(Exchange { server, peer, how, timeout, turn: Arc::default(), progress });
+    let (mut stream, read_ahead, outcome) = speak(&exchange, stream, waiting).await;
+    let (upgraded, client) = {
+        let mut progress = exchange.lock();
+        (progress.upgraded.take(), progress.client)
+    };
+    let server = &exchange.server;
+    match (outcome, upgraded) {
+        (Outcome::Done, Some(Upgraded::Present(presence))) => {
+            return Some(Session::new(presence, stream, &read_ahead));
+        }
+        // In boxes, so that who showed a token with the request does not pay for their size.
+        (Outcome::Done, Some(Upgraded::TokenFollows)) => {
+            match Box::pin(first_frame::enter(server, &mut stream, client, &read_ahead, timeout, waiting))
+                .await
+            {
+                Ok((presence, rest)) => return Some(Session::new(presence, stream, &rest)),
+                Err(Some(refused)) => {
+                    Box::pin(first_frame::refuse(server, &mut stream, client, refused)).await;
+                }
+                Err(None) => {}
+            }
+        }
+        (Outcome::Done, Some(Upgraded::Refused(refused))) => {
+            Box::pin(first_frame::refuse(server, &mut stream, client, refused)).await;
+        }
+        (Outcome::Refused(refusal), _) => {
+            write(&mut stream, &refusal.bytes()).await;
+            server.refused(peer, refusal.into());
+        }
+        (Outcome::Done, None) | (Outcome::Gone, _) => {}
+    }
+    linger(&mut stream).await;
+    None
+}
+
+/// Answers requests until one is the last. Returns the stream, with nothing unsent, and what was read ahead.
+async fn speak(exchange: &Arc<Exchange>, stream: Stream, waiting: &Waiting) -> (Stream, Bytes, Outcome) {
     let service = {
         let exchange = exchange.clone();
         // hyper wants a future that may be moved when it gives back the stream.
         service_fn(move |request| -> Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>> {
             let exchange = exchange.clone();
-            Box::pin(async move { Ok(exchange.answer(request, timeout).await) })
+            Box::pin(async move { Ok(exchange.answer(request).await) })
         })
     };
+    let turn = &exchange.turn;
     let mut http = http1::Builder::new()
+        // A client that only stopped sending gets its answer.
+        .half_close(true)
         .max_buf_size(MAX_HEAD_BYTES)
         .max_headers(MAX_HEADERS)
-        .pipeline_flush(true)
-        .serve_connection(TokioIo::new(stream), service);
-    let ended = {
+        .serve_connection(TokioIo::new(Wire::new(stream, turn.clone())), service);
+    let told_to_go = async {
+        waiting.told_to_go().await;
+        turn.not_answering().await;
+    };
+    let (ended, cut) = {
         let done = std::future::poll_fn(|context| http.poll_without_shutdown(context));
         tokio::select! {
             biased;
-            result = done => result.map_err(|error| malformed(&error)),
-            () = exchange.timed_out() => Err(Some(Refusal::Timeout)),
-            () = waiting.told_to_go() => Err(Some(Refusal::Pending(MAX_PENDING))),
+            result = done => (result, None),
+            () = exchange.timed_out() => (Ok(()), Some(Refusal::Timeout)),
+            () = told_to_go => (Ok(()), Some(Refusal::Pending(MAX_PENDING))),
         }
     };
     let parts = http.into_parts();
-    let mut stream = parts.io.into_inner();
-    let (upgraded, answering, client) = {
-        let mut progress = exchange.lock();
-        (progress.upgraded.take(), progress.answering, progress.client)
+    let (mut stream, unsent) = parts.io.into_inner().into_parts();
+    // What was not taken until now hardly will be where the time is over.
+    let time = if cut.is_some() { LAST_WORDS } else { exchange.timeout };
+    let outcome = if !unsent.is_empty() && !write_within(&mut stream, &unsent, time).await {
+        Outcome::Gone
+    } else {
+        match (ended, cut) {
+            (Err(error), _) => malformed(&error).map_or(Outcome::Gone, Outcome::Refused),
+            // A request was begun. One that never said a word asked for nothing.
+            (Ok(()), Some(refusal)) if !parts.read_buf.is_empty() => Outcome::Refused(refusal),
+            (Ok(()), Some(_)) => Outcome::Gone,
+            (Ok(()), None) => Outcome::Done,
+        }
     };
-    match ended {
-        Ok(()) => {
-            let read_ahead = &parts.read_buf;
-            let server = &exchange.server;
-            match upgraded {
-                Some(Upgraded::Present(presence)) => return Some(Session::new(presence, stream, read_ahead)),
-                // In boxes, so that who showed a token with the request does not pay for their size.
-                Some(Upgraded::TokenFollows) => {
-                    match Box::pin(first_frame::enter(
-                        server,
-                        &mut stream,
-                        client,
-                        read_ahead,
-                        timeout,
-                        waiting,
-                    ))
-                    .await
-                    {
-                        Ok((presence, rest)) => return Some(Session::new(presence, stream, &rest)),
-                        Err(Some(refused)) => {
-                            Box::pin(first_frame::refuse(server, &mut stream, client, refused)).await
-                        }
-                        Err(None) => {}
-                    }
-                }
-                Some(Upgraded::Refused(refused)) => {
-                    Box::pin(first_frame::refuse(server, &mut stream, client, refused)).await;
-                }
-                None => {}
-            }
-        }
-        // A request was begun: its client may still read why it ends. One that is half answered already can't be
-        // answered again, and one that never said a word asked for nothing.
-        Err(Some(refusal)) if !answering && !parts.read_buf.is_empty() => {
-            write(&mut stream, &refusal.bytes()).await;
-            exchange.server.refused(exchange.peer, refusal.into());
-        }
-        Err(_) => {}
-    }
-    close(&mut stream).await;
-    None
+    (stream, parts.read_buf, outcome)
 }
 
-/// What hyper found wrong with a head; it leaves the answer unsent when the stream is taken back from it.
+/// Why hyper could not read a request; `None` where the connection broke.
 fn malformed(error: &hyper::Error) -> Option<Refusal> {
     if error.is_parse_too_large() {
         Some(Refusal::HeadTooLarge)
     } else if error.is_parse() {
-        Some(Refusal::BadRequest("this is not HTTP/1.1"))
+        let error = error.to_string();
+        // hyper tells its kinds of errors apart by words only.
+        let advice = if error.contains("URI") {
+            "; in its target, characters such as \" < > and all that is not ASCII must be percent-encoded"
+        } else {
+            ""
+        };
+        Some(Refusal::BadParameter(format!("this is not HTTP/1.1: {error}{advice}")))
+    } else if error.is_incomplete_message() {
+        Some(Refusal::BadRequest("the request ended before its head did"))
     } else {
         None
     }
-}
-
-/// Writes an answer to a client that perhaps reads no more.
-pub(super) async fn write(stream: &mut Stream, bytes: &[u8]) {
-    let written = async {
-        stream.write_all(bytes).await?;
-        stream.flush().await
-    };
-    let _ = tokio::time::timeout(LINGER, written).await;
-}
-
-/// How long the end of a connection may take.
-const LINGER: Duration = Duration::from_secs(1);
-
-/// Ends a connection so that what was written reaches its client: a socket that is closed with unread bytes sends a
-/// reset, which takes back what the client has not read yet.
-pub(super) async fn close(stream: &mut Stream) {
-    const LINGERING_READS: usize = 64;
-    let drain = async {
-        stream.shutdown().await.ok()?;
-        let mut scratch = [0; 1024];
-        for _ in 0..LINGERING_READS {
-            if stream.read(&mut scratch).await.ok()? == 0 {
-                break;
-            }
-        }
-        Some(())
-    };
-    let _ = tokio::time::timeout(LINGER, drain).await;
 }
 
 impl Exchange {
@@ -199,26 +205,28 @@ impl Exchange {
         crate::sync::lock(&self.progress)
     }
 
-    /// Waits until a request has taken too long. Each request has its own time.
+    /// Waits until a request has taken too long to arrive, or its answer to be taken. Each request has its own time;
+    /// one that arrived is answered, however long that takes.
     async fn timed_out(&self) {
         loop {
             let deadline = self.lock().deadline;
-            if Instant::now() >= deadline {
+            if Instant::now() >= deadline && !self.turn.is_answering() {
                 return;
             }
             tokio::time::sleep_until(deadline).await;
+            self.turn.not_answering().await;
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, timeout: Duration) -> Answer {
-        self.lock().answering = true;
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let hidden = self.turn.begin(request.headers()).await;
         let trusted = &self.server.live_full().settings.limits.trusted_proxies;
         let address = forwarded::client(self.peer, request.headers(), trusted);
-        let result = self.route(request, address).await;
+        let result = self.route(request, address, hidden).await;
         let mut progress = self.lock();
-        progress.answering = false;
         progress.client = address;
-        progress.deadline = Instant::now() + timeout;
+        progress.deadline = Instant::now() + self.timeout;
+        self.turn.answered();
         match result {
             Ok((answer, upgraded)) => {
                 progress.upgraded = upgraded;
@@ -236,17 +244,27 @@ impl Exchange {
         &self,
         request: Request<Incoming>,
         address: SocketAddr,
+        hidden: usize,
     ) -> Result<(Answer, Option<Upgraded>), Refused> {
-        if request.headers().contains_key(TRANSFER_ENCODING) {
-            return Err(Refusal::BadRequest("Transfer-Encoding is not taken: send Content-Length").into());
-        }
+        let headers = request.headers();
+        let chunked = http::check_framing(headers, hidden).map_err(Refusal::BadRequest)?;
         let path = request.uri().path();
         let api = path == "/api" || path.starts_with("/api/");
+        if chunked && !(api && request.method() == Method::POST) {
+            return Err(
+                Refusal::BadRequest("a request like this has no body, so no Transfer-Encoding").into()
+            );
+        }
+        let health = path == "/health" || path.starts_with("/health/");
+        if (api || health) && headers.contains_key(SEC_WEBSOCKET_KEY) {
+            return Err(Refusal::NotHere.into());
+        }
         if api && !self.how.api {
             return Err(Refusal::NotFound.into());
         }
-        if path == "/health" || path.starts_with("/health/") || api {
-            return match api::answer(&self.server, address, request).await {
+        if health || api {
+            let deadline = self.lock().deadline;
+            return match api::answer(&self.server, address, deadline, request).await {
                 Ok(answer) => Ok((answer, None)),
                 // Who guesses tokens here tries to come in as well.
                 Err(refusal @ Refusal::Token(_)) => {
@@ -260,7 +278,7 @@ impl Exchange {
         {
             return Ok((page, None));
         }
-        let (answer, upgraded) = upgrade(&self.server, address, &request)?;
+        let (answer, upgraded) = upgrade(&self.server, address, self.how, &request)?;
         Ok((answer, Some(upgraded)))
     }
 }
@@ -271,9 +289,10 @@ impl Exchange {
 fn upgrade(
     server: &Arc<Server>,
     address: SocketAddr,
+    how: How,
     request: &Request<Incoming>,
 ) -> Result<(Answer, Upgraded), Refused> {
-    let key = check_upgrade(request)?;
+    let key = check_upgrade(request, how)?;
     let tokens = Tokens::of(request)?;
     let live = server.live();
     let v1 = has_word(request.headers(), SEC_WEBSOCKET_PROTOCOL, V1);
@@ -326,7 +345,7 @@ fn enter(
 }
 
 /// What RFC 6455 section 4.2.1 asks of a request. Returns the key.
-fn check_upgrade(request: &Request<Incoming>) -> Result<&str, Refusal> {
+fn check_upgrade(request: &Request<Incoming>, how: How) -> Result<&str, Refusal> {
     let headers = request.headers();
     if request.version() != Version::HTTP_11 {
         return Err(Refusal::BadRequest("a WebSocket needs HTTP/1.1"));
@@ -344,7 +363,7 @@ fn check_upgrade(request: &Request<Incoming>) -> Result<&str, Refusal> {
         return Err(Refusal::BadRequest("an upgrade request has no body"));
     }
     if !headers.contains_key(UPGRADE) && !headers.contains_key(SEC_WEBSOCKET_KEY) {
-        return Err(Refusal::UpgradeRequired);
+        return Err(Refusal::UpgradeRequired(if how.tls { "wss://" } else { "ws://" }));
     }
     if !has_word(headers, UPGRADE, "websocket") {
         return Err(Refusal::BadRequest("the header Upgrade must be websocket"));
@@ -369,9 +388,13 @@ fn has_word(headers: &HeaderMap, name: hyper::header::HeaderName, word: &str) ->
     lines.flat_map(|line| line.split(',')).any(|one| one.trim().eq_ignore_ascii_case(word))
 }
 
+/// Whether it is 16 bytes in base64. The sample key of RFC 6455 has bits set that no byte needs.
 fn is_key(key: &str) -> bool {
     use base64::Engine;
-    base64::engine::general_purpose::STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16)
+    use base64::engine::{GeneralPurpose, general_purpose::PAD};
+    const LENIENT: GeneralPurpose =
+        GeneralPurpose::new(&base64::alphabet::STANDARD, PAD.with_decode_allow_trailing_bits(true));
+    LENIENT.decode(key).is_ok_and(|bytes| bytes.len() == 16)
 }
 
 fn check_origin(headers: &HeaderMap, live: &Live) -> Result<(), Refusal> {

@@ -17,6 +17,7 @@ use super::forwarded::UNIX_PEER;
 use super::stream::Stream;
 use super::{Refusal, Server, handshake, proxy_header, tls};
 use crate::config::Listener;
+use crate::http;
 use crate::sync::lock;
 
 /// Connections that have not shown a token yet, at once.
@@ -73,7 +74,7 @@ pub fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
 /// How a listener's connections are spoken to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct How {
-    tls: bool,
+    pub(super) tls: bool,
     proxy_protocol: bool,
     pub(super) api: bool,
 }
@@ -195,7 +196,7 @@ async fn greet(server: Arc<Server>, stream: Stream, peer: SocketAddr, how: How, 
     };
     if !spoke {
         // It asked for nothing.
-        return Box::pin(handshake::close(&mut stream)).await;
+        return Box::pin(http::linger(&mut stream)).await;
     }
     let session = Box::pin(handshake::serve(server, stream, peer, how, deadline, &waiting)).await;
     if let Some(session) = session {
@@ -229,8 +230,8 @@ async fn open(
             Ok(stream) => Ok((Stream::Tls(Box::new(stream)), peer)),
             Err(tls::HandshakeError { plain: Some(stream), .. }) => {
                 let mut stream = Stream::Tcp(stream);
-                handshake::write(&mut stream, &Refusal::PlainHttp.bytes()).await;
-                handshake::close(&mut stream).await;
+                http::write(&mut stream, &Refusal::PlainHttp.bytes()).await;
+                http::linger(&mut stream).await;
                 Err((peer, Some(Refusal::PlainHttp)))
             }
             Err(error) => Err((peer, error.error.map(|error| Refusal::Tls(error.to_string())))),

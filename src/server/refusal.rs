@@ -30,12 +30,14 @@ pub enum Refusal {
     BadParameter(String),
     /// Another method than the route takes; those it takes.
     Method(&'static str),
-    /// A plain GET where a WebSocket is spoken.
-    UpgradeRequired,
+    /// A plain GET where a WebSocket is spoken; the scheme of its URL.
+    UpgradeRequired(&'static str),
     /// Another version of the WebSocket protocol than 13.
     Version,
     /// Nothing of this name under `/api/`.
     NotFound,
+    /// A WebSocket where the API is.
+    NotHere,
     /// A body over the limit, in bytes.
     BodyTooLarge(usize),
     /// A request head over the limits of length or number of lines.
@@ -62,6 +64,8 @@ pub enum Refusal {
     RefusedSubjects(usize),
     /// As many orders to disconnect many connections as may be are being carried out.
     Spreads(usize),
+    /// As many requests of this kind as may be are being carried out, and none ended in time.
+    Busy(usize),
     /// It could not be remembered who is to be kept out.
     NotRemembered,
     /// A page of another origin.
@@ -131,14 +135,16 @@ impl Refusal {
             | Refusal::PlainHttp
             | Refusal::ProxyHeader => StatusCode::BAD_REQUEST,
             Refusal::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Refusal::UpgradeRequired | Refusal::Version => StatusCode::UPGRADE_REQUIRED,
-            Refusal::NotFound => StatusCode::NOT_FOUND,
+            Refusal::UpgradeRequired(_) | Refusal::Version => StatusCode::UPGRADE_REQUIRED,
+            Refusal::NotFound | Refusal::NotHere => StatusCode::NOT_FOUND,
             Refusal::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Refusal::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Refusal::Timeout => StatusCode::REQUEST_TIMEOUT,
-            Refusal::Full(_) | Refusal::Pending(_) | Refusal::Draining | Refusal::Spreads(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Refusal::Full(_)
+            | Refusal::Pending(_)
+            | Refusal::Draining
+            | Refusal::Spreads(_)
+            | Refusal::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::Token(_) | Refusal::TokenTimeout | Refusal::TokenFirst | Refusal::Frames(_) => {
                 StatusCode::UNAUTHORIZED
             }
@@ -181,12 +187,16 @@ impl Refusal {
             Refusal::ProxyHeader => "proxy_header",
             Refusal::BadMessage(_) => "bad_message",
             Refusal::Method(_) => "method_not_allowed",
-            Refusal::UpgradeRequired | Refusal::Version => "upgrade_required",
-            Refusal::NotFound => "not_found",
+            Refusal::UpgradeRequired(_) | Refusal::Version => "upgrade_required",
+            Refusal::NotFound | Refusal::NotHere => "not_found",
             Refusal::BodyTooLarge(_) => "body_too_large",
             Refusal::HeadTooLarge => "head_too_large",
             Refusal::Timeout => "request_timeout",
-            Refusal::Full(_) | Refusal::Pending(_) | Refusal::Draining | Refusal::Spreads(_) => "unavailable",
+            Refusal::Full(_)
+            | Refusal::Pending(_)
+            | Refusal::Draining
+            | Refusal::Spreads(_)
+            | Refusal::Busy(_) => "unavailable",
             Refusal::Token(_) | Refusal::TokenTimeout | Refusal::TokenFirst | Refusal::Frames(_) => {
                 "unauthorized"
             }
@@ -230,12 +240,12 @@ impl Refusal {
         let headers = answer.headers_mut();
         match self {
             Refusal::Method(allowed) => headers.insert(ALLOW, HeaderValue::from_static(allowed)),
-            Refusal::UpgradeRequired => headers.insert(UPGRADE, HeaderValue::from_static("websocket")),
             Refusal::Version => headers.insert("Sec-WebSocket-Version", HeaderValue::from_static("13")),
             Refusal::Full(_)
             | Refusal::Pending(_)
             | Refusal::Draining
             | Refusal::Spreads(_)
+            | Refusal::Busy(_)
             | Refusal::PerAddress(_)
             | Refusal::PerSubject(_)
             | Refusal::Handshakes(_) => {
@@ -244,7 +254,14 @@ impl Refusal {
             Refusal::Token(_) => headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
             _ => None,
         };
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        let connection = if self.status() == StatusCode::UPGRADE_REQUIRED {
+            // RFC 9110 section 7.8: Connection names it as well.
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            "upgrade, close"
+        } else {
+            "close"
+        };
+        headers.insert(CONNECTION, HeaderValue::from_static(connection));
         answer
     }
 
@@ -272,9 +289,12 @@ impl fmt::Display for Refusal {
             Refusal::BadRequest(sentence) => f.write_str(sentence),
             Refusal::BadMessage(sentence) | Refusal::BadParameter(sentence) => f.write_str(sentence),
             Refusal::Method(allowed) => write!(f, "this route takes {allowed} only"),
-            Refusal::UpgradeRequired => f.write_str("this is a WebSocket server: connect with ws://"),
+            Refusal::UpgradeRequired(scheme) => write!(f, "this is a WebSocket server: connect with {scheme}"),
             Refusal::Version => f.write_str("only version 13 of the WebSocket protocol is spoken here"),
             Refusal::NotFound => f.write_str("there is no such route in the API"),
+            Refusal::NotHere => f.write_str(
+                "no WebSocket is served at /api and /health, or below: connect with any other path, such as /",
+            ),
             Refusal::BodyTooLarge(max) => write!(f, "the body may have {max} bytes at most"),
             Refusal::HeadTooLarge => f.write_str("the request head may have 16 KiB and 100 lines at most"),
             Refusal::Tls(reason) => write!(f, "the TLS handshake failed: {reason}"),
@@ -306,6 +326,9 @@ impl fmt::Display for Refusal {
                     f,
                     "nothing was done: {max} orders to disconnect many connections are being carried out"
                 )
+            }
+            Refusal::Busy(max) => {
+                write!(f, "nothing was done: {max} requests like this are being carried out already")
             }
             Refusal::NotRemembered => f.write_str(
                 "nothing was done: it could not be remembered who is refused; the server's log says why",

@@ -13,7 +13,7 @@ use circles::{Circle, circles};
 /// Which module may use which. What is not here may use nothing of ours.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("access_key", &["message", "moment", "regular_file"]),
-    ("admin", &["access_key", "moment", "sync"]),
+    ("admin", &["access_key", "http", "moment", "sync"]),
     ("bench", &["access_key", "trust"]),
     ("config", &["escape", "moment", "regular_file"]),
     ("ctl", &["access_key", "admin", "bench", "completions", "escape", "moment", "terminal", "trust"]),
@@ -39,10 +39,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("frame", &["close"]),
+    ("http", &["sync"]),
     ("hub", &["access_key", "close", "frame", "message", "outbox", "sync"]),
     ("jane", &["access_key", "admin", "completions", "escape", "moment", "terminal", "trust"]),
     ("log", &["escape", "moment"]),
     ("message", &["frame", "moment"]),
+    ("metrics", &["http"]),
     ("outbox", &["close", "frame", "sync"]),
     (
         "server",
@@ -51,6 +53,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "close",
             "config",
             "frame",
+            "http",
             "hub",
             "log",
             "message",

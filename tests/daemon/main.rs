@@ -22,6 +22,7 @@ mod limits;
 mod listeners;
 mod load;
 mod messages;
+mod pipelining;
 mod systemd;
 mod tls;
 mod tokens;

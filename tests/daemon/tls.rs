@@ -17,17 +17,17 @@ use tokio_tungstenite::tungstenite::client;
 use crate::admin::{ctl, ctl_json};
 use crate::support::*;
 
-type Tls = StreamOwned<ClientConnection, TcpStream>;
+pub type Tls = StreamOwned<ClientConnection, TcpStream>;
 
 /// An authority of the test's own.
-struct Authority {
+pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
     pem: String,
 }
 
 impl Authority {
-    fn new() -> Authority {
+    pub fn new() -> Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -37,7 +37,7 @@ impl Authority {
     }
 
     /// Writes a certificate for localhost with its key.
-    fn issue(&self, directory: &Path) {
+    pub fn issue(&self, directory: &Path) {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
@@ -46,6 +46,10 @@ impl Authority {
     }
 
     fn connect(&self, daemon: &Daemon, versions: &[&'static SupportedProtocolVersion]) -> Tls {
+        self.connect_to(daemon.connect(), versions)
+    }
+
+    pub fn connect_to(&self, stream: TcpStream, versions: &[&'static SupportedProtocolVersion]) -> Tls {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -57,7 +61,7 @@ impl Authority {
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let name = ServerName::try_from("localhost").unwrap();
         let connection = ClientConnection::new(Arc::new(config), name).unwrap();
-        StreamOwned::new(connection, daemon.connect())
+        StreamOwned::new(connection, stream)
     }
 
     fn client(&self, daemon: &Daemon) -> Client<Tls> {

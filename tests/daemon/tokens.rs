@@ -59,12 +59,14 @@ fn a_header_of_another_scheme_is_named() {
     let daemon = Daemon::start("");
     let token = sign(&json!({"read": ["c"], "api": true}));
     let told = |value: &str, path: &str| {
-        let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-             Authorization: {value}\r\n\r\n"
-        );
-        let answer = daemon.exchange(request);
+        let upgrade = if path == "/" {
+            "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        } else {
+            ""
+        };
+        let answer = daemon
+            .exchange(format!("GET {path} HTTP/1.1\r\nHost: x\r\n{upgrade}Authorization: {value}\r\n\r\n"));
         assert_eq!(status(&answer), 401);
         body_of(&answer)["message"].as_str().unwrap().to_owned()
     };

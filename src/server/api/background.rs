@@ -1,14 +1,21 @@
 //! Work behind requests, and how much of it there may be: what would hold up those who publish, such as walks over all
-//! connections or channels and writing to the disk; and closes that are spread over time.
+//! connections or channels and writing to the disk; batches of messages; and closes that are spread over time.
+//!
+//! What was begun is finished, also where its client is gone by then; what finds no place in time is not begun.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 
 use crate::server::{Refusal, Server};
 
 /// Works at once; more wait for their turn, at most as long as a request may take.
 const MAX_WORKS: usize = 4;
+
+/// Batches that are published at once, each of a body of 1 MiB at most. A batch takes milliseconds, so that few requests
+/// ever wait.
+const MAX_BATCHES: usize = 64;
 
 /// Orders to close many connections that are carried out at once; each holds the ids of its connections, 16 bytes each,
 /// for a second per thousand.
@@ -17,13 +24,14 @@ pub(in crate::server) const MAX_SPREADS: usize = 4;
 /// Where such work is done.
 pub(in crate::server) struct Background {
     works: Arc<Semaphore>,
+    batches: Arc<Semaphore>,
     spreads: Arc<Semaphore>,
 }
 
 impl Default for Background {
     fn default() -> Background {
         let places = |count| Arc::new(Semaphore::new(count));
-        Background { works: places(MAX_WORKS), spreads: places(MAX_SPREADS) }
+        Background { works: places(MAX_WORKS), batches: places(MAX_BATCHES), spreads: places(MAX_SPREADS) }
     }
 }
 
@@ -36,9 +44,10 @@ impl Background {
     /// Does it on a thread where nobody waits for it but who asked.
     pub(super) async fn run<T: Send + 'static>(
         server: &Arc<Server>,
+        deadline: Instant,
         work: impl FnOnce(&Arc<Server>) -> T + Send + 'static,
     ) -> Result<T, Refusal> {
-        let place = server.background.works.clone().acquire_owned().await.map_err(|_| Refusal::Internal)?;
+        let place = place(&server.background.works, MAX_WORKS, deadline).await?;
         let server = server.clone();
         let done = tokio::task::spawn_blocking(move || {
             // Held to the end of the work, also where whoever asked has gone.
@@ -46,6 +55,38 @@ impl Background {
             work(&server)
         });
         done.await.map_err(|_| Refusal::Internal)
+    }
+
+    /// Publishes a batch on a task that does not end with its connection.
+    pub(super) async fn publish<T: Send + 'static>(
+        server: &Arc<Server>,
+        deadline: Instant,
+        batch: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let place = place(&server.background.batches, MAX_BATCHES, deadline).await?;
+        let done = tokio::spawn(async move {
+            let _place = place;
+            batch.await
+        });
+        done.await.map_err(|_| Refusal::Internal)
+    }
+
+    /// Waits until no batch is being published.
+    pub(in crate::server) async fn batches_done(&self) {
+        let all = u32::try_from(MAX_BATCHES).unwrap_or(u32::MAX);
+        let _ = self.batches.acquire_many(all).await;
+    }
+}
+
+/// A place among `max`, if one comes free in time.
+async fn place(
+    places: &Arc<Semaphore>,
+    max: usize,
+    deadline: Instant,
+) -> Result<OwnedSemaphorePermit, Refusal> {
+    match timeout_at(deadline, places.clone().acquire_owned()).await {
+        Ok(place) => place.map_err(|_| Refusal::Internal),
+        Err(_) => Err(Refusal::Busy(max)),
     }
 }
 
@@ -57,6 +98,10 @@ mod tests {
 
     use super::*;
     use crate::config::{Environment, Overrides, load};
+
+    fn far() -> Instant {
+        Instant::now() + std::time::Duration::from_secs(3600)
+    }
 
     #[tokio::test]
     async fn no_more_work_is_begun_than_there_are_places() {
@@ -71,11 +116,11 @@ mod tests {
                 begun.send(()).unwrap();
                 ended.recv()
             };
-            tokio::spawn(async move { Background::run(&server, work).await });
+            tokio::spawn(async move { Background::run(&server, far(), work).await });
             ends.push(end);
             begins.recv().await.unwrap();
         }
-        let mut one_more = Box::pin(Background::run(&server, |_| ()));
+        let mut one_more = Box::pin(Background::run(&server, far(), |_| ()));
         assert!(poll_fn(|context| Poll::Ready(one_more.as_mut().poll(context).is_pending())).await);
         ends.pop();
         one_more.await.unwrap();

@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 use serde::{Deserialize, Deserializer};
 use serde_json::json;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::background::Background;
@@ -158,16 +159,17 @@ pub(super) async fn disconnect(
     server: &Arc<Server>,
     access: AccessKey,
     client: SocketAddr,
+    deadline: Instant,
     request: Request<Incoming>,
 ) -> Result<Answer, Refusal> {
-    let order = Order::parse(&super::body(request, MAX_BODY_BYTES).await?)?;
+    let order = Order::parse(&super::body(request, MAX_BODY_BYTES, deadline).await?)?;
     let work = move |server: &Arc<Server>| {
         let outcome = order.carry_out(server);
         // Here, because whoever asked may hang up, and what is awaited then is never seen.
         audit(&order, &access, client, outcome.as_ref().map(|(count, _)| *count));
         outcome
     };
-    let (count, until) = Background::run(server, work).await.flatten()?;
+    let (count, until) = Background::run(server, deadline, work).await.flatten()?;
     let until = until.map(|until| rfc3339(moment(until)).to_string());
     let body = json!({"disconnected": count, "refused_until": until});
     Ok(json_answer(StatusCode::OK, body.to_string()))

@@ -6,9 +6,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 use serde_json::json;
+use tokio::time::Instant;
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
+use super::Background;
 use crate::access_key::AccessKey;
 use crate::hub::Touched;
 use crate::message::{ApiMessage, Delivery, Publish};
@@ -25,14 +27,24 @@ const MESSAGES_PER_FLUSH: usize = 256;
 /// Bytes of a batch that are queued before what they touched is written.
 const BYTES_PER_FLUSH: usize = 64 * 1024;
 
-/// Publishes one message or an array of them: all, or none if one of them is bad.
+/// Publishes one message or an array of them: all, or none if one of them is bad, whether the client waits for that or
+/// not.
 pub(super) async fn publish(
     server: &Arc<Server>,
-    access: &AccessKey,
+    access: AccessKey,
+    deadline: Instant,
     request: Request<Incoming>,
 ) -> Result<Answer, Refusal> {
-    let body = super::body(request, MAX_BODY_BYTES).await?;
-    let text = std::str::from_utf8(&body).map_err(|_| Refusal::BadRequest("the body must be UTF-8 text"))?;
+    let body = super::body(request, MAX_BODY_BYTES, deadline).await?;
+    let batch = {
+        let server = server.clone();
+        async move { publish_all(&server, &access, &body).await }
+    };
+    Background::publish(server, deadline, batch).await.flatten()
+}
+
+async fn publish_all(server: &Arc<Server>, access: &AccessKey, body: &[u8]) -> Result<Answer, Refusal> {
+    let text = std::str::from_utf8(body).map_err(|_| Refusal::BadRequest("the body must be UTF-8 text"))?;
     let live = server.live_full();
     let messages = ApiMessage::parse_many(text, live.settings.limits.channel_name_bytes)
         .map_err(|(at, error)| Refusal::BadMessage(format!("message {at}: {error}")))?;

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use hyper::StatusCode;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::background::Background;
 use super::page::{Page, Query};
@@ -46,11 +47,12 @@ impl Server {
 pub(super) async fn channels(
     server: &Arc<Server>,
     access: AccessKey,
+    deadline: Instant,
     query: &str,
 ) -> Result<Answer, Refusal> {
     let query = Query::parse(query)?;
     let mut page = Page::new(query.after.clone(), query.limit(MAX_ROWS)?);
-    let body = Background::run(server, move |server| {
+    let body = Background::run(server, deadline, move |server| {
         let prefix = query.prefix.as_deref().unwrap_or_default();
         server.hub.each_channel(|name, stats| {
             let name = name.as_str();
@@ -72,6 +74,7 @@ pub(super) async fn channels(
 pub(super) async fn channel(
     server: &Arc<Server>,
     access: AccessKey,
+    deadline: Instant,
     name: &str,
     query: &str,
 ) -> Result<Answer, Refusal> {
@@ -84,7 +87,7 @@ pub(super) async fn channel(
     }
     let query = Query::parse(query)?;
     let mut page = Page::new(query.after.clone().map(String::into_boxed_str), query.limit(MAX_ROWS)?);
-    let body = Background::run(server, move |server| {
+    let body = Background::run(server, deadline, move |server| {
         let (mut readers, mut writers) = (0_u64, 0_u64);
         server.hub.each_connection(|connection| {
             let theirs = connection.access();
@@ -112,6 +115,7 @@ pub(super) async fn channel(
 pub(super) async fn connections(
     server: &Arc<Server>,
     access: AccessKey,
+    deadline: Instant,
     query: &str,
 ) -> Result<Answer, Refusal> {
     let query = Query::parse(query)?;
@@ -123,7 +127,7 @@ pub(super) async fn connections(
         .after
         .map(|after| connection_id(&after).ok_or(Refusal::BadRequest("after must be a connection's id")));
     let mut page = Page::new(after.transpose()?, limit);
-    let body = Background::run(server, move |server| {
+    let body = Background::run(server, deadline, move |server| {
         server.hub.each_connection(|connection| {
             if connection.access().subject.as_deref() == Some(&subject) {
                 page.offer(&connection.id(), || (connection.id(), connection.clone()));

@@ -1,0 +1,109 @@
+//! Where a body ends: in one way only, so that no proxy in front sees another end than this server does.
+
+use hyper::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
+
+const BOTH: &str = "Transfer-Encoding and Content-Length exclude each other: send one of them";
+const CODING: &str = "the only Transfer-Encoding taken here is chunked";
+
+/// Whether a body is chunked. `hidden` is what [`Turn::begin`](super::Turn::begin) returned.
+///
+/// # Errors
+/// Why another server might see another end of the body.
+pub(crate) fn check_framing(headers: &HeaderMap, hidden: usize) -> Result<bool, &'static str> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else { return Ok(false) };
+    if hidden > 0 || headers.contains_key(CONTENT_LENGTH) {
+        return Err(BOTH);
+    }
+    if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+        return Err(CODING);
+    }
+    Ok(true)
+}
+
+/// Counts the lines of a stream that begin with `Content-Length:`.
+///
+/// hyper drops that header where `Transfer-Encoding` is there too, and tells nobody. A line of a body may count as
+/// well, which makes a refusal more likely, never less.
+#[derive(Debug, Default)]
+pub(super) struct LengthLines {
+    /// Bytes of [`LengthLines::LINE`] that the stream ends with.
+    matched: usize,
+    count: usize,
+}
+
+impl LengthLines {
+    const LINE: &[u8] = b"\ncontent-length:";
+
+    pub(super) fn read(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.matched == 0 {
+                let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else { return };
+                self.matched = 1;
+                bytes = &bytes[end + 1..];
+                continue;
+            }
+            let byte = bytes[0].to_ascii_lowercase();
+            if byte != Self::LINE[self.matched] {
+                // A newline may begin the line again: it is looked at once more.
+                self.matched = 0;
+                continue;
+            }
+            self.matched += 1;
+            bytes = &bytes[1..];
+            if self.matched == Self::LINE.len() {
+                self.matched = 0;
+                self.count += 1;
+            }
+        }
+    }
+
+    /// Takes those that a request showed out of the count. Returns how many are left, of this request or of one behind it.
+    pub(super) fn shown(&mut self, headers: &HeaderMap) -> usize {
+        self.count = self.count.saturating_sub(headers.get_all(CONTENT_LENGTH).iter().count());
+        self.count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        lines.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn lines_are_counted_however_the_stream_is_cut() {
+        let stream = b"POST / HTTP/1.1\r\nContent-Length: 1\n\ncONTENT-lENGTH:2\r\nX-Content-Length: 3\r\n\
+            Content-Length : 4\r\nContent-\nContent-Length:5\r\n\r\n";
+        for size in 1..stream.len() {
+            let mut lines = LengthLines::default();
+            stream.chunks(size).for_each(|piece| lines.read(piece));
+            assert_eq!(lines.count, 3, "in pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn what_a_request_showed_is_not_hidden() {
+        let mut lines = LengthLines::default();
+        lines.read(b"POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\nx");
+        assert_eq!(lines.shown(&headers(&[("content-length", "1")])), 0);
+        lines.read(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n");
+        assert_eq!(lines.shown(&headers(&[("transfer-encoding", "chunked")])), 1);
+    }
+
+    #[test]
+    fn one_length_and_one_coding() {
+        let check = |lines: &[_], hidden| check_framing(&headers(lines), hidden);
+        assert_eq!(check(&[("content-length", "1")], 0), Ok(false));
+        assert_eq!(check(&[], 1), Ok(false), "of the next request");
+        assert_eq!(check(&[("transfer-encoding", "Chunked")], 0), Ok(true));
+        assert_eq!(check(&[("transfer-encoding", "chunked")], 1), Err(BOTH));
+        for wrong in ["gzip, chunked", "chunked, chunked", "chunked;q=1", "identity", "", "chunked,"] {
+            assert_eq!(check(&[("transfer-encoding", wrong)], 0), Err(CODING), "{wrong}");
+        }
+        let twice = [("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")];
+        assert_eq!(check(&twice, 0), Err(CODING));
+    }
+}

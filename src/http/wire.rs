@@ -1,0 +1,210 @@
+//! The stream below hyper: one answer at most waits to be sent, and none is lost when hyper gives the stream back.
+//!
+//! hyper alone does neither. What its stream does not take stays in a buffer that is thrown away when the stream is
+//! taken back, and for answers without a body that buffer has no bound. It also answers a malformed head by itself,
+//! without a body and without a word to anyone. So the wire takes all that hyper writes and keeps what the stream does
+//! not take; a request waits until the answer before it is sent ([`Turn::begin`]); and what answers no request is dropped.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
+
+use bytes::{Buf, BytesMut};
+use hyper::header::HeaderMap;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+
+use super::framing::LengthLines;
+use crate::sync::lock;
+
+/// Whose turn it is to speak: shared by a [`Wire`] and those who answer its requests.
+#[derive(Debug, Default)]
+pub(crate) struct Turn {
+    state: Mutex<State>,
+    /// Told when nothing is unsent any more.
+    sent: Notify,
+    /// Told when a request has been answered.
+    answered: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    phase: Phase,
+    /// The stream has not taken all that hyper wrote.
+    unsent: bool,
+    lengths: LengthLines,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    /// The client's: a request, or nothing.
+    #[default]
+    Asking,
+    /// A request is being answered.
+    Answering,
+    /// The answer is on its way through hyper.
+    Answered,
+    /// An answer without an end is being sent, as fast as the client takes it.
+    Streaming,
+}
+
+impl Turn {
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Waits until the answer before is sent. Returns how many `Content-Length` lines came that the headers of no request
+    /// have shown.
+    pub(crate) async fn begin(&self, headers: &HeaderMap) -> usize {
+        loop {
+            let sent = self.sent.notified();
+            {
+                let mut state = self.state();
+                if !state.unsent {
+                    state.phase = Phase::Answering;
+                    return state.lengths.shown(headers);
+                }
+            }
+            sent.await;
+        }
+    }
+
+    /// The answer is given to hyper now.
+    pub(crate) fn answered(&self) {
+        self.state().phase = Phase::Answered;
+        self.answered.notify_waiters();
+    }
+
+    /// An answer without an end is given to hyper now, as the last one. It ends when its client stops sending.
+    pub(crate) fn streams(&self) {
+        self.state().phase = Phase::Streaming;
+        self.answered.notify_waiters();
+    }
+
+    /// Whether a request is being answered.
+    pub(crate) fn is_answering(&self) -> bool {
+        self.state().phase == Phase::Answering
+    }
+
+    /// Waits until no request is being answered.
+    pub(crate) async fn not_answering(&self) {
+        loop {
+            let answered = self.answered.notified();
+            if !self.is_answering() {
+                return;
+            }
+            answered.await;
+        }
+    }
+}
+
+/// A stream below hyper.
+pub(crate) struct Wire<S> {
+    stream: S,
+    unsent: BytesMut,
+    turn: Arc<Turn>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    pub(crate) fn new(stream: S, turn: Arc<Turn>) -> Wire<S> {
+        Wire { stream, unsent: BytesMut::new(), turn }
+    }
+
+    /// The stream, and what is still to be written to it.
+    pub(crate) fn into_parts(self) -> (S, BytesMut) {
+        (self.stream, self.unsent)
+    }
+
+    /// Writes what is unsent, as far as the stream takes it. Ready when nothing is left.
+    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.unsent.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(context, &self.unsent) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(count)) => self.unsent.advance(count),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    /// Nobody else looks whether the client of an endless answer is still there.
+    fn poll_flush_stream(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut scratch = [0; 256];
+        loop {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
+                    return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+                }
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Pin::new(&mut self.stream).poll_flush(context),
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let wire = self.get_mut();
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut wire.stream).poll_read(context, buffer);
+        if read.is_ready() {
+            wire.turn.state().lengths.read(&buffer.filled()[before..]);
+        }
+        read
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
+    /// Takes all that has an end, or hyper would keep it.
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let wire = self.get_mut();
+        let phase = wire.turn.state().phase;
+        match phase {
+            Phase::Asking => return Poll::Ready(Ok(bytes.len())),
+            Phase::Streaming => return Pin::new(&mut wire.stream).poll_write(context, bytes),
+            Phase::Answering | Phase::Answered => {}
+        }
+        if wire.unsent.is_empty()
+            && let Poll::Ready(written) = Pin::new(&mut wire.stream).poll_write(context, bytes)
+        {
+            return Poll::Ready(written);
+        }
+        wire.unsent.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    /// hyper has written all that it had to say, and is told that it is sent, or it would not give the stream back.
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let wire = self.get_mut();
+        let phase = wire.turn.state().phase;
+        if phase == Phase::Streaming {
+            return wire.poll_flush_stream(context);
+        }
+        let sent = wire.poll_send(context);
+        let mut state = wire.turn.state();
+        if state.phase == Phase::Answered {
+            state.phase = Phase::Asking;
+        }
+        let waited = state.unsent;
+        state.unsent = sent.is_pending();
+        if waited && !state.unsent {
+            wire.turn.sent.notify_one();
+        }
+        match sent {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+    }
+}
