@@ -170,15 +170,45 @@ fn fault_09_10_11_offers() {
     assert_eq!(daemon.metric("philote_panics_total"), 0);
 }
 
+/// Whatever comes right behind the request, the 101 is sent first, and then what that gets; nothing is lost of it.
 #[test]
-fn fault_12_a_frame_in_the_same_packet_as_the_request() {
+fn fault_12_frames_in_the_same_packet_as_the_request() {
     let daemon = Daemon::start("");
     let mut reader = daemon.client(&["c"]);
-    let mut stream = daemon.connect();
-    let mut bytes = upgrade(&token(), "").into_bytes();
-    bytes.extend(frame(0x81, br#"{"channel":"c","data":"early"}"#));
-    stream.write_all(&bytes).unwrap();
+    let message = |data: &str| frame(0x81, json!({"channel": "c", "data": data}).to_string().as_bytes());
+    let (early, late) = (message("early"), message("late"));
+    let answered = |bytes: &[u8], end: &[u8]| {
+        let mut stream = daemon.connect();
+        stream.write_all(bytes).unwrap();
+        let mut answer = Vec::new();
+        let mut byte = [0];
+        while !answer.ends_with(end) {
+            assert_eq!(
+                stream.read(&mut byte).unwrap(),
+                1,
+                "an end after {}",
+                String::from_utf8_lossy(&answer)
+            );
+            answer.push(byte[0]);
+        }
+        assert_eq!(status(&String::from_utf8_lossy(&answer)), 101);
+        stream
+    };
+    let request = upgrade(&token(), "").into_bytes();
+    for split in 0..=late.len() {
+        let bytes = [&request[..], &early, &frame(0x89, b"ping"), &late[..split]].concat();
+        let mut stream = answered(&bytes, b"\x8a\x04ping");
+        stream.write_all(&late[split..]).unwrap();
+        assert_eq!((reader.data(), reader.data()), ("early".to_owned(), "late".to_owned()), "{split}");
+    }
+    // What the frames get is an error, a Close, and in philote.v1 the access.
+    answered(&[&request[..], &frame(0x81, b"{")].concat(), b"\"}");
+    answered(&[&request[..], &frame(0xc1, b"x")].concat(), b"broken");
+    let v1 = upgrade("", "Sec-WebSocket-Protocol: philote.v1\r\n").replace("Authorization: Bearer \r\n", "");
+    let auth = frame(0x81, json!({"auth": token()}).to_string().as_bytes());
+    answered(&[v1.as_bytes(), &auth, &early].concat(), b"}}");
     assert_eq!(reader.data(), "early");
+    reader.settle();
 }
 
 #[test]
@@ -292,13 +322,44 @@ fn fault_01_02_17_slow_requests_end_at_the_deadline_and_leave_nothing() {
 }
 
 #[test]
-fn fault_16_pipelined_requests_are_answered_in_order() {
+fn fault_16_pipelined_requests_are_answered_in_order_and_cost_no_memory() {
     let daemon = Daemon::start("");
-    let mut requests = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n".repeat(999);
-    requests.push_str("GET /api/none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-    let answers = daemon.exchange(requests);
-    assert_eq!(answers.matches("HTTP/1.1 200").count(), 999);
-    assert!(answers.rfind("HTTP/1.1 404") > answers.rfind("HTTP/1.1 200"));
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+    let (health, document) = (get("/health"), get("/api/openapi.json"));
+    // Told apart by what is in them, and by the places where they must be.
+    let is_document = |number: usize| number * number % 7 == 2;
+    let requests: String =
+        (0..1_000).map(|number| if is_document(number) { &*document } else { &*health }).collect();
+    let end = "DELETE /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let answers = daemon.exchange(requests + end);
+    let answers: Vec<&str> = answers.split("HTTP/1.1 ").skip(1).collect();
+    assert_eq!(answers.len(), 1_001);
+    for (number, answer) in answers[..1_000].iter().enumerate() {
+        assert!(
+            answer.starts_with("200 ") && answer.contains("\"openapi\"") == is_document(number),
+            "{number}"
+        );
+    }
+    assert!(answers[1_000].starts_with("405 "), "{}", answers[1_000]);
+
+    // And where nobody reads the answers: it reads no more requests once a few answers wait.
+    for path in ["/health", "/api/openapi.json", "/api/none", "/room"] {
+        daemon.forget_peak();
+        let before = daemon.peak();
+        let mut streams: Vec<_> = (0..10).map(|_| daemon.connect()).collect();
+        let many = get(path).repeat(1_000);
+        let mut sent = 0;
+        for stream in &mut streams {
+            stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+            while sent < 16 << 20 && stream.write_all(many.as_bytes()).is_ok() {
+                sent += many.len();
+            }
+        }
+        let grown = daemon.peak() - before;
+        println!("{path}: {} KiB of requests, resident grew by {} KiB", sent >> 10, grown >> 10);
+        assert!(grown < 8 << 20, "{path}: {grown}");
+        daemon.client(&["c"]).settle();
+    }
 }
 
 #[test]
