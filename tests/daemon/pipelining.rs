@@ -334,7 +334,7 @@ fn pipelined_requests_whose_answers_nobody_read_filled_the_memory() {
     ];
     // More than sockets hold, so that writing ends only because the daemon reads no more.
     let padding = format!("Host: x\r\nX-Padding: {}\r\n", "x".repeat(1000));
-    let before = everywhere.daemon.peak_memory();
+    let before = everywhere.daemon.peak();
     let mut streams = Vec::new();
     for kind in KINDS {
         // Of small answers a TCP socket holds more than a flood brings about, a Unix socket does not.
@@ -343,7 +343,7 @@ fn pipelined_requests_whose_answers_nobody_read_filled_the_memory() {
             flood(&mut *stream, &request.replace("Host: x\r\n", &padding));
             streams.push(stream);
         }
-        let peak = everywhere.daemon.peak_memory();
+        let peak = everywhere.daemon.peak();
         println!("{kind}: {} KiB before, {} KiB at the worst", before / 1024, peak / 1024);
         assert!(peak < before + FLAT, "{kind}: {before} bytes, then {peak}");
     }
@@ -355,7 +355,7 @@ fn pipelined_requests_whose_answers_nobody_read_filled_the_memory() {
         let sent = (0..2 * FLOOD).take_while(|_| stream.write_all(request.as_bytes()).is_ok()).count();
         println!("{kind}: {sent} requests");
         assert!(sent < 2 * FLOOD, "{kind}: it is read without a bound");
-        let peak = everywhere.daemon.peak_memory();
+        let peak = everywhere.daemon.peak();
         println!("{kind}: {} KiB before, {} KiB at the worst", before / 1024, peak / 1024);
         assert!(peak < before + FLAT, "{kind}: {before} bytes, then {peak}");
     }

@@ -149,13 +149,6 @@ impl Daemon {
         (pages[1] * page, pages[0] * page)
     }
 
-    /// The most memory that was ever resident, in bytes.
-    pub fn peak_memory(&self) -> u64 {
-        let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
-    }
-
     /// A raw connection.
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address()).unwrap();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::support::{Daemon, PATIENCE};
 
 impl Daemon {
-    /// The most resident memory since [`Daemon::forget_peak`], in bytes.
+    /// The most resident memory since its start or [`Daemon::forget_peak`], in bytes.
     pub fn peak(&self) -> u64 {
         self.status_line("VmHWM")
     }
