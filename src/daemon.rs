@@ -35,7 +35,7 @@ use crate::admin::{self, api::Timestamp};
 use crate::close::CloseReason;
 use crate::completions;
 use crate::config::{
-    self, Address, CommandLine, Drain, Environment, Listener, LogFormat, LogLevel, Settings,
+    self, Address, AdminSocket, CommandLine, Drain, Environment, Listener, LogFormat, LogLevel, Settings,
 };
 use crate::escape::escape;
 use crate::log::{self, LogHandle};
@@ -52,6 +52,12 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The longest drain of sockets that systemd keeps: the clients' next connections wait in them already.
 const PASSED_SOCKETS_DRAIN: Duration = Duration::from_secs(5);
+
+/// The files in the state directory that the daemon replaces.
+const OWN_FILES: [&str; 2] = ["secret", REFUSED_FILE];
+
+/// Who is kept out, across restarts.
+const REFUSED_FILE: &str = "refused.json";
 
 /// Runs the program `philote`. The exit status: 0 stopped as asked, or the settings are good; 1 it can't run; 2 a wrong
 /// option; 78 a wrong setting (EX_CONFIG of sysexits.h, which the unit takes as a reason not to start again).
@@ -88,6 +94,10 @@ fn run(command_line: CommandLine) -> Result<(), StartError> {
     let log = log::init(format(&loaded.settings), log_level(loaded.settings.log.level))?;
     let notifier = Arc::new(Notifier::from_environment());
     loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    for file in environment.state_directory().iter().flat_map(|state| OWN_FILES.map(|name| state.join(name)))
+    {
+        config::remove_unfinished(&file).iter().for_each(|removed| tracing::warn!("{removed}"));
+    }
     let max_descriptors = descriptors::raise();
     descriptors::warn(&loaded.settings, max_descriptors);
 
@@ -120,7 +130,7 @@ fn serve(
 
     // Before anybody is let in.
     let state = reloader.environment().state_directory();
-    let refused = RefusedFile::new(state.map(|directory| directory.join("refused.json")));
+    let refused = RefusedFile::new(state.map(|directory| directory.join(REFUSED_FILE)));
     server.refused_subjects.remember_in(refused)?;
     let passed = systemd::passed_listeners()?;
     let from_systemd = !passed.is_empty();
@@ -320,22 +330,26 @@ fn start_admin(
     reloader: &Reloader,
     control: DaemonControl,
 ) -> Result<admin::server::Server, StartError> {
+    let variable = |name: &str| reloader.environment().get(name).map(std::ffi::OsStr::to_os_string);
     let path = match &settings.admin.socket {
-        Some(path) => path.clone(),
-        None => admin::path::for_daemon(&admin::path::candidates(|name| {
-            reloader.environment().get(name).map(std::ffi::OsStr::to_os_string)
-        })),
+        AdminSocket::At(path) => Some(path.clone()),
+        AdminSocket::Usual => Some(admin::path::for_daemon(&admin::path::candidates(variable))),
+        AdminSocket::None => None,
     };
-    let socket = admin::socket::Socket::bind(&path, settings.admin.mode)?;
+    let bind = |path: PathBuf| admin::socket::Socket::bind(&path, settings.admin.mode);
+    let socket = path.map(bind).transpose()?;
     admin::server::Server::start(socket, Arc::new(control)).map_err(StartError::Runtime)
 }
 
 /// Tells whoever started it what there is and what to type next.
-fn announce(open: &[Listener], admin_socket: &std::path::Path, reloader: &Reloader) {
+fn announce(open: &[Listener], admin_socket: Option<&std::path::Path>, reloader: &Reloader) {
     for listener in open {
         tracing::info!("philote {} is listening on {listener}", env!("CARGO_PKG_VERSION"));
     }
-    tracing::info!("its administrator asks it on {}", admin_socket.display());
+    match admin_socket {
+        Some(path) => tracing::info!("its administrator asks it on {}", path.display()),
+        None => tracing::info!("it has no admin socket: philotectl can't ask it, and SIGHUP reloads it"),
+    }
     let source = reloader.secret_source();
     let tool = philotectl();
     tracing::info!("{source}; give it to your backend: {tool} secret show");

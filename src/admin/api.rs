@@ -152,6 +152,9 @@ pub struct Status {
     pub connections: u64,
     /// The most it takes.
     pub max_connections: u64,
+    /// The limit on open files, where that and not the setting `max_connections` bounds them.
+    #[serde(default)]
+    pub descriptor_limit: Option<u64>,
     /// Channels that somebody reads.
     pub channels: u64,
     /// Connections accepted (answered 101) since the start.

@@ -32,6 +32,8 @@ const OUR_VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Why a daemon could not be asked, or what it answered instead.
 #[derive(Debug)]
 pub enum Error {
+    /// `none` stands in place of the socket's path.
+    SwitchedOff,
     /// There is no socket.
     NotRunning {
         /// Where one was expected.
@@ -83,6 +85,9 @@ pub enum Error {
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::SwitchedOff => {
+                f.write_str("philote runs without an admin socket: --socket or PHILOTE_ADMIN_SOCKET is none")
+            }
             Self::NotRunning { path } => {
                 write!(f, "philote is not running: no socket at {}", path.display())
             }
@@ -121,6 +126,9 @@ impl Error {
     #[must_use]
     pub fn hint(&self) -> Option<&str> {
         match self {
+            Self::SwitchedOff => {
+                Some("give it one by PHILOTE_ADMIN_SOCKET=/path/to.sock; without one it reloads at SIGHUP")
+            }
             Self::NotRunning { .. } | Self::Dead { .. } => Some("start it: sudo systemctl start philote"),
             Self::PermissionDenied { .. } => {
                 Some("join its group: sudo usermod -aG philote $USER, then log in again")
@@ -284,6 +292,9 @@ impl Client {
 
     /// Connects to the first socket that takes us; when none does, the error is the most telling of theirs.
     async fn connect(&self) -> Result<(UnixStream, &PathBuf), Error> {
+        if self.paths.is_empty() {
+            return Err(Error::SwitchedOff);
+        }
         let mut telling = Error::NotRunning { path: self.first().to_owned() };
         for path in &self.paths {
             let error = loop {

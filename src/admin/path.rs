@@ -9,6 +9,8 @@ use rustix::fs::{Access, access};
 
 /// The environment variable that names the socket, for the daemon as for its clients.
 pub const ENVIRONMENT: &str = "PHILOTE_ADMIN_SOCKET";
+/// What stands in place of a path where there shall be no socket.
+pub const NONE: &str = "none";
 /// Where a system's daemon has it.
 pub const SYSTEM: &str = "/run/philote/admin.sock";
 
@@ -46,10 +48,12 @@ fn usable_directory(directory: &Path) -> bool {
     made && access(directory, Access::WRITE_OK | Access::EXEC_OK).is_ok()
 }
 
-/// Where a client looks: only at the socket that an option or [`ENVIRONMENT`] names, else at all [`candidates`].
+/// Where a client looks: only at the socket that an option or [`ENVIRONMENT`] names, else at all [`candidates`]; nowhere
+/// where that is [`NONE`].
 pub fn for_client(named: Option<PathBuf>, environment: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     let from_environment = || environment(ENVIRONMENT).filter(|value| !value.is_empty()).map(PathBuf::from);
     match named.or_else(from_environment) {
+        Some(path) if path.as_os_str() == NONE => Vec::new(),
         Some(path) => vec![path],
         None => candidates(environment),
     }
@@ -95,6 +99,10 @@ mod tests {
         let environment = |name: &str| (name == ENVIRONMENT).then(|| OsString::from("/b"));
         assert_eq!(for_client(Some("/a".into()), environment), [Path::new("/a")]);
         assert_eq!(for_client(None, environment), [Path::new("/b")]);
+        assert_eq!(
+            for_client(None, |name| (name == ENVIRONMENT).then(|| NONE.into())),
+            <[PathBuf; 0]>::default()
+        );
         assert_eq!(for_client(None, |name| (name == ENVIRONMENT).then(OsString::new)), [Path::new(SYSTEM)]);
     }
 }

@@ -55,18 +55,18 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 /// The running server. Dropping it stops it, as [`Server::stop`] does.
 #[derive(Debug)]
 pub struct Server {
-    path: PathBuf,
+    path: Option<PathBuf>,
     handle: Handle,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Server {
-    /// Starts to answer on `socket` what `control` says.
+    /// Starts to answer on `socket` what `control` says; without one it only runs what is spawned on its thread.
     ///
     /// # Errors
     /// When the system gives no thread or no descriptors.
-    pub fn start(socket: Socket, control: Arc<dyn Control>) -> io::Result<Self> {
+    pub fn start(socket: Option<Socket>, control: Arc<dyn Control>) -> io::Result<Self> {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .thread_name("admin-work")
@@ -74,17 +74,24 @@ impl Server {
             .max_blocking_threads(MAX_CLIENTS)
             .build()?;
         let handle = runtime.handle().clone();
-        let path = socket.path().to_owned();
+        let path = socket.as_ref().map(|socket| socket.path().to_owned());
         let listener = {
             let _runtime = runtime.enter();
-            UnixListener::from_std(socket.listener()?)?
+            let listener = socket.as_ref().map(Socket::listener).transpose()?;
+            listener.map(UnixListener::from_std).transpose()?
         };
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new().name("admin".into()).spawn(move || {
             runtime.block_on(async {
                 let mut clients = Clients::default();
+                let accept = async {
+                    match &listener {
+                        Some(listener) => clients.accept(listener, &control).await,
+                        None => std::future::pending().await,
+                    }
+                };
                 tokio::select! {
-                    () = clients.accept(&listener, &control) => {}
+                    () = accept => {}
                     _ = stopped => {}
                 }
                 // First the file, so that nobody comes any more; then those who are being answered.
@@ -100,10 +107,10 @@ impl Server {
         Ok(Self { path, handle, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Where it answers.
+    /// Where it answers, if anywhere.
     #[must_use]
-    pub fn path(&self) -> &std::path::Path {
-        &self.path
+    pub fn path(&self) -> Option<&std::path::Path> {
+        self.path.as_deref()
     }
 
     /// To spawn on the admin thread what must run while the data path is saturated, such as the watchdog; it ends

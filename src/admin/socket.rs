@@ -48,6 +48,7 @@ impl std::fmt::Display for BindError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         const NAME_ANOTHER: &str =
             "name another for this one: PHILOTE_ADMIN_SOCKET=/path/to.sock, or socket under [admin]";
+        const DO_WITHOUT: &str = "or do without philotectl: PHILOTE_ADMIN_SOCKET=none";
         match self {
             Self::Live { path } => {
                 write!(f, "another philote serves the admin socket {}; {NAME_ANOTHER}", path.display())
@@ -61,7 +62,14 @@ impl std::fmt::Display for BindError {
                 path.as_os_str().len(),
                 path.display()
             ),
-            Self::Io { doing, path, source } => write!(f, "cannot {doing} {}: {source}", path.display()),
+            Self::Io { doing, path, source } => {
+                write!(
+                    f,
+                    "the admin socket: cannot {doing} {}: {source}; choose a directory that this user may write to: \
+                     PHILOTE_ADMIN_SOCKET=/path/to.sock, or socket under [admin]; {DO_WITHOUT}",
+                    path.display()
+                )
+            }
         }
     }
 }

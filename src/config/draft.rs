@@ -16,8 +16,8 @@ use super::origin::Origin;
 use super::raw::Raw;
 use super::secret::{SecretSource, Secrets};
 use super::settings::{
-    AdminSettings, AuthSettings, Drain, HistorySettings, LimitSettings, LogFormat, LogLevel, LogSettings,
-    MetricsSettings, Settings, ShutdownSettings, WebSocketSettings,
+    AdminSettings, AdminSocket, AuthSettings, Drain, HistorySettings, LimitSettings, LogFormat, LogLevel,
+    LogSettings, MetricsSettings, Settings, ShutdownSettings, WebSocketSettings,
 };
 
 /// Names the configuration file; a setting of none of the keys.
@@ -307,7 +307,7 @@ fn defaults(memory: usize) -> Settings {
         },
         history: HistorySettings { messages: 0, ttl: seconds(5 * 60), bytes: 64 * MIB },
         tls: None,
-        admin: AdminSettings { socket: None, mode: 0o660, closed_ring: 10_000 },
+        admin: AdminSettings { socket: AdminSocket::Usual, mode: 0o660, closed_ring: 10_000 },
         metrics: MetricsSettings { listen: None },
         log: LogSettings { level: LogLevel::Info, format: LogFormat::Auto },
         shutdown: ShutdownSettings { drain: Drain::Auto },

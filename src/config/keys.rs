@@ -13,8 +13,11 @@ use super::networks::Proxies;
 use super::public_keys;
 use super::raw::Raw;
 use super::secret::{SecretSource, Secrets};
-use super::settings::{LogFormat, LogLevel, Settings};
+use super::settings::{AdminSocket, LogFormat, LogLevel, Settings};
 use super::tls;
+
+/// What stands in place of a path in `admin.socket` where there shall be none.
+const NO_ADMIN_SOCKET: &str = "none";
 
 /// Whether a reload applies a changed value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -288,10 +291,18 @@ pub static KEYS: &[Key] = &[
         short: None,
         reload: Reload::Restart,
         store: |draft, raw| {
-            draft.settings.admin.socket = listen::socket_path(OptionalPath(&draft.base).read(raw)?)?;
+            draft.settings.admin.socket = match raw {
+                Raw::Text(text) | Raw::String(text) if text == NO_ADMIN_SOCKET => AdminSocket::None,
+                _ => listen::socket_path(OptionalPath(&draft.base).read(raw)?)?
+                    .map_or(AdminSocket::Usual, AdminSocket::At),
+            };
             Ok(())
         },
-        show: |settings| settings.admin.socket.as_ref().map(|path| quoted(path.display())),
+        show: |settings| match &settings.admin.socket {
+            AdminSocket::Usual => None,
+            AdminSocket::At(path) => Some(quoted(path.display())),
+            AdminSocket::None => Some(quoted(NO_ADMIN_SOCKET)),
+        },
         same: |a, b| a.admin.socket == b.admin.socket,
         keep: |from, to| to.admin.socket.clone_from(&from.admin.socket),
     },

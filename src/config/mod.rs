@@ -20,6 +20,7 @@ mod networks;
 mod origin;
 mod public_keys;
 mod raw;
+mod replace;
 mod report;
 mod secret;
 mod secret_choice;
@@ -41,12 +42,12 @@ pub use load::{Loaded, load};
 pub use networks::{Network, TrustedProxies};
 pub use origin::Origin;
 pub use public_keys::{Fault, KeyError, KeyFile, PublicKey};
+pub use replace::{remove_unfinished, replace_file};
 pub use report::{check, check_for_service, print_config};
 pub use secret::{Secret, SecretError, SecretSource, Secrets};
-pub use secret_file::replace_file;
 pub use settings::{
-    AdminSettings, AuthSettings, Drain, LimitSettings, LogFormat, LogLevel, LogSettings, MetricsSettings,
-    Settings, ShutdownSettings, WebSocketSettings,
+    AdminSettings, AdminSocket, AuthSettings, Drain, LimitSettings, LogFormat, LogLevel, LogSettings,
+    MetricsSettings, Settings, ShutdownSettings, WebSocketSettings,
 };
 pub use tls::{Expiry, TlsError, TlsSettings, provider};
 pub use web_origin::{AllowedOrigin, WebOrigin};

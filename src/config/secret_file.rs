@@ -1,13 +1,14 @@
 //! Files that hold the secret: reading any of them, making and replacing the daemon's own.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use super::replace::{publish, replace_file};
 use super::secret::{MOST_SECRETS, Secret, SecretError, SecretSource, parse};
 use crate::regular_file::{self, FileError};
 
@@ -73,32 +74,6 @@ impl SecretSource {
         replace_file(path, &lines).map_err(|error| SecretError::unwritable(path, &error))?;
         Ok(path.to_owned())
     }
-}
-
-/// Replaces a file of the daemon's own by one of mode 0600, whole and on the disk.
-///
-/// # Errors
-/// What the system says; the old file then stays as it was.
-pub fn replace_file(path: &Path, text: &str) -> io::Result<()> {
-    publish(path, text, |new, path| std::fs::rename(new, path))
-}
-
-/// Writes a file of mode 0600 beside `path`, whole and on the disk, before `place` gives it its name: at no
-/// instant does `path` hold half a secret.
-fn publish(path: &Path, text: &str, place: impl FnOnce(&Path, &Path) -> io::Result<()>) -> io::Result<()> {
-    let mut number = [0; 8];
-    getrandom::fill(&mut number).map_err(io::Error::from)?;
-    let new = path.with_extension(format!("{:016x}.new", u64::from_ne_bytes(number)));
-    let written = (|| {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        place(&new, path)
-    })();
-    // After a rename it is gone already.
-    let _ = std::fs::remove_file(&new);
-    written?;
-    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
 fn random_text() -> Result<String, SecretError> {

@@ -124,12 +124,23 @@ pub struct HistorySettings {
     pub bytes: usize,
 }
 
+/// Where the admin socket is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AdminSocket {
+    /// The first of [`admin_socket_places`](super::admin_socket_places) that can be written.
+    #[default]
+    Usual,
+    /// Here.
+    At(PathBuf),
+    /// Nowhere: nobody administers this daemon while it runs.
+    None,
+}
+
 /// The admin socket.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdminSettings {
-    /// Where it is; `None` is the first of [`admin_socket_places`](super::admin_socket_places) that can be
-    /// written.
-    pub socket: Option<PathBuf>,
+    /// Where it is.
+    pub socket: AdminSocket,
     /// Its permission bits.
     pub mode: u32,
     /// How many closed and refused connections are remembered.

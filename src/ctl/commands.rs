@@ -129,7 +129,13 @@ fn status(status: &Status, style: Style) -> String {
     let mut connections = format!("{} of {}", number(status.connections), number(status.max_connections));
     if status.connections >= status.max_connections {
         let file = settings.as_deref().unwrap_or("/etc/philote/philote.toml");
-        let full = format!("FULL: raise max_connections in {}", escape(file));
+        let full = match status.descriptor_limit {
+            None => format!("FULL: raise max_connections in {}", escape(file)),
+            Some(limit) => format!(
+                "FULL: raise the limit of {} open files (LimitNOFILE= in the unit, ulimit -n in a shell)",
+                number(limit)
+            ),
+        };
         connections = format!("{connections}, {}", style.paint(Tone::Bad, &full));
     }
     facts.add("connections", connections);
@@ -174,7 +180,10 @@ fn status(status: &Status, style: Style) -> String {
 /// What is wrong where more than `share` percent of the places are taken.
 fn too_full(status: &Status, share: u64) -> Option<String> {
     let (used, max) = (status.connections, status.max_connections);
-    let message = || format!("{used} of {max} connections are in use: more than {share}%");
+    let message = || {
+        let cause = status.descriptor_limit.map(|limit| format!(", as many as {limit} open files leave,"));
+        format!("{used} of {max} connections{} are in use: more than {share}%", cause.unwrap_or_default())
+    };
     (used.saturating_mul(100) > max.saturating_mul(share)).then(message)
 }
 
@@ -326,7 +335,8 @@ async fn wait_ready(paths: &[std::path::PathBuf], within: Duration) -> Result<im
         let error = match Client::new(paths.to_vec(), left).ready().await {
             Ok(ready) => return Ok(ready),
             Err(
-                error @ (Error::PermissionDenied { .. }
+                error @ (Error::SwitchedOff
+                | Error::PermissionDenied { .. }
                 | Error::NotPhilote { .. }
                 | Error::OtherVersion { .. }),
             ) => {

@@ -74,7 +74,7 @@ struct Complaint {
 impl From<Error> for Complaint {
     fn from(error: Error) -> Self {
         let exit = match &error {
-            Error::NotRunning { .. } | Error::Dead { .. } => Exit::NotRunning,
+            Error::SwitchedOff | Error::NotRunning { .. } | Error::Dead { .. } => Exit::NotRunning,
             Error::PermissionDenied { .. } => Exit::PermissionDenied,
             Error::Refused(failure) if failure.code == Code::Forbidden => Exit::PermissionDenied,
             Error::TimedOut { .. } => Exit::TimedOut,

@@ -88,6 +88,7 @@ impl Control for DaemonControl {
             config_file: self.config_file.clone(),
             connections: server.connected() as u64,
             max_connections: live.max_connections as u64,
+            descriptor_limit: live.descriptor_limit.map(|limit| limit as u64),
             channels: server.hub.channel_count() as u64,
             accepted: server.counters.accepted.load(Relaxed),
             refused: server.counters.refused.load(Relaxed),

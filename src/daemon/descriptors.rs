@@ -15,13 +15,16 @@ pub(super) fn raise() -> usize {
     limit.map_or(usize::MAX, |limit| limit as usize)
 }
 
+/// How an administrator raises it.
+pub(super) const RAISE_DESCRIPTORS: &str = "LimitNOFILE= in the unit, ulimit -n in a shell";
+
 /// Says if the limit leaves less than `max_connections`.
 pub(super) fn warn(settings: &Settings, limit: usize) {
     let left = limit.saturating_sub(SPARE_DESCRIPTORS);
     if settings.max_connections > left {
         tracing::warn!(
             "max_connections is {}, but the limit of {limit} open files leaves {left} connections: raise the limit \
-             (LimitNOFILE= in the unit, ulimit -n in a shell)",
+             ({RAISE_DESCRIPTORS})",
             settings.max_connections
         );
     }

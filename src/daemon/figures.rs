@@ -38,7 +38,12 @@ impl Figures {
         let version = [(env!("CARGO_PKG_VERSION"), 1)];
         all.add_each("philote_build_info", Gauge, "The version that runs.", "version", version);
         all.add("philote_connections", Gauge, "Open connections.", server.connected());
-        all.add("philote_connections_max", Gauge, "The most that are taken.", live.max_connections);
+        all.add(
+            "philote_connections_max",
+            Gauge,
+            "The most that are taken: max_connections, or what the limit on open files leaves.",
+            live.max_connections,
+        );
         all.add(
             "philote_connections_pending",
             Gauge,

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use super::descriptors::RAISE_DESCRIPTORS;
 use crate::server::Server;
 use crate::sync::lock;
 
@@ -86,9 +87,15 @@ impl Vitals {
         let (connected, max) = (server.connected(), server.live().max_connections);
         let percent = connected * 100 / max.max(1);
         if percent >= NEARLY_FULL && !self.warned.swap(true, Relaxed) {
-            tracing::warn!(
-                "{connected} of {max} connections are in use: more than max_connections are refused"
-            );
+            match server.live().descriptor_limit {
+                None => tracing::warn!(
+                    "{connected} of {max} connections are in use: more than max_connections are refused"
+                ),
+                Some(limit) => tracing::warn!(
+                    "{connected} of {max} connections are in use, as many as the limit of {limit} open files leaves: \
+                     more are refused; raise the limit ({RAISE_DESCRIPTORS})"
+                ),
+            }
         } else if percent < EASED {
             self.warned.store(false, Relaxed);
         }

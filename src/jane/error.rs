@@ -95,9 +95,9 @@ impl Error {
             Self::Tls { .. } => {
                 Some("a server without TLS needs no -secure; --ca FILE names an authority of your own")
             }
-            Self::NoToken(client::Error::NotRunning { .. } | client::Error::Dead { .. }) => {
-                Some("give the server's secret with -S FILE, or a token with -t TOKEN")
-            }
+            Self::NoToken(
+                client::Error::SwitchedOff | client::Error::NotRunning { .. } | client::Error::Dead { .. },
+            ) => Some("give the server's secret with -S FILE, or a token with -t TOKEN"),
             Self::NoToken(error) => error.hint(),
             _ => None,
         }

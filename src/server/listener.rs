@@ -61,7 +61,10 @@ pub fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
     let new = Path::new(&new);
-    let _ = std::fs::remove_file(new);
+    // What a daemon left that was killed here; a file that is no socket is somebody else's.
+    if std::fs::symlink_metadata(new).is_ok_and(|left| left.file_type().is_socket()) {
+        let _ = std::fs::remove_file(new);
+    }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::unix(new)?)?;
@@ -151,7 +154,7 @@ pub async fn accept(server: Arc<Server>, door: impl Into<Door>) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 if warned.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
-                    tracing::warn!(%error, "can't accept connections; trying again");
+                    tracing::warn!("can't accept connections: {error}; trying again");
                     warned = Some(Instant::now());
                 }
                 tokio::time::sleep(ACCEPT_BACKOFF).await;

@@ -69,6 +69,8 @@ pub struct Live {
     pub policy: Policy,
     /// The most connections: the setting, or what the descriptor limit leaves.
     pub max_connections: usize,
+    /// The limit on open files, where that and not the setting bounds the connections.
+    pub descriptor_limit: Option<usize>,
 }
 
 impl Live {
@@ -88,11 +90,23 @@ impl Live {
         {
             keys.add_public(&key.decoding, &key.algorithms, &key.material, key.kid.as_deref(), &key.name);
         }
+        let left = max_descriptors.saturating_sub(SPARE_DESCRIPTORS);
         Live {
             keys,
             policy,
-            max_connections: settings.max_connections.min(max_descriptors.saturating_sub(SPARE_DESCRIPTORS)),
+            max_connections: settings.max_connections.min(left),
+            descriptor_limit: (left < settings.max_connections).then_some(max_descriptors),
             settings,
+        }
+    }
+}
+
+impl Live {
+    /// Why nobody more is let in where [`Live::max_connections`] are.
+    fn full(&self) -> Refusal {
+        match self.descriptor_limit {
+            None => Refusal::Full(self.max_connections),
+            Some(limit) => Refusal::OutOfDescriptors { limit, max: self.max_connections },
         }
     }
 }
@@ -183,7 +197,7 @@ impl Server {
         let history = &live.settings.history;
         hub.keep(history.messages, history.ttl, history.bytes);
         // Made with or without a certificate: the listeners that speak TLS are settled at the start.
-        let acceptor = tls::Acceptor::new().inspect_err(|error| tracing::error!(%error, "no TLS")).ok();
+        let acceptor = tls::Acceptor::new().inspect_err(|error| tracing::error!("no TLS: {error}")).ok();
         if let Some(acceptor) = &acceptor {
             acceptor.set(live.settings.tls.as_ref());
         }

@@ -39,9 +39,7 @@ impl Place {
             Some(_) => return Err(Refusal::Draining),
         }
         let max = live.max_connections;
-        server
-            .departures
-            .make_room(|| if server.connected() < max { Ok(()) } else { Err(Refusal::Full(max)) })
+        server.departures.make_room(|| if server.connected() < max { Ok(()) } else { Err(live.full()) })
     }
 
     /// Takes a place.
@@ -55,7 +53,7 @@ impl Place {
         Place::free(server, live)?;
         let take = |count| (count < max).then_some(count + 1);
         let taken = departures.make_room(|| server.connected.fetch_update(AcqRel, Relaxed, take));
-        taken.map(|_| Place { server: server.clone(), held: true, seat }).map_err(|_| Refusal::Full(max))
+        taken.map(|_| Place { server: server.clone(), held: true, seat }).map_err(|_| live.full())
     }
 
     /// Makes it a place of this subject's.

@@ -46,6 +46,13 @@ pub enum Refusal {
     Timeout,
     /// Every place is taken; `max_connections`.
     Full(usize),
+    /// Every place is taken that the limit on open files leaves.
+    OutOfDescriptors {
+        /// That limit.
+        limit: usize,
+        /// The places.
+        max: usize,
+    },
     /// Too many connections have not shown a token yet.
     Pending(usize),
     /// The daemon stops.
@@ -141,6 +148,7 @@ impl Refusal {
             Refusal::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Refusal::Timeout => StatusCode::REQUEST_TIMEOUT,
             Refusal::Full(_)
+            | Refusal::OutOfDescriptors { .. }
             | Refusal::Pending(_)
             | Refusal::Draining
             | Refusal::Spreads(_)
@@ -165,7 +173,9 @@ impl Refusal {
     /// The close code, on philote.v1.
     fn close_code(&self) -> u16 {
         match self {
-            Refusal::Full(_) | Refusal::Pending(_) | Refusal::Draining => 1013,
+            Refusal::Full(_) | Refusal::OutOfDescriptors { .. } | Refusal::Pending(_) | Refusal::Draining => {
+                1013
+            }
             Refusal::Token(_) | Refusal::TokenTimeout | Refusal::TokenFirst => 4401,
             Refusal::Frames(reason) => reason.code(),
             Refusal::PerAddress(_) | Refusal::PerSubject(_) | Refusal::Handshakes(_) => 4429,
@@ -193,6 +203,7 @@ impl Refusal {
             Refusal::HeadTooLarge => "head_too_large",
             Refusal::Timeout => "request_timeout",
             Refusal::Full(_)
+            | Refusal::OutOfDescriptors { .. }
             | Refusal::Pending(_)
             | Refusal::Draining
             | Refusal::Spreads(_)
@@ -216,6 +227,7 @@ impl Refusal {
     pub(super) fn name(&self) -> &'static str {
         match self {
             Refusal::Full(_) => "max_connections",
+            Refusal::OutOfDescriptors { .. } => "descriptor_limit",
             Refusal::Pending(_) => "max_pending",
             Refusal::Draining => "draining",
             Refusal::Token(error) => error.name(),
@@ -242,6 +254,7 @@ impl Refusal {
             Refusal::Method(allowed) => headers.insert(ALLOW, HeaderValue::from_static(allowed)),
             Refusal::Version => headers.insert("Sec-WebSocket-Version", HeaderValue::from_static("13")),
             Refusal::Full(_)
+            | Refusal::OutOfDescriptors { .. }
             | Refusal::Pending(_)
             | Refusal::Draining
             | Refusal::Spreads(_)
@@ -304,6 +317,9 @@ impl fmt::Display for Refusal {
             ),
             Refusal::Timeout => f.write_str("the request did not arrive in time"),
             Refusal::Full(max) => write!(f, "the server is full: max_connections is {max}"),
+            Refusal::OutOfDescriptors { limit, max } => {
+                write!(f, "the server is full: its limit of {limit} open files leaves {max} connections")
+            }
             Refusal::Pending(max) => write!(f, "{max} connections that show no token are waiting already"),
             Refusal::Draining => f.write_str("the server is stopping"),
             Refusal::Token(error) => error.fmt(f),

@@ -251,6 +251,18 @@ fn every_file_opens_with_its_job() {
     });
 }
 
+/// Text shows the message alone, so that a field with a cause must be in the message too.
+#[test]
+fn a_log_message_says_its_cause_in_words() {
+    for (file, code) in sources() {
+        for call in code.split("tracing::").skip(1).filter(|call| call.contains("!(")) {
+            let call = call.split(");").next().unwrap();
+            let field = ["%error", "?error", "error = "].iter().any(|field| call.contains(field));
+            assert!(!field || call.contains("{error}"), "{file} logs an error as a field only: {call}");
+        }
+    }
+}
+
 #[test]
 fn every_dependency_has_its_reason() {
     let manifest = fs::read_to_string("Cargo.toml").unwrap();

@@ -284,7 +284,7 @@ impl Daemon {
             gate: Mutex::default(),
         });
         let socket = Socket::bind(&path, mode).unwrap();
-        let server = Some(Server::start(socket, Arc::clone(&fake) as _).unwrap());
+        let server = Some(Server::start(Some(socket), Arc::clone(&fake) as _).unwrap());
         Self { fake, path, server, scratch }
     }
 
@@ -342,6 +342,7 @@ pub(crate) fn status() -> Status {
         config_file: Some("/etc/philote/philote.toml".into()),
         connections: 12,
         max_connections: 255,
+        descriptor_limit: None,
         channels: 3,
         accepted: 1234,
         refused: 5,

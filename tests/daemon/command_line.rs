@@ -3,6 +3,7 @@
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::support::{Daemon, SECRET, config_file, philote};
@@ -133,6 +134,48 @@ fn fault_62_port_80_without_the_capability_is_named_with_what_it_needs() {
     assert!(said.contains("listen: [::]:80 ") && said.contains("CAP_NET_BIND_SERVICE"), "{said}");
 }
 
+/// The read-only root of a container, or a user of its own.
+#[test]
+fn an_admin_socket_that_cannot_be_placed_names_the_ways_out() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let mut command = philote(directory.path());
+    command.env("SECRET", SECRET).env("PORT", "0").env("PHILOTE_ADMIN_SOCKET", file.join("admin.sock"));
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output);
+    assert!(
+        said.contains("PHILOTE_ADMIN_SOCKET=/path/to.sock") && said.contains("PHILOTE_ADMIN_SOCKET=none"),
+        "{said}"
+    );
+}
+
+#[test]
+fn without_an_admin_socket_it_serves_and_philotectl_says_so() {
+    let mut daemon =
+        Daemon::start_with("[admin]\nsocket = \"none\"\n[metrics]\nlisten = \"127.0.0.1:0\"\n", |command| {
+            command.env_remove("PHILOTE_ADMIN_SOCKET");
+        });
+    assert!(daemon.log().contains("it has no admin socket"), "{}", daemon.log());
+    assert!(daemon.log().contains("its figures are at http://127.0.0.1:"), "{}", daemon.log());
+    let mut client = daemon.client(&["c"]);
+    client.settle();
+    let files: Vec<_> =
+        std::fs::read_dir(daemon.directory.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(files, ["philote.toml"]);
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_line("reloaded");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_philotectl"));
+    let output = command.env_clear().env("PHILOTE_ADMIN_SOCKET", "none").arg("status").output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert!(text(&output).contains("philote runs without an admin socket"), "{}", text(&output));
+    daemon.signal(Signal::TERM);
+    assert_eq!(client.closed().0, 1001);
+    drop(client);
+    assert!(daemon.wait().success());
+}
+
 /// A daemon that may open so many files.
 fn with_descriptors(limit: u32, config: &str) -> Daemon {
     Daemon::start_with(config, |command| {
@@ -158,6 +201,16 @@ fn the_descriptor_limit_is_said_at_start() {
     let token = crate::support::sign(&serde_json::json!({}));
     let error = daemon.try_client(&token).map(drop).unwrap_err().to_string();
     assert!(error.contains("503"), "{error}");
+    // What is in the way is named wherever a person reads that it is full.
+    let answer = daemon.exchange(crate::support::upgrade(&token, "Connection: close\r\n"));
+    assert!(answer.contains("its limit of 200 open files leaves 136 connections"), "{answer}");
+    daemon.wait_for_line("as many as the limit of 200 open files leaves");
+    let (_, status) = crate::admin::ctl(&daemon, &["status"]);
+    let full = "136 of 136, FULL: raise the limit of 200 open files (LimitNOFILE= in the unit, ulimit -n in a shell)";
+    assert!(status.contains(full) && !status.contains("raise max_connections"), "{status}");
+    let (_, status) = crate::admin::ctl(&daemon, &["status", "--max-used", "80%"]);
+    assert!(status.contains("as many as 200 open files leave"), "{status}");
+    assert_eq!(daemon.ended(1)[0]["reason"], "descriptor_limit");
     drop(clients);
 }
 
@@ -167,7 +220,7 @@ fn fault_54_out_of_descriptors_it_neither_spins_nor_fills_the_log() {
     let mut client = daemon.client(&["c"]);
     // More silent connections than there are descriptors: the rest waits in the kernel.
     let silent: Vec<_> = (0..300).map(|_| daemon.connect()).collect();
-    daemon.wait_for_line("can't accept connections");
+    daemon.wait_for_line("can't accept connections: Too many open files (os error 24); trying again");
     let (began, work) = (Instant::now(), daemon.processor_time());
     (0..3).for_each(|_| drop(daemon.wait_for_line("can't accept connections")));
     let (took, work) = (began.elapsed(), daemon.processor_time() - work);

@@ -55,6 +55,33 @@ fn fault_59_frozen_clients_do_not_outlast_the_drain() {
     drop(frozen);
 }
 
+/// What `kill -9` leaves in the moment of a write holds a secret: the next start removes it, whatever secret it uses.
+#[test]
+fn fault_66_what_a_killed_daemon_was_writing_is_removed_at_the_next_start() {
+    let directory = TempDir::new().unwrap();
+    let state = directory.path().join(".local/state/philote");
+    std::fs::create_dir_all(&state).unwrap();
+    let left = ["secret.0123456789abcdef.new", "refused.00000000000000ff.new"];
+    let kept = ["secret.old.new", "other.0123456789abcdef.new"];
+    for name in left.iter().chain(&kept) {
+        std::fs::write(state.join(name), "half a secr").unwrap();
+    }
+    // A socket of its own that was bound and had not got its name yet.
+    drop(std::os::unix::net::UnixListener::bind(directory.path().join("public.sock.new")).unwrap());
+    let mut command = philote(directory.path());
+    let listen = format!("127.0.0.1:0,unix:{}", directory.path().join("public.sock").display());
+    command.env("SECRET", SECRET).env("PHILOTE_LISTEN", listen);
+    let daemon = Daemon::spawn(command, directory);
+    for name in left {
+        assert!(!state.join(name).exists(), "{name}");
+        assert!(daemon.log().contains(name), "{}", daemon.log());
+    }
+    for name in kept {
+        assert!(state.join(name).exists(), "{name}");
+    }
+    assert!(!daemon.directory.path().join("public.sock.new").exists());
+}
+
 /// With no time at all a Close still goes out before the end.
 #[test]
 fn a_drain_of_no_time_says_goodbye_all_the_same() {

@@ -223,7 +223,7 @@ fn empty_text_on_the_command_line_takes_away_what_the_file_says() {
     assert_eq!(scene.loaded().settings.auth.issuer.as_deref(), Some("me"));
     let scene = scene.set("auth.issuer=").set("admin.socket=");
     assert_eq!(scene.loaded().settings.auth.issuer, None);
-    assert_eq!(scene.loaded().settings.admin.socket, None);
+    assert_eq!(scene.loaded().settings.admin.socket, AdminSocket::Usual);
 }
 
 #[test]
@@ -264,9 +264,15 @@ fn paths_are_relative_to_where_they_are_written() {
     scene.write("keys/secret", super::STRONG);
     let settings = scene.loaded().settings;
     assert_eq!(*settings.auth.secrets.source(), SecretSource::File(scene.path("keys/secret")));
-    assert_eq!(settings.admin.socket, Some(scene.path("admin.sock")));
+    assert_eq!(settings.admin.socket, AdminSocket::At(scene.path("admin.sock")));
+    for none in [Scene::new().set("admin.socket=none"), Scene::new().file("admin.socket = 'none'")] {
+        assert_eq!(none.loaded().settings.admin.socket, AdminSocket::None);
+    }
+    let none = Scene::new().variable("PHILOTE_ADMIN_SOCKET", "none").loaded();
+    assert_eq!(none.settings.admin.socket, AdminSocket::None);
+    assert!(print_config(&none).contains("socket = \"none\""));
     let settings = Scene::new().set("admin.socket=admin.sock").loaded().settings;
-    assert_eq!(settings.admin.socket, Some(std::env::current_dir().unwrap().join("admin.sock")));
+    assert_eq!(settings.admin.socket, AdminSocket::At(std::env::current_dir().unwrap().join("admin.sock")));
 }
 
 #[test]
