@@ -50,4 +50,4 @@ pub use settings::{
     MetricsSettings, Settings, ShutdownSettings, WebSocketSettings,
 };
 pub use tls::{Expiry, TlsError, TlsSettings, provider};
-pub use web_origin::{AllowedOrigin, WebOrigin};
+pub use web_origin::{AllowedOrigin, WebOrigin, names_loopback};

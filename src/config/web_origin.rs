@@ -1,7 +1,7 @@
 //! Origins of web pages (RFC 6454): what browsers send, and what `[websocket] allowed_origins` may hold.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// An origin, in parts that can be compared: `scheme://host[:port]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,11 @@ impl WebOrigin {
         implied.is_some()
             && named.is_some_and(|(host, port)| host == self.host && port == self.port.or(implied))
     }
+
+    /// Whether its pages came from this machine, by HTTP.
+    pub fn is_loopback(&self) -> bool {
+        implied_port(&self.scheme).is_some() && is_loopback(&self.host)
+    }
 }
 
 impl fmt::Display for WebOrigin {
@@ -47,6 +52,20 @@ impl fmt::Display for WebOrigin {
 }
 
 /// The port that browsers leave out.
+/// Whether the header `Host` names this machine, as no name that is resolved elsewhere can.
+pub fn names_loopback(host: &str) -> bool {
+    host_and_port(host).is_some_and(|(host, _)| is_loopback(&host))
+}
+
+/// Browsers resolve `localhost` and what is below it themselves.
+fn is_loopback(host: &str) -> bool {
+    let name = host.strip_suffix('.').unwrap_or(host);
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    name == "localhost"
+        || name.ends_with(".localhost")
+        || address.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback())
+}
+
 fn implied_port(scheme: &str) -> Option<u16> {
     match scheme {
         "http" => Some(80),

@@ -8,11 +8,14 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, UPGRADE, X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, ORIGIN, UPGRADE,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Request, Response};
 
+use super::Refusal;
 use super::refusal::Answer;
+use crate::config::{AllowedOrigin, WebOrigin, names_loopback};
 
 const PAGE: &str = include_str!("dev/page.html");
 /// The build that is shipped, so that the page tries what applications use.
@@ -29,6 +32,33 @@ static POLICY: LazyLock<Option<HeaderValue>> = LazyLock::new(|| {
     );
     HeaderValue::from_str(&policy).ok()
 });
+
+/// Keeps pages of other sites away, which reach this server through the developer's browser and know its secret.
+///
+/// A page that was served from this machine may come, whatever its port: the application that is developed here. So may
+/// one of `allowed_origins`. `Host` must name this machine, or a stranger's name that is resolved to it would be taken
+/// for the same origin (DNS rebinding). A client that sends no `Origin` is no browser, or one that only follows a link.
+///
+/// # Errors
+/// Which of the two headers is foreign.
+pub(super) fn check(headers: &HeaderMap, allowed: &[AllowedOrigin]) -> Result<(), Refusal> {
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    for host in headers.get_all(HOST).iter().map(text) {
+        if !names_loopback(&host) {
+            return Err(Refusal::DevHost(host));
+        }
+    }
+    for origin in headers.get_all(ORIGIN).iter().map(text) {
+        let parsed = WebOrigin::parse(&origin);
+        let listed = parsed.is_some() || origin == "null";
+        let may = parsed.as_ref().is_some_and(WebOrigin::is_loopback)
+            || listed && allowed.iter().any(|one| one.allows(parsed.as_ref()));
+        if !may {
+            return Err(Refusal::Origin(origin));
+        }
+    }
+    Ok(())
+}
 
 /// The answer to a plain GET of the page or its client; `None` for all else, a WebSocket on these paths included.
 pub(super) fn answer<B>(request: &Request<B>) -> Option<Answer> {

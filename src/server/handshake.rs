@@ -248,6 +248,9 @@ impl Exchange {
     ) -> Result<(Answer, Option<Upgraded>), Refused> {
         let headers = request.headers();
         let chunked = http::check_framing(headers, hidden).map_err(Refusal::BadRequest)?;
+        if self.server.live().settings.dev {
+            dev::check(headers, &self.server.live().settings.websocket.allowed_origins)?;
+        }
         let path = request.uri().path();
         let api = path == "/api" || path.starts_with("/api/");
         if chunked && !(api && request.method() == Method::POST) {

@@ -75,6 +75,8 @@ pub enum Refusal {
     Busy(usize),
     /// It could not be remembered who is to be kept out.
     NotRemembered,
+    /// A name of this server that is not this machine's own, on a server for development.
+    DevHost(String),
     /// A page of another origin.
     Origin(String),
     /// A client of philote.v1 that sent no token in time.
@@ -160,6 +162,7 @@ impl Refusal {
             | Refusal::ApiRight(_)
             | Refusal::Channel(_)
             | Refusal::HiddenChannel(_)
+            | Refusal::DevHost(_)
             | Refusal::Origin(_)
             | Refusal::Subject { .. } => StatusCode::FORBIDDEN,
             Refusal::RefusedSubjects(_) => StatusCode::CONFLICT,
@@ -215,6 +218,7 @@ impl Refusal {
             | Refusal::ApiRight(_)
             | Refusal::Channel(_)
             | Refusal::HiddenChannel(_)
+            | Refusal::DevHost(_)
             | Refusal::Origin(_)
             | Refusal::Subject { .. } => "forbidden",
             Refusal::RefusedSubjects(_) => "conflict",
@@ -236,6 +240,7 @@ impl Refusal {
             Refusal::Frames(reason) => reason.name(),
             Refusal::NotApi | Refusal::ApiRight(_) => "not_api",
             Refusal::Channel(_) | Refusal::HiddenChannel(_) => "channel",
+            Refusal::DevHost(_) => "host",
             Refusal::Origin(_) => "origin",
             Refusal::Subject { .. } => "subject_refused",
             Refusal::PerAddress(_) => "connections_per_address",
@@ -350,6 +355,9 @@ impl fmt::Display for Refusal {
                 "nothing was done: it could not be remembered who is refused; the server's log says why",
             ),
             Refusal::Channel(channel) => write!(f, "this token may not publish on channel \"{channel}\""),
+            Refusal::DevHost(host) => {
+                write!(f, "a server for development is reached as localhost or 127.0.0.1, not as {host}")
+            }
             Refusal::Origin(origin) => write!(f, "pages of the origin {origin} may not connect here"),
             Refusal::Subject { until } => {
                 let until = rfc3339(moment(*until));

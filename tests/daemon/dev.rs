@@ -42,7 +42,8 @@ fn it_warns_in_red_and_prints_a_token_that_works() {
         }
     };
     let mut stream = std::net::TcpStream::connect(address).unwrap();
-    std::io::Write::write_all(&mut stream, upgrade(&token, "").as_bytes()).unwrap();
+    let request = upgrade(&token, "").replace("Host: x", "Host: localhost");
+    std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"HTTP/1.1 101");
@@ -51,8 +52,9 @@ fn it_warns_in_red_and_prints_a_token_that_works() {
 #[test]
 fn the_page_and_its_client_are_served_and_nothing_else_is_new() {
     let daemon = start();
-    let get =
-        |path: &str| daemon.exchange(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+    let get = |path: &str| {
+        daemon.exchange(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
+    };
     let page = get("/");
     assert_eq!(status(&page), 200);
     assert_eq!(header(&page, "content-type"), Some("text/html; charset=utf-8"));
@@ -67,6 +69,86 @@ fn the_page_and_its_client_are_served_and_nothing_else_is_new() {
 
     let token = sign_with(&json!({"read": ["c"]}), SECRET);
     daemon.try_client(&token).unwrap().settle();
+}
+
+/// Any page that is open in the developer's browser could reach it, and knows its secret.
+#[test]
+fn pages_of_other_sites_and_rebound_names_are_kept_out_of_every_route() {
+    let daemon = start();
+    let token = sign_with(&json!({"read": ["c"], "write": ["c"], "api": true}), SECRET);
+    let body = r#"{"channel": "c", "data": "x"}"#;
+    let routes = [
+        ("GET / HTTP/1.1", "", 200),
+        ("GET /philote.js HTTP/1.1", "", 200),
+        ("GET /health HTTP/1.1", "", 200),
+        ("GET /api/openapi.json HTTP/1.1", "", 200),
+        ("GET /api/channels HTTP/1.1", "", 200),
+        ("POST /api/publish HTTP/1.1", body, 200),
+    ];
+    let ask = |(line, body, _): (&str, &str, u16), headers: &str| {
+        status(&daemon.exchange(format!(
+            "{line}\r\n{headers}Connection: close\r\nAuthorization: Bearer {token}\r\nContent-Type: text/plain\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )))
+    };
+    let connect = |headers: &str| {
+        let host = headers.lines().find_map(|line| line.strip_prefix("Host: ")).unwrap();
+        let rest: String = headers
+            .lines()
+            .filter(|line| !line.starts_with("Host: "))
+            .map(|line| format!("{line}\r\n"))
+            .collect();
+        let request = upgrade(&token, &rest).replace("Host: x", &format!("Host: {host}"));
+        let mut stream = daemon.connect();
+        std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer[9..]).parse::<u16>().unwrap()
+    };
+    let port = daemon.port;
+    for good in [
+        format!("Host: localhost:{port}\r\n"),
+        format!("Host: 127.0.0.1:{port}\r\nOrigin: http://127.0.0.1:{port}\r\n"),
+        "Host: [::1]\r\nOrigin: http://localhost:5173\r\n".into(),
+        "Host: app.localhost\r\nOrigin: https://LOCALHOST\r\n".into(),
+        "Host: 127.9.9.9\r\n".into(),
+    ] {
+        for route in routes {
+            assert_eq!(ask(route, &good), route.2, "{} {good}", route.0);
+        }
+        assert_eq!(connect(&good), 101, "{good}");
+    }
+    for bad in [
+        "Host: evil.test\r\n".to_owned(),
+        format!("Host: evil.test:{port}\r\nOrigin: http://evil.test:{port}\r\n"),
+        "Host: localhost.evil.test\r\n".into(),
+        "Host: 127.0.0.1.evil.test\r\n".into(),
+        "Host: 10.0.0.1\r\n".into(),
+        "Host: localhost\r\nOrigin: https://evil.test\r\n".into(),
+        "Host: localhost\r\nOrigin: null\r\n".into(),
+        "Host: localhost\r\nOrigin: http://localhost.evil.test\r\n".into(),
+        "Host: localhost\r\nOrigin: http://localhost@evil.test\r\n".into(),
+        "Host: localhost\r\nOrigin: chrome-extension://localhost\r\n".into(),
+        "Host: localhost\r\nOrigin: http://localhost\r\nOrigin: https://evil.test\r\n".into(),
+    ] {
+        for route in routes {
+            assert_eq!(ask(route, &bad), 403, "{} {bad}", route.0);
+        }
+        assert_eq!(connect(&bad), 403, "{bad}");
+    }
+    let listed = {
+        let directory = TempDir::new().unwrap();
+        let mut command = philote(directory.path());
+        command.env("PORT", "0").env("PHILOTE_WEBSOCKET_ALLOWED_ORIGINS", "https://app.test").arg("--dev");
+        Daemon::spawn(command, directory)
+    };
+    let answer = |origin| {
+        status(&listed.exchange(format!(
+            "GET /health HTTP/1.1\r\nHost: localhost\r\nOrigin: {origin}\r\nConnection: close\r\n\r\n"
+        )))
+    };
+    assert_eq!((answer("https://app.test"), answer("https://evil.test")), (200, 403));
 }
 
 #[test]
