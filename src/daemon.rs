@@ -9,6 +9,7 @@ mod figures;
 mod listing;
 mod reload;
 mod steering;
+mod terminal;
 mod vitals;
 mod watchdog;
 
@@ -29,6 +30,7 @@ use self::expiry::ExpiryWatch;
 use self::figures::Figures;
 use self::reload::{ReloadRequest, Reloader};
 use self::steering::Steering;
+use self::terminal::StartedOn;
 use self::vitals::Vitals;
 use self::watchdog::{Watchdog, Workers};
 use crate::admin::{self, api::Timestamp};
@@ -89,6 +91,7 @@ fn run(command_line: CommandLine) -> Result<(), StartError> {
         return Ok(());
     }
 
+    let started_on = StartedOn::terminal();
     let signals = signals::listen()?;
     loaded.make_secret()?;
     let log = log::init(format(&loaded.settings), log_level(loaded.settings.log.level))?;
@@ -105,7 +108,7 @@ fn run(command_line: CommandLine) -> Result<(), StartError> {
         let server = Server::new(loaded.settings.clone(), max_descriptors);
         let reloader =
             Reloader::new(overrides, environment, loaded, server.clone(), log.clone(), notifier.clone());
-        serve(server, reloader, signals, &log, &notifier)
+        serve(server, reloader, (signals, &started_on), &log, &notifier)
     };
     if result.is_ok() {
         tracing::info!("stopped");
@@ -118,7 +121,7 @@ fn run(command_line: CommandLine) -> Result<(), StartError> {
 fn serve(
     server: Arc<Server>,
     reloader: Reloader,
-    mut signals: mpsc::Receiver<Signal>,
+    (mut signals, started_on): (mpsc::Receiver<Signal>, &StartedOn),
     log: &LogHandle,
     notifier: &Arc<Notifier>,
 ) -> Result<(), StartError> {
@@ -213,6 +216,10 @@ fn serve(
         loop {
             tokio::select! {
                 signal = signals.recv() => match signal {
+                    Some(Signal::Hangup) if settings.dev && started_on.is_gone() => {
+                        tracing::info!("SIGHUP, and the terminal is gone: stopping");
+                        break;
+                    }
                     Some(Signal::Hangup) => { let _ = reloader.reload(); }
                     Some(stop) => {
                         tracing::info!("{stop}: stopping");

@@ -1,8 +1,11 @@
 //! `philote --dev`: what it prints, and the page that no other server has.
 
 use std::io::Read;
-use std::process::Stdio;
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::{Command, Stdio};
 
+use rustix::process::Signal;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -69,6 +72,46 @@ fn the_page_and_its_client_are_served_and_nothing_else_is_new() {
 
     let token = sign_with(&json!({"read": ["c"]}), SECRET);
     daemon.try_client(&token).unwrap().settle();
+}
+
+/// A daemon on a terminal of its own, which is closed when the file is dropped.
+fn on_own_terminal(script: &str) -> (Daemon, std::fs::File) {
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap();
+    let directory = TempDir::new().unwrap();
+    let inner = philote(directory.path());
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).arg(inner.get_program()).env_clear();
+    for (name, value) in inner.get_envs() {
+        command.env(name, value.unwrap());
+    }
+    let slave =
+        std::fs::File::options().read(true).write(true).custom_flags(O_NOCTTY).open(name.to_str().unwrap());
+    command.stdin(slave.unwrap()).stdout(Stdio::piped()).stderr(Stdio::piped()).env("PORT", "0");
+    (Daemon::spawn(command, directory), master.into())
+}
+
+/// As open(2) takes it: the test itself must not get the terminal.
+const O_NOCTTY: i32 = 0o400;
+
+#[test]
+fn it_ends_with_its_terminal_and_reloads_at_any_other_hangup() {
+    let (mut daemon, terminal) = on_own_terminal("exec setsid --ctty \"$0\" --dev");
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_line("reloaded");
+    drop(terminal);
+    daemon.wait_for_line("the terminal is gone: stopping");
+    assert!(daemon.wait().success());
+
+    for survives in ["exec setsid --ctty \"$0\"", "trap '' HUP; exec setsid --ctty \"$0\" --dev"] {
+        let (daemon, terminal) = on_own_terminal(survives);
+        drop(terminal);
+        daemon.wait_for_line("reloaded");
+        let health = daemon.exchange("GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        assert_eq!(status(&health), 200, "{survives}");
+    }
 }
 
 /// Any page that is open in the developer's browser could reach it, and knows its secret.
