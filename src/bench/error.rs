@@ -115,7 +115,9 @@ impl BenchError {
             Self::Tls(..) => {
                 Some("--ca FILE trusts an authority of your own; a server without TLS needs ws://")
             }
-            Self::Full { .. } => Some("raise max_connections, or the limit of open files where that is lower, or give a smaller --connections N"),
+            Self::Full { .. } => Some(
+                "raise max_connections, or the limit of open files where that is lower, or give a smaller --connections N",
+            ),
             Self::Descriptors { .. } => {
                 Some("raise the limit of open files (ulimit -n), or give a smaller --connections N")
             }

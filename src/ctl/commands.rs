@@ -18,7 +18,7 @@ use crate::admin::{path, server};
 use crate::completions;
 use crate::escape::{escape, escape_json};
 use crate::moment::span;
-use crate::terminal::{Style, Tone};
+use crate::terminal::{self, Style, Tone};
 
 /// For a daemon that is well: it answers from memory.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -65,6 +65,10 @@ pub(super) fn run(arguments: &Arguments, style: Style) -> Result<Report, Complai
             Command::Completions { shell } => Report::new(completions::script(PROGRAM, *shell)),
             Command::Token(token) => {
                 let answer = client(ANSWER).issue_token(&request(token)).await?;
+                for (option, channels) in [("--read", &token.read), ("--write", &token.write)] {
+                    let doubts = channels.iter().filter_map(|channel| doubt(option, channel));
+                    doubts.for_each(|doubt| terminal::complain(&doubt, None));
+                }
                 in_json(json, &answer).unwrap_or_else(|| issued(&answer))
             }
             Command::Inspect { token } => {
@@ -200,6 +204,26 @@ fn request(token: &Token) -> TokenRequest {
         subject: token.subject.clone(),
         expires_in: token.expires_in.0.map(|life| life.as_secs()),
     }
+}
+
+/// What may be meant by a channel's name that looks like a list or a pattern, which no channel is.
+fn doubt(option: &str, channel: &str) -> Option<String> {
+    let parts: Vec<&str> = channel
+        .split(|c: char| ",;".contains(c) || c.is_whitespace())
+        .filter(|part| !part.is_empty())
+        .collect();
+    let pattern = channel.contains('*')
+        || [">", "#", "+"].iter().any(|wild| channel.split(['.', '/']).any(|part| part == *wild));
+    let name = format!("warning: {option} \"{channel}\" is one channel of that name");
+    if parts.len() > 1 {
+        let each: Vec<String> = parts.iter().map(|part| format!("{option} {part}")).collect();
+        return Some(format!("{name}, not a list; for several: {}", each.join(" ")));
+    }
+    if pattern {
+        return Some(format!("{name}, not a pattern: name each channel"));
+    }
+    (parts.first() != Some(&channel))
+        .then(|| format!("{name}, with what stands beside \"{}\"", parts.concat()))
 }
 
 fn issued(issued: &IssuedToken) -> Report {
@@ -357,6 +381,27 @@ async fn wait_ready(paths: &[std::path::PathBuf], within: Duration) -> Result<im
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_looks_like_a_list_or_a_pattern_is_doubted() {
+        for (channel, words) in [
+            ("chat,news", "not a list; for several: --read chat --read news"),
+            ("chat, news", "not a list; for several: --read chat --read news"),
+            ("chat news", "not a list"),
+            ("*", "not a pattern"),
+            ("room:*", "not a pattern"),
+            ("a.>", "not a pattern"),
+            ("a/#", "not a pattern"),
+            ("chat ", "with what stands beside \"chat\""),
+            ("chat,", "with what stands beside \"chat\""),
+        ] {
+            let told = doubt("--read", channel).unwrap_or_default();
+            assert!(told.contains(words) && told.contains(channel), "{channel}: {told}");
+        }
+        for plain in ["chat", "room:42", "c++", "room#1", "a>b", "a.b/c"] {
+            assert_eq!(doubt("--read", plain), None);
+        }
+    }
 
     #[test]
     fn a_pasted_header_is_a_token_too() {

@@ -3,7 +3,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Parser};
+use clap::error::ErrorKind;
+use clap::{ArgGroup, CommandFactory, Parser};
 
 /// The port of a server that names none.
 const PORT: u16 = 6380;
@@ -23,8 +24,8 @@ A lost connection is made again; being refused ends it, with the reason and exit
 #[command(name = "jane", version, after_help = AFTER_HELP)]
 #[command(group = ArgGroup::new("access").args(["secret", "secret_file", "token"]))]
 pub(super) struct Arguments {
-    /// The server
-    #[arg(short = 'p', long, value_name = "HOST:PORT", default_value = "localhost:6380", value_parser = server)]
+    /// The server; as ws://HOST/PATH or wss://HOST/PATH where it is behind a prefix
+    #[arg(short = 'p', long, value_name = "HOST:PORT|URL", default_value = "localhost:6380", value_parser = server)]
     pub(super) server: Server,
     /// A channel to listen to; what is typed goes to the first (repeatable)
     #[arg(short, long = "channel", value_name = "CHANNEL", required_unless_present = "info")]
@@ -42,7 +43,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     pub(super) secure: bool,
     /// Trust the authorities in this file [default: those of the system]
-    #[arg(long, value_name = "FILE", requires = "secure")]
+    #[arg(long, value_name = "FILE")]
     pub(super) ca: Option<PathBuf>,
     /// Print what the server says about itself, and end
     #[arg(long)]
@@ -55,12 +56,67 @@ pub(super) struct Server {
     /// A name, or an address without brackets.
     pub(super) host: String,
     pub(super) port: u16,
+    /// What a URL says beside these.
+    pub(super) url: Option<Url>,
+}
+
+/// The scheme and the path of a URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Url {
+    pub(super) tls: bool,
+    /// With its query; begins with a slash.
+    path: String,
+}
+
+impl Server {
+    /// What the header `Host` says: as in a URL, a port that the scheme implies is left out.
+    pub(super) fn authority(&self) -> String {
+        let authority = authority(&self.host, self.port);
+        match &self.url {
+            Some(url) if self.port == url.implied_port() => {
+                authority.rsplit_once(':').map_or(authority.clone(), |(host, _)| host.to_owned())
+            }
+            _ => authority,
+        }
+    }
+
+    /// Where WebSockets are opened.
+    pub(super) fn path(&self) -> &str {
+        self.url.as_ref().map_or("/", |url| &url.path)
+    }
+
+    /// A route of the HTTP API, behind the same prefix.
+    pub(super) fn api(&self, route: &str) -> String {
+        let path = self.path().split('?').next().unwrap_or_default();
+        format!("{}{route}", path.trim_end_matches('/'))
+    }
+
+    /// Whether it is reached with TLS without being told by an option.
+    pub(super) fn is_secure(&self) -> bool {
+        self.url.as_ref().is_some_and(|url| url.tls)
+    }
+}
+
+impl Url {
+    fn implied_port(&self) -> u16 {
+        if self.tls { 443 } else { 80 }
+    }
+}
+
+fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 impl std::fmt::Display for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { host, port } = self;
-        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+        match &self.url {
+            // Without the query, which may hold a token.
+            Some(url) => {
+                let scheme = if url.tls { "wss" } else { "ws" };
+                write!(f, "{scheme}://{}{}", self.authority(), self.api(""))
+            }
+            None => f.write_str(&authority(&self.host, self.port)),
+        }
     }
 }
 
@@ -73,8 +129,48 @@ pub(super) fn with_two_dashes(words: impl Iterator<Item = OsString>) -> impl Ite
     })
 }
 
+/// Reads the command line.
+///
+/// # Errors
+/// clap's; `--ca` without TLS, which clap can't see in a URL.
+pub(super) fn parse(words: impl Iterator<Item = OsString>) -> Result<Arguments, clap::Error> {
+    let mut arguments = Arguments::try_parse_from(with_two_dashes(words))?;
+    if arguments.secure && arguments.server.url.as_ref().is_some_and(|url| !url.tls) {
+        let message = "--secure is for wss://, and -p names ws://";
+        return Err(Arguments::command().error(ErrorKind::ArgumentConflict, message));
+    }
+    arguments.secure |= arguments.server.is_secure();
+    if arguments.ca.is_some() && !arguments.secure {
+        let message = "--ca needs --secure, or a server whose URL begins with wss://";
+        return Err(Arguments::command().error(ErrorKind::MissingRequiredArgument, message));
+    }
+    Ok(arguments)
+}
+
 fn server(text: &str) -> Result<Server, String> {
-    let wrong = || "give HOST or HOST:PORT, such as localhost:6380 or [::1]:6380".to_owned();
+    let Some((scheme, rest)) = text.split_once("://") else { return host_and_port(text, PORT) };
+    let tls = match scheme.to_ascii_lowercase().as_str() {
+        "ws" => false,
+        "wss" => true,
+        _ => return Err("a server's URL begins with ws:// or wss://".to_owned()),
+    };
+    if rest.chars().any(|c| !c.is_ascii_graphic() || "#\"<>\\^`{|}".contains(c)) {
+        return Err(
+            "a server's URL has neither a fragment nor blanks; write others than ASCII as %XX".to_owned()
+        );
+    }
+    let (place, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    let url = Url { tls, path: format!("{slash}{path}") };
+    let server = host_and_port(place, url.implied_port())?;
+    Ok(Server { url: Some(url), ..server })
+}
+
+fn host_and_port(text: &str, usual: u16) -> Result<Server, String> {
+    let wrong = || {
+        "give HOST or HOST:PORT, such as localhost:6380 or [::1]:6380, or a URL, such as wss://example.org/path"
+            .to_owned()
+    };
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (host, rest) = rest.split_once(']').ok_or_else(wrong)?;
@@ -85,23 +181,20 @@ fn server(text: &str) -> Result<Server, String> {
             None => (text, None),
         },
     };
-    let port = port.map_or(Ok(PORT), |port| port.parse().map_err(|_| wrong()))?;
+    let port = port.map_or(Ok(usual), |port| port.parse().map_err(|_| wrong()))?;
     // What else may stand in a name is for the resolver to say; these would get into the request's head.
     if host.is_empty() || port == 0 || host.contains(|c: char| c.is_control() || " /@?#".contains(c)) {
         return Err(wrong());
     }
-    Ok(Server { host: host.into(), port })
+    Ok(Server { host: host.into(), port, url: None })
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn parse(line: &str) -> Result<Arguments, clap::Error> {
-        let words = std::iter::once("jane").chain(line.split_whitespace()).map(OsString::from);
-        Arguments::try_parse_from(with_two_dashes(words))
+        super::parse(std::iter::once("jane").chain(line.split_whitespace()).map(OsString::from))
     }
 
     #[test]
@@ -113,7 +206,7 @@ mod tests {
         assert_eq!((arguments.secret.as_deref(), arguments.secure), (Some("hunter2"), true));
         assert!(parse("-info").unwrap().info && parse("--info").unwrap().info);
         assert_eq!(parse("-s ecret -c c").unwrap().secret.as_deref(), Some("ecret"));
-        assert_eq!(parse("-c c").unwrap().server, Server { host: "localhost".into(), port: 6380 });
+        assert_eq!(parse("-c c").unwrap().server, Server { host: "localhost".into(), port: 6380, url: None });
         let ours = parse("-secure --ca ca.pem -c c").unwrap().ca;
         assert_eq!(ours.as_deref(), Some(std::path::Path::new("ca.pem")));
         for wrong in ["", "-c c --ca ca.pem", "-c c -s a -t b", "-s a -S b -c c", "-c c more"] {
@@ -130,11 +223,38 @@ mod tests {
             ("[::1]", "::1", 6380),
             ("[::1]:9", "::1", 9),
         ] {
-            assert_eq!(server(text), Ok(Server { host: host.into(), port }), "{text}");
+            assert_eq!(server(text), Ok(Server { host: host.into(), port, url: None }), "{text}");
         }
-        for wrong in
-            ["", ":1", "a:", "a:b", "a:0", "a:70000", "::1", "[::1", "[::1]9", "ws://a", "a b:1", "a\r\n:1"]
-        {
+        for (text, shown, header, path, info) in [
+            ("ws://a", "ws://a", "a", "/", "/api/info"),
+            ("wss://A.test/chat/", "wss://A.test/chat", "A.test", "/chat/", "/chat/api/info"),
+            ("WSS://a:444/x/y?z=1", "wss://a:444/x/y", "a:444", "/x/y?z=1", "/x/y/api/info"),
+            ("ws://[::1]?auth=t", "ws://[::1]", "[::1]", "/?auth=t", "/api/info"),
+            ("ws://[::1]:9/p", "ws://[::1]:9/p", "[::1]:9", "/p", "/p/api/info"),
+        ] {
+            let server = server(text).unwrap();
+            assert_eq!((server.to_string().as_str(), server.authority().as_str()), (shown, header), "{text}");
+            assert_eq!((server.path(), server.api("/api/info").as_str()), (path, info), "{text}");
+        }
+        assert!(parse("-p wss://a/x -c c --ca ca.pem").unwrap().secure);
+        assert!(!parse("-p ws://a/x -c c").unwrap().secure);
+        for wrong in ["-p ws://a -c c --secure", "-p ws://a -c c --ca ca.pem"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+        for wrong in [
+            "http://a",
+            "ws://",
+            "ws:///x",
+            "ws://u@a",
+            "ws://a/#x",
+            "ws://a/x y",
+            "ws://a/\r\nX: y",
+            "ws://a:0/",
+            "ws://a:/ü",
+        ] {
+            assert!(server(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["", ":1", "a:", "a:b", "a:0", "a:70000", "::1", "[::1", "[::1]9", "a b:1", "a\r\n:1"] {
             assert!(server(wrong).is_err(), "{wrong}");
         }
     }

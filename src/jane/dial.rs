@@ -50,7 +50,10 @@ impl Dial {
         let not_websocket = || Error::NotWebSocket { server: self.server.to_string() };
         let key = generate_key();
         let accept = derive_accept_key(key.as_bytes());
-        let request = self.request("/", token)?.header(CONNECTION, "Upgrade").header(UPGRADE, "websocket");
+        let request = self
+            .request(self.server.path(), token)?
+            .header(CONNECTION, "Upgrade")
+            .header(UPGRADE, "websocket");
         let request = request.header("Sec-WebSocket-Version", "13").header("Sec-WebSocket-Key", key);
         self.in_time(async {
             let answer = self.exchange(request).await?;
@@ -68,7 +71,7 @@ impl Dial {
 
     /// What `GET /api/info` answers.
     pub(super) async fn info(&self, token: &Hidden) -> Result<serde_json::Value, Error> {
-        let request = self.request("/api/info", token)?;
+        let request = self.request(&self.server.api("/api/info"), token)?;
         self.in_time(async {
             let answer = self.exchange(request).await?;
             if answer.status() != StatusCode::OK {
@@ -95,7 +98,7 @@ impl Dial {
         let mut bearer =
             HeaderValue::try_from(format!("Bearer {}", token.0)).map_err(|_| Error::NotAToken)?;
         bearer.set_sensitive(true);
-        Ok(Request::get(path).header(HOST, self.server.to_string()).header(AUTHORIZATION, bearer))
+        Ok(Request::get(path).header(HOST, self.server.authority()).header(AUTHORIZATION, bearer))
     }
 
     async fn exchange(&self, request: hyper::http::request::Builder) -> Result<Response<Incoming>, Error> {
@@ -118,7 +121,7 @@ impl Dial {
     }
 
     async fn connect(&self) -> Result<Box<dyn Stream>, Error> {
-        let Server { host, port } = &self.server;
+        let Server { host, port, .. } = &self.server;
         let failed = |source| Error::Connect { server: self.server.to_string(), source };
         let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(failed)?;
         // A line that is typed should be there at once.

@@ -17,7 +17,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
 use futures_util::StreamExt;
 use tokio::time::{sleep, timeout};
 
@@ -44,7 +43,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 #[must_use]
 pub fn main() -> ExitCode {
     completions::answer_shell::<Arguments>("jane");
-    let arguments = match Arguments::try_parse_from(args::with_two_dashes(std::env::args_os())) {
+    let arguments = match args::parse(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(error) => return terminal::usage(&error, "jane"),
     };

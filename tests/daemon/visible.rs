@@ -95,3 +95,28 @@ fn jane_and_events_show_what_cannot_be_seen() {
     assert_visible(&shown);
     assert!(shown.contains("\\u{9b}31m"), "{shown}");
 }
+
+#[test]
+fn a_channel_that_looks_like_a_list_is_warned_of_and_jane_takes_a_url_with_a_path() {
+    let daemon = Daemon::start("");
+    for (channel, words) in [("chat,news", "not a list; for several: "), ("*", "not a pattern")] {
+        for option in ["--read", "--write"] {
+            let (code, text) = ctl(&daemon, &["token", option, channel]);
+            assert_eq!(code, 0);
+            assert!(
+                text.contains(&format!("warning: {option} \"{channel}\"")) && text.contains(words),
+                "{text}"
+            );
+        }
+    }
+    let (_, text) = ctl(&daemon, &["token", "--read", "chat"]);
+    assert!(!text.contains("warning") && text.contains("(in 7 days)"), "{text}");
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_jane"));
+    command.env_clear().env("PHILOTE_ADMIN_SOCKET", daemon.directory.path().join("admin.sock"));
+    let url = format!("ws://{}/behind/a/prefix?x=1", daemon.address());
+    let mut jane = OnTerminal::start(command.env("NO_COLOR", "1").args(["-p", &url, "-c", "room"]));
+    jane.see(&format!("connected to ws://{}/behind/a/prefix: room", daemon.address()));
+    daemon.client(&["room"]).publish("room", "hello");
+    jane.see("room: hello");
+}

@@ -139,7 +139,7 @@ fn mistakes_on_the_command_line_end_with_2_and_in_files_with_1() {
         ),
         (
             "-c c -p http://x",
-            "invalid value 'http://x' for '--server <HOST:PORT>': give HOST or HOST:PORT, such as localhost:6380 or [::1]:6380",
+            "invalid value 'http://x' for '--server <HOST:PORT|URL>': a server's URL begins with ws:// or wss://",
             "see: jane --help",
         ),
         (
