@@ -1,8 +1,8 @@
 /** A message as it arrived. */
 export interface Message {
     channel: string;
-    /** The text that was sent. */
-    data: string;
+    /** The text that was sent; absent in a bare signal. */
+    data?: string;
     /** The connection that published it. */
     issuer: string;
     /** Who published it, by the publisher's token. */

@@ -517,7 +517,8 @@ export class Philote {
         let value = data;
         if (this.#options.json !== false) {
             try {
-                value = JSON.parse(data);
+                if (data !== undefined)
+                    value = JSON.parse(data);
             }
             catch {
                 // Text of a client that sends no JSON.

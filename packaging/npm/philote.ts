@@ -3,8 +3,8 @@
 /** A message as it arrived. */
 export interface Message {
   channel: string;
-  /** The text that was sent. */
-  data: string;
+  /** The text that was sent; absent in a bare signal. */
+  data?: string;
   /** The connection that published it. */
   issuer: string;
   /** Who published it, by the publisher's token. */
@@ -613,7 +613,7 @@ export class Philote {
     let value: unknown = data;
     if (this.#options.json !== false) {
       try {
-        value = JSON.parse(data);
+        if (data !== undefined) value = JSON.parse(data);
       } catch {
         // Text of a client that sends no JSON.
       }

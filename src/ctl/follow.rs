@@ -99,7 +99,7 @@ fn line(event: &Event, style: Style) -> Option<String> {
             escape(issuer),
             of(subject.as_deref()),
             many(*readers, "reader"),
-            escape(data)
+            escape(data.as_deref().unwrap_or_default())
         ),
         Event::Missed { missed } => {
             let missed = format!("{} missed here: this reads too slowly", many(*missed, "event"));
@@ -144,7 +144,7 @@ mod tests {
             issuer: "5f0c".into(),
             subject: Some("eve\n".into()),
             channel: "chat".into(),
-            data: "a\x1b[2J\nb".into(),
+            data: Some("a\x1b[2J\nb".into()),
             readers: 1,
         };
         assert_eq!(

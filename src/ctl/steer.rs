@@ -113,7 +113,7 @@ fn disconnected(request: &DisconnectRequest, answer: &Disconnected) -> String {
 
 /// Runs `philotectl publish`.
 pub(super) async fn publish(client: &Client, args: &PublishArgs, json: bool) -> Result<Report, Complaint> {
-    let message = |data: String| Message { channel: args.channel.clone(), data };
+    let message = |data: String| Message { channel: args.channel.clone(), data: Some(data) };
     let mut tally = Tally::default();
     if let Some(data) = &args.message {
         let request = PublishRequest { messages: vec![message(data.clone())] };

@@ -279,7 +279,7 @@ fn event(event: Event) -> api::Event {
             subject: owned(&message.subject),
             channel: message.channel.to_string(),
             // It was checked to be a JSON string when it came in.
-            data: serde_json::from_str(&message.data).unwrap_or_default(),
+            data: message.data.as_ref().map(|data| serde_json::from_str(data).unwrap_or_default()),
             readers: message.readers as u64,
         },
         Event::Missed(missed) => api::Event::Missed { missed },

@@ -109,8 +109,9 @@ impl Steering {
         for (at, message) in request.messages.iter().enumerate() {
             let refuse = |why: String| Failure::new(Code::Refused, format!("message {at}: {why}"));
             ChannelName::check(&message.channel, limits.0).map_err(|error| refuse(error.to_string()))?;
-            let text = serde_json::to_string(&message.data).map_err(|error| refuse(error.to_string()))?;
-            if text.len() > limits.1 {
+            let text = message.data.as_ref().map(serde_json::to_string).transpose();
+            let text = text.map_err(|error| refuse(error.to_string()))?;
+            if text.as_ref().is_some_and(|text| text.len() > limits.1) {
                 return Err(refuse(format!("data is over max_message_size, {} bytes", limits.1)));
             }
             texts.push(text);
@@ -119,7 +120,11 @@ impl Steering {
             .messages
             .iter()
             .zip(&texts)
-            .map(|(message, data)| Publish { channel: message.channel.as_str().into(), data, ack: None })
+            .map(|(message, data)| Publish {
+                channel: message.channel.as_str().into(),
+                data: data.as_deref(),
+                ack: None,
+            })
             .collect();
         let readers = self
             .runtime

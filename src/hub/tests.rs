@@ -40,7 +40,7 @@ fn enter(hub: &Hub, read: &[String], room: usize) -> (Arc<Connection>, TestSink)
 
 fn publish(hub: &Hub, channel: &str, text: &str, publisher: Option<&Arc<Connection>>) -> usize {
     let data = format!("\"{text}\"");
-    let delivery = Delivery { issuer: "i", channel, data: &data, subject: None };
+    let delivery = Delivery { issuer: "i", channel, data: Some(&data), subject: None };
     let mut touched = Touched::new();
     let readers = hub.publish(&delivery, publisher, &mut touched);
     touched.flush(0);
@@ -56,7 +56,7 @@ fn a_batch_counts_by_its_messages() {
     let (mut batch, mut touched) = (Batch::new(), Touched::new());
     assert_eq!(hub.publish_batch(&mut batch, None, &mut touched), 0, "it is empty");
     for data in ["\"1\"", "\"2\"", "\"3\""] {
-        batch.add(&Delivery { issuer: "i", channel: "c", data, subject: None });
+        batch.add(&Delivery { issuer: "i", channel: "c", data: Some(data), subject: None });
     }
     assert_eq!(hub.publish_batch(&mut batch, Some(&publisher), &mut touched), 1, "readers");
     assert!(batch.is_empty());
@@ -161,7 +161,7 @@ fn a_list_that_is_dropped_hands_its_promises_over() {
     let waker = Waker::from(woken.clone());
     reader.outbox.poll(&mut Context::from_waker(&waker), 0);
     let mut touched = Touched::new();
-    let delivery = Delivery { issuer: "i", channel: "c", data: "\"x\"", subject: None };
+    let delivery = Delivery { issuer: "i", channel: "c", data: Some("\"x\""), subject: None };
     hub.publish(&delivery, None, &mut touched);
     drop(touched);
     assert!(woken.0.load(Relaxed) && sink.written_len() == 0);
@@ -325,7 +325,7 @@ fn fault_49_all_readers_of_a_channel_see_one_order() {
                     for number in 0..MESSAGES {
                         let data = format!("\"{publisher} {number}\"");
                         let channel = &channels[number % channels.len()];
-                        let delivery = Delivery { issuer: "i", channel, data: &data, subject: None };
+                        let delivery = Delivery { issuer: "i", channel, data: Some(&data), subject: None };
                         assert_eq!(hub.publish(&delivery, None, &mut touched), READERS);
                         if number % 7 == 0 {
                             touched.flush(0);

@@ -39,8 +39,9 @@ pub(super) fn show(text: &str, style: Style) -> Shown {
         let reason = frame.message.unwrap_or_default();
         return Shown::Refusal(format!("not published: {reason} ({code})"));
     }
-    let (Some(channel), Some(data)) = (frame.channel, frame.data) else { return Shown::Nothing };
-    let issuer = frame.issuer.unwrap_or_default();
+    let (Some(channel), Some(issuer)) = (frame.channel, frame.issuer) else { return Shown::Nothing };
+    // A bare signal has no data.
+    let data = frame.data.unwrap_or_default();
     let mut who: String = issuer.chars().take(SHORT).collect();
     if let Some(subject) = &frame.subject {
         who = format!("{who} {subject}");
@@ -65,8 +66,10 @@ mod tests {
         assert_eq!(show(frame, PLAIN), Shown::Delivery(expected.into()));
         let Shown::Delivery(coloured) = show(frame, COLOUR) else { panic!() };
         assert!(coloured.starts_with("\x1b[") && coloured.ends_with("\\n\n"), "{coloured:?}");
-        let nobody = show(r#"{"issuer": "i", "channel": "c", "data": ""}"#, PLAIN);
-        assert_eq!(nobody, Shown::Delivery("i c: \n".into()));
+        for empty in [r#"{"issuer": "i", "channel": "c", "data": ""}"#, r#"{"issuer": "i", "channel": "c"}"#]
+        {
+            assert_eq!(show(empty, PLAIN), Shown::Delivery("i c: \n".into()), "{empty}");
+        }
     }
 
     #[test]

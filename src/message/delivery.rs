@@ -12,8 +12,8 @@ pub struct Delivery<'a> {
     pub issuer: &'a str,
     /// The channel's name.
     pub channel: &'a str,
-    /// The JSON text of `data`, quotes included, carried over as it came.
-    pub data: &'a str,
+    /// The JSON text of `data`, quotes included, carried over as it came; `None` for a bare signal.
+    pub data: Option<&'a str>,
     /// The publisher's `sub`, where readers are to see it.
     pub subject: Option<&'a str>,
 }
@@ -29,8 +29,10 @@ impl Delivery<'_> {
         out.extend_from_slice(self.issuer.as_bytes());
         out.extend_from_slice(b"\",\"channel\":");
         quote(out, self.channel);
-        out.extend_from_slice(b",\"data\":");
-        out.extend_from_slice(self.data.as_bytes());
+        if let Some(data) = self.data {
+            out.extend_from_slice(b",\"data\":");
+            out.extend_from_slice(data.as_bytes());
+        }
         if let Some(subject) = self.subject {
             out.extend_from_slice(b",\"subject\":");
             quote(out, subject);

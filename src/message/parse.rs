@@ -21,7 +21,7 @@ pub const MAX_ACK_BYTES: usize = 64;
 /// classic protocol may go on sending whatever keys it likes beside `channel` and `data`.
 #[derive(Debug)]
 pub enum FromClient<'a> {
-    /// `{"channel": NAME, "data": TEXT}`, with philote.v1 also `"ack"`.
+    /// `{"channel": NAME, "data": TEXT}` or without `data`, with philote.v1 also `"ack"`.
     Publish(Publish<'a>),
     /// `{"auth": TOKEN}`, also with `"since"`.
     Auth(Auth<'a>),
@@ -50,8 +50,9 @@ impl fmt::Debug for Auth<'_> {
 pub struct Publish<'a> {
     /// A valid channel name.
     pub channel: Cow<'a, str>,
-    /// The JSON text of `data`, quotes included: a string that every JSON parser accepts.
-    pub data: &'a str,
+    /// The JSON text of `data`, quotes included: a string that every JSON parser accepts. `None` where it is absent or
+    /// null: a bare signal, which a browser sends that publishes undefined or null.
+    pub data: Option<&'a str>,
     /// The JSON text of `ack`, quotes included: what the client wants to hear when the message is queued. Read on
     /// philote.v1 only.
     pub ack: Option<&'a str>,
@@ -84,7 +85,7 @@ pub enum BadMessage {
     NoChannel,
     /// A `channel` that can't be a channel's name.
     ChannelName(ChannelNameError),
-    /// No `data`, or one that is not a string.
+    /// A `data` that is neither a string nor null.
     DataNotAString,
     /// An `ack` that is no string, or over [`MAX_ACK_BYTES`].
     Ack,
@@ -261,9 +262,13 @@ impl<'a> Keys<'a> {
         let channel = self.channel.map(RawValue::get).filter(|text| text.starts_with('"'));
         let channel = unescape(channel.ok_or(BadMessage::NoChannel)?, "channel")?;
         ChannelName::check(&channel, channel_name_bytes).map_err(BadMessage::ChannelName)?;
-        let data = self.data.map(RawValue::get).filter(|text| text.starts_with('"'));
-        let data = data.ok_or(BadMessage::DataNotAString)?;
-        unescape(data, "data")?;
+        let data = self.data.map(RawValue::get).filter(|text| *text != "null");
+        if let Some(data) = data {
+            if !data.starts_with('"') {
+                return Err(BadMessage::DataNotAString);
+            }
+            unescape(data, "data")?;
+        }
         Ok(Publish { channel, data, ack: None })
     }
 }

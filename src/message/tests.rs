@@ -12,7 +12,7 @@ fn parse(text: &str) -> Result<Publish<'_>, BadMessage> {
 
 fn accepted(text: &str) -> (String, String) {
     let publish = parse(text).unwrap();
-    (publish.channel.into_owned(), publish.data.to_owned())
+    (publish.channel.into_owned(), publish.data.unwrap_or_default().to_owned())
 }
 
 fn payload(frame: &Frame) -> serde_json::Value {
@@ -55,8 +55,10 @@ fn fault_43_bad_messages() {
         ("7", BadMessage::NotAnObject.to_string().as_str()),
         (r#"[{"channel":"c","data":"x"}]"#, BadMessage::NotAnObject.to_string().as_str()),
         ("{}", BadMessage::NoChannel.to_string().as_str()),
-        (r#"{"channel":"c"}"#, BadMessage::DataNotAString.to_string().as_str()),
-        (r#"{"channel":"c","data":null}"#, BadMessage::DataNotAString.to_string().as_str()),
+        (r#"{"channel":"c","data":false}"#, BadMessage::DataNotAString.to_string().as_str()),
+        (r#"{"channel":"c","data":["null"]}"#, BadMessage::DataNotAString.to_string().as_str()),
+        (r#"{"channel":"c","data":null,"Data":"y"}"#, "the key data stands there twice"),
+        (r#"{"channel":"c","data":nul}"#, "a message must be JSON: invalid at byte 26"),
         (r#"{"channel":"c","data":{"a":1}}"#, BadMessage::DataNotAString.to_string().as_str()),
         (r#"{"channel":7,"data":"x"}"#, BadMessage::NoChannel.to_string().as_str()),
         (r#"{"channel":"c","data":"x","Data":"y"}"#, "the key data stands there twice"),
@@ -104,14 +106,15 @@ fn many_messages_name_the_bad_one() {
     assert_eq!(ApiMessage::parse_many(two, 255).unwrap().len(), 2);
     let one = r#"{"channel":"a","data":"1"}"#;
     assert_eq!(ApiMessage::parse_many(one, 255).unwrap().len(), 1);
-    let bad = r#"[{"channel":"a","data":"1"},{"channel":"b"}]"#;
+    let bad = r#"[{"channel":"a","data":"1"},{"channel":"b","data":7}]"#;
     assert_eq!(ApiMessage::parse_many(bad, 255).unwrap_err(), (1, BadMessage::DataNotAString));
     assert!(ApiMessage::parse_many("[", 255).is_err());
 }
 
 #[test]
 fn a_delivery_has_its_keys_in_the_documented_order() {
-    let delivery = Delivery { issuer: "id", channel: "a\"b", data: r#""x\ny""#, subject: Some("alice") };
+    let delivery =
+        Delivery { issuer: "id", channel: "a\"b", data: Some(r#""x\ny""#), subject: Some("alice") };
     let frame = delivery.encode();
     assert_eq!(
         std::str::from_utf8(&frame[2..]).unwrap(),
@@ -123,7 +126,7 @@ fn a_delivery_has_its_keys_in_the_documented_order() {
 
 #[test]
 fn an_ack_has_the_place_of_its_own_message() {
-    let delivery = Delivery { issuer: "id", channel: "a", data: r#""x""#, subject: None };
+    let delivery = Delivery { issuer: "id", channel: "a", data: Some(r#""x""#), subject: None };
     let mut batch = Batch::new();
     for ack in [Some("\"first\""), None, Some("\"third\""), None] {
         batch.add(&delivery);
@@ -141,20 +144,21 @@ fn an_ack_has_the_place_of_its_own_message() {
 
 #[test]
 fn a_batch_is_its_messages_one_behind_the_other() {
-    let delivery = |channel| Delivery { issuer: "id", channel, data: r#""x""#, subject: None };
+    let delivery = |channel| Delivery { issuer: "id", channel, data: Some(r#""x""#), subject: None };
     let mut batch = Batch::new();
     assert!(batch.is_empty() && batch.takes("a"));
     batch.add(&delivery("a"));
-    batch.add(&Delivery { data: "\"second\"", ..delivery("a") });
+    batch.add(&Delivery { data: Some("\"second\""), ..delivery("a") });
     assert_eq!((batch.channel(), batch.takes("a"), batch.takes("b")), ("a", true, false));
     let frame = batch.encode();
-    let (first, second) = (delivery("a").encode(), Delivery { data: "\"second\"", ..delivery("a") }.encode());
+    let (first, second) =
+        (delivery("a").encode(), Delivery { data: Some("\"second\""), ..delivery("a") }.encode());
     assert_eq!((frame[..].to_vec(), frame.messages()), ([&first[..], &second[..]].concat(), 2));
     batch.clear(None);
     assert!(batch.takes("b"), "it is empty");
 
     let large = format!("\"{}\"", "x".repeat(Batch::FULL));
-    batch.add(&Delivery { data: &large, ..delivery("b") });
+    batch.add(&Delivery { data: Some(&large), ..delivery("b") });
     assert!(!batch.takes("b"), "it is full");
 }
 
@@ -223,13 +227,14 @@ fn an_auth_is_what_is_no_message() {
     {
         assert!(matches!(from_client(text), Ok(FromClient::Publish(_))), "{text}");
     }
+    assert!(matches!(from_client(r#"{"auth": "a", "channel": "c"}"#), Ok(FromClient::Publish(_))));
     for (text, error) in [
         (r#"{"auth": 7}"#, BadMessage::Auth),
         (r#"{"auth": "a", "auth": "b"}"#, BadMessage::DuplicateKey("auth")),
         (r#"{"auth": "\ud800"}"#, BadMessage::BadEscape("auth")),
         (r#"{"auth": "a", "since": []}"#, BadMessage::Since),
         (r#"{"auth": "a", "since": {"a": 7}}"#, BadMessage::Since),
-        (r#"{"auth": "a", "channel": "c"}"#, BadMessage::DataNotAString),
+        (r#"{"auth": "a", "data": null}"#, BadMessage::NoChannel),
     ] {
         assert_eq!(from_client(text).unwrap_err(), error, "{text}");
     }

@@ -78,8 +78,8 @@ pub struct Published {
     pub subject: Option<Box<str>>,
     /// Its channel.
     pub channel: Box<str>,
-    /// The JSON text of its `data`.
-    pub data: Box<str>,
+    /// The JSON text of its `data`, where it has some.
+    pub data: Option<Box<str>>,
     /// Readers that it was queued for.
     pub readers: usize,
 }
@@ -88,7 +88,9 @@ impl Event {
     /// What it holds that may be large, in bytes.
     fn weight(&self) -> usize {
         match self {
-            Event::Message(message) => message.data.len() + message.channel.len(),
+            Event::Message(message) => {
+                message.data.as_ref().map_or(0, |data| data.len()) + message.channel.len()
+            }
             _ => 0,
         }
     }
@@ -186,7 +188,7 @@ impl Events {
             issuer: delivery.issuer.into(),
             subject: delivery.subject.map(Box::from),
             channel: delivery.channel.into(),
-            data: delivery.data.into(),
+            data: delivery.data.map(Box::from),
             readers,
         });
         wanting.for_each(|follower| follower.push(Event::Message(message.clone())));
@@ -276,7 +278,7 @@ mod tests {
     use super::*;
 
     fn delivery<'a>(channel: &'a str, data: &'a str) -> Delivery<'a> {
-        Delivery { issuer: "i", channel, data, subject: None }
+        Delivery { issuer: "i", channel, data: Some(data), subject: None }
     }
 
     /// What waits, as far as a follower has been told.

@@ -234,7 +234,7 @@ mod tests {
 
     async fn publish(server: &Arc<Server>, data: &str) -> Vec<usize> {
         let channel = ChannelName::internal("c").as_str().to_owned().into();
-        let message = Publish { channel, data, ack: None };
+        let message = Publish { channel, data: Some(data), ack: None };
         server.publish(std::iter::once((&message, &[][..])), None).await
     }
 
@@ -297,7 +297,7 @@ mod tests {
         let gate = Arc::new(Gate::default());
         let _readers: Vec<_> = (0..READERS).map(|_| enter(&server, Box::new(Gated(gate.clone())))).collect();
         let channel = ChannelName::internal("c");
-        let delivery = Delivery { issuer: "", channel: channel.as_str(), data: "\"1\"", subject: None };
+        let delivery = Delivery { issuer: "", channel: channel.as_str(), data: Some("\"1\""), subject: None };
         let mut touched = Touched::new();
         server.hub.publish(&delivery, None, &mut touched);
         let mut writing = flush(&server, &mut touched).unwrap();

@@ -417,7 +417,7 @@ impl Server {
         reader.outbox.attach(sink);
         self.hub.subscribe(&reader, std::slice::from_ref(&channel));
         let mut touched = Touched::new();
-        let delivery = Delivery { issuer: "", channel: channel.as_str(), data: "\"\"", subject: None };
+        let delivery = Delivery { issuer: "", channel: channel.as_str(), data: None, subject: None };
         self.hub.publish(&delivery, None, &mut touched);
         touched.flush(self.now());
         self.hub.subscribe(&reader, &[]);

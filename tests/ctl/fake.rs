@@ -223,7 +223,7 @@ pub(crate) fn every_event() -> Vec<Event> {
             issuer: id.to_string(),
             subject: Some("alice".into()),
             channel: "chat".into(),
-            data: "hello\nworld".into(),
+            data: Some("hello\nworld".into()),
             readers: 3,
         },
         Event::Missed { missed: 7 },

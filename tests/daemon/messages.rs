@@ -56,7 +56,8 @@ fn fault_43_bad_messages_are_answered_and_the_connection_lives() {
         r#"{"channel":"c","data":"x","more":"\udc00"}"#,
         r#"{"channel":"c","data":"x","data":"x"}"#,
         r#"{"channel":"c","Channel":"c","data":"x"}"#,
-        r#"{"channel":"c","data":null}"#,
+        r#"{"data":null}"#,
+        r#"{"channel":"c","data":false}"#,
         r#"{"channel":"c","data":{"a":1}}"#,
     ] {
         client.send(text);
@@ -130,6 +131,50 @@ fn fault_44_channel_names() {
     writer.send(r#"{"data":"x"}"#);
     assert_eq!(writer.receive()["error"], "bad_message");
     writer.settle();
+}
+
+/// A published browser client that publishes undefined leaves `data` out, one that publishes null sends null: a signal,
+/// which the original delivered without the key.
+#[test]
+fn a_message_without_data_is_delivered_without_data() {
+    for settings in ["", "[history]\nmessages = 5\n"] {
+        let daemon = Daemon::start(settings);
+        let mut reader = daemon.client(&["c"]);
+        let mut writer = daemon.client(&["c"]);
+        let mut request = daemon.request("/");
+        request.headers_mut().insert("Sec-WebSocket-Protocol", "philote.v1".parse().unwrap());
+        let mut v1 = daemon.open(request).unwrap();
+        v1.send(json!({"auth": sign(&json!({"write": ["c"]}))}).to_string());
+        v1.receive();
+        let mut expect = |how: &str| {
+            let message = reader.receive();
+            assert_eq!(message["channel"], "c", "{how}: {message}");
+            assert!(message.get("data").is_none() && message["issuer"].is_string(), "{how}: {message}");
+            assert_eq!(message["id"].is_string(), !settings.is_empty(), "{how}: {message}");
+        };
+        for signal in [r#"{"channel":"c"}"#, r#"{"Channel":"c","Data":null,"event":"message"}"#] {
+            writer.send(signal);
+            expect("classic");
+            v1.send(signal.replacen('{', r#"{"ack":"1","#, 1));
+            assert_eq!(v1.receive()["readers"], 2, "{signal}");
+            expect("philote.v1");
+            let api = sign(&json!({"api": true}));
+            let (status, answer) = daemon.http("POST", "/api/publish", &api, &format!("[{signal},{signal}]"));
+            assert_eq!((status, &answer["published"][1]["readers"]), (200, &json!(2)), "{answer}");
+            expect("the API, first");
+            expect("the API, second");
+        }
+        for messages in [json!([{"channel": "c"}]), json!([{"channel": "c", "data": null}])] {
+            let answer = daemon.admin("POST", "/v1/publish", &json!({"messages": messages}).to_string());
+            assert_eq!(answer["published"][0]["readers"], 2, "{answer}");
+            expect("the administrator");
+        }
+        writer.publish("c", "");
+        assert_eq!(reader.data(), "", "an empty text is a text");
+        let (status, answer) =
+            daemon.http("POST", "/api/publish", &sign(&json!({"api": true})), r#"{"channel":"c","data":0}"#);
+        assert_eq!((status, &answer["error"]), (400, &json!("bad_message")), "{answer}");
+    }
 }
 
 #[test]

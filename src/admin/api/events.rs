@@ -61,8 +61,8 @@ pub enum Event {
         subject: Option<String>,
         /// Its channel.
         channel: String,
-        /// Its text.
-        data: String,
+        /// Its text; `None` for a bare signal.
+        data: Option<String>,
         /// Readers that it was queued for.
         readers: u64,
     },

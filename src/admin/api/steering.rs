@@ -68,8 +68,9 @@ pub struct PublishRequest {
 pub struct Message {
     /// Its channel.
     pub channel: String,
-    /// Its text.
-    pub data: String,
+    /// Its text; absent or null for a bare signal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
 }
 
 /// What became of published messages.

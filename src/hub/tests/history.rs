@@ -192,7 +192,7 @@ fn a_batch_is_kept_message_by_message() {
     let hub = keeping(10);
     let (mut batch, mut touched) = (Batch::new(), Touched::new());
     for data in ["\"1\"", "\"2\"", "\"3\""] {
-        batch.add(&Delivery { issuer: "i", channel: "c", data, subject: None });
+        batch.add(&Delivery { issuer: "i", channel: "c", data: Some(data), subject: None });
     }
     let (_reader, live) = enter(&hub, &["c".to_owned()], ALWAYS);
     hub.publish_batch(&mut batch, None, &mut touched);

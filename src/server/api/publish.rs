@@ -53,7 +53,7 @@ async fn publish_all(server: &Arc<Server>, access: &AccessKey, body: &[u8]) -> R
         if !access.may_publish(&publish.channel) {
             return Err(Refusal::Channel(publish.channel.clone().into_owned()));
         }
-        if publish.data.len() > max {
+        if publish.data.is_some_and(|data| data.len() > max) {
             return Err(Refusal::BadMessage(format!(
                 "message {at}: data is over max_message_size, {max} bytes"
             )));
@@ -95,7 +95,7 @@ impl Server {
             };
             self.events.tell_message(&delivery, readers);
             published.push(readers);
-            bytes += message.data.len();
+            bytes += message.data.map_or(0, str::len);
             let at = published.len();
             if at % MESSAGES_PER_FLUSH == 0 || bytes > BYTES_PER_FLUSH || at == count {
                 bytes = 0;

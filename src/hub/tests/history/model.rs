@@ -131,7 +131,7 @@ proptest! {
                     for message in 0..messages {
                         let text = format!("{count}.{message}");
                         let (data, name) = (format!("\"{text}\""), channel.to_string());
-                        batch.add(&Delivery { issuer: "i", channel: &name, data: &data, subject: None });
+                        batch.add(&Delivery { issuer: "i", channel: &name, data: Some(&data), subject: None });
                         models[usize::from(channel)].publish(&text, on, keeps);
                     }
                     let mut touched = Touched::new();
