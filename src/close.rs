@@ -42,6 +42,14 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
+    /// Why a connection ended whose socket failed like this: the system gives up a client that confirms nothing.
+    pub(crate) fn of_error(error: &std::io::Error) -> CloseReason {
+        match error.kind() {
+            std::io::ErrorKind::TimedOut => CloseReason::NoPong,
+            _ => CloseReason::ClientGone,
+        }
+    }
+
     /// The status code of the Close frame (RFC 6455 section 7.4; 4000 to 4999 are Philote's own).
     pub fn code(&self) -> u16 {
         self.parts().0

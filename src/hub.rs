@@ -4,6 +4,7 @@
 //! system call or an await.
 
 mod connection;
+mod heartbeat;
 mod history;
 mod recovery;
 mod touched;
@@ -18,6 +19,7 @@ use indexmap::IndexSet;
 use uuid::Uuid;
 
 pub use self::connection::{Connection, ConnectionStats};
+pub(crate) use self::heartbeat::{Heartbeat, Pulse};
 use self::history::{History, Keeping};
 pub use self::recovery::Places;
 use self::recovery::Recovery;
@@ -241,7 +243,8 @@ impl Hub {
         look: impl FnOnce(&[&ChannelName]) -> Option<Recovery<'a>>,
     ) {
         let wanted: HashSet<&ChannelName> = channels.iter().collect();
-        let mut memberships = lock(&connection.memberships);
+        let mut lock = lock(&connection.memberships);
+        let mut memberships = std::mem::take(&mut *lock).into_vec();
         memberships.retain(|channel| {
             let stays = wanted.contains(&channel.name);
             if !stays {
@@ -265,7 +268,7 @@ impl Hub {
                 self.deliver_again(connection, name, after);
             }
         }
-        memberships.shrink_to_fit();
+        *lock = memberships.into_boxed_slice();
     }
 
     /// Queues what was kept after the message with the number `after`, and from then on all that comes: one step in the

@@ -80,10 +80,12 @@ struct State {
     /// What waits, except what the holder of the promise is writing at this moment.
     queue: VecDeque<Frame>,
     /// How much of the first frame has been written.
-    offset: usize,
+    offset: u32,
     /// All that waits, with what is being written: messages, and bytes.
-    messages: usize,
+    messages: u32,
     bytes: usize,
+    /// The most messages that ever waited.
+    greatest: u32,
     /// The part of `bytes` that stands in the budget.
     counted: usize,
     phase: Phase,
@@ -102,8 +104,6 @@ struct State {
 struct Totals {
     messages: u64,
     bytes: u64,
-    greatest_queue: u32,
-    progress: Seconds,
 }
 
 /// What an outbox has done.
@@ -119,8 +119,15 @@ pub struct OutboxStats {
     pub queued_messages: usize,
     /// Bytes that wait now.
     pub queued_bytes: usize,
-    /// When bytes were last written.
-    pub progress: Seconds,
+}
+
+/// How far an outbox has come, in bytes since its beginning.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Progress {
+    /// What was written.
+    pub(crate) written: u64,
+    /// What was queued, written or not.
+    pub(crate) queued: u64,
 }
 
 /// Where an outbox stands, for the task that owns its socket.
@@ -142,6 +149,7 @@ impl Outbox {
             offset: 0,
             messages: 0,
             bytes: 0,
+            greatest: 0,
             counted: 0,
             phase: Phase::Held,
             closing: None,
@@ -190,7 +198,7 @@ impl Outbox {
     }
 
     /// Keeps the promise: writes until nothing is left or the socket refuses.
-    pub fn flush(&self, now: Seconds) {
+    pub fn flush(&self) {
         let Some(sink) = self.sink.get() else { return };
         // If the sink panics, nobody knows what of the stream was written: it can't go on.
         let _guard = OnUnwind(self);
@@ -200,7 +208,7 @@ impl Outbox {
                 return state.settle(&self.budget);
             }
             let mut queue = std::mem::take(&mut state.queue);
-            let mut offset = state.offset;
+            let mut offset = state.offset as usize;
             drop(state);
 
             let written = write(sink.as_ref(), &queue, offset);
@@ -211,9 +219,9 @@ impl Outbox {
             let finished = advance(&mut queue, &mut offset, taken);
 
             state = lock(&self.state);
-            state.put_back(queue, offset, taken, finished, now);
-            if written.is_err() {
-                return self.break_off(state);
+            state.put_back(queue, offset, taken, finished);
+            if let Err(error) = written {
+                return self.break_off(state, CloseReason::of_error(&error));
             }
             if refused {
                 if state.closing.is_none() && state.over_limit(&self.budget) {
@@ -262,7 +270,7 @@ impl Outbox {
     /// For the connection's own task: writes if the socket has room again, and tells how things stand.
     ///
     /// The task is woken when the promise comes to it and when the connection is to close.
-    pub fn poll(&self, context: &mut Context<'_>, now: Seconds) -> Standing {
+    pub fn poll(&self, context: &mut Context<'_>) -> Standing {
         let mut state = lock(&self.state);
         if !state.task.as_ref().is_some_and(|task| task.will_wake(context.waker())) {
             state.task = Some(context.waker().clone());
@@ -280,11 +288,11 @@ impl Outbox {
                     state.phase = Phase::Promised;
                     state.recount(&self.budget);
                     drop(state);
-                    self.flush(now);
+                    self.flush();
                     state = lock(&self.state);
                 }
-                Poll::Ready(Err(_)) => {
-                    self.break_off(state);
+                Poll::Ready(Err(error)) => {
+                    self.break_off(state, CloseReason::of_error(&error));
                     state = lock(&self.state);
                 }
                 _ => {}
@@ -295,6 +303,25 @@ impl Outbox {
             drained: state.phase == Phase::Idle && state.queue.is_empty(),
             broken: state.broken,
         }
+    }
+
+    /// Takes the promise from the connection's own task, to ask the socket without waiting for a sign that it has room.
+    /// Returns whether the caller must now call [`Outbox::flush`].
+    pub fn ask_socket(&self) -> bool {
+        let mut state = lock(&self.state);
+        let waits = state.phase == Phase::Waiting && !state.broken && !state.queue.is_empty();
+        if waits {
+            state.phase = Phase::Promised;
+            state.recount(&self.budget);
+        }
+        waits
+    }
+
+    /// How much was written and how much was queued so far.
+    pub(crate) fn progress(&self) -> Progress {
+        let state = lock(&self.state);
+        let written = state.totals.bytes;
+        Progress { written, queued: written + state.bytes as u64 }
     }
 
     /// Why the connection is closing, if it is.
@@ -316,10 +343,9 @@ impl Outbox {
         OutboxStats {
             messages: totals.messages,
             bytes: totals.bytes,
-            greatest_queue: totals.greatest_queue as usize,
-            queued_messages: state.messages,
+            greatest_queue: state.greatest as usize,
+            queued_messages: state.messages as usize,
             queued_bytes: state.bytes,
-            progress: totals.progress,
         }
     }
 
@@ -348,9 +374,9 @@ impl Outbox {
     }
 
     /// The sink is gone: forgets what waits and lets the task end the connection.
-    fn break_off(&self, mut state: MutexGuard<'_, State>) {
+    fn break_off(&self, mut state: MutexGuard<'_, State>, reason: CloseReason) {
         state.broken = true;
-        state.closing.get_or_insert(CloseReason::ClientGone);
+        state.closing.get_or_insert(reason);
         state.queue.clear();
         (state.messages, state.bytes, state.offset) = (0, 0, 0);
         self.wait_for_socket(state);
@@ -369,28 +395,29 @@ struct OnUnwind<'a>(&'a Outbox);
 impl Drop for OnUnwind<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.break_off(lock(&self.0.state));
+            self.0.break_off(lock(&self.0.state), CloseReason::ClientGone);
         }
     }
 }
 
 impl State {
     fn enqueue(&mut self, frame: Frame) {
-        self.messages += frame.messages();
+        self.messages += frame.messages() as u32;
         self.bytes += frame.len();
-        self.totals.greatest_queue = self.totals.greatest_queue.max(self.messages as u32);
+        self.greatest = self.greatest.max(self.messages);
         self.queue.push_back(frame);
     }
 
     fn over_limit(&self, budget: &Budget) -> bool {
-        self.messages > budget.queue_messages.load(Relaxed) || self.bytes > budget.queue_bytes.load(Relaxed)
+        self.messages as usize > budget.queue_messages.load(Relaxed)
+            || self.bytes > budget.queue_bytes.load(Relaxed)
     }
 
     fn close(&mut self, reason: CloseReason, close: Frame) {
         self.closing = Some(reason);
         if reason.drops_queue() {
             // What is being written at this moment is not in the queue: its writer drops the rest of it.
-            self.dropping = self.messages > self.queue.iter().map(Frame::messages).sum();
+            self.dropping = self.messages as usize > self.queue.iter().map(Frame::messages).sum();
             self.drop_from(usize::from(self.offset > 0 && !self.dropping));
         }
         self.enqueue(close);
@@ -399,28 +426,18 @@ impl State {
     /// Drops the queue's frames from the given one on.
     fn drop_from(&mut self, first: usize) {
         for frame in self.queue.drain(first.min(self.queue.len())..) {
-            self.messages -= frame.messages();
+            self.messages -= frame.messages() as u32;
             self.bytes -= frame.len();
         }
     }
 
     /// Takes back what the writer had taken, less what it wrote.
-    fn put_back(
-        &mut self,
-        queue: VecDeque<Frame>,
-        offset: usize,
-        taken: usize,
-        finished: usize,
-        now: Seconds,
-    ) {
+    fn put_back(&mut self, queue: VecDeque<Frame>, offset: usize, taken: usize, finished: usize) {
         let mut since = std::mem::replace(&mut self.queue, queue);
-        self.offset = offset;
-        self.messages -= finished;
+        self.offset = offset as u32;
+        self.messages -= finished as u32;
         self.bytes -= taken;
         self.totals.bytes += taken as u64;
-        if taken > 0 {
-            self.totals.progress = now;
-        }
         if std::mem::take(&mut self.dropping) {
             self.drop_from(usize::from(offset > 0));
         }

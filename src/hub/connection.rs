@@ -9,7 +9,7 @@ use std::time::Instant;
 use arc_swap::{ArcSwap, Guard};
 use uuid::Uuid;
 
-use super::Channel;
+use super::{Channel, Heartbeat};
 use crate::access_key::AccessKey;
 use crate::outbox::{Budget, Outbox, OutboxStats, Seconds};
 
@@ -21,10 +21,10 @@ pub struct Connection {
     access: ArcSwap<AccessKey>,
     /// What waits for it.
     pub outbox: Outbox,
-    pub(super) memberships: Mutex<Vec<Arc<Channel>>>,
+    pub(super) memberships: Mutex<Box<[Arc<Channel>]>>,
     received: AtomicU32,
-    /// When a ping was sent that nothing has answered yet; 0 for none.
-    pub(crate) pinged: AtomicU32,
+    /// Whether it lives, for the one that looks after all.
+    pub(crate) heartbeat: Mutex<Heartbeat>,
     /// When its last message came in, or it connected.
     spoke: AtomicU32,
     messages_in: AtomicU64,
@@ -66,9 +66,9 @@ impl Connection {
             opened: Instant::now(),
             access: ArcSwap::new(access),
             outbox: Outbox::new(budget),
-            memberships: Mutex::new(Vec::new()),
+            memberships: Mutex::default(),
             received: AtomicU32::new(now),
-            pinged: AtomicU32::new(0),
+            heartbeat: Mutex::default(),
             spoke: AtomicU32::new(now),
             messages_in: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),

@@ -43,7 +43,7 @@ fn publish(hub: &Hub, channel: &str, text: &str, publisher: Option<&Arc<Connecti
     let delivery = Delivery { issuer: "i", channel, data: Some(&data), subject: None };
     let mut touched = Touched::new();
     let readers = hub.publish(&delivery, publisher, &mut touched);
-    touched.flush(0);
+    touched.flush();
     readers
 }
 
@@ -60,7 +60,7 @@ fn a_batch_counts_by_its_messages() {
     }
     assert_eq!(hub.publish_batch(&mut batch, Some(&publisher), &mut touched), 1, "readers");
     assert!(batch.is_empty());
-    touched.flush(0);
+    touched.flush();
     assert_eq!(received(&sink).iter().map(|(_, data)| data.as_str()).collect::<String>(), "123");
     assert_eq!((sink.writes(), own.written_len()), (1, 0));
     assert_eq!((hub.deliveries(), reader.stats().out.messages, reader.stats().out.greatest_queue), (3, 3, 3));
@@ -159,13 +159,13 @@ fn a_list_that_is_dropped_hands_its_promises_over() {
     let (reader, sink) = enter(&hub, &["c".to_owned()], ALWAYS);
     let woken = Arc::new(Woken(AtomicBool::new(false)));
     let waker = Waker::from(woken.clone());
-    reader.outbox.poll(&mut Context::from_waker(&waker), 0);
+    reader.outbox.poll(&mut Context::from_waker(&waker));
     let mut touched = Touched::new();
     let delivery = Delivery { issuer: "i", channel: "c", data: Some("\"x\""), subject: None };
     hub.publish(&delivery, None, &mut touched);
     drop(touched);
     assert!(woken.0.load(Relaxed) && sink.written_len() == 0);
-    reader.outbox.poll(&mut Context::from_waker(&waker), 0);
+    reader.outbox.poll(&mut Context::from_waker(&waker));
     assert_eq!(received(&sink).len(), 1);
 }
 
@@ -307,7 +307,7 @@ fn fault_49_all_readers_of_a_channel_see_one_order() {
                 let mut turn = number;
                 loop {
                     let done = published.load(std::sync::atomic::Ordering::Acquire);
-                    let standing = reader.outbox.poll(&mut Context::from_waker(&waker), 0);
+                    let standing = reader.outbox.poll(&mut Context::from_waker(&waker));
                     if done && standing.drained {
                         break;
                     }
@@ -328,10 +328,10 @@ fn fault_49_all_readers_of_a_channel_see_one_order() {
                         let delivery = Delivery { issuer: "i", channel, data: Some(&data), subject: None };
                         assert_eq!(hub.publish(&delivery, None, &mut touched), READERS);
                         if number % 7 == 0 {
-                            touched.flush(0);
+                            touched.flush();
                         }
                     }
-                    touched.flush(0);
+                    touched.flush();
                 })
             })
             .collect();

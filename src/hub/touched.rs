@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::Connection;
-use crate::outbox::Seconds;
 
 /// Outboxes that a publish found idle: whoever holds the list must write them.
 ///
@@ -45,10 +44,10 @@ impl Touched {
         self.0.is_empty()
     }
 
-    /// Writes all of them, one system call each where sockets have room. `now` is noted as a sign of life.
-    pub fn flush(&mut self, now: Seconds) {
+    /// Writes all of them, one system call each where sockets have room.
+    pub fn flush(&mut self) {
         while let Some(connection) = self.0.pop() {
-            connection.outbox.flush(now);
+            connection.outbox.flush();
         }
     }
 

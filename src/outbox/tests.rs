@@ -36,7 +36,7 @@ impl Wake for Task {
 
 fn poll(outbox: &Outbox, task: &Arc<Task>) -> Standing {
     let waker = Waker::from(task.clone());
-    outbox.poll(&mut Context::from_waker(&waker), 1)
+    outbox.poll(&mut Context::from_waker(&waker))
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn one_write_takes_all_that_waits() {
     for _ in 0..15 {
         assert_eq!(outbox.push(frame(2, 10)), Pushed::Queued, "the promise is given once");
     }
-    outbox.flush(1);
+    outbox.flush();
     assert_eq!((sink.writes(), sink.written_len()), (1, 160));
     assert_eq!(outbox.push(frame(3, 10)), Pushed::Promised, "and again once it was kept");
 }
@@ -74,7 +74,7 @@ fn a_refusal_hands_the_promise_to_the_task() {
     for tag in 1..=3 {
         let _ = outbox.push(frame(tag, 10));
     }
-    outbox.flush(1);
+    outbox.flush();
     assert!(task.0.load(Relaxed), "the task is woken");
     assert_eq!(budget.refused_bytes(), 15);
     assert_eq!(outbox.push(frame(4, 10)), Pushed::Queued, "the task has the promise");
@@ -90,14 +90,14 @@ fn a_queue_over_its_limit_is_judged_by_one_more_write() {
     let budget = budget();
     let (outbox, sink) = open(&budget, 5);
     let _ = outbox.push(frame(1, 10));
-    outbox.flush(1);
+    outbox.flush();
     for _ in 1..MESSAGES {
         assert_eq!(outbox.push(frame(2, 10)), Pushed::Queued);
     }
     // The socket has room again, and its task has not noticed yet.
     sink.grant(ALWAYS);
     assert_eq!(outbox.push(frame(3, 10)), Pushed::Promised, "over the limit: the socket is asked");
-    outbox.flush(1);
+    outbox.flush();
     assert_eq!(outbox.closing(), None, "it took all");
     assert_eq!(sink.written_len(), 10 * (MESSAGES + 1));
 }
@@ -108,14 +108,14 @@ fn too_slow_drops_what_was_not_begun() {
         let budget = budget();
         let (outbox, sink) = open(&budget, room);
         let _ = outbox.push(frame(1, 10));
-        outbox.flush(1);
+        outbox.flush();
         for _ in 0..MESSAGES {
             if outbox.push(frame(2, 10)) == Pushed::Promised {
-                outbox.flush(1);
+                outbox.flush();
             }
         }
         if outbox.push(frame(2, 10)) == Pushed::Promised {
-            outbox.flush(1);
+            outbox.flush();
         }
         assert_eq!(outbox.closing(), Some(CloseReason::SlowConsumer));
         assert_eq!(outbox.push(frame(9, 10)), Pushed::Closing);
@@ -133,7 +133,7 @@ fn every_other_close_queues_behind_what_waits_and_the_first_wins() {
     let budget = budget();
     let (outbox, sink) = open(&budget, 5);
     let _ = outbox.push(frame(1, 10));
-    outbox.flush(1);
+    outbox.flush();
     let _ = outbox.push(frame(2, 10));
     assert!(outbox.close(CloseReason::TokenExpired));
     assert!(!outbox.close(CloseReason::SlowConsumer));
@@ -149,7 +149,7 @@ fn a_broken_socket_forgets_its_queue() {
     let budget = budget();
     let (outbox, sink) = open(&budget, 5);
     let _ = outbox.push(frame(1, 10));
-    outbox.flush(1);
+    outbox.flush();
     sink.break_down();
     let standing = poll(&outbox, &Arc::default());
     assert!(standing.broken);
@@ -187,7 +187,7 @@ fn a_panicking_socket_costs_only_its_own_connection() {
     let outbox = Outbox::new(budget());
     outbox.attach(Box::new(Panicking));
     let _ = outbox.push(frame(1, 10));
-    let flush = std::panic::AssertUnwindSafe(|| outbox.flush(1));
+    let flush = std::panic::AssertUnwindSafe(|| outbox.flush());
     assert!(std::panic::catch_unwind(flush).is_err());
     assert!(poll(&outbox, &Arc::default()).broken);
     assert_eq!(outbox.push(frame(2, 10)), Pushed::Closing);
@@ -201,7 +201,7 @@ fn room_of_a_burst_is_given_back() {
         let _ = outbox.push(frame(1, 1));
     }
     while !poll(&outbox, &Arc::default()).drained {
-        outbox.flush(1);
+        outbox.flush();
     }
     assert!(lock(&outbox.state).queue.capacity() * size_of::<Frame>() <= 1024);
     outbox.trim();
@@ -255,7 +255,7 @@ proptest! {
                         }
                     }
                 }
-                Op::Flush if promised => { outbox.flush(1); promised = false; }
+                Op::Flush if promised => { outbox.flush(); promised = false; }
                 Op::HandOver if promised => { outbox.hand_over(); promised = false; }
                 Op::TaskPolls => { poll(&outbox, &task); }
                 Op::Grant(bytes) => sink.grant(bytes),
@@ -270,7 +270,7 @@ proptest! {
         outbox.attach(Box::new(sink.clone()));
         sink.grant(ALWAYS);
         if promised {
-            outbox.flush(1);
+            outbox.flush();
         }
         while !poll(&outbox, &task).drained {}
         prop_assert_eq!(budget.refused_bytes(), 0);
@@ -318,6 +318,6 @@ fn a_sink_that_panicked_is_not_asked_again() {
     let outbox = Outbox::new(budget());
     outbox.attach(Box::new(Panics));
     assert_eq!(outbox.push(frame(b'a', 10)), Pushed::Promised);
-    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| outbox.flush(1))).is_err());
-    assert!(outbox.poll(&mut Context::from_waker(Waker::noop()), 1).broken);
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| outbox.flush())).is_err());
+    assert!(outbox.poll(&mut Context::from_waker(Waker::noop())).broken);
 }

@@ -32,7 +32,7 @@ thread_local! {
 /// publisher polls to its end before it reads on, so that it can't run ahead of its readers' sockets.
 pub(super) fn flush(server: &Arc<Server>, touched: &mut Touched) -> Option<Writing> {
     if touched.len() <= OUTBOXES_PER_PART {
-        touched.flush(server.now());
+        touched.flush();
         return None;
     }
     let parts = touched.len().div_ceil(OUTBOXES_PER_PART);
@@ -107,8 +107,7 @@ struct Part {
 
 impl Part {
     fn write(mut self, server: &Server) {
-        let now = server.now();
-        match catch_unwind(AssertUnwindSafe(|| self.touched.flush(now))) {
+        match catch_unwind(AssertUnwindSafe(|| self.touched.flush())) {
             // The room is kept.
             Ok(()) => PART.set(std::mem::take(&mut self.touched)),
             // The outbox whose writing panicked has broken off by itself.
@@ -229,7 +228,7 @@ mod tests {
 
     /// Writes what was left to a reader's own task, which these tests have none of.
     fn be_its_task(reader: &Arc<Connection>) {
-        reader.outbox.poll(&mut Context::from_waker(Waker::noop()), 0);
+        reader.outbox.poll(&mut Context::from_waker(Waker::noop()));
     }
 
     async fn publish(server: &Arc<Server>, data: &str) -> Vec<usize> {

@@ -419,7 +419,7 @@ impl Server {
         let mut touched = Touched::new();
         let delivery = Delivery { issuer: "", channel: channel.as_str(), data: None, subject: None };
         self.hub.publish(&delivery, None, &mut touched);
-        touched.flush(self.now());
+        touched.flush();
         self.hub.subscribe(&reader, &[]);
     }
 

@@ -83,6 +83,8 @@ enum Step {
 impl Session {
     /// Takes over the socket after the 101, with what was read behind the request.
     pub(super) fn new(presence: Presence, stream: Stream, read_ahead: &[u8]) -> Session {
+        let websocket = &presence.server().live().settings.websocket;
+        stream.set_user_timeout(2 * (websocket.ping_interval + websocket.pong_timeout));
         let (reader, writer) = stream.into_split();
         presence.connection.received(read_ahead.len(), presence.server().now());
         presence.connection.outbox.attach(writer);
@@ -103,7 +105,7 @@ impl Session {
 
     fn step(&mut self, context: &mut Context<'_>) -> Poll<Result<Step, Ended>> {
         let now = self.presence.server().now();
-        let standing = self.presence.connection.outbox.poll(context, now);
+        let standing = self.presence.connection.outbox.poll(context);
         if standing.broken {
             return Poll::Ready(Err(Ended));
         }
@@ -141,7 +143,11 @@ impl Session {
                 Poll::Ready(Ok(if count == READ_BYTES { Step::Yield } else { Step::Again }))
             }
             // The end of the stream without a Close, or a reset: nobody is left to talk to.
-            Poll::Ready(_) => Poll::Ready(Err(Ended)),
+            Poll::Ready(Ok(())) => Poll::Ready(Err(Ended)),
+            Poll::Ready(Err(error)) => {
+                self.presence.connection.outbox.close(CloseReason::of_error(&error));
+                Poll::Ready(Err(Ended))
+            }
         };
         READ_BUFFER.set(Some(buffer));
         step

@@ -3,8 +3,10 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::net::sockopt::set_tcp_user_timeout;
 use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -12,6 +14,9 @@ use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
 use super::tls::{TlsReader, TlsStream};
 use crate::outbox::Sink;
+
+/// The least time after which the system gives up a client: so long a slow reader may keep its window shut.
+const LEAST_USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A connection while HTTP is spoken.
 pub(super) enum Stream {
@@ -29,6 +34,19 @@ impl Stream {
             Stream::Unix(stream) => stream.readable().await,
             Stream::Tls(stream) => stream.readable().await,
         };
+    }
+
+    /// Has the system end a TCP connection whose client confirms nothing of what was sent for so long, or lets nothing
+    /// more be sent: behind the heartbeat it is the second line, which waits for whoever still reads.
+    pub(super) fn set_user_timeout(&self, timeout: Duration) {
+        let socket = match self {
+            Stream::Tcp(stream) => stream,
+            Stream::Unix(_) => return,
+            Stream::Tls(stream) => stream.tcp(),
+        };
+        let millis = timeout.max(LEAST_USER_TIMEOUT).as_millis();
+        // Without it all goes on; the heartbeat needs longer where much was sent.
+        let _ = set_tcp_user_timeout(socket, u32::try_from(millis).unwrap_or(u32::MAX));
     }
 
     /// The two halves that a session works with.

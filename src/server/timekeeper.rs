@@ -1,7 +1,6 @@
 //! The clock over all connections: heartbeats, expiry of tokens, memory of all queues. One task, no timer each.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use super::{Server, unix_now};
 use crate::access_key::UnixSeconds;
 use crate::close::CloseReason;
 use crate::frame::Frame;
-use crate::hub::{Connection, Touched};
+use crate::hub::{Connection, Pulse, Touched};
 use crate::outbox::{Pushed, Seconds};
 use crate::sync::lock;
 
@@ -20,6 +19,9 @@ const SLOTS: usize = 128;
 
 /// Connections looked at before others get to run.
 const SLICE: usize = 256;
+
+/// Seconds without a tick from which on the daemon was held up, as a paused container is.
+const STALL: Seconds = 2;
 
 /// Who is to be looked at when.
 pub(super) struct Timekeeper {
@@ -82,10 +84,16 @@ pub(super) async fn run(server: Arc<Server>) {
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut looked_at = server.now();
+        let mut was_stalled = false;
         loop {
             tick.tick().await;
             expire(&server).await;
             let now = server.now();
+            // What clients have said meanwhile is still in their sockets: nobody is judged before it was read.
+            was_stalled = !was_stalled && now > looked_at + STALL;
+            if was_stalled {
+                continue;
+            }
             // Every slot that has come up since, also after a stall; none twice.
             for slot in (looked_at + 1..=now).take(SLOTS) {
                 beat(&server, slot, now).await;
@@ -136,44 +144,39 @@ async fn beat(server: &Arc<Server>, slot: Seconds, now: Seconds) {
                 server.timekeeper.file(*id, next.clamp(now + 1, now + SLOTS as Seconds - 1));
             }
         }
-        touched.flush(now);
+        touched.flush();
         tokio::task::yield_now().await;
     }
 }
 
 /// Returns when to look again.
-///
-/// Any byte received and any progress of its outbox is a sign of life. A ping is only sent into an empty outbox: what
-/// waits in a full one is as good a question, and the answer is its progress.
 fn look_at(server: &Server, connection: &Arc<Connection>, now: Seconds, touched: &mut Touched) -> Seconds {
     let live = server.live();
     let interval = seconds(live.settings.websocket.ping_interval);
     let patience = seconds(live.settings.websocket.pong_timeout);
-    let out = connection.outbox.stats();
-    let received = connection.last_received();
-    let pinged = connection.pinged.load(Relaxed);
-    let sign_of_life = received.max(out.progress);
-    if pinged > 0 && received < pinged && out.progress <= pinged {
-        // The ping is out and nothing has come since.
-        if now >= pinged + patience {
-            connection.outbox.close(CloseReason::NoPong);
+    let outbox = &connection.outbox;
+    let mut heartbeat = lock(&connection.heartbeat);
+    match heartbeat.look(now, connection.last_received(), outbox.progress(), interval, patience) {
+        Pulse::Alive(next) => next,
+        Pulse::Unwritten(next) => {
+            // A socket tells that it has room only when much is free: what a slow reader has made is used at once.
+            if outbox.ask_socket() {
+                touched.promised(connection);
+            }
+            next
         }
-        return pinged + patience;
-    }
-    connection.pinged.store(0, Relaxed);
-    if now < sign_of_life + interval {
-        return sign_of_life + interval;
-    }
-    if out.queued_bytes > 0 {
-        if now >= sign_of_life + interval + patience {
-            connection.outbox.close(CloseReason::NoPong);
+        Pulse::Silent => {
+            outbox.trim();
+            let pushed = outbox.push(Frame::ping());
+            if pushed == Pushed::Promised {
+                touched.promised(connection);
+            }
+            heartbeat.pinged(now, outbox.progress(), pushed == Pushed::Promised);
+            now + if pushed == Pushed::Promised { patience } else { 1 }
         }
-        return sign_of_life + interval + patience;
+        Pulse::Dead => {
+            outbox.close(CloseReason::NoPong);
+            now + interval
+        }
     }
-    connection.outbox.trim();
-    if connection.outbox.push(Frame::ping()) == Pushed::Promised {
-        touched.promised(connection);
-    }
-    connection.pinged.store(now, Relaxed);
-    now + patience
 }

@@ -240,8 +240,9 @@ fn publish_takes_an_argument_or_lines() {
     let many = run(philotectl(&daemon.path, "publish chat"), lines.as_bytes());
     assert_eq!(many, ended(0, "1000 messages queued for 3000 readers in all\n", ""));
     let seen = daemon.fake.seen.lock().unwrap()[seen..].to_vec();
-    let expected: Vec<String> =
-        (0..1000).map(|number| format!("Message {{ channel: \"chat\", data: \"{number}\" }}")).collect();
+    let expected: Vec<String> = (0..1000)
+        .map(|number| format!("Message {{ channel: \"chat\", data: Some(\"{number}\") }}"))
+        .collect();
     assert_eq!(seen, expected, "in order, none left out");
     let none = run(philotectl(&daemon.path, "publish chat"), b"");
     assert_eq!(none, ended(0, "0 messages queued for 0 readers in all\n", ""));

@@ -13,6 +13,7 @@ mod command_line;
 mod connections;
 mod dev;
 mod frames;
+mod heartbeat;
 mod history;
 mod http;
 mod jane;

@@ -74,7 +74,7 @@ impl Told {
 
 /// What its own task would do.
 fn write(connection: &Connection) {
-    connection.outbox.poll(&mut Context::from_waker(Waker::noop()), 0);
+    connection.outbox.poll(&mut Context::from_waker(Waker::noop()));
 }
 
 fn texts(sink: &TestSink) -> Vec<String> {
@@ -196,7 +196,7 @@ fn a_batch_is_kept_message_by_message() {
     }
     let (_reader, live) = enter(&hub, &["c".to_owned()], ALWAYS);
     hub.publish_batch(&mut batch, None, &mut touched);
-    touched.flush(0);
+    touched.flush();
     let all = with_ids(&live);
     assert_eq!(all.iter().map(|(_, _, id)| id.number).collect::<Vec<_>>(), [1, 2, 3]);
     let (_, sink, told) = come_back(&hub, &["c".to_owned()], &[("c".into(), Some(all[0].2))]);

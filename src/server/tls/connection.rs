@@ -218,6 +218,11 @@ impl TlsStream {
         TlsStream { reader: TlsReader { socket: reader, shared, plain: Vec::new() }, writer }
     }
 
+    /// The socket below.
+    pub(in crate::server) fn tcp(&self) -> &TcpStream {
+        self.reader.socket.as_ref()
+    }
+
     pub(in crate::server) fn into_split(self) -> (Box<TlsReader>, TlsSink) {
         (Box::new(self.reader), self.writer)
     }

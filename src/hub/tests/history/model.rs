@@ -136,7 +136,7 @@ proptest! {
                     }
                     let mut touched = Touched::new();
                     hub.publish_batch(&mut batch, None, &mut touched);
-                    touched.flush(0);
+                    touched.flush();
                 }
                 Op::Leave(who) => {
                     let visitor = &mut visitors[who % 3];

@@ -1,0 +1,201 @@
+//! Whether a client is alive. Life is bytes that come from it; what its system takes from us is none, because the system
+//! of a frozen program goes on taking, and so does ours where the network is gone.
+//!
+//! The answer to a ping comes when the client has read up to it. How far that is nobody tells: what was written may wait
+//! in our kernel, on the way, or in the client's own. So a client has `pong_timeout` from when the ping was written, and
+//! on top the time in which the slowest reader reads what it may still have before it.
+
+use crate::outbox::{Progress, Seconds};
+
+/// Bytes a second that a client reads at the least, or it counts as dead: 128 kbit/s.
+const SLOWEST: u32 = 16 * 1024;
+
+/// The most that may lie before a ping, in bytes: what Linux lets a send buffer grow to (tcp_wmem in tcp(7)).
+const MOST_BEFORE_PING: u32 = 4 * 1024 * 1024;
+
+/// What is known of one client's life. Places in the stream to it are counted in bytes, modulo 2^32.
+#[derive(Debug, Default)]
+pub(crate) struct Heartbeat {
+    /// A ping waits for its answer.
+    pinged: bool,
+    /// When the ping was written, or its writing last advanced; without one, when this was last looked at.
+    at: Seconds,
+    /// Where the ping ends; without one, where the stream ended at `at`.
+    end: u32,
+    /// How far it was written at `at`, up to `end`.
+    written: u32,
+    /// How far the client has read, if it is no slower than [`SLOWEST`].
+    read: u32,
+}
+
+/// What to do about a client.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Pulse {
+    /// Look again at this time.
+    Alive(Seconds),
+    /// The ping still waits for the socket: ask it, and look again at this time.
+    Unwritten(Seconds),
+    /// It is silent: ping it, and say so by [`Heartbeat::pinged`].
+    Silent,
+    /// It did not answer.
+    Dead,
+}
+
+impl Heartbeat {
+    /// Looks at a client that was last heard of at `heard`.
+    pub(crate) fn look(
+        &mut self,
+        now: Seconds,
+        heard: Seconds,
+        stream: Progress,
+        interval: Seconds,
+        patience: Seconds,
+    ) -> Pulse {
+        if self.pinged && heard < self.at {
+            return self.wait(now, stream.written as u32, patience);
+        }
+        let queued = stream.queued as u32;
+        if self.pinged {
+            // It has read up to the ping.
+            self.read = self.end;
+        } else {
+            let seconds = now.saturating_sub(self.at);
+            self.read = self.read.wrapping_add(seconds.saturating_mul(SLOWEST).min(self.before_end()));
+        }
+        (self.pinged, self.at, self.end) = (false, now, queued);
+        self.read = queued.wrapping_sub(self.before_end().min(MOST_BEFORE_PING));
+        if now < heard.saturating_add(interval) { Pulse::Alive(heard + interval) } else { Pulse::Silent }
+    }
+
+    /// Notes that a ping was queued; `is_written` where it is written at once.
+    pub(crate) fn pinged(&mut self, now: Seconds, stream: Progress, is_written: bool) {
+        self.pinged = true;
+        self.at = now;
+        self.end = stream.queued as u32;
+        self.written = if is_written { self.end } else { stream.written as u32 };
+    }
+
+    fn wait(&mut self, now: Seconds, written: u32, patience: Seconds) -> Pulse {
+        let is_written = written.wrapping_sub(self.end) as i32 >= 0;
+        let written = if is_written { self.end } else { written };
+        if written != self.written {
+            (self.written, self.at) = (written, now);
+        }
+        let deadline = self.at.saturating_add(patience + self.before_end().min(MOST_BEFORE_PING) / SLOWEST);
+        match is_written {
+            _ if now >= deadline => Pulse::Dead,
+            true => Pulse::Alive(deadline),
+            false => Pulse::Unwritten(now + 1),
+        }
+    }
+
+    /// The bytes that the client may still have to read before `end`.
+    fn before_end(&self) -> u32 {
+        self.end.wrapping_sub(self.read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Seconds = 25;
+    const PATIENCE: Seconds = 10;
+    const MIB: u64 = 1 << 20;
+
+    fn look(heartbeat: &mut Heartbeat, now: Seconds, heard: Seconds, written: u64, queued: u64) -> Pulse {
+        heartbeat.look(now, heard, Progress { written, queued }, INTERVAL, PATIENCE)
+    }
+
+    /// Pings at this time, behind so many bytes of which all are written.
+    fn pinged(now: Seconds, bytes: u64) -> Heartbeat {
+        let mut heartbeat = Heartbeat::default();
+        assert_eq!(look(&mut heartbeat, now, now - INTERVAL, bytes, bytes), Pulse::Silent);
+        heartbeat.pinged(now, Progress { written: bytes, queued: bytes + 2 }, true);
+        heartbeat
+    }
+
+    #[test]
+    fn who_is_silent_is_pinged_and_who_does_not_answer_is_dead() {
+        let mut heartbeat = Heartbeat::default();
+        assert_eq!(look(&mut heartbeat, 30, 10, 0, 0), Pulse::Alive(35));
+        let mut heartbeat = pinged(35, 0);
+        assert_eq!(look(&mut heartbeat, 36, 10, 2, 2), Pulse::Alive(45));
+        assert_eq!(look(&mut heartbeat, 45, 10, 2, 2), Pulse::Dead);
+        let mut heartbeat = pinged(35, 0);
+        assert_eq!(look(&mut heartbeat, 45, 36, 2, 2), Pulse::Alive(61), "any byte is an answer");
+        assert_eq!(look(&mut heartbeat, 61, 36, 2, 2), Pulse::Silent);
+    }
+
+    #[test]
+    fn fault_79_what_goes_out_is_no_sign_of_life() {
+        // 200 bytes a second, all taken.
+        let mut heartbeat = Heartbeat::default();
+        let sent = |now: Seconds| u64::from(now) * 200;
+        for now in (25..100).step_by(25) {
+            assert_eq!(look(&mut heartbeat, now, now - 5, sent(now), sent(now)), Pulse::Alive(now + 20));
+        }
+        assert_eq!(look(&mut heartbeat, 100, 75, sent(100), sent(100)), Pulse::Silent);
+        heartbeat.pinged(100, Progress { written: sent(100), queued: sent(100) + 2 }, true);
+        assert_eq!(look(&mut heartbeat, 109, 75, sent(109) + 2, sent(109) + 2), Pulse::Alive(110));
+        assert_eq!(look(&mut heartbeat, 110, 75, sent(110) + 2, sent(110) + 2), Pulse::Dead);
+    }
+
+    #[test]
+    fn a_slow_reader_has_the_time_to_read_what_lies_before_the_ping() {
+        let mut heartbeat = pinged(35, MIB);
+        assert_eq!(look(&mut heartbeat, 45, 10, MIB + 2, MIB + 2), Pulse::Alive(45 + 64));
+        assert_eq!(look(&mut heartbeat, 109, 10, MIB + 2, MIB + 2), Pulse::Dead);
+        // It has answered once it had read them: they count no more.
+        let mut heartbeat = pinged(35, MIB);
+        assert_eq!(look(&mut heartbeat, 90, 80, MIB + 2, MIB + 2), Pulse::Alive(105));
+        assert_eq!(look(&mut heartbeat, 105, 80, MIB + 2, MIB + 2), Pulse::Silent);
+        heartbeat.pinged(105, Progress { written: MIB + 2, queued: MIB + 4 }, true);
+        assert_eq!(look(&mut heartbeat, 106, 80, MIB + 4, MIB + 4), Pulse::Alive(115));
+        // Nor what is so old that the slowest has read it, whatever it sends itself.
+        let mut heartbeat = Heartbeat::default();
+        assert_eq!(look(&mut heartbeat, 10, 10, MIB, MIB), Pulse::Alive(35));
+        assert_eq!(look(&mut heartbeat, 74, 60, MIB, MIB), Pulse::Alive(85));
+        assert_eq!(look(&mut heartbeat, 85, 60, MIB, MIB), Pulse::Silent);
+        heartbeat.pinged(85, Progress { written: MIB, queued: MIB + 2 }, true);
+        assert_eq!(look(&mut heartbeat, 86, 60, MIB + 2, MIB + 2), Pulse::Alive(95));
+        // However much was sent, the wait has an end.
+        let mut heartbeat = pinged(35, 3 << 30);
+        assert_eq!(look(&mut heartbeat, 45, 10, (3 << 30) + 2, (3 << 30) + 2), Pulse::Alive(45 + 256));
+    }
+
+    #[test]
+    fn the_time_begins_when_the_ping_is_written() {
+        let mut heartbeat = Heartbeat::default();
+        assert_eq!(look(&mut heartbeat, 35, 10, 0, 100), Pulse::Silent);
+        heartbeat.pinged(35, Progress { written: 0, queued: 102 }, false);
+        for now in 36..100 {
+            assert_eq!(look(&mut heartbeat, now, 10, u64::from(now - 35), 102), Pulse::Unwritten(now + 1));
+        }
+        assert_eq!(look(&mut heartbeat, 100, 10, 200, 200), Pulse::Alive(110));
+        assert_eq!(look(&mut heartbeat, 110, 10, 300, 300), Pulse::Dead);
+        // A socket that takes nothing more ends it too.
+        let mut heartbeat = Heartbeat::default();
+        assert_eq!(look(&mut heartbeat, 35, 10, 50, 100), Pulse::Silent);
+        heartbeat.pinged(35, Progress { written: 50, queued: 102 }, false);
+        assert_eq!(look(&mut heartbeat, 44, 10, 50, 102), Pulse::Unwritten(45));
+        assert_eq!(look(&mut heartbeat, 45, 10, 50, 102), Pulse::Dead);
+        // Said to be written, and refused.
+        let mut heartbeat = pinged(35, 100);
+        assert_eq!(look(&mut heartbeat, 36, 10, 50, 102), Pulse::Unwritten(37));
+    }
+
+    #[test]
+    fn places_may_wrap_around() {
+        let start = u64::from(u32::MAX) - 50;
+        let mut heartbeat = Heartbeat::default();
+        assert_eq!(look(&mut heartbeat, 20, 10, start, start), Pulse::Alive(35));
+        for now in [300, 600] {
+            assert_eq!(look(&mut heartbeat, now, now, start, start), Pulse::Alive(now + 25));
+        }
+        assert_eq!(look(&mut heartbeat, 625, 600, start, start + 100), Pulse::Silent);
+        heartbeat.pinged(625, Progress { written: start, queued: start + 102 }, false);
+        assert_eq!(look(&mut heartbeat, 626, 600, start + 60, start + 102), Pulse::Unwritten(627));
+        assert_eq!(look(&mut heartbeat, 627, 600, start + 102, start + 102), Pulse::Alive(637));
+    }
+}
