@@ -228,7 +228,7 @@ impl Hub {
         announce: impl FnOnce(&Places),
     ) {
         self.change(connection, channels, since, |channels| {
-            let recovery = Recovery::look(self, channels, since);
+            let recovery = Recovery::look(self, connection, channels, since);
             announce(recovery.places());
             Some(recovery)
         });

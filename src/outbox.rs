@@ -178,6 +178,23 @@ impl Outbox {
         }
         state.totals.messages += frame.messages() as u64;
         state.enqueue(frame);
+        self.promise(state)
+    }
+
+    /// Like [`Outbox::push`], for all frames as one.
+    pub fn push_all(&self, frames: impl Iterator<Item = Frame>) -> Pushed {
+        let mut state = lock(&self.state);
+        if state.closing.is_some() {
+            return Pushed::Closing;
+        }
+        let before = state.messages;
+        frames.for_each(|frame| state.enqueue(frame));
+        state.totals.messages += u64::from(state.messages - before);
+        if state.queue.is_empty() { Pushed::Queued } else { self.promise(state) }
+    }
+
+    /// Says who writes what was just queued.
+    fn promise(&self, mut state: MutexGuard<'_, State>) -> Pushed {
         match state.phase {
             Phase::Promised => Pushed::Queued,
             Phase::Idle => {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::history::{Allowance, History, Keeping};
@@ -12,7 +12,8 @@ use crate::message::{ChannelName, MessageId, Since};
 use crate::outbox::Pushed;
 use crate::sync::lock;
 
-/// The part of a connection's queue that may be filled at once with what it has missed: the rest is for what comes.
+/// The part of a connection's queue, and of what all queues may hold, up to which what was missed may fill it: the rest
+/// is for what comes.
 const PART_OF_QUEUE: usize = 2;
 
 /// Over its bytes, history is cut back to this many eighths of them, so that it is not cut at every message.
@@ -141,12 +142,22 @@ pub(super) struct Recovery<'a> {
 }
 
 impl<'a> Recovery<'a> {
-    /// Looks where a connection stands in the channels that it joins. With an id, that is where it was, if all since is
-    /// there; with none, before all that is kept; without being asked, after it.
-    pub(super) fn look(hub: &'a Hub, joined: &[&ChannelName], since: &[Since<'_>]) -> Recovery<'a> {
-        let part = |of: &std::sync::atomic::AtomicUsize| of.load(Relaxed) / PART_OF_QUEUE;
-        let mut left =
-            Allowance { messages: part(&hub.budget.queue_messages), bytes: part(&hub.budget.queue_bytes) };
+    /// Looks where a connection stands in the channels that it joins, and what it may get beside what waits for it
+    /// already. With an id, that is where it was, if all since is there; with none, before all that is kept; without
+    /// being asked, after it.
+    pub(super) fn look(
+        hub: &'a Hub,
+        connection: &Connection,
+        joined: &[&ChannelName],
+        since: &[Since<'_>],
+    ) -> Recovery<'a> {
+        let waiting = connection.outbox.stats();
+        let left = |of: &AtomicUsize, waits: usize| (of.load(Relaxed) / PART_OF_QUEUE).saturating_sub(waits);
+        let mut left = Allowance {
+            messages: left(&hub.budget.queue_messages, waiting.queued_messages),
+            bytes: left(&hub.budget.queue_bytes, waiting.queued_bytes)
+                .min(hub.budget.left_of_part(PART_OF_QUEUE)),
+        };
         let since: HashMap<&str, Option<MessageId>> = since.iter().map(|(name, id)| (&**name, *id)).collect();
         let (places, pinned) = (Places::default(), HashMap::new());
         let mut recovery = Recovery { hub, now: Instant::now(), places, pinned };
@@ -222,10 +233,8 @@ impl Readers {
 
 /// Queues all messages after the one with this number to a connection that is about to join.
 pub(super) fn deliver(history: &History, after: u64, connection: &Arc<Connection>) {
-    for frame in history.frames_after(after) {
-        if connection.outbox.push(frame) == Pushed::Promised {
-            // Nobody here collects promises: its own task writes it.
-            connection.outbox.hand_over();
-        }
+    if connection.outbox.push_all(history.frames_after(after)) == Pushed::Promised {
+        // Nobody here collects promises: its own task writes it.
+        connection.outbox.hand_over();
     }
 }

@@ -44,6 +44,11 @@ impl Budget {
         self.refused_bytes().saturating_sub(self.total_bytes.load(Relaxed))
     }
 
+    /// How many more bytes may wait before all queues together are over this part of their limit.
+    pub(crate) fn left_of_part(&self, part: usize) -> usize {
+        (self.total_bytes.load(Relaxed) / part).saturating_sub(self.refused_bytes())
+    }
+
     /// Waits until all queues together have passed their limit.
     pub async fn exceeded(&self) {
         self.exceeded.notified().await;

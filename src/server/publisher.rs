@@ -45,6 +45,9 @@ pub(super) struct Publisher<'a> {
     pub(super) touched: &'a mut Touched,
     /// What was published last and not queued yet.
     pub(super) batch: &'a mut Batch,
+    /// It has got what it missed: that is to be written before its next message is looked at, because what another
+    /// resume may bring is what the queue has room for.
+    pub(super) resumed: bool,
 }
 
 impl Publisher<'_> {
@@ -143,6 +146,7 @@ impl Publisher<'_> {
         self.server.hub.replace_access(connection, Arc::new(access), &auth.since, |places| {
             answer(connection, access_frame(connection, places, live), touched);
         });
+        self.resumed = !auth.since.is_empty();
         self.server.timekeeper.refile(connection, before);
         self.access = connection.access();
         // A reload or a refusal that began meanwhile has looked at the old access.

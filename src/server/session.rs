@@ -173,6 +173,7 @@ impl Session {
             id: connection.id().hyphenated().encode_lower(&mut id),
             touched: &mut touched,
             batch: &mut batch,
+            resumed: false,
         };
         let limits = FrameLimits {
             message: publisher.longest_message(),
@@ -207,7 +208,7 @@ impl Session {
                     connection.outbox.close_with(reason, Some(answer));
                 }
             }
-            handled < MESSAGES_PER_FLUSH
+            handled < MESSAGES_PER_FLUSH && !publisher.resumed
         });
         publisher.send();
         if let Err(reason) = result {

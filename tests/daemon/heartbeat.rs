@@ -23,7 +23,7 @@ fn ended(daemon: &Daemon, subject: &str) -> Option<Value> {
 /// Its system goes on taking what a frozen client is sent, so that it was never pinged while its channel was busy.
 #[test]
 fn fault_79_a_frozen_reader_of_a_busy_channel_is_closed() {
-    let daemon = Daemon::start(BEATS);
+    let daemon = Daemon::start("[websocket]\nping_interval = \"2s\"\npong_timeout = \"2s\"\n");
     let _frozen = daemon.client_with(&json!({"read": ["c"], "sub": "frozen"}));
     let mut reader = daemon.client_with(&json!({"read": ["c"]}));
     let mut writer = daemon.client_with(&json!({"read": ["own"], "write": ["c"]}));

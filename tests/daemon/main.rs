@@ -24,6 +24,7 @@ mod listeners;
 mod load;
 mod messages;
 mod pipelining;
+mod resumes;
 mod systemd;
 mod tls;
 mod tokens;
