@@ -114,7 +114,11 @@ fn room(number: usize) -> String {
 fn publish(hub: &Hub, channel: &str, touched: &mut Touched) -> usize {
     let data = concat!("\"", "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", "\"");
     let issuer = "00000000-0000-4000-8000-000000000000";
-    let queued = hub.publish(&Delivery { issuer, channel, data, subject: Some("somebody") }, None, touched);
+    let queued = hub.publish(
+        &Delivery { issuer, channel, data: Some(data), subject: Some("somebody") },
+        None,
+        touched,
+    );
     touched.flush();
     queued
 }

@@ -152,7 +152,7 @@ mod tests {
             "2026-11-22T10:45:00Z message on chat from 5f0c of eve\\n to 1 reader: a\\u{1b}[2J\\nb"
         );
         let Event::Message { at, issuer, subject, channel, readers, .. } = message else { unreachable!() };
-        let data = "\u{9b}31m\u{202e}\u{e0041}".to_owned();
+        let data = Some("\u{9b}31m\u{202e}\u{e0041}".to_owned());
         let steering = document(&Event::Message { at, issuer, subject, channel, data, readers });
         assert!(steering.contains(r#""data":"\u009b31m\u202e\udb40\udc41""#), "{steering}");
         let missed = line(&Event::Missed { missed: 7 }, PIPE).unwrap();
