@@ -3,6 +3,7 @@
 //! Locks are taken in the order connection, shard, channel, outbox, at most one of each, and none is held across a
 //! system call or an await.
 
+mod ages;
 mod connection;
 mod heartbeat;
 mod history;
@@ -18,11 +19,12 @@ use std::time::{Duration, Instant};
 use indexmap::IndexSet;
 use uuid::Uuid;
 
+use self::ages::Ages;
 pub use self::connection::{Connection, ConnectionStats};
 pub(crate) use self::heartbeat::{Heartbeat, Pulse};
 use self::history::{History, Keeping};
-pub use self::recovery::Places;
 use self::recovery::Recovery;
+pub use self::recovery::{Outdated, Places};
 pub use self::touched::Touched;
 use crate::access_key::AccessKey;
 use crate::close::CloseReason;
@@ -155,6 +157,8 @@ pub struct Hub {
     budget: Arc<Budget>,
     deliveries: AtomicU64,
     keeping: Arc<Keeping>,
+    /// The channels with a history, by the age of the oldest that they keep.
+    ages: Ages<Arc<Channel>>,
 }
 
 impl Hub {
@@ -166,6 +170,7 @@ impl Hub {
             budget,
             deliveries: AtomicU64::new(0),
             keeping: Arc::new(Keeping::off()),
+            ages: Ages::new(),
         }
     }
 
@@ -269,6 +274,9 @@ impl Hub {
             }
         }
         *lock = memberships.into_boxed_slice();
+        drop((lock, recovery));
+        // New channels may have begun a history.
+        self.relieve_history(Instant::now(), channels.len() + recovery::CHANNELS_PER_PUBLISH);
     }
 
     /// Queues what was kept after the message with the number `after`, and from then on all that comes: one step in the
@@ -287,12 +295,17 @@ impl Hub {
         channel
     }
 
-    fn part(&self, connection: &Arc<Connection>, channel: &Channel) {
+    fn part(&self, connection: &Arc<Connection>, channel: &Arc<Channel>) {
         let mut shard = lock(self.channels.shard(channel.name.as_str()));
         let mut readers = lock(&channel.readers);
         readers.remove(connection);
         channel.reader_count.store(readers.0.len() as u32, Relaxed);
         forget_unused(&mut shard, channel, &mut readers, None);
+        if readers.0.is_empty()
+            && let Some(history) = &mut readers.1.history
+        {
+            history.file(&self.ages, channel, true, Instant::now());
+        }
     }
 
     /// Queues a message to every reader of its channel but the publisher, and returns to how many.

@@ -4,14 +4,23 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use super::Channel;
+use super::ages::{Ages, Slot};
 use crate::frame::Frame;
-use crate::message::{MessageId, number};
+use crate::message::{ChannelName, MessageId, number};
 
-/// What a channel with a history costs beside its messages, in bytes: so that many small ones are bounded, too.
-const CHANNEL_BYTES: usize = 512;
+/// What a channel with a history costs beside its messages and its name, in bytes, as measured: the channel, its places
+/// in the hub's map and in the index by age, and what the allocator adds. So many small ones are bounded, too.
+const CHANNEL_BYTES: usize = 448;
+
+/// What the allocator and the counts of references add to an entry's frame and ends, in bytes.
+const ENTRY_BYTES: usize = 64;
+
+/// From so many eighths of the bytes on the oldest goes. The rest is for what comes before it has gone.
+const KEPT_EIGHTHS: usize = 7;
 
 /// The limits of all histories, and what they hold together.
 #[derive(Debug)]
@@ -23,6 +32,8 @@ pub(super) struct Keeping {
     /// `[history] bytes`.
     max_bytes: AtomicUsize,
     bytes: AtomicUsize,
+    /// `messages` has become less, and what is kept was not cut to it yet.
+    cut: AtomicBool,
     /// The histories that there are.
     pub(super) histories: AtomicUsize,
     /// The epoch of the next history. It begins at random, so that no other run of the daemon has the same.
@@ -36,6 +47,7 @@ impl Keeping {
             ttl: AtomicU64::new(0),
             max_bytes: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
+            cut: AtomicBool::new(false),
             histories: AtomicUsize::new(0),
             next_epoch: AtomicU64::new(uuid::Uuid::new_v4().as_u64_pair().1),
         }
@@ -44,7 +56,14 @@ impl Keeping {
     pub(super) fn set(&self, messages: usize, ttl: Duration, bytes: usize) {
         self.ttl.store(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX), Relaxed);
         self.max_bytes.store(bytes, Relaxed);
-        self.messages.store(messages, Relaxed);
+        if messages < self.messages.swap(messages, Relaxed) {
+            self.cut.store(true, Relaxed);
+        }
+    }
+
+    /// Whether `messages` has become less since this was asked.
+    pub(super) fn was_cut(&self) -> bool {
+        self.cut.swap(false, Relaxed)
     }
 
     pub(super) fn is_on(&self) -> bool {
@@ -58,6 +77,11 @@ impl Keeping {
 
     pub(super) fn max_bytes(&self) -> usize {
         self.max_bytes.load(Relaxed)
+    }
+
+    /// Whether the oldest has to go, so that there is room for what comes.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes() > self.max_bytes() / 8 * KEPT_EIGHTHS
     }
 
     pub(super) fn ttl(&self) -> Duration {
@@ -80,6 +104,13 @@ pub(super) struct History {
     last: u64,
     entries: VecDeque<Entry>,
     messages: usize,
+    /// What the entries cost, without their places in the queue.
+    held: usize,
+    /// What of it all stands in `keeping`, and the part of that which is always there.
+    counted: usize,
+    base: usize,
+    /// Where its channel stands in the index by age.
+    filed: Option<Slot>,
     /// Who has been promised what is here: while there is one, nothing goes.
     pins: u32,
     /// When its channel's last reader left, or it began: for so long those who left may come back to their place.
@@ -98,7 +129,7 @@ struct Entry {
 
 impl Entry {
     fn cost(&self) -> usize {
-        self.frame.len() + size_of_val(&*self.ends) + size_of::<Entry>()
+        self.frame.len() + size_of_val(&*self.ends) + ENTRY_BYTES
     }
 
     /// The number of its last message.
@@ -118,15 +149,20 @@ impl Entry {
 }
 
 impl History {
-    pub(super) fn new(keeping: &Arc<Keeping>, now: Instant) -> History {
+    pub(super) fn new(keeping: &Arc<Keeping>, channel: &ChannelName, now: Instant) -> History {
+        let base = CHANNEL_BYTES + channel.as_str().len();
         keeping.histories.fetch_add(1, Relaxed);
-        keeping.bytes.fetch_add(CHANNEL_BYTES, Relaxed);
+        keeping.bytes.fetch_add(base, Relaxed);
         History {
             keeping: keeping.clone(),
             epoch: keeping.next_epoch.fetch_add(1, Relaxed),
             last: 0,
             entries: VecDeque::new(),
             messages: 0,
+            held: 0,
+            counted: base,
+            base,
+            filed: None,
             pins: 0,
             left: now,
         }
@@ -139,6 +175,7 @@ impl History {
         while !self.entries.is_empty() {
             self.drop_oldest();
         }
+        self.recount();
     }
 
     /// Gives the messages of a frame their ids and keeps them. Returns the frame that readers get.
@@ -147,8 +184,13 @@ impl History {
         let entry = Entry { frame: frame.clone(), first: self.last + 1, ends, at: now };
         self.last = entry.last();
         self.messages += entry.ends.len();
-        self.keeping.bytes.fetch_add(entry.cost(), Relaxed);
+        self.held += entry.cost();
+        if self.entries.capacity() == 0 {
+            // Most channels never keep a second one.
+            self.entries.reserve_exact(1);
+        }
         self.entries.push_back(entry);
+        self.recount();
         self.trim(now);
         frame
     }
@@ -168,6 +210,18 @@ impl History {
         if self.entries.capacity() > 64 && self.entries.len() < self.entries.capacity() / 4 {
             self.entries.shrink_to(self.entries.len() * 2);
         }
+        self.recount();
+    }
+
+    /// Has all histories together hold what this one costs now.
+    fn recount(&mut self) {
+        let now = self.base + self.held + self.entries.capacity() * size_of::<Entry>();
+        if now > self.counted {
+            self.keeping.bytes.fetch_add(now - self.counted, Relaxed);
+        } else {
+            self.keeping.bytes.fetch_sub(self.counted - now, Relaxed);
+        }
+        self.counted = now;
     }
 
     /// Lets go what is as old as this.
@@ -175,12 +229,19 @@ impl History {
         while self.pins == 0 && self.oldest().is_some_and(|at| at <= cutoff) {
             self.drop_oldest();
         }
+        if self.entries.is_empty() {
+            self.entries = VecDeque::new();
+        }
+        self.recount();
     }
 
     fn drop_oldest(&mut self) {
         if let Some(oldest) = self.entries.pop_front() {
             self.messages -= oldest.ends.len();
+            self.held -= oldest.cost();
+            // At once: the one that drops looks whether that was enough.
             self.keeping.bytes.fetch_sub(oldest.cost(), Relaxed);
+            self.counted -= oldest.cost();
         }
     }
 
@@ -193,17 +254,30 @@ impl History {
         self.left = now;
     }
 
-    /// When its oldest message was published; without one, since when it has waited for those who could come back.
-    pub(super) fn idle_since(&self, unread: bool) -> Option<Instant> {
-        self.oldest().or(unread.then_some(self.left))
+    /// Files its channel by the age of its oldest message; without one, by since when it has waited for those who could
+    /// come back. What is promised to somebody is as good as new.
+    pub(super) fn file(
+        &mut self,
+        ages: &Ages<Arc<Channel>>,
+        channel: &Arc<Channel>,
+        unread: bool,
+        now: Instant,
+    ) {
+        let at = if self.pins > 0 { Some(now) } else { self.oldest().or(unread.then_some(self.left)) };
+        if let Some(at) = at.filter(|_| self.filed.is_none()) {
+            self.filed = Some(ages.file(at, channel.clone()));
+        }
+    }
+
+    /// Notes that its channel was taken out of the index there. False where it stands elsewhere.
+    pub(super) fn unfile(&mut self, slot: Slot) -> bool {
+        self.filed.take_if(|filed| *filed == slot).is_some()
     }
 
     /// Whether nobody misses it, where nobody reads its channel and nobody who left after `until` counts: it keeps
-    /// nothing, and has no room or no reason to wait for those who could come back to find that they missed nothing.
+    /// nothing, and has no reason to wait for those who could come back to find that they missed nothing.
     pub(super) fn may_go(&self, until: Option<Instant>) -> bool {
-        let waits = self.keeping.is_on()
-            && self.keeping.bytes() <= self.keeping.max_bytes()
-            && until.is_none_or(|until| self.left > until);
+        let waits = self.keeping.is_on() && until.is_none_or(|until| self.left > until);
         self.entries.is_empty() && self.pins == 0 && !waits
     }
 
@@ -272,8 +346,7 @@ impl History {
 
 impl Drop for History {
     fn drop(&mut self) {
-        let held: usize = self.entries.iter().map(Entry::cost).sum();
-        self.keeping.bytes.fetch_sub(held + CHANNEL_BYTES, Relaxed);
+        self.keeping.bytes.fetch_sub(self.counted, Relaxed);
         self.keeping.histories.fetch_sub(1, Relaxed);
     }
 }

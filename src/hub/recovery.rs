@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use super::ages::Slot;
 use super::history::{Allowance, History, Keeping};
 use super::{Channel, Connection, Hub, Kept, Queued, Readers, Touched, forget_unused};
 use crate::frame::Frame;
@@ -16,8 +17,11 @@ use crate::sync::lock;
 /// is for what comes.
 const PART_OF_QUEUE: usize = 2;
 
-/// Over its bytes, history is cut back to this many eighths of them, so that it is not cut at every message.
-const KEPT_EIGHTHS: usize = 7;
+/// Channels that give up their oldest for what one publish adds: more than it needs, so that they keep pace.
+pub(super) const CHANNELS_PER_PUBLISH: usize = 4;
+
+/// Channels that are taken out of the index by age at once.
+const CHANNELS_AT_ONCE: usize = 16;
 
 impl Hub {
     /// What channels keep: messages each (0 is off), how long, and bytes of all together.
@@ -58,10 +62,15 @@ impl Hub {
                 let readers = self.push(&channel, &readers, frame, is_excluded, touched);
                 return Queued { readers, last: None };
             }
-            let history = readers.1.history_from(&self.keeping, now);
+            let unread = readers.0.is_empty();
+            let history = readers.1.history_from(&self.keeping, &name, now);
             let frame = history.record(frame, now);
+            history.file(&self.ages, &channel, unread, now);
             let last = Some(history.place(history.last()));
-            return Queued { readers: self.push(&channel, &readers, &frame, is_excluded, touched), last };
+            let queued = self.push(&channel, &readers, &frame, is_excluded, touched);
+            drop(readers);
+            self.relieve_history(now, CHANNELS_PER_PUBLISH);
+            return Queued { readers: queued, last };
         }
     }
 
@@ -75,51 +84,64 @@ impl Hub {
         }
     }
 
-    /// Lets go what is too old or too much, and channels that keep nothing any more. For every second.
-    pub fn sweep_history(&self, now: Instant) {
-        if self.keeping.histories.load(Relaxed) == 0 {
-            return;
-        }
-        let mut oldest = self.sweep(now, None);
-        let target = self.keeping.max_bytes() / 8 * KEPT_EIGHTHS;
-        while self.keeping.bytes() > target
-            && let Some(from) = oldest
-        {
-            // The oldest of all channels first, an eighth of the time at once.
-            oldest = self.sweep(now, Some(from + now.saturating_duration_since(from) / 8));
-            if oldest.is_some_and(|left| left <= from) {
-                // What is left of that time is promised to somebody at this moment.
-                return;
-            }
+    /// Takes the channels out of the index that keep something too old, or all where each is to keep less: for [`Hub::let_go`], part by part.
+    pub fn outdated(&self, now: Instant) -> Vec<Outdated> {
+        let all = self.keeping.was_cut() || !self.keeping.is_on();
+        let Some(until) = now.checked_sub(if all { Duration::ZERO } else { self.keeping.ttl() }) else {
+            return Vec::new();
+        };
+        let slots = self.ages.take_until(until).into_iter();
+        slots
+            .flat_map(|(slot, of_slot)| of_slot.into_iter().map(move |channel| Outdated(slot, channel)))
+            .collect()
+    }
+
+    /// Lets go what is too old, and channels that keep nothing any more.
+    pub fn let_go(&self, outdated: &[Outdated], now: Instant) {
+        for Outdated(slot, channel) in outdated {
+            self.let_go_of(channel, *slot, now, None);
         }
     }
 
-    /// Returns since when the oldest that is left has been there.
-    fn sweep(&self, now: Instant, cutoff: Option<Instant>) -> Option<Instant> {
-        let mut oldest: Option<Instant> = None;
-        let until = now.checked_sub(self.keeping.ttl()).max(cutoff);
-        for shard in &self.channels.shards {
-            let channels: Vec<Arc<Channel>> = lock(shard).values().cloned().collect();
-            for channel in channels {
-                let mut readers = lock(&channel.readers);
-                let unread = readers.0.is_empty();
-                let Some(history) = &mut readers.1.history else { continue };
-                history.trim(now);
-                if let Some(cutoff) = cutoff {
-                    history.drop_until(cutoff);
-                }
-                if unread && history.may_go(until) {
-                    drop(readers);
-                    let mut shard = lock(shard);
-                    forget_unused(&mut shard, &channel, &mut lock(&channel.readers), until);
-                } else if let Some(at) = history.idle_since(unread) {
-                    oldest = Some(oldest.map_or(at, |oldest| oldest.min(at)));
-                }
+    /// While all histories together have no room for what comes, lets go the oldest, of so many channels at most.
+    /// Returns whether that made some room and there is still none.
+    pub fn relieve_history(&self, now: Instant, most: usize) -> bool {
+        let before = self.keeping.bytes();
+        let mut left = most;
+        while self.keeping.is_full()
+            && left > 0
+            && let Some((until, slot, oldest)) = self.ages.take_oldest(left.min(CHANNELS_AT_ONCE))
+        {
+            left -= oldest.len();
+            for channel in &oldest {
+                self.let_go_of(channel, slot, now, Some(until));
             }
         }
-        oldest
+        self.keeping.is_full() && self.keeping.bytes() < before
+    }
+
+    /// Lets go what of a channel is too old, or as old as `cutoff`, and files it again by what is left.
+    fn let_go_of(&self, channel: &Arc<Channel>, slot: Slot, now: Instant, cutoff: Option<Instant>) {
+        let mut shard = lock(self.channels.shard(channel.name.as_str()));
+        let mut readers = lock(&channel.readers);
+        let unread = readers.0.is_empty();
+        let Some(history) = &mut readers.1.history else { return };
+        if !history.unfile(slot) {
+            return;
+        }
+        history.trim(now);
+        if let Some(cutoff) = cutoff {
+            history.drop_until(cutoff);
+        }
+        forget_unused(&mut shard, channel, &mut readers, now.checked_sub(self.keeping.ttl()).max(cutoff));
+        if let Some(history) = &mut readers.1.history {
+            history.file(&self.ages, channel, unread, now);
+        }
     }
 }
+
+/// A channel that was taken out of the index by age, and where it stood.
+pub struct Outdated(Slot, Arc<Channel>);
 
 /// What a connection hears about the channels that it joins.
 #[derive(Clone, Debug, Default)]
@@ -178,7 +200,9 @@ impl<'a> Recovery<'a> {
         let channel = shard.entry(name.clone()).or_insert_with(|| Channel::new(name)).clone();
         let mut readers = lock(&channel.readers);
         drop(shard);
-        let history = readers.1.history_from(&self.hub.keeping, self.now);
+        let unread = readers.0.is_empty();
+        let history = readers.1.history_from(&self.hub.keeping, name, self.now);
+        history.file(&self.hub.ages, &channel, unread, self.now);
         let found = asked.and_then(|id| history.after(*id, self.now, left));
         let after = found.unwrap_or(history.last());
         self.places.ids.push((name.clone(), history.place(after)));
@@ -211,8 +235,8 @@ impl Drop for Recovery<'_> {
 
 impl Kept {
     /// The history, which begins now if there is none.
-    fn history_from(&mut self, keeping: &Arc<Keeping>, now: Instant) -> &mut History {
-        self.history.get_or_insert_with(|| Box::new(History::new(keeping, now)))
+    fn history_from(&mut self, keeping: &Arc<Keeping>, name: &ChannelName, now: Instant) -> &mut History {
+        self.history.get_or_insert_with(|| Box::new(History::new(keeping, name, now)))
     }
 }
 

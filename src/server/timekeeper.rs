@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -99,10 +99,21 @@ pub(super) async fn run(server: Arc<Server>) {
                 beat(&server, slot, now).await;
             }
             looked_at = now;
-            server.hub.sweep_history(std::time::Instant::now());
+            sweep_history(&server, Instant::now()).await;
         }
     };
     tokio::join!(memory, clock);
+}
+
+/// Lets go what the channels have kept for too long, and the oldest where it is too much.
+async fn sweep_history(server: &Server, now: Instant) {
+    for part in server.hub.outdated(now).chunks(SLICE) {
+        server.hub.let_go(part, now);
+        tokio::task::yield_now().await;
+    }
+    while server.hub.relieve_history(now, SLICE) {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// Closes the connections whose tokens have expired, at the instant at which they would be refused.

@@ -1,8 +1,13 @@
 //! History: who comes back gets what it missed, or hears that it does not.
 
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::support::{Client, Daemon, config_file, sign};
+
+const MIB: u64 = 1 << 20;
 
 fn enter(daemon: &Daemon, claims: &Value, since: &Value) -> (Client, Value) {
     let mut request = daemon.request("/");
@@ -156,4 +161,76 @@ fn what_one_says_oneself_is_nothing_missed() {
     assert_eq!(told["recovered"], json!({"chat": true}));
     daemon.client(&["chat"]).publish("chat", "yours");
     assert_eq!(client.data(), "yours", "and nothing before");
+}
+
+/// Each of these channels gets one message and no reader. What they cost is what `bytes` allows, and what has nothing to
+/// do with them goes on meanwhile: every second all of them were walked, and they held three times as much.
+#[test]
+fn fault_81_many_kept_channels_hold_what_bytes_allows() {
+    const CHANNELS: usize = 130_000;
+    const BATCH: usize = 10_000;
+    let daemon = Daemon::start("[history]\nmessages = 10\nbytes = \"64MiB\"\n[log]\nlevel = \"warning\"\n");
+    let before = daemon.memory().0;
+    let api = sign(&json!({"api": true}));
+    let (mut reader, mut writer) = (daemon.client(&["elsewhere"]), daemon.client(&["elsewhere"]));
+    let mut longest = Duration::ZERO;
+    let mut pass = |times: usize| {
+        for _ in 0..times {
+            let began = Instant::now();
+            writer.publish("elsewhere", "x");
+            assert_eq!(reader.data(), "x");
+            longest = longest.max(began.elapsed());
+        }
+    };
+    pass(100);
+    let (port, began) = (daemon.address(), Instant::now());
+    let filling = std::thread::spawn(move || {
+        let mut stream = std::net::TcpStream::connect(port).unwrap();
+        for first in (0..CHANNELS).step_by(BATCH) {
+            let messages: Vec<Value> = (first..first + BATCH)
+                .map(|n| json!({"channel": format!("room {n}"), "data": "x"}))
+                .collect();
+            let body = Value::from(messages).to_string();
+            let length = body.len();
+            let head = format!("POST /api/publish HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api}\r\n");
+            write!(stream, "{head}Content-Length: {length}\r\n\r\n{body}").unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"}]}") {
+                let mut bytes = [0; 65536];
+                let count = stream.read(&mut bytes).unwrap();
+                assert!(count > 0, "{}", String::from_utf8_lossy(&answer));
+                answer.extend_from_slice(&bytes[..count]);
+            }
+            assert!(answer.starts_with(b"HTTP/1.1 200"));
+        }
+    });
+    while !filling.is_finished() {
+        pass(10);
+    }
+    filling.join().unwrap();
+    let filled = began.elapsed();
+    let cpu = cpu_ticks(&daemon);
+    let idle = Instant::now();
+    // What happens every second goes on in the meantime.
+    while idle.elapsed() < Duration::from_secs(5) {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let cpu = cpu_ticks(&daemon) - cpu;
+    let (counted, resident) = (daemon.metric("philote_history_bytes"), daemon.memory().0 - before);
+    println!(
+        "{CHANNELS} channels filled in {filled:?}, longest delivery elsewhere {longest:?}, CPU ms per idle second {}, \
+         MiB counted {}, resident {}",
+        cpu * 10 / 5,
+        counted / MIB,
+        resident / MIB
+    );
+    assert!(counted <= 64 * MIB, "{counted}");
+    assert!(resident <= 96 * MIB, "{resident}");
+}
+
+/// Hundredths of a second that the daemon has run.
+fn cpu_ticks(daemon: &Daemon) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }

@@ -174,13 +174,13 @@ proptest! {
                     visitor.here = Some((connection, sink));
                 }
                 Op::Sweep => {
-                    hub.sweep_history(Instant::now());
+                    sweep(&hub, Instant::now());
                     if !on {
                         models.iter_mut().for_each(Model::empty);
                     }
                 }
                 Op::Age => {
-                    hub.sweep_history(Instant::now() + TTL);
+                    sweep(&hub, Instant::now() + TTL);
                     models.iter_mut().for_each(Model::empty);
                 }
                 Op::Turn => {
@@ -195,7 +195,7 @@ proptest! {
                 hub.leave(&connection);
             }
         }
-        hub.sweep_history(Instant::now() + TTL);
+        sweep(&hub, Instant::now() + TTL);
         prop_assert_eq!((hub.history_bytes(), channels(&hub)), (0, 0));
     }
 }

@@ -1,0 +1,82 @@
+//! Channels that keep something by the age of the oldest of it, so that what is too old is found without a look at the
+//! rest.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use crate::sync::lock;
+
+/// A second in which the oldest of what a channel keeps came to be, counted from the index's own beginning.
+pub(super) type Slot = u64;
+
+/// What is filed by age, in seconds.
+#[derive(Debug)]
+pub(super) struct Ages<T> {
+    began: Instant,
+    slots: Mutex<BTreeMap<Slot, Vec<T>>>,
+}
+
+impl<T> Ages<T> {
+    pub(super) fn new() -> Ages<T> {
+        Ages { began: Instant::now(), slots: Mutex::default() }
+    }
+
+    fn slot(&self, at: Instant) -> Slot {
+        at.saturating_duration_since(self.began).as_secs()
+    }
+
+    /// Files something of this age. Returns where.
+    pub(super) fn file(&self, at: Instant, what: T) -> Slot {
+        let slot = self.slot(at);
+        lock(&self.slots).entry(slot).or_default().push(what);
+        slot
+    }
+
+    /// Takes out all that is as old as this, and what came in the same second.
+    pub(super) fn take_until(&self, until: Instant) -> BTreeMap<Slot, Vec<T>> {
+        if until < self.began {
+            return BTreeMap::new();
+        }
+        let later = self.slot(until) + 1;
+        let mut slots = lock(&self.slots);
+        let later = slots.split_off(&later);
+        std::mem::replace(&mut slots, later)
+    }
+
+    /// Takes out at most so many of the oldest. Returns since when they have been there at the latest, too.
+    pub(super) fn take_oldest(&self, most: usize) -> Option<(Instant, Slot, Vec<T>)> {
+        let mut slots = lock(&self.slots);
+        let mut oldest = slots.first_entry()?;
+        let slot = *oldest.key();
+        let of_slot = oldest.get_mut();
+        let taken = of_slot.split_off(of_slot.len().saturating_sub(most));
+        if of_slot.is_empty() {
+            oldest.remove();
+        }
+        Some((self.began + Duration::from_secs(slot + 1), slot, taken))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_come_first_and_the_young_stay() {
+        let ages = Ages::new();
+        let at = |seconds| ages.began + Duration::from_secs(seconds);
+        for (seconds, what) in [(9, 'c'), (3, 'a'), (3, 'b'), (20, 'd')] {
+            assert_eq!(ages.file(at(seconds), what), seconds);
+        }
+        assert_eq!(ages.take_oldest(1).unwrap(), (at(4), 3, vec!['b']));
+        assert!(ages.take_until(at(2)).is_empty());
+        let before = ages.began.checked_sub(Duration::from_secs(1)).unwrap();
+        ages.file(at(0), 'e');
+        assert!(ages.take_until(before).is_empty(), "a time to live that is longer than this runs");
+        assert_eq!(ages.take_oldest(1).unwrap(), (at(1), 0, vec!['e']));
+        assert_eq!(ages.take_until(at(9)).into_values().flatten().collect::<String>(), "ac");
+        assert_eq!(ages.take_oldest(8).unwrap(), (at(21), 20, vec!['d']));
+        assert!(ages.take_oldest(8).is_none());
+    }
+}
