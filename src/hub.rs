@@ -12,7 +12,7 @@ mod touched;
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -156,6 +156,8 @@ pub struct Hub {
     connections: Sharded<Uuid, Arc<Connection>>,
     budget: Arc<Budget>,
     deliveries: AtomicU64,
+    /// Channels that have a reader: a history keeps many more.
+    read_channels: AtomicUsize,
     keeping: Arc<Keeping>,
     /// The channels with a history, by the age of the oldest that they keep.
     ages: Ages<Arc<Channel>>,
@@ -169,6 +171,7 @@ impl Hub {
             connections: Sharded::new(),
             budget,
             deliveries: AtomicU64::new(0),
+            read_channels: AtomicUsize::new(0),
             keeping: Arc::new(Keeping::off()),
             ages: Ages::new(),
         }
@@ -289,6 +292,9 @@ impl Hub {
         if let (Some(after), Some(history)) = (after, &readers.1.history) {
             recovery::deliver(history, after, connection);
         }
+        if readers.0.is_empty() {
+            self.read_channels.fetch_add(1, Relaxed);
+        }
         readers.0.insert(connection.clone());
         channel.reader_count.store(readers.0.len() as u32, Relaxed);
         drop(readers);
@@ -299,6 +305,9 @@ impl Hub {
         let mut shard = lock(self.channels.shard(channel.name.as_str()));
         let mut readers = lock(&channel.readers);
         readers.remove(connection);
+        if readers.0.is_empty() {
+            self.read_channels.fetch_sub(1, Relaxed);
+        }
         channel.reader_count.store(readers.0.len() as u32, Relaxed);
         forget_unused(&mut shard, channel, &mut readers, None);
         if readers.0.is_empty()
@@ -408,11 +417,7 @@ impl Hub {
 
     /// How many channels have a reader.
     pub fn channel_count(&self) -> usize {
-        if self.keeping.histories.load(Relaxed) == 0 {
-            return self.channels.shards.iter().map(|shard| lock(shard).len()).sum();
-        }
-        let is_read = |channel: &&Arc<Channel>| channel.reader_count.load(Relaxed) > 0;
-        self.channels.shards.iter().map(|shard| lock(shard).values().filter(is_read).count()).sum()
+        self.read_channels.load(Relaxed)
     }
 
     /// Shows every channel of clients to `visit`, one shard locked at a time and no channel.

@@ -169,7 +169,7 @@ fn what_one_says_oneself_is_nothing_missed() {
 fn fault_81_many_kept_channels_hold_what_bytes_allows() {
     const CHANNELS: usize = 130_000;
     const BATCH: usize = 10_000;
-    let daemon = Daemon::start("[history]\nmessages = 10\nbytes = \"64MiB\"\n[log]\nlevel = \"warning\"\n");
+    let daemon = Daemon::start("[history]\nmessages = 10\nbytes = \"64MiB\"\n");
     let before = daemon.memory().0;
     let api = sign(&json!({"api": true}));
     let (mut reader, mut writer) = (daemon.client(&["elsewhere"]), daemon.client(&["elsewhere"]));
@@ -216,15 +216,13 @@ fn fault_81_many_kept_channels_hold_what_bytes_allows() {
         std::thread::sleep(Duration::from_millis(100));
     }
     let cpu = cpu_ticks(&daemon) - cpu;
-    let (counted, resident) = (daemon.metric("philote_history_bytes"), daemon.memory().0 - before);
+    let resident = daemon.memory().0 - before;
     println!(
         "{CHANNELS} channels filled in {filled:?}, longest delivery elsewhere {longest:?}, CPU ms per idle second {}, \
-         MiB counted {}, resident {}",
+         MiB resident {}",
         cpu * 10 / 5,
-        counted / MIB,
         resident / MIB
     );
-    assert!(counted <= 64 * MIB, "{counted}");
     assert!(resident <= 96 * MIB, "{resident}");
 }
 
