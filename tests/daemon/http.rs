@@ -400,7 +400,7 @@ fn publishing_over_http() {
 
     let narrow = sign(&json!({"api": true, "write": ["a"]}));
     assert_eq!(daemon.http("POST", "/api/publish", &narrow, &batch.to_string()).0, 403);
-    let bad = json!([{"channel": "a", "data": "four"}, {"channel": "a"}]).to_string();
+    let bad = json!([{"channel": "a", "data": "four"}, {"channel": "a", "data": 5}]).to_string();
     let (code, answer) = daemon.http("POST", "/api/publish", &api, &bad);
     assert_eq!((code, &answer["error"]), (400, &json!("bad_message")));
     assert!(answer["message"].as_str().unwrap().starts_with("message 1: "));

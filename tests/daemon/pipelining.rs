@@ -156,7 +156,7 @@ fn requests() -> Vec<(u16, String, bool)> {
     let chunked = "POST /api/publish HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n";
     let refusals = [
         (400, post("/api/publish", "no JSON")),
-        (400, post("/api/publish", r#"{"channel":"c"}"#)),
+        (400, post("/api/publish", r#"{"channel":"c","data":7}"#)),
         (400, get("/api/channels?limit=0")),
         (401, request("GET", "/api/info", "bad", "")),
         (401, request("POST", "/api/publish", "bad", "{}")),
