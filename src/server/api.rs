@@ -18,8 +18,8 @@ use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
 pub(super) use self::background::{Background, MAX_SPREADS};
-use super::handshake::Tokens;
 use super::refusal::{Answer, json_answer};
+use super::tokens::Tokens;
 use super::{Refusal, Server};
 use crate::access_key::{AccessKey, ApiRight};
 use crate::http::{BodyError, read_body};

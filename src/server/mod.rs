@@ -31,6 +31,7 @@ mod session;
 mod stream;
 mod timekeeper;
 mod tls;
+mod tokens;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};

@@ -5,6 +5,7 @@ use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::support::{Daemon, PATIENCE, body_of, frame, header, sign, status, upgrade};
 
@@ -410,4 +411,101 @@ fn publishing_over_http() {
     assert_eq!(daemon.http("POST", "/api/publish", &api, &big).0, 400);
     assert_eq!(daemon.http("POST", "/api/publish", &token(), "{}").0, 403);
     reader.settle();
+}
+
+#[test]
+fn the_sample_key_of_rfc_6455_was_refused_for_its_trailing_bits() {
+    let daemon = Daemon::start("");
+    let with = |key: &str| {
+        let mut stream = daemon.connect();
+        stream.write_all(upgrade(&token(), "").replace("dGhlIHNhbXBsZSBub25jZQ==", key).as_bytes()).unwrap();
+        let mut bytes = [0; 4096];
+        let count = stream.read(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..count]).into_owned()
+    };
+    for key in ["AQIDBAUGBwgJCgsMDQ4PEC==", "AQIDBAUGBwgJCgsMDQ4PEA==", "//////////////////////=="] {
+        let answer = with(key);
+        // Of the key as it was sent, not of what it stands for.
+        let accept = derive_accept_key(key.as_bytes());
+        assert_eq!(
+            (status(&answer), header(&answer, "Sec-WebSocket-Accept")),
+            (101, Some(&*accept)),
+            "{key}"
+        );
+    }
+    for key in [
+        "AQIDBAUGBwgJCgsMDQ4PEC=",
+        "AQIDBAUGBwgJCgsMDQ4PEC",
+        "AQIDBAUGBwgJCgsMDQ4PEBA=",
+        "AQIDBAUGBwgJCgsMDQ4P====",
+        "AQIDBAUGBwgJCgsMDQ4-_w==",
+    ] {
+        assert_eq!(status(&with(key)), 400, "{key}");
+    }
+}
+
+#[test]
+fn raw_characters_in_the_target_got_an_empty_400_that_no_log_knew() {
+    let daemon = Daemon::start("");
+    let targets: [&[u8]; 12] = [
+        b"/<script>",
+        b"/a>b",
+        b"/?x=\"",
+        b"/?x=<",
+        b"/?auth=>",
+        b"/api/channels/<c>",
+        b"/health?\"",
+        b"/\xe9",
+        b"/?auth=\xff\xfe",
+        b"/?x=\xc3\xa9<",
+        b"/a b",
+        b"/\x7f",
+    ];
+    for (number, target) in targets.into_iter().enumerate() {
+        let answer = daemon.exchange([b"GET ", target, b" HTTP/1.1\r\nHost: x\r\n\r\n"].concat());
+        let body = body_of(&answer);
+        assert_eq!((status(&answer), &body["error"]), (400, &json!("bad_request")), "{target:?}: {answer}");
+        assert!(body["message"].as_str().unwrap().contains("percent-encoded"), "{target:?}: {answer}");
+        let refused = daemon.ended(number + 1);
+        assert_eq!((refused.len(), &refused[0]["code"]), (number + 1, &json!(400)), "{target:?}");
+        daemon.wait_for_line("percent-encoded");
+    }
+    // Other servers take these too.
+    for target in ["/\u{e9}", "/{room}", "/a|b", "/%"] {
+        let answer = daemon.exchange(format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n"));
+        assert_eq!(status(&answer), 426, "{target}: {answer}");
+    }
+}
+
+#[test]
+fn a_websocket_at_the_api_is_told_where_clients_connect() {
+    let daemon = Daemon::start("");
+    for path in ["/api", "/api/", "/api/none", "/api/info", "/api/publish", "/health", "/health/x"] {
+        let answer = daemon.exchange(upgrade(&token(), "").replace("GET /", &format!("GET {path}")));
+        let message = body_of(&answer)["message"].as_str().unwrap().to_owned();
+        assert_eq!(status(&answer), 404, "{path}");
+        assert!(message.contains("connect with any other path"), "{path}: {message}");
+    }
+    let (code, answer) = daemon.http("GET", "/api/none", "", "");
+    assert_eq!((code, &answer["message"]), (404, &json!("there is no such route in the API")));
+    // A proxy may add this to every request.
+    let request =
+        "GET /health HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: upgrade, close\r\n\r\n";
+    assert_eq!(status(&daemon.exchange(request)), 200);
+}
+
+#[test]
+fn a_426_names_what_to_upgrade_to() {
+    let daemon = Daemon::start("");
+    for request in [
+        "GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
+        upgrade(&token(), "").replace("Version: 13", "Version: 8"),
+        upgrade(&token(), "").replace("Sec-WebSocket-Version: 13\r\n", ""),
+    ] {
+        let answer = daemon.exchange(request);
+        assert_eq!((status(&answer), header(&answer, "Upgrade")), (426, Some("websocket")), "{answer}");
+        let connection = header(&answer, "Connection").unwrap();
+        assert!(connection.split(", ").any(|word| word == "upgrade"), "{connection}");
+        assert!(connection.split(", ").any(|word| word == "close"), "{connection}");
+    }
 }

@@ -9,10 +9,12 @@ mod terminal;
 
 mod admin;
 mod api;
+mod bodies;
 mod command_line;
 mod connections;
 mod dev;
 mod frames;
+mod half_closed;
 mod heartbeat;
 mod history;
 mod http;

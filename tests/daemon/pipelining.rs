@@ -2,7 +2,7 @@
 //! requests without reading answers fills no memory.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -16,16 +16,22 @@ use crate::tls::Authority;
 const FLOOD: usize = 20_000;
 
 /// What the daemon's memory may grow by while nobody reads, in bytes: a few answers, and what the allocator keeps.
-const FLAT: u64 = 16 * 1024 * 1024;
+pub const FLAT: u64 = 16 * 1024 * 1024;
 
-trait Stream: Read + Write + Send {
-    /// The socket, to set its times.
+pub trait Stream: Read + Write + Send {
     fn set_write_timeout(&self, timeout: Duration);
+
+    /// Says that nothing more is sent.
+    fn stop_sending(&mut self);
 }
 
 impl Stream for TcpStream {
     fn set_write_timeout(&self, timeout: Duration) {
         TcpStream::set_write_timeout(self, Some(timeout)).unwrap();
+    }
+
+    fn stop_sending(&mut self) {
+        self.shutdown(Shutdown::Write).unwrap();
     }
 }
 
@@ -33,17 +39,27 @@ impl Stream for UnixStream {
     fn set_write_timeout(&self, timeout: Duration) {
         UnixStream::set_write_timeout(self, Some(timeout)).unwrap();
     }
+
+    fn stop_sending(&mut self) {
+        self.shutdown(Shutdown::Write).unwrap();
+    }
 }
 
 impl Stream for crate::tls::Tls {
     fn set_write_timeout(&self, timeout: Duration) {
         self.sock.set_write_timeout(Some(timeout)).unwrap();
     }
+
+    fn stop_sending(&mut self) {
+        self.conn.send_close_notify();
+        self.flush().unwrap();
+        self.sock.shutdown(Shutdown::Write).unwrap();
+    }
 }
 
 /// A daemon with every kind of listener.
-struct Everywhere {
-    daemon: Daemon,
+pub struct Everywhere {
+    pub daemon: Daemon,
     authority: Authority,
     tls: u16,
     proxy: u16,
@@ -51,7 +67,7 @@ struct Everywhere {
 }
 
 impl Everywhere {
-    fn start(more: &str) -> Everywhere {
+    pub fn start(more: &str) -> Everywhere {
         let authority = Authority::new();
         let daemon = Daemon::start_with("", |command| {
             let home =
@@ -82,7 +98,7 @@ impl Everywhere {
     }
 
     /// A connection on each kind of listener for clients.
-    fn connect(&self, kind: &str) -> Box<dyn Stream> {
+    pub fn connect(&self, kind: &str) -> Box<dyn Stream> {
         let tcp = |last: u8, port: u16| {
             let stream = TcpStream::connect(std::net::SocketAddr::from(([127, 0, 0, last], port))).unwrap();
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -109,24 +125,24 @@ impl Everywhere {
     }
 }
 
-const KINDS: [&str; 4] = ["plain", "TLS", "PROXY", "unix"];
+pub const KINDS: [&str; 4] = ["plain", "TLS", "PROXY", "unix"];
 
 /// Reads to the end, which may be a reset behind the last byte.
-fn read_all(stream: &mut dyn Stream) -> Vec<u8> {
+pub fn read_all(stream: &mut dyn Stream) -> Vec<u8> {
     let mut bytes = Vec::new();
     let _ = stream.read_to_end(&mut bytes);
     bytes
 }
 
 /// Takes the first answer off; returns its status and what is behind it.
-fn first_answer(bytes: &[u8]) -> (u16, &[u8]) {
+pub fn first_answer(bytes: &[u8]) -> (u16, &[u8]) {
     let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { return (0, &[]) };
     let head = String::from_utf8_lossy(&bytes[..end + 4]).into_owned();
     let length = header(&head, "Content-Length").map_or(0, |length| length.parse().unwrap());
     (status(&head), bytes.get(end + 4 + length..).unwrap_or(&[]))
 }
 
-fn request(method: &str, path: &str, token: &str, body: &str) -> String {
+pub fn request(method: &str, path: &str, token: &str, body: &str) -> String {
     format!(
         "{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()

@@ -409,3 +409,15 @@ fn bench_loads_a_server_behind_tls() {
     let (code, text) = ctl(&daemon, &[&load[..], &["--url", &url]].concat());
     assert!(code == 1 && text.contains("no TLS connection to ") && text.contains("--ca FILE"), "{text}");
 }
+
+#[test]
+fn a_get_on_a_tls_port_was_sent_to_ws() {
+    let authority = Authority::new();
+    let daemon = start(&authority, "");
+    let mut stream = authority.connect(&daemon, &[&version::TLS13]);
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(status(&answer), 426);
+    assert_eq!(body_of(&answer)["message"], "this is a WebSocket server: connect with wss://");
+}

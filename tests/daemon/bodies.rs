@@ -1,0 +1,285 @@
+//! Bodies: chunked ones, those that are framed in two ways, too large ones, and those that come in tiny pieces.
+
+use std::io::{Read, Write};
+
+use serde_json::json;
+
+use crate::pipelining::{Everywhere, FLAT, KINDS, first_answer, read_all, request};
+use crate::support::*;
+
+const MESSAGE: &str = r#"{"channel":"c","data":"x"}"#;
+
+/// A request that must never be answered: it stands where a body is.
+const SMUGGLED: &str = "GET /health HTTP/1.1\r\nHost: smuggled\r\n\r\n";
+
+fn api() -> String {
+    sign(&json!({"api": true}))
+}
+
+/// A request that publishes, with these header lines and this body.
+fn publish(lines: &str, body: &str) -> String {
+    format!("POST /api/publish?auth={} HTTP/1.1\r\nHost: x\r\n{lines}\r\n{body}", api())
+}
+
+/// A body in chunks of so many bytes.
+fn in_chunks(body: &str, size: usize) -> String {
+    let mut chunks = String::new();
+    for chunk in body.as_bytes().chunks(size) {
+        chunks.push_str(&format!("{:x}\r\n{}\r\n", chunk.len(), str::from_utf8(chunk).unwrap()));
+    }
+    chunks + "0\r\n\r\n"
+}
+
+#[test]
+fn chunked_bodies_were_refused() {
+    let everywhere = Everywhere::start("");
+    let mut reader = everywhere.daemon.client(&["c"]);
+    let close = "GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    for kind in KINDS {
+        for body in [
+            in_chunks(MESSAGE, 1),
+            in_chunks(MESSAGE, 100),
+            // An extension, capital hex digits, leading zeros and a trailer, as RFC 9112 has them.
+            format!("00001A;name=value\r\n{MESSAGE}\r\n0\r\nX-Trailer: x\r\n\r\n"),
+        ] {
+            for coding in ["chunked", "Chunked", "CHUNKED"] {
+                let mut stream = everywhere.connect(kind);
+                let request = publish(&format!("Transfer-Encoding: {coding}\r\n"), &body);
+                // The connection goes on behind it.
+                stream.write_all(format!("{request}{request}{close}").as_bytes()).unwrap();
+                let bytes = read_all(&mut *stream);
+                let (first, rest) = first_answer(&bytes);
+                let (second, rest) = first_answer(rest);
+                assert_eq!([first, second, first_answer(rest).0], [200; 3], "{kind}: {body}");
+                assert_eq!([reader.data(), reader.data()], ["x", "x"]);
+            }
+        }
+        let disconnect = format!(
+            "POST /api/disconnect?auth={} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{}",
+            api(),
+            in_chunks(r#"{"subject":"nobody"}"#, 7)
+        );
+        let mut stream = everywhere.connect(kind);
+        stream.write_all(format!("{disconnect}{close}").as_bytes()).unwrap();
+        assert_eq!(first_answer(&read_all(&mut *stream)).0, 200);
+    }
+    let admin = in_chunks(&json!({"messages": [{"channel": "c", "data": "admin"}]}).to_string(), 5);
+    let mut stream = everywhere.connect("admin");
+    stream
+        .write_all(
+            format!("POST /v1/publish HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{admin}")
+                .as_bytes(),
+        )
+        .unwrap();
+    assert_eq!(first_answer(&read_all(&mut *stream)).0, 200);
+    assert_eq!(reader.data(), "admin");
+}
+
+#[test]
+fn a_body_whose_end_is_told_in_two_ways_is_refused_and_never_read_as_a_request() {
+    let everywhere = Everywhere::start("[websocket]\nhandshake_timeout = '2s'");
+    let mut reader = everywhere.daemon.client(&["c"]);
+    let chunked = in_chunks(MESSAGE, 100);
+    let te = "Transfer-Encoding: chunked\r\n";
+    let length = |count: usize| format!("Content-Length: {count}\r\n");
+    let whole = length(chunked.len());
+    let mut cases = Vec::new();
+    for lines in [
+        format!("{te}{whole}"),
+        format!("{whole}{te}"),
+        format!("{te}X: y\r\n{}", length(0)),
+        format!("{te}cONTENT-lENGTH:5\r\n"),
+        format!("{}{te}{}", length(3), length(4)),
+        format!("{te}{te}"),
+        "Transfer-Encoding: gzip, chunked\r\n".to_owned(),
+        "Transfer-Encoding: chunked, chunked\r\n".to_owned(),
+        "Transfer-Encoding: chunked, identity\r\n".to_owned(),
+        "Transfer-Encoding: identity\r\n".to_owned(),
+        "Transfer-Encoding: xchunked\r\n".to_owned(),
+        "Transfer-Encoding: \"chunked\"\r\n".to_owned(),
+        "Transfer-Encoding: chunked;a=b\r\n".to_owned(),
+        "Transfer-Encoding:\r\n".to_owned(),
+        "Transfer-Encoding : chunked\r\n".to_owned(),
+        "Transfer-Encoding: chunked\r\n , gzip\r\n".to_owned(),
+        "Transfer-Encoding: \u{b}chunked\r\n".to_owned(),
+        format!("{}{}", length(3), length(4)),
+        "Content-Length: 3, 4\r\n".to_owned(),
+        "Content-Length: +3\r\n".to_owned(),
+        "Content-Length: -1\r\n".to_owned(),
+        "Content-Length: 0x3\r\n".to_owned(),
+        "Content-Length: 99999999999999999999\r\n".to_owned(),
+    ] {
+        cases.push(publish(&lines, &chunked));
+    }
+    cases.push(publish(te, &chunked).replace("HTTP/1.1", "HTTP/1.0"));
+    cases.push(publish(te, &chunked).replace("POST", "GET"));
+    cases.push(publish(te, &chunked).replace("/api/publish", "/health"));
+    cases.push(publish(te, &chunked).replace("/api/publish", "/"));
+    cases.push(upgrade(&api(), te) + &chunked);
+    // Malformed chunks.
+    for body in [
+        format!("xyz\r\n{MESSAGE}\r\n0\r\n\r\n"),
+        format!("1a\n{MESSAGE}\n0\n\n"),
+        format!("1a\r\n{MESSAGE}0\r\n\r\n"),
+        format!("19\r\n{MESSAGE}\r\n0\r\n\r\n"),
+        format!("FFFFFFFFFFFFFFFFF\r\n{MESSAGE}\r\n0\r\n\r\n"),
+        format!("-1a\r\n{MESSAGE}\r\n0\r\n\r\n"),
+        format!("0x1a\r\n{MESSAGE}\r\n0\r\n\r\n"),
+        format!("1a;\n\r\n{MESSAGE}\r\n0\r\n\r\n"),
+        format!("1a;{}\r\n{MESSAGE}\r\n0\r\n\r\n", "x".repeat(20_000)),
+        format!("1a\r\n{MESSAGE}\r\n0\r\nX: {}\r\n\r\n", "x".repeat(20_000)),
+    ] {
+        cases.push(publish(te, &body));
+    }
+    for kind in KINDS {
+        for case in &cases {
+            let mut stream = everywhere.connect(kind);
+            stream.write_all(format!("{case}{SMUGGLED}").as_bytes()).unwrap();
+            let bytes = read_all(&mut *stream);
+            let (code, rest) = first_answer(&bytes);
+            assert!([400, 413].contains(&code), "{kind}: {case:.400}\n{}", String::from_utf8_lossy(&bytes));
+            assert_eq!(rest, b"", "{kind}: {case:.400}");
+        }
+    }
+    reader.settle();
+    // A chunk may be announced that never comes.
+    let endless = publish(te, &format!("FFFFFFFFFFFFFFFF\r\n{MESSAGE}\r\n0\r\n\r\n{SMUGGLED}"));
+    assert_eq!(first_answer(everywhere.daemon.exchange(endless).as_bytes()), (408, &b""[..]));
+    // The same on the admin socket.
+    for lines in [
+        format!("{te}{whole}"),
+        format!("{whole}{te}"),
+        "Transfer-Encoding: gzip, chunked\r\n".to_owned(),
+        format!("{te}{te}"),
+    ] {
+        let mut stream = everywhere.connect("admin");
+        stream
+            .write_all(
+                format!("POST /v1/publish HTTP/1.1\r\nHost: x\r\n{lines}\r\n{chunked}{SMUGGLED}").as_bytes(),
+            )
+            .unwrap();
+        assert_eq!(first_answer(&read_all(&mut *stream)), (400, &b""[..]), "{lines}");
+    }
+}
+
+#[test]
+fn a_hidden_length_is_found_behind_other_requests_in_the_same_packet() {
+    let everywhere = Everywhere::start("");
+    let both = publish("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", &in_chunks(MESSAGE, 9));
+    let before = publish(&format!("Content-Length: {}\r\n", MESSAGE.len()), MESSAGE);
+    for kind in KINDS {
+        let mut stream = everywhere.connect(kind);
+        stream.write_all(format!("{before}{before}{both}{SMUGGLED}").as_bytes()).unwrap();
+        let bytes = read_all(&mut *stream);
+        let (first, rest) = first_answer(&bytes);
+        let (second, rest) = first_answer(rest);
+        assert_eq!((first, second, first_answer(rest)), (200, 200, (400, &b""[..])), "{kind}");
+    }
+}
+
+#[test]
+fn a_body_that_nobody_reads_is_never_read_as_a_request() {
+    let everywhere = Everywhere::start("");
+    let length = SMUGGLED.len() * 1000;
+    for kind in KINDS {
+        for (path, token) in [("/health", ""), ("/api/info", "bad"), ("/", ""), ("/api/none", "")] {
+            let request = request("GET", path, token, "").replace("Length: 0", &format!("Length: {length}"));
+            let mut stream = everywhere.connect(kind);
+            stream.write_all(format!("{request}{}", SMUGGLED.repeat(1000)).as_bytes()).unwrap();
+            let bytes = read_all(&mut *stream);
+            assert_eq!(first_answer(&bytes).1, b"", "{kind}, {path}");
+            assert_ne!(first_answer(&bytes).0, 0, "{kind}, {path}");
+        }
+    }
+}
+
+#[test]
+fn a_413_comes_at_once_where_the_client_waits_to_be_told_to_go_on() {
+    let everywhere = Everywhere::start("");
+    for kind in KINDS {
+        let expect = "Expect: 100-continue\r\n";
+        let mut stream = everywhere.connect(kind);
+        stream.write_all(publish(&format!("{expect}Content-Length: 2000000\r\n"), "").as_bytes()).unwrap();
+        // Nothing of the body is sent.
+        let bytes = read_all(&mut *stream);
+        assert_eq!(first_answer(&bytes), (413, &b""[..]), "{kind}: {}", String::from_utf8_lossy(&bytes));
+
+        // One that fits is asked for, whatever the way in which its length is told.
+        for (lines, body) in [
+            (format!("Content-Length: {}\r\n", MESSAGE.len()), MESSAGE.to_owned()),
+            ("Transfer-Encoding: chunked\r\n".to_owned(), in_chunks(MESSAGE, 9)),
+        ] {
+            let mut stream = everywhere.connect(kind);
+            stream
+                .write_all(publish(&format!("{expect}Connection: close\r\n{lines}"), "").as_bytes())
+                .unwrap();
+            let mut go_on = [0; 25];
+            stream.read_exact(&mut go_on).unwrap();
+            assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n", "{kind}");
+            stream.write_all(body.as_bytes()).unwrap();
+            assert_eq!(first_answer(&read_all(&mut *stream)).0, 200, "{kind}");
+        }
+        // A refusal needs no body either.
+        let mut stream = everywhere.connect(kind);
+        stream
+            .write_all(
+                request("POST", "/api/publish", "bad", "")
+                    .replace("Content-Length: 0", "Expect: 100-continue\r\nContent-Length: 9")
+                    .as_bytes(),
+            )
+            .unwrap();
+        assert_eq!(first_answer(&read_all(&mut *stream)), (401, &b""[..]), "{kind}");
+    }
+    let mut stream = everywhere.connect("admin");
+    stream.write_all(b"POST /v1/publish HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2000000\r\n\r\n").unwrap();
+    assert_eq!(first_answer(&read_all(&mut *stream)), (413, &b""[..]));
+}
+
+#[test]
+fn the_413_of_a_large_body_was_lost_in_a_reset() {
+    let everywhere = Everywhere::start("");
+    for kind in KINDS.into_iter().chain(["admin"]) {
+        let path = if kind == "admin" { "/v1/publish" } else { "/api/publish" };
+        for size in [1_100_000, 5_000_000, 20_000_000] {
+            let data = "x".repeat(size);
+            for request in [
+                request("POST", path, &api(), &data),
+                request("POST", path, &api(), "").replace("Content-Length: 0", "Transfer-Encoding: chunked")
+                    + &in_chunks(&data, 1 << 20),
+            ] {
+                let mut stream = everywhere.connect(kind);
+                // Like a library that sends all before it reads.
+                stream
+                    .write_all(request.as_bytes())
+                    .unwrap_or_else(|error| panic!("{kind}, {size}: {error}"));
+                assert_eq!(first_answer(&read_all(&mut *stream)).0, 413, "{kind}, {size}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_body_in_tiny_pieces_held_a_read_buffer_for_each() {
+    let everywhere = Everywhere::start("");
+    let data = "x".repeat(60_000);
+    let body = json!({"channel": "c", "data": data}).to_string();
+    let before = everywhere.daemon.peak();
+    for kind in KINDS {
+        // As many chunks as there are bytes, and as many packets.
+        let chunked = publish("Transfer-Encoding: chunked\r\nConnection: close\r\n", &in_chunks(&body, 1));
+        let mut stream = everywhere.connect(kind);
+        stream.write_all(chunked.as_bytes()).unwrap();
+        assert_eq!(first_answer(&read_all(&mut *stream)).0, 200, "{kind}");
+
+        let mut stream = everywhere.connect(kind);
+        let lines = format!("Content-Length: {}\r\nConnection: close\r\n", body.len());
+        stream.write_all(publish(&lines, "").as_bytes()).unwrap();
+        for byte in body.as_bytes() {
+            stream.write_all(&[*byte]).unwrap();
+        }
+        assert_eq!(first_answer(&read_all(&mut *stream)).0, 200, "{kind}");
+    }
+    let peak = everywhere.daemon.peak();
+    println!("{} KiB before, {} KiB at the worst", before / 1024, peak / 1024);
+    assert!(peak < before + FLAT, "{before} bytes, then {peak}");
+}
