@@ -12,7 +12,7 @@
 //! 5. Whatever one read brought is queued first; then the task that published writes each touched outbox with one
 //!    system call. A reader's own task is woken only where its socket was full.
 //!
-//! [`close`] lists why a connection ends.
+//! [`close`] lists why a connection ends. `places` bounds connections that wait for their client.
 //!
 //! # What happens to the daemon
 //!
@@ -47,6 +47,7 @@ pub mod message;
 pub mod metrics;
 pub mod moment;
 pub mod outbox;
+mod places;
 pub mod regular_file;
 pub mod server;
 pub mod signals;

@@ -5,7 +5,7 @@ mod server;
 
 use std::fmt::{Display, Write};
 
-pub use self::server::{MAX_SCRAPERS, serve};
+pub use self::server::{MAX_CONNECTIONS, MAX_SCRAPES, serve};
 
 /// The content type of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";

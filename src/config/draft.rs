@@ -16,8 +16,8 @@ use super::origin::Origin;
 use super::raw::Raw;
 use super::secret::{SecretSource, Secrets};
 use super::settings::{
-    AdminSettings, AdminSocket, AuthSettings, Drain, HistorySettings, LimitSettings, LogFormat, LogLevel,
-    LogSettings, MetricsSettings, Settings, ShutdownSettings, WebSocketSettings,
+    AdminSettings, AdminSocket, AuthSettings, Drain, HistorySettings, HttpSettings, LimitSettings, LogFormat,
+    LogLevel, LogSettings, MetricsSettings, Settings, ShutdownSettings, WebSocketSettings,
 };
 
 /// Names the configuration file; a setting of none of the keys.
@@ -292,6 +292,7 @@ fn defaults(memory: usize) -> Settings {
             pong_timeout: seconds(10),
             show_subject: true,
         },
+        http: HttpSettings { keep_alive_timeout: seconds(75) },
         limits: LimitSettings {
             queue_messages: 4096,
             queue_bytes: MIB,

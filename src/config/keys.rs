@@ -235,6 +235,7 @@ pub static KEYS: &[Key] = &[
     key!("websocket.ping_interval", None, Live, websocket.ping_interval, Period(PERIODS)),
     key!("websocket.pong_timeout", None, Live, websocket.pong_timeout, Period(PERIODS)),
     key!("websocket.show_subject", None, Live, websocket.show_subject, Flag),
+    key!("http.keep_alive_timeout", None, Live, http.keep_alive_timeout, Period(PERIODS)),
     key!("limits.queue_messages", None, Live, limits.queue_messages, Number(1..=10_000_000)),
     key!("limits.queue_bytes", None, Live, limits.queue_bytes, Size(4 * KIB..=GIB)),
     key!("limits.total_queue_bytes", None, Live, limits.total_queue_bytes, Size(MIB..=64 * TIB)),

@@ -26,6 +26,8 @@ pub struct Settings {
     pub auth: AuthSettings,
     /// The WebSocket connection (`[websocket]`).
     pub websocket: WebSocketSettings,
+    /// HTTP (`[http]`).
+    pub http: HttpSettings,
     /// What one client, and all of them together, may use (`[limits]`).
     pub limits: LimitSettings,
     /// What channels keep of their last messages (`[history]`).
@@ -84,6 +86,13 @@ pub struct WebSocketSettings {
     pub pong_timeout: Duration,
     /// Whether readers see the publisher's `sub`.
     pub show_subject: bool,
+}
+
+/// HTTP: the API, health, and what comes before a WebSocket.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpSettings {
+    /// How long a connection is kept for the next request.
+    pub keep_alive_timeout: Duration,
 }
 
 /// What one client, and all of them together, may use.

@@ -1,7 +1,10 @@
 //! The listener of `[metrics]`: `GET /metrics`, and nothing else.
+//!
+//! A connection that has asked nothing costs a place only, and the one that has asked nothing for the longest time
+//! gives its place to the next.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,13 +15,18 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, Semaphore};
 
 use crate::http::linger;
+use crate::places::{Place, Places, Rules};
+use crate::sync::lock;
 
-/// Scrapers at once; more wait.
-pub const MAX_SCRAPERS: usize = 8;
+/// Connections at once. One more takes the place of the oldest that has asked nothing.
+pub const MAX_CONNECTIONS: usize = 64;
+
+/// Requests answered at once, because each walks over all clients; more wait.
+pub const MAX_SCRAPES: usize = 8;
 
 /// For a question and its answer together.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -31,31 +39,52 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Answers with what `text` gives, until dropped. `text` may take its time: it is asked on a thread of its own.
 pub async fn serve(listener: TcpListener, text: Arc<dyn Fn() -> String + Send + Sync>) {
-    let places = Arc::new(Semaphore::new(MAX_SCRAPERS));
+    let places =
+        Places::new(Rules { places: MAX_CONNECTIONS, share: MAX_CONNECTIONS, grace: Duration::ZERO });
+    let scrapes = Arc::new(Semaphore::new(MAX_SCRAPES));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let text = text.clone();
-        tokio::spawn(async move {
-            let service = service_fn(|request| {
-                let text = text.clone();
-                async move { Ok::<_, Infallible>(answer(&request, text).await) }
-            });
-            let mut connection = http1::Builder::new()
-                .keep_alive(false)
-                // A client that only stopped sending gets its answer.
-                .half_close(true)
-                .max_buf_size(MAX_HEAD)
-                .serve_connection(TokioIo::new(stream), service);
-            // Who is too slow is cut off.
-            if tokio::time::timeout(DEADLINE, &mut connection).await.is_ok() {
-                linger(&mut connection.into_parts().io.into_inner()).await;
-            }
-            drop(place);
-        });
+        let told = Arc::new(Notify::new());
+        let place = places.take(None::<()>, &told).await;
+        tokio::spawn(connection(stream, text.clone(), scrapes.clone(), place, told));
+    }
+}
+
+/// Carries one connection, until it is answered, too slow, or told to make room.
+async fn connection(
+    stream: TcpStream,
+    text: Arc<dyn Fn() -> String + Send + Sync>,
+    scrapes: Arc<Semaphore>,
+    place: Place<()>,
+    told: Arc<Notify>,
+) {
+    let place = Mutex::new(place);
+    let service = service_fn(|request| {
+        // Whoever has asked keeps the place. One that had to go is cut off below.
+        lock(&place).begin();
+        let (text, scrapes) = (text.clone(), &scrapes);
+        async move {
+            // It is never closed.
+            let _scrape = scrapes.acquire().await;
+            Ok::<_, Infallible>(answer(&request, text).await)
+        }
+    });
+    let mut connection = http1::Builder::new()
+        .keep_alive(false)
+        // A client that only stopped sending gets its answer.
+        .half_close(true)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(stream), service);
+    let answered = tokio::select! {
+        answered = tokio::time::timeout(DEADLINE, &mut connection) => answered.is_ok(),
+        () = told.notified() => false,
+    };
+    // Who is too slow is cut off.
+    if answered {
+        linger(&mut connection.into_parts().io.into_inner()).await;
     }
 }
 
@@ -100,11 +129,17 @@ mod tests {
         answer
     }
 
+    /// A connection that was ended by the server reads something, if only the end.
+    fn cut(stream: &TcpStream) -> bool {
+        !matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn scrapers_that_dawdle_hold_their_places_until_the_deadline_and_no_longer() {
+    async fn silent_connections_delayed_the_figures_by_ten_seconds() {
         let connect = serving().await;
+        let began = tokio::time::Instant::now();
         let mut dawdling = Vec::new();
-        for number in 0..MAX_SCRAPERS {
+        for number in 0..4 * MAX_CONNECTIONS {
             let mut stream = connect().await;
             // Some say nothing, the others never finish.
             if number % 2 == 0 {
@@ -114,28 +149,26 @@ mod tests {
         }
         let answer = scrape(&mut connect().await).await;
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("figure 1\n"), "{answer}");
-        // Nobody left of their own accord, so that this one was answered in the place of one that was cut off.
-        let cut = |stream: &TcpStream| !matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
+        // The clock is paused: it moves when nothing else is left to do.
+        assert!(began.elapsed() < DEADLINE, "it waited for a deadline");
         assert!(dawdling.iter().any(cut), "all places were taken, and one more was answered");
         for mut stream in dawdling {
             let mut rest = Vec::new();
             let _ = stream.read_to_end(&mut rest).await;
             assert!(rest.is_empty());
         }
+        assert!(began.elapsed() >= DEADLINE, "the last ones had their time");
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_place_is_left_beside_those_that_dawdle() {
         let connect = serving().await;
         let mut dawdling = Vec::new();
-        for _ in 1..MAX_SCRAPERS {
+        for _ in 1..MAX_CONNECTIONS {
             dawdling.push(connect().await);
         }
         let answer = scrape(&mut connect().await).await;
         assert!(answer.ends_with("figure 1\n"), "{answer}");
-        for stream in &dawdling {
-            let error = stream.try_read(&mut [0]).unwrap_err();
-            assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "it has time yet");
-        }
+        assert!(!dawdling.iter().any(cut), "they have time yet");
     }
 }

@@ -18,6 +18,7 @@ use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
 pub(super) use self::background::{Background, MAX_SPREADS};
+use super::pending::Waiting;
 use super::refusal::{Answer, json_answer};
 use super::tokens::Tokens;
 use super::{Refusal, Server};
@@ -81,6 +82,7 @@ impl Route {
 /// it asks for to be begun.
 pub(super) async fn answer(
     server: &Arc<Server>,
+    waiting: &Waiting,
     client: SocketAddr,
     deadline: Instant,
     request: Request<Incoming>,
@@ -90,7 +92,11 @@ pub(super) async fn answer(
     let (route, rest) = routes.next().ok_or(Refusal::NotFound)?;
     route.check_method(request.method())?;
     let access = match route.2 {
-        Some(right) => access(server, &request, right)?,
+        Some(right) => {
+            let access = access(server, &request, right)?;
+            waiting.known();
+            access
+        }
         None => AccessKey::nobody(),
     };
     let query = request.uri().query().unwrap_or_default().to_owned();

@@ -1,17 +1,19 @@
 //! philote.v1 before its token: the first frame brings it, within `[websocket] handshake_timeout`.
 //!
-//! Who has shown no token holds no place among the `max_connections`, only one among the [`MAX_PENDING`] that all wait
-//! for in the same way, so that silence drives out silence. What it is refused for, it reads in a Close.
+//! Who has shown no token holds no place among the `max_connections`, only one among the strangers' (see
+//! [`super::pending`]), and has limits of its own: a few pings, and of a long first message no more than strangers
+//! together may have in memory. What it is refused for, it reads in a Close.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::frames::{FrameLimits, FrameReader, Received};
-use super::listener::{MAX_PENDING, Waiting};
+use super::pending::Waiting;
 use super::presence::{Place, Presence};
 use super::refusal::Refused;
 use super::stream::Stream;
@@ -21,8 +23,11 @@ use crate::frame::Frame;
 use crate::http::{linger, write};
 use crate::message::FromClient;
 
-/// Pings that are answered at once.
-const PINGS_PER_WRITE: usize = 16;
+/// Pings and pongs before the token: a client may try whether the path is there, and has nothing to keep alive yet.
+pub(super) const MAX_PINGS: usize = 16;
+
+/// What one read takes at most, in bytes: a usual token whole.
+const READ_BYTES: usize = 4 * 1024;
 
 /// Waits for the token and lets its bearer in. Returns what was read behind it, too.
 ///
@@ -36,11 +41,17 @@ pub(super) async fn enter(
     timeout: Duration,
     waiting: &Waiting,
 ) -> Result<(Presence, Vec<u8>), Option<Refused>> {
-    let (message, rest) = tokio::select! {
-        first = first_message(server, stream, read_ahead) => first?,
-        () = tokio::time::sleep(timeout) => return Err(Some(Refusal::TokenTimeout.into())),
-        () = waiting.told_to_go() => return Err(Some(Refusal::Pending(MAX_PENDING).into())),
+    waiting.belong(server.origin(address)).map_err(Refused::from)?;
+    waiting.go_on();
+    let deadline = Instant::now() + timeout;
+    let first = first_message(server, stream, read_ahead, waiting);
+    let (message, rest) = match waiting.within(deadline, first).await {
+        Ok(first) => first?,
+        Err(Refusal::Timeout) => return Err(Some(Refusal::TokenTimeout.into())),
+        Err(refusal) => return Err(Some(refusal.into())),
     };
+    // It is judged: its place is not needed for silence.
+    waiting.begin().map_err(Refused::from)?;
     Ok((let_in(server, address, &message)?, rest))
 }
 
@@ -56,15 +67,19 @@ async fn first_message(
     server: &Server,
     stream: &mut Stream,
     read_ahead: &[u8],
+    waiting: &Waiting,
 ) -> Result<(Message, Vec<u8>), Option<Refused>> {
     let mut frames = FrameReader::default();
     let mut bytes = read_ahead.to_vec();
+    let mut memory = waiting.first_message();
+    let mut pings = 0;
     loop {
         let limits = {
             let live = server.live();
             let read_buffer = live.settings.websocket.read_buffer_size;
             FrameLimits { message: live.policy.longest_auth(), read_buffer }
         };
+        memory.hold(bytes.len()).map_err(Refused::from)?;
         let mut first = None;
         let mut closed = false;
         let mut replies: Vec<Frame> = Vec::new();
@@ -72,14 +87,17 @@ async fn first_message(
         let read = frames.read(&mut rest, limits, server.now(), |received| {
             match received {
                 Received::Message(message) => first = Some(message),
-                Received::Ping(pong) => replies.push(pong),
-                Received::Pong => {}
+                Received::Ping(pong) => {
+                    pings += 1;
+                    replies.push(pong);
+                }
+                Received::Pong => pings += 1,
                 Received::Close(_, answer) => {
                     closed = true;
                     replies.push(answer);
                 }
             }
-            first.is_none() && !closed && replies.len() < PINGS_PER_WRITE
+            first.is_none() && !closed && pings <= MAX_PINGS
         });
         let rest = rest.to_vec();
         for reply in &replies {
@@ -92,9 +110,18 @@ async fn first_message(
         if let Some(first) = first {
             return Ok((first, rest));
         }
+        if pings > MAX_PINGS {
+            return Err(Some(Refusal::Pings(MAX_PINGS).into()));
+        }
         bytes = rest;
-        if bytes.is_empty() && stream.read_buf(&mut bytes).await.map_err(|_| None)? == 0 {
-            return Err(None);
+        if bytes.is_empty() {
+            // No room is made before there is something to read.
+            stream.readable().await;
+            bytes.reserve_exact(READ_BYTES);
+            if stream.read_buf(&mut bytes).await.map_err(|_| None)? == 0 {
+                return Err(None);
+            }
+            waiting.heard();
         }
     }
 }

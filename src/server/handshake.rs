@@ -1,6 +1,7 @@
 //! HTTP on a new connection: the upgrade to a WebSocket, or an answer of the API.
 //!
-//! A connection has `[websocket] handshake_timeout` for each request; one that is upgraded is handed to a session.
+//! A connection has `[websocket] handshake_timeout` for each request, and `[http] keep_alive_timeout` until the next;
+//! one that is upgraded is handed to a session.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -9,31 +10,30 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT,
-    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
-};
+use hyper::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_KEY};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::{Method, Request, Version};
 use hyper_util::rt::TokioIo;
+use tokio::sync::Notify;
 use tokio::time::Instant;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::listener::{How, MAX_PENDING, Waiting};
-use super::presence::{Place, Presence};
+use super::listener::How;
+use super::pending::Waiting;
 use super::refusal::{Answer, Refused};
 use super::session::Session;
 use super::stream::Stream;
-use super::tokens::Tokens;
-use super::{Live, Refusal, Server, api, dev, first_frame, forwarded, origin};
-use crate::access_key::AccessKey;
+use super::upgrade::{Upgraded, has_word, upgrade};
+use super::watched::{Watch, Watched};
+use super::{Refusal, Server, api, dev, first_frame, forwarded};
 use crate::http::{self, Turn, Wire, linger, write, write_within};
 
 /// The longest request head, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// How much longer an idle connection is kept than its client was told, whose request may be on its way.
+const KEEP_ALIVE_SLACK: Duration = Duration::from_secs(2);
 
 /// The most header lines of a request.
 const MAX_HEADERS: usize = 100;
@@ -50,31 +50,25 @@ struct Exchange {
     /// For each request.
     timeout: Duration,
     turn: Arc<Turn>,
+    waiting: Arc<Waiting>,
     progress: Mutex<Progress>,
+    /// Told when the deadline has come nearer.
+    hurry: Notify,
 }
 
 /// How far a connection has come.
 struct Progress {
-    /// When the current request is to be done.
+    /// When the current request is to be done, or the next one to begin.
     deadline: Instant,
+    /// The last answer is not written yet.
+    unwritten: bool,
+    /// Nothing was asked since the last answer.
+    idle: bool,
     /// The upgrade that was answered with 101.
     upgraded: Option<Upgraded>,
     /// Who sent the last request.
     client: SocketAddr,
 }
-
-/// What became of a connection that was answered with 101.
-enum Upgraded {
-    /// It is in.
-    Present(Presence),
-    /// philote.v1: its token comes in the first frame.
-    TokenFollows,
-    /// philote.v1: it is refused, and reads why in a Close.
-    Refused(Refused),
-}
-
-/// The subprotocol that gives a browser what the classic protocol lacks.
-const V1: &str = "philote.v1";
 
 /// What became of a connection that HTTP was spoken on.
 enum Outcome {
@@ -82,6 +76,8 @@ enum Outcome {
     Done,
     /// It is refused, and has not been told yet.
     Refused(Refusal),
+    /// It has to make room for others, and none of its requests is being answered.
+    SentAway(Refusal),
     /// There is nobody to tell.
     Gone,
 }
@@ -93,12 +89,23 @@ pub(super) async fn serve(
     peer: SocketAddr,
     how: How,
     deadline: Instant,
-    waiting: &Waiting,
+    waiting: &Arc<Waiting>,
 ) -> Option<Session> {
     let timeout = server.live().settings.websocket.handshake_timeout;
-    let progress = Mutex::new(Progress { deadline, upgraded: None, client: peer });
-    let exchange = Arc::new(Exchange { server, peer, how, timeout, turn: Arc::default(), progress });
-    let (mut stream, read_ahead, outcome) = speak(&exchange, stream, waiting).await;
+    let progress = Progress { deadline, upgraded: None, unwritten: false, idle: false, client: peer };
+    let exchange = Arc::new(Exchange {
+        server,
+        peer,
+        how,
+        timeout,
+        turn: Arc::default(),
+        waiting: waiting.clone(),
+        progress: Mutex::new(progress),
+        hurry: Notify::new(),
+    });
+    let (mut stream, read_ahead, outcome) = Box::pin(speak(&exchange, stream, waiting)).await;
+    // A copy: even an empty slice keeps hyper's buffer of 8 KiB.
+    let read_ahead = read_ahead.to_vec();
     let (upgraded, client) = {
         let mut progress = exchange.lock();
         (progress.upgraded.take(), progress.client)
@@ -127,6 +134,12 @@ pub(super) async fn serve(
             write(&mut stream, &refusal.bytes()).await;
             server.refused(peer, refusal.into());
         }
+        (Outcome::SentAway(refusal), _) => {
+            let answer = refusal.bytes();
+            server.refused(client, refusal.into());
+            Box::pin(server.pending.send_away(&mut stream, &answer)).await;
+            return None;
+        }
         (Outcome::Done, None) | (Outcome::Gone, _) => {}
     }
     linger(&mut stream).await;
@@ -149,22 +162,22 @@ async fn speak(exchange: &Arc<Exchange>, stream: Stream, waiting: &Waiting) -> (
         .half_close(true)
         .max_buf_size(MAX_HEAD_BYTES)
         .max_headers(MAX_HEADERS)
-        .serve_connection(TokioIo::new(Wire::new(stream, turn.clone())), service);
-    let told_to_go = async {
-        waiting.told_to_go().await;
-        turn.not_answering().await;
-    };
+        .serve_connection(
+            TokioIo::new(Wire::new(Watched::new(stream, exchange.clone()), turn.clone())),
+            service,
+        );
     let (ended, cut) = {
         let done = std::future::poll_fn(|context| http.poll_without_shutdown(context));
         tokio::select! {
             biased;
             result = done => (result, None),
             () = exchange.timed_out() => (Ok(()), Some(Refusal::Timeout)),
-            () = told_to_go => (Ok(()), Some(Refusal::Pending(MAX_PENDING))),
+            refusal = waiting.told_to_go() => (Ok(()), Some(refusal)),
         }
     };
     let parts = http.into_parts();
-    let (mut stream, unsent) = parts.io.into_inner().into_parts();
+    let (stream, unsent) = parts.io.into_inner().into_parts();
+    let mut stream = stream.into_inner();
     // What was not taken until now hardly will be where the time is over.
     let time = if cut.is_some() { LAST_WORDS } else { exchange.timeout };
     let outcome = if !unsent.is_empty() && !write_within(&mut stream, &unsent, time).await {
@@ -172,6 +185,7 @@ async fn speak(exchange: &Arc<Exchange>, stream: Stream, waiting: &Waiting) -> (
     } else {
         match (ended, cut) {
             (Err(error), _) => malformed(&error).map_or(Outcome::Gone, Outcome::Refused),
+            (Ok(()), Some(refusal @ (Refusal::Pending(_) | Refusal::Kept(_)))) => Outcome::SentAway(refusal),
             // A request was begun. One that never said a word asked for nothing.
             (Ok(()), Some(refusal)) if !parts.read_buf.is_empty() => Outcome::Refused(refusal),
             (Ok(()), Some(_)) => Outcome::Gone,
@@ -212,30 +226,53 @@ impl Exchange {
         crate::sync::lock(&self.progress)
     }
 
-    /// Waits until a request has taken too long to arrive, or its answer to be taken. Each request has its own time;
-    /// one that arrived is answered, however long that takes.
+    /// Waits until a request has taken too long to arrive, its answer to be taken, or the next request to begin. Each
+    /// request has its own time; one that arrived is answered, however long that takes.
     async fn timed_out(&self) {
         loop {
             let deadline = self.lock().deadline;
             if Instant::now() >= deadline && !self.turn.is_answering() {
                 return;
             }
-            tokio::time::sleep_until(deadline).await;
-            self.turn.not_answering().await;
+            tokio::select! {
+                () = tokio::time::sleep_until(deadline) => self.turn.not_answering().await,
+                () = self.hurry.notified() => {}
+            }
+        }
+    }
+
+    /// A request begins; its time does where there was none in progress.
+    fn busy(&self, progress: &mut Progress) {
+        if std::mem::take(&mut progress.idle) {
+            progress.deadline = Instant::now() + self.timeout;
+            self.hurry.notify_one();
         }
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Answer {
         let hidden = self.turn.begin(request.headers()).await;
+        if self.waiting.begin().is_err() {
+            // It has been told to go, and serve() tells its client.
+            return std::future::pending().await;
+        }
+        self.busy(&mut self.lock());
+        let keeps = keeps_alive(&request);
         let trusted = &self.server.live_full().settings.limits.trusted_proxies;
         let address = forwarded::client(self.peer, request.headers(), trusted);
         let result = self.route(request, address, hidden).await;
         let mut progress = self.lock();
         progress.client = address;
+        progress.unwritten = true;
         progress.deadline = Instant::now() + self.timeout;
         self.turn.answered();
         match result {
-            Ok((answer, upgraded)) => {
+            Ok((mut answer, upgraded)) => {
+                if keeps && upgraded.is_none() {
+                    let seconds = self.server.live().settings.http.keep_alive_timeout.as_secs();
+                    if let Ok(value) = HeaderValue::from_str(&format!("timeout={seconds}")) {
+                        answer.headers_mut().insert("Keep-Alive", value);
+                    }
+                }
                 progress.upgraded = upgraded;
                 answer
             }
@@ -274,7 +311,7 @@ impl Exchange {
         }
         if health || api {
             let deadline = self.lock().deadline;
-            return match api::answer(&self.server, address, deadline, request).await {
+            return match api::answer(&self.server, &self.waiting, address, deadline, request).await {
                 Ok(answer) => Ok((answer, None)),
                 // Who guesses tokens here tries to come in as well.
                 Err(refusal @ Refusal::Token(_)) => {
@@ -293,128 +330,29 @@ impl Exchange {
     }
 }
 
-/// Checks an upgrade request and lets its connection in.
-///
-/// In the documented order: 400, 405 and 426, then 429, 503, 401, 403. With philote.v1 all from 429 on are told by a Close, which a page can read, but for a page of another origin: it has nothing to read here.
-fn upgrade(
-    server: &Arc<Server>,
-    address: SocketAddr,
-    how: How,
-    request: &Request<Incoming>,
-) -> Result<(Answer, Upgraded), Refused> {
-    let key = check_upgrade(request, how)?;
-    let tokens = Tokens::of(request)?;
-    let live = server.live();
-    let v1 = has_word(request.headers(), SEC_WEBSOCKET_PROTOCOL, V1);
-    let upgraded = if v1 {
-        check_origin(request.headers(), &live)?;
-        let entered = if let Err(refusal) = server.count_handshake(address.ip()) {
-            Err(refusal.into())
-        } else if tokens.is_empty() {
-            Place::free(server, &live).map(|()| Upgraded::TokenFollows).map_err(Refused::from)
-        } else {
-            enter(server, address, &tokens, &live, |_| Ok(()), true)
-        };
-        entered.unwrap_or_else(Upgraded::Refused)
-    } else {
-        let origin = |access: &AccessKey| {
-            check_origin(request.headers(), &live).map_err(|refusal| refusal.of(access.subject.clone()))
-        };
-        server.count_handshake(address.ip())?;
-        enter(server, address, &tokens, &live, origin, false)?
-    };
+impl Watch for Arc<Exchange> {
+    fn heard(&self) {
+        self.waiting.heard();
+        self.busy(&mut self.lock());
+    }
 
-    let mut answer = Response::new(Full::new(Bytes::new()));
-    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = answer.headers_mut();
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    if v1 {
-        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(V1));
-    }
-    let accept = derive_accept_key(key.as_bytes());
-    headers.insert(SEC_WEBSOCKET_ACCEPT, HeaderValue::from_str(&accept).map_err(|_| Refusal::Internal)?);
-    Ok((answer, upgraded))
-}
-
-/// Lets in who has shown a token with the request.
-fn enter(
-    server: &Arc<Server>,
-    address: SocketAddr,
-    tokens: &Tokens,
-    live: &Live,
-    check: impl FnOnce(&AccessKey) -> Result<(), Refused>,
-    v1: bool,
-) -> Result<Upgraded, Refused> {
-    let mut place = Place::take(server, live, address.ip())?;
-    let access = tokens.verify(live).map_err(|refusal| refusal.of(tokens.claimed_subject()))?;
-    check(&access)?;
-    server.check_subject(&access).map_err(|refusal| refusal.of(access.subject.clone()))?;
-    place.set_subject(&access, live)?;
-    Ok(Upgraded::Present(Presence::enter(place, address, access, v1, &[])))
-}
-
-/// What RFC 6455 section 4.2.1 asks of a request. Returns the key.
-fn check_upgrade(request: &Request<Incoming>, how: How) -> Result<&str, Refusal> {
-    let headers = request.headers();
-    if request.version() != Version::HTTP_11 {
-        return Err(Refusal::BadRequest("a WebSocket needs HTTP/1.1"));
-    }
-    if request.method() != Method::GET {
-        return Err(Refusal::Method("GET"));
-    }
-    if !headers.contains_key(HOST) {
-        return Err(Refusal::BadRequest("the header Host is missing"));
-    }
-    if headers.get_all(ORIGIN).iter().nth(1).is_some() {
-        return Err(Refusal::BadRequest("the header Origin is there twice"));
-    }
-    if headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0") {
-        return Err(Refusal::BadRequest("an upgrade request has no body"));
-    }
-    if !headers.contains_key(UPGRADE) && !headers.contains_key(SEC_WEBSOCKET_KEY) {
-        return Err(Refusal::UpgradeRequired(if how.tls { "wss://" } else { "ws://" }));
-    }
-    if !has_word(headers, UPGRADE, "websocket") {
-        return Err(Refusal::BadRequest("the header Upgrade must be websocket"));
-    }
-    if !has_word(headers, CONNECTION, "upgrade") {
-        return Err(Refusal::BadRequest("the header Connection must name Upgrade"));
-    }
-    if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        return Err(Refusal::Version);
-    }
-    let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();
-    let key = keys.next().and_then(|key| key.to_str().ok()).filter(|key| is_key(key));
-    match (key, keys.next()) {
-        (Some(key), None) => Ok(key),
-        _ => Err(Refusal::BadRequest("the header Sec-WebSocket-Key must be 16 bytes in base64")),
+    fn flushed(&self) {
+        let mut progress = self.lock();
+        if !std::mem::take(&mut progress.unwritten) {
+            return;
+        }
+        // Who was let in has left these places, or goes on to the first frame.
+        if progress.upgraded.is_none() {
+            let idle = self.server.live().settings.http.keep_alive_timeout + KEEP_ALIVE_SLACK;
+            progress.idle = true;
+            progress.deadline = Instant::now() + idle;
+            self.waiting.answered();
+        }
     }
 }
 
-/// Whether a header that is a list of words has this one, in any case.
-fn has_word(headers: &HeaderMap, name: hyper::header::HeaderName, word: &str) -> bool {
-    let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).any(|one| one.trim().eq_ignore_ascii_case(word))
-}
-
-/// Whether it is 16 bytes in base64. The sample key of RFC 6455 has bits set that no byte needs.
-fn is_key(key: &str) -> bool {
-    use base64::Engine;
-    use base64::engine::{GeneralPurpose, general_purpose::PAD};
-    const LENIENT: GeneralPurpose =
-        GeneralPurpose::new(&base64::alphabet::STANDARD, PAD.with_decode_allow_trailing_bits(true));
-    LENIENT.decode(key).is_ok_and(|bytes| bytes.len() == 16)
-}
-
-fn check_origin(headers: &HeaderMap, live: &Live) -> Result<(), Refusal> {
-    let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
-    let origin = String::from_utf8_lossy(origin.as_bytes());
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let websocket = &live.settings.websocket;
-    if origin::allowed(&origin, host, websocket.check_origin, &websocket.allowed_origins) {
-        Ok(())
-    } else {
-        Err(Refusal::Origin(origin.into_owned()))
-    }
+/// Whether the client of this request may send another one on the connection (RFC 9112 section 9.3).
+fn keeps_alive(request: &Request<Incoming>) -> bool {
+    let says = |word| has_word(request.headers(), CONNECTION, word);
+    if request.version() == Version::HTTP_11 { !says("close") } else { says("keep-alive") }
 }

@@ -34,11 +34,11 @@ type Nanoseconds = u64;
 
 /// Who shares a limit per address: one IPv4 address, or the /64 that one IPv6 customer has at least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Origin(IpAddr);
+pub(super) struct Origin(IpAddr);
 
 impl Origin {
     /// `None` where nobody knows the address: all whom a proxy on a Unix socket does not name would be one client.
-    fn of(address: IpAddr) -> Option<Origin> {
+    pub(super) fn of(address: IpAddr) -> Option<Origin> {
         let address = match address.to_canonical() {
             address if address.is_unspecified() => return None,
             IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),

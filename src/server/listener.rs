@@ -1,6 +1,5 @@
 //! Accepting connections: what waits without a token is bounded, and running out of descriptors is survived.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -14,17 +13,12 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, watch};
 
 use super::forwarded::UNIX_PEER;
+use super::pending::Waiting;
 use super::stream::Stream;
 use super::{Refusal, Server, handshake, proxy_header, tls};
 use crate::config::Listener;
 use crate::http;
 use crate::sync::lock;
-
-/// Connections that have not shown a token yet, at once.
-pub const MAX_PENDING: usize = 1024;
-
-/// How long a connection may keep others waiting when [`MAX_PENDING`] is reached; then the oldest has to go.
-const PENDING_GRACE: Duration = Duration::from_secs(1);
 
 /// Connections that the kernel completes before the daemon has accepted them; net.core.somaxconn may hold less.
 const BACKLOG: i32 = 4096;
@@ -135,20 +129,25 @@ pub async fn accept(server: Arc<Server>, door: impl Into<Door>) {
     let mut life = server.accept_loops.enter();
     loop {
         let accepted = async {
-            server.pending.room().await;
-            door.accept().await
+            let (stream, address) = door.accept().await?;
+            // Whoever speaks the PROXY protocol speaks for many.
+            let origin = Some(address).filter(|_| !door.how.proxy_protocol);
+            let entered = server.pending.enter(origin.and_then(|address| server.origin(address))).await;
+            io::Result::Ok((stream, address, entered))
         };
-        let accepted = tokio::select! {
-            accepted = accepted => accepted,
-            () = life.asked() => {
-                life.answer();
-                continue;
+        tokio::pin!(accepted);
+        let accepted = loop {
+            tokio::select! {
+                accepted = &mut accepted => break accepted,
+                () = life.asked() => life.answer(),
             }
         };
         match accepted {
-            Ok((stream, address)) => {
-                let waiting = server.pending.enter();
+            Ok((stream, address, Ok(waiting))) => {
                 tokio::spawn(greet(server.clone(), stream, address, door.how, waiting));
+            }
+            Ok((stream, address, Err(refusal))) => {
+                tokio::spawn(turn_away(server.clone(), stream, address, door.how, refusal));
             }
             // The client was gone before it was accepted: no fault of this side.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -157,10 +156,19 @@ pub async fn accept(server: Arc<Server>, door: impl Into<Door>) {
                     tracing::warn!("can't accept connections: {error}; trying again");
                     warned = Some(Instant::now());
                 }
+                // There may be no descriptor left: those who say nothing hold some.
+                server.pending.make_room();
                 tokio::time::sleep(ACCEPT_BACKOFF).await;
             }
         }
     }
+}
+
+/// Ends a connection that has to go, and tells it why where HTTP can be spoken already.
+async fn turn_away(server: Arc<Server>, mut stream: Stream, peer: SocketAddr, how: How, refusal: Refusal) {
+    let answer = if how.tls { Vec::new() } else { refusal.bytes() };
+    server.refused(peer, refusal.into());
+    server.pending.send_away(&mut stream, &answer).await;
 }
 
 /// Speaks with a new connection until it is a session or has ended.
@@ -168,20 +176,36 @@ pub async fn accept(server: Arc<Server>, door: impl Into<Door>) {
 /// Many may wait here that say nothing, so this task is small: what a step needs lies in a box that ends with it.
 async fn greet(server: Arc<Server>, stream: Stream, peer: SocketAddr, how: How, waiting: Waiting) {
     let deadline = tokio::time::Instant::now() + server.live().settings.websocket.handshake_timeout;
-    let opened = if how.tls || how.proxy_protocol {
-        let open = async {
-            tokio::select! {
-                biased;
-                opened = open(&server, stream, peer, how) => opened,
-                () = tokio::time::sleep_until(deadline) => Err((peer, Some(Refusal::Timeout))),
-                () = waiting.told_to_go() => Err((peer, Some(Refusal::Pending(MAX_PENDING)))),
-            }
-        };
-        Box::pin(open).await
-    } else {
-        Ok((stream, peer))
-    };
-    let (mut stream, peer) = match opened {
+    // hyper makes room for a head as soon as it looks for one: not before there is something to read.
+    let spoke = waiting.within(deadline, stream.readable()).await;
+    match spoke {
+        Ok(()) => Box::pin(listen(server, stream, peer, how, deadline, waiting)).await,
+        Err(refusal) => Box::pin(leave(server, stream, peer, how, refusal)).await,
+    }
+}
+
+/// Ends a connection that has said nothing.
+async fn leave(server: Arc<Server>, mut stream: Stream, peer: SocketAddr, how: How, refusal: Refusal) {
+    match refusal {
+        // It asked for nothing.
+        Refusal::Timeout if !how.tls && !how.proxy_protocol => http::linger(&mut stream).await,
+        // Hands were not shaken in time.
+        Refusal::Timeout => server.refused(peer, refusal.into()),
+        refusal => turn_away(server, stream, peer, how, refusal).await,
+    }
+}
+
+/// Hears a connection that has something to say.
+async fn listen(
+    server: Arc<Server>,
+    stream: Stream,
+    peer: SocketAddr,
+    how: How,
+    deadline: tokio::time::Instant,
+    waiting: Waiting,
+) {
+    let waiting = Arc::new(waiting);
+    let (stream, peer) = match Box::pin(open(&server, stream, peer, how, deadline, &waiting)).await {
         Ok(opened) => opened,
         Err((peer, refusal)) => {
             if let Some(refusal) = refusal {
@@ -190,16 +214,10 @@ async fn greet(server: Arc<Server>, stream: Stream, peer: SocketAddr, how: How, 
             return;
         }
     };
-    // hyper makes room for a head as soon as it looks for one: not before there is something to read.
-    let spoke = tokio::select! {
-        biased;
-        () = stream.readable() => true,
-        () = tokio::time::sleep_until(deadline) => false,
-        () = waiting.told_to_go() => false,
-    };
-    if !spoke {
-        // It asked for nothing.
-        return Box::pin(http::linger(&mut stream)).await;
+    // Behind TLS it may be silent again.
+    let plain = How { tls: false, proxy_protocol: false, ..how };
+    if let Err(refusal) = waiting.within(deadline, stream.readable()).await {
+        return Box::pin(leave(server, stream, peer, plain, refusal)).await;
     }
     let session = Box::pin(handshake::serve(server, stream, peer, how, deadline, &waiting)).await;
     if let Some(session) = session {
@@ -209,38 +227,72 @@ async fn greet(server: Arc<Server>, stream: Stream, peer: SocketAddr, how: How, 
     }
 }
 
-/// What comes before HTTP: the proxy's header, TLS. Returns the stream, and who its client is as far as is known now.
+/// What comes before HTTP: the proxy's header, a place among those that speak, TLS. Returns the stream, and who its
+/// client is as far as is known now.
 ///
 /// # Errors
-/// Whose connection it was and why it is refused; `None` where there is nothing to tell.
+/// Whose connection it was and why it is refused; `None` where there is nothing more to tell.
 async fn open(
-    server: &Server,
+    server: &Arc<Server>,
     mut stream: Stream,
     mut peer: SocketAddr,
     how: How,
+    deadline: tokio::time::Instant,
+    waiting: &Waiting,
 ) -> Result<(Stream, SocketAddr), (SocketAddr, Option<Refusal>)> {
-    if how.proxy_protocol {
-        match proxy_header::read(&mut stream).await {
-            Ok(client) => peer = client.unwrap_or(peer),
-            Err(error) => {
-                let malformed = error.kind() == io::ErrorKind::InvalidData;
-                return Err((peer, malformed.then_some(Refusal::ProxyHeader)));
-            }
+    let ready = async {
+        if how.proxy_protocol {
+            introduce(server, &mut stream, &mut peer, waiting).await?;
         }
+        waiting.speak(server.origin(peer)).await.map_err(Some)
+    };
+    match waiting.within(deadline, ready).await.unwrap_or_else(|refusal| Err(Some(refusal))) {
+        Ok(()) => {}
+        Err(Some(refusal @ Refusal::Pending(_))) => {
+            Box::pin(turn_away(server.clone(), stream, peer, how, refusal)).await;
+            return Err((peer, None));
+        }
+        Err(refusal) => return Err((peer, refusal)),
     }
     match (stream, &server.tls) {
-        (Stream::Tcp(stream), Some(acceptor)) if how.tls => match acceptor.accept(stream).await {
-            Ok(stream) => Ok((Stream::Tls(Box::new(stream)), peer)),
-            Err(tls::HandshakeError { plain: Some(stream), .. }) => {
-                let mut stream = Stream::Tcp(stream);
-                http::write(&mut stream, &Refusal::PlainHttp.bytes()).await;
-                http::linger(&mut stream).await;
-                Err((peer, Some(Refusal::PlainHttp)))
+        (Stream::Tcp(stream), Some(acceptor)) if how.tls => {
+            let shaken = Box::pin(waiting.within(deadline, acceptor.accept(stream, || waiting.heard())));
+            match shaken.await.map_err(|refusal| (peer, Some(refusal)))? {
+                Ok(stream) => Ok((Stream::Tls(Box::new(stream)), peer)),
+                Err(tls::HandshakeError { plain: Some(stream), .. }) => {
+                    let mut stream = Stream::Tcp(stream);
+                    http::write(&mut stream, &Refusal::PlainHttp.bytes()).await;
+                    http::linger(&mut stream).await;
+                    Err((peer, Some(Refusal::PlainHttp)))
+                }
+                Err(error) => Err((peer, error.error.map(|error| Refusal::Tls(error.to_string())))),
             }
-            Err(error) => Err((peer, error.error.map(|error| Refusal::Tls(error.to_string())))),
-        },
+        }
         (stream, _) => Ok((stream, peer)),
     }
+}
+
+/// Reads the header in which a proxy says for whom it speaks, and waits for what its client says.
+///
+/// # Errors
+/// Why it is refused; `None` where the proxy is gone.
+async fn introduce(
+    server: &Server,
+    stream: &mut Stream,
+    peer: &mut SocketAddr,
+    waiting: &Waiting,
+) -> Result<(), Option<Refusal>> {
+    match proxy_header::read(stream).await {
+        Ok(client) => *peer = client.unwrap_or(*peer),
+        Err(error) => {
+            let malformed = error.kind() == io::ErrorKind::InvalidData;
+            return Err(malformed.then_some(Refusal::ProxyHeader));
+        }
+    }
+    waiting.heard();
+    waiting.belong(server.origin(*peer)).map_err(Some)?;
+    stream.readable().await;
+    Ok(())
 }
 
 /// The accept loops, which answer when asked for a sign of life.
@@ -295,101 +347,5 @@ impl Drop for AcceptLoop {
     fn drop(&mut self) {
         self.answer.store(u64::MAX, Relaxed);
         self.answered.notify_one();
-    }
-}
-
-/// The connections that have not shown a token yet.
-#[derive(Default)]
-pub(super) struct Pending(Arc<Room>);
-
-#[derive(Default)]
-struct Room {
-    queue: Mutex<Queue>,
-    /// Told when one has gone, and when the last has.
-    freed: Notify,
-    emptied: Notify,
-}
-
-#[derive(Default)]
-struct Queue {
-    /// By order of arrival.
-    entries: BTreeMap<u64, (Instant, Arc<Notify>)>,
-    next: u64,
-}
-
-/// One connection's place among those that wait, given back when dropped.
-pub(super) struct Waiting {
-    number: u64,
-    room: Arc<Room>,
-    told: Arc<Notify>,
-}
-
-impl Pending {
-    pub(super) fn len(&self) -> usize {
-        lock(&self.0.queue).entries.len()
-    }
-
-    /// Waits until there is none.
-    pub(super) async fn none(&self) {
-        loop {
-            let emptied = self.0.emptied.notified();
-            if self.len() == 0 {
-                return;
-            }
-            emptied.await;
-        }
-    }
-
-    /// Waits until one more may come in. Where the oldest has had its time, it is told to go: a client with a token
-    /// needs a moment only, so whoever fills all places with silence drives out its own.
-    async fn room(&self) {
-        loop {
-            let freed = self.0.freed.notified();
-            let left = {
-                let mut waiting = lock(&self.0.queue);
-                if waiting.entries.len() < MAX_PENDING {
-                    return;
-                }
-                let Some(oldest) = waiting.entries.first_entry() else { return };
-                let left = PENDING_GRACE.saturating_sub(oldest.get().0.elapsed());
-                if left.is_zero() {
-                    let (_, told) = oldest.remove();
-                    told.notify_one();
-                    return;
-                }
-                left
-            };
-            // Whichever comes first: a place, or the oldest's time.
-            let _ = tokio::time::timeout(left, freed).await;
-        }
-    }
-
-    fn enter(&self) -> Waiting {
-        let told = Arc::new(Notify::new());
-        let mut waiting = lock(&self.0.queue);
-        let number = waiting.next;
-        waiting.next += 1;
-        waiting.entries.insert(number, (Instant::now(), told.clone()));
-        Waiting { number, room: self.0.clone(), told }
-    }
-}
-
-impl Waiting {
-    /// Waits until it has to make room for others.
-    pub(super) async fn told_to_go(&self) {
-        self.told.notified().await;
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        let mut queue = lock(&self.room.queue);
-        queue.entries.remove(&self.number);
-        let none = queue.entries.is_empty();
-        drop(queue);
-        self.room.freed.notify_one();
-        if none {
-            self.room.emptied.notify_one();
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! The network side: listeners, HTTP and the handshake, one connection's life, and who looks after all of them.
 //!
-//! In the order in which a client meets them: [`listener`] accepts, [`handshake`] speaks HTTP and upgrades
+//! In the order in which a client meets them: [`listener`] accepts, [`handshake`] speaks HTTP, [`upgrade`] lets in
 //! ([`api`] answers what is no WebSocket), [`session`] reads, publishes and writes, [`timekeeper`] watches the clock.
 //! [`cost`] says what a message costs.
 
@@ -21,6 +21,7 @@ mod handshake;
 mod limits;
 pub mod listener;
 mod origin;
+mod pending;
 mod presence;
 mod proxy_header;
 mod publisher;
@@ -32,6 +33,8 @@ mod stream;
 mod timekeeper;
 mod tls;
 mod tokens;
+mod upgrade;
+mod watched;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -172,7 +175,7 @@ pub struct Server {
     drain: drain::Drain,
     /// Told when a connection ends.
     left: Notify,
-    pending: listener::Pending,
+    pending: Arc<pending::Pending>,
     limits: limits::Limits,
     accept_loops: listener::AcceptLoops,
     helpers: flush::Helpers,
@@ -220,7 +223,7 @@ impl Server {
             connected: AtomicUsize::new(0),
             drain: drain::Drain::default(),
             left: Notify::new(),
-            pending: listener::Pending::default(),
+            pending: Arc::default(),
             limits: limits::Limits::default(),
             timekeeper: Timekeeper::default(),
             background: api::Background::default(),
@@ -395,6 +398,11 @@ impl Server {
     /// Too many handshakes a second from this address.
     fn count_handshake(&self, address: IpAddr) -> Result<(), Refusal> {
         self.limits.handshake(address, &self.live().settings.limits, self.started.elapsed())
+    }
+
+    /// Whose places a connection from this address counts among, where it is known.
+    fn origin(&self, peer: SocketAddr) -> Option<limits::Origin> {
+        pending::origin(peer, &self.live().settings.limits.trusted_proxies)
     }
 
     /// # Errors

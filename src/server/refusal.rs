@@ -53,8 +53,10 @@ pub enum Refusal {
         /// The places.
         max: usize,
     },
-    /// Too many connections have not shown a token yet.
+    /// Too many connections have not shown a token yet, or too many of its address.
     Pending(usize),
+    /// As many connections as may be are kept open for their backends' next requests.
+    Kept(usize),
     /// The daemon stops.
     Draining,
     /// No valid token.
@@ -81,6 +83,10 @@ pub enum Refusal {
     Origin(String),
     /// A client of philote.v1 that sent no token in time.
     TokenTimeout,
+    /// A client of philote.v1 that sent more pings than this before its token.
+    Pings(usize),
+    /// The first messages of clients without a token have as many bytes in memory as they may have.
+    FirstMessages(usize),
     /// A client of philote.v1 that sent something else before its token.
     TokenFirst,
     /// Frames of a client of philote.v1 that broke the protocol before its token came.
@@ -152,6 +158,8 @@ impl Refusal {
             Refusal::Full(_)
             | Refusal::OutOfDescriptors { .. }
             | Refusal::Pending(_)
+            | Refusal::Kept(_)
+            | Refusal::FirstMessages(_)
             | Refusal::Draining
             | Refusal::Spreads(_)
             | Refusal::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -166,7 +174,7 @@ impl Refusal {
             | Refusal::Origin(_)
             | Refusal::Subject { .. } => StatusCode::FORBIDDEN,
             Refusal::RefusedSubjects(_) => StatusCode::CONFLICT,
-            Refusal::PerAddress(_) | Refusal::PerSubject(_) | Refusal::Handshakes(_) => {
+            Refusal::PerAddress(_) | Refusal::PerSubject(_) | Refusal::Handshakes(_) | Refusal::Pings(_) => {
                 StatusCode::TOO_MANY_REQUESTS
             }
             Refusal::Internal | Refusal::NotRemembered => StatusCode::INTERNAL_SERVER_ERROR,
@@ -176,12 +184,16 @@ impl Refusal {
     /// The close code, on philote.v1.
     fn close_code(&self) -> u16 {
         match self {
-            Refusal::Full(_) | Refusal::OutOfDescriptors { .. } | Refusal::Pending(_) | Refusal::Draining => {
-                1013
-            }
+            Refusal::Full(_)
+            | Refusal::OutOfDescriptors { .. }
+            | Refusal::Pending(_)
+            | Refusal::FirstMessages(_)
+            | Refusal::Draining => 1013,
             Refusal::Token(_) | Refusal::TokenTimeout | Refusal::TokenFirst => 4401,
             Refusal::Frames(reason) => reason.code(),
-            Refusal::PerAddress(_) | Refusal::PerSubject(_) | Refusal::Handshakes(_) => 4429,
+            Refusal::PerAddress(_) | Refusal::PerSubject(_) | Refusal::Handshakes(_) | Refusal::Pings(_) => {
+                4429
+            }
             Refusal::Internal => 1011,
             _ => 4403,
         }
@@ -208,6 +220,8 @@ impl Refusal {
             Refusal::Full(_)
             | Refusal::OutOfDescriptors { .. }
             | Refusal::Pending(_)
+            | Refusal::Kept(_)
+            | Refusal::FirstMessages(_)
             | Refusal::Draining
             | Refusal::Spreads(_)
             | Refusal::Busy(_) => "unavailable",
@@ -222,7 +236,9 @@ impl Refusal {
             | Refusal::Origin(_)
             | Refusal::Subject { .. } => "forbidden",
             Refusal::RefusedSubjects(_) => "conflict",
-            Refusal::PerAddress(_) | Refusal::PerSubject(_) | Refusal::Handshakes(_) => "rate_limited",
+            Refusal::PerAddress(_) | Refusal::PerSubject(_) | Refusal::Handshakes(_) | Refusal::Pings(_) => {
+                "rate_limited"
+            }
             Refusal::Internal | Refusal::NotRemembered => "internal_error",
         }
     }
@@ -233,10 +249,13 @@ impl Refusal {
             Refusal::Full(_) => "max_connections",
             Refusal::OutOfDescriptors { .. } => "descriptor_limit",
             Refusal::Pending(_) => "max_pending",
+            Refusal::Kept(_) => "max_kept",
             Refusal::Draining => "draining",
             Refusal::Token(error) => error.name(),
             Refusal::TokenTimeout => "token_timeout",
             Refusal::TokenFirst => "token_not_first",
+            Refusal::Pings(_) => "pings_before_token",
+            Refusal::FirstMessages(_) => "first_messages",
             Refusal::Frames(reason) => reason.name(),
             Refusal::NotApi | Refusal::ApiRight(_) => "not_api",
             Refusal::Channel(_) | Refusal::HiddenChannel(_) => "channel",
@@ -261,6 +280,7 @@ impl Refusal {
             Refusal::Full(_)
             | Refusal::OutOfDescriptors { .. }
             | Refusal::Pending(_)
+            | Refusal::Kept(_)
             | Refusal::Draining
             | Refusal::Spreads(_)
             | Refusal::Busy(_)
@@ -325,10 +345,20 @@ impl fmt::Display for Refusal {
             Refusal::OutOfDescriptors { limit, max } => {
                 write!(f, "the server is full: its limit of {limit} open files leaves {max} connections")
             }
-            Refusal::Pending(max) => write!(f, "{max} connections that show no token are waiting already"),
+            Refusal::Pending(max) => write!(
+                f,
+                "too many connections without a token: {max} may wait, three quarters of them of one address"
+            ),
+            Refusal::Kept(max) => {
+                write!(f, "{max} connections with a token are kept open, and this one was idle longest")
+            }
             Refusal::Draining => f.write_str("the server is stopping"),
             Refusal::Token(error) => error.fmt(f),
             Refusal::TokenTimeout => f.write_str("no token: send {\"auth\": TOKEN} as the first frame"),
+            Refusal::Pings(max) => write!(f, "more than {max} pings before the token: send it first"),
+            Refusal::FirstMessages(max) => {
+                write!(f, "first messages of clients without a token fill {max} bytes; reconnect later")
+            }
             Refusal::TokenFirst => f.write_str("the first message must be {\"auth\": TOKEN}"),
             Refusal::Frames(reason) => f.write_str(reason.sentence()),
             Refusal::NotApi => {

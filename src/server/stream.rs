@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::sockopt::set_tcp_user_timeout;
-use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
 use super::tls::{TlsReader, TlsStream};
@@ -27,11 +27,22 @@ pub(super) enum Stream {
 
 impl Stream {
     /// Waits until a read has something to say: bytes, the end or an error.
+    ///
+    /// tokio takes a socket that was just accepted for readable, so the kernel is asked.
     pub(super) async fn readable(&self) {
         // An error here is one that the read finds as well.
         let _ = match self {
-            Stream::Tcp(stream) => stream.readable().await,
-            Stream::Unix(stream) => stream.readable().await,
+            Stream::Tcp(stream) => stream.peek(&mut [0]).await.map(drop),
+            Stream::Unix(stream) => loop {
+                if let Err(error) = stream.readable().await {
+                    break Err(error);
+                }
+                let peek = || Ok(recv(stream, &mut [0], RecvFlags::PEEK)?);
+                match stream.try_io(Interest::READABLE, peek) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    peeked => break peeked.map(drop),
+                }
+            },
             Stream::Tls(stream) => stream.readable().await,
         };
     }

@@ -59,15 +59,19 @@ impl Acceptor {
         }
     }
 
-    /// Shakes hands. What the stream said before it failed tells whether it was TLS at all.
+    /// Shakes hands, and calls `heard` whenever the client has said something. What the stream said before it failed tells whether it was TLS at all.
     ///
     /// # Errors
     /// Why it is no TLS connection.
-    pub(super) async fn accept(&self, stream: TcpStream) -> Result<TlsStream, HandshakeError> {
+    pub(super) async fn accept(
+        &self,
+        stream: TcpStream,
+        heard: impl Fn(),
+    ) -> Result<TlsStream, HandshakeError> {
         let connection = UnbufferedServerConnection::new(self.config.clone())
             .map_err(|error| HandshakeError { error: Some(error), plain: None })?;
         let mut stream = TlsStream::new(stream, connection);
-        match stream.shake_hands().await {
+        match stream.shake_hands(heard).await {
             Ok(()) => Ok(stream),
             Err((error, looks_plain)) => {
                 let plain = looks_plain.then(|| stream.into_plain()).flatten();

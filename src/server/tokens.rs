@@ -1,4 +1,4 @@
-//! The tokens of a request: in the header Authorization and in the query parameter auth.
+//! The tokens of an HTTP request, and which of them counts.
 
 use hyper::Request;
 use hyper::header::{AUTHORIZATION, HeaderValue};

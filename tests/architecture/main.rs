@@ -44,8 +44,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("jane", &["access_key", "admin", "completions", "escape", "moment", "terminal", "trust"]),
     ("log", &["escape", "moment"]),
     ("message", &["frame", "moment"]),
-    ("metrics", &["http"]),
+    ("metrics", &["http", "places", "sync"]),
     ("outbox", &["close", "frame", "sync"]),
+    ("places", &["sync"]),
     (
         "server",
         &[
@@ -59,6 +60,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "message",
             "moment",
             "outbox",
+            "places",
             "regular_file",
             "sync",
         ],

@@ -239,7 +239,10 @@ impl TlsStream {
 
     /// # Errors
     /// What is wrong, and whether it looks like HTTP without TLS.
-    pub(super) async fn shake_hands(&mut self) -> Result<(), (Option<rustls::Error>, bool)> {
+    pub(super) async fn shake_hands(
+        &mut self,
+        heard: impl Fn(),
+    ) -> Result<(), (Option<rustls::Error>, bool)> {
         let mut bytes = Vec::new();
         let mut first = None;
         loop {
@@ -248,6 +251,7 @@ impl TlsStream {
             if count == 0 || bytes.len() > LARGEST_HANDSHAKE {
                 return Err((None, false));
             }
+            heard();
             let first = *first.get_or_insert(bytes[0]);
             let (done, failed) = {
                 let mut state = lock(&self.reader.shared).map_err(gone)?;

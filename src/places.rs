@@ -1,0 +1,356 @@
+//! Places for connections that wait for their client: bounded in number, a part of them for one address, and given up
+//! by the longest silent connection once others wait.
+//!
+//! Silence is counted from the last byte received. A connection that is being answered keeps its place.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use crate::sync::lock;
+
+/// When to look again where all are being answered; one that was answered tells by itself.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How many places there are, and when one has to be given up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    /// Connections at once.
+    pub(crate) places: usize,
+    /// Connections of one address at once.
+    pub(crate) share: usize,
+    /// How long a connection in the middle of something may be silent while others wait for its place.
+    pub(crate) grace: Duration,
+}
+
+/// The places. `K` is what tells addresses apart.
+#[derive(Debug)]
+pub(crate) struct Places<K>(Arc<Inner<K>>);
+
+#[derive(Debug)]
+struct Inner<K> {
+    rules: Rules,
+    /// Where milliseconds are counted from.
+    epoch: Instant,
+    free: Arc<Semaphore>,
+    /// What each address has left of its share. An entry goes with the address's last connection.
+    shares: Mutex<HashMap<K, Weak<Semaphore>>>,
+    silent: Mutex<Silent<K>>,
+    /// The next connection's number.
+    next: AtomicU64,
+    /// Connections that have not left yet.
+    taken: AtomicUsize,
+    /// Told when the last connection has left.
+    emptied: Notify,
+    /// Told when a connection may be sent away that was being answered.
+    answered: Notify,
+}
+
+/// The connections that may have to go, by when they may, which is brought up to date when one is looked for.
+type Silent<K> = BTreeMap<(Milliseconds, u64), Entry<K>>;
+
+#[derive(Debug)]
+struct Entry<K> {
+    key: Option<K>,
+    permits: Permits,
+    state: Arc<State>,
+    told: Arc<Notify>,
+}
+
+/// A place, and one in the share of its address.
+#[derive(Debug)]
+struct Permits {
+    all: OwnedSemaphorePermit,
+    own: Option<OwnedSemaphorePermit>,
+}
+
+#[derive(Debug)]
+struct State {
+    number: u64,
+    /// From when on it has to give way to others.
+    due: AtomicU64,
+    /// What it is sorted by: `due` when it was last looked at. Written with the entries locked.
+    sorted_by: AtomicU64,
+}
+
+/// Since the epoch.
+type Milliseconds = u64;
+
+/// One connection's place, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Place<K: Clone + Eq + Hash> {
+    inner: Arc<Inner<K>>,
+    key: Option<K>,
+    state: Arc<State>,
+    told: Arc<Notify>,
+    /// With it while it is being answered, with the entry while it is silent.
+    permits: Option<Permits>,
+}
+
+impl<K: Clone + Eq + Hash> Places<K> {
+    pub(crate) fn new(rules: Rules) -> Places<K> {
+        Places(Arc::new(Inner {
+            rules,
+            epoch: Instant::now(),
+            free: Arc::new(Semaphore::new(rules.places)),
+            shares: Mutex::default(),
+            silent: Mutex::default(),
+            next: AtomicU64::new(0),
+            taken: AtomicUsize::new(0),
+            emptied: Notify::new(),
+            answered: Notify::new(),
+        }))
+    }
+
+    /// How many connections have not left yet.
+    pub(crate) fn taken(&self) -> usize {
+        self.0.taken.load(Relaxed)
+    }
+
+    /// Waits until none is taken.
+    pub(crate) async fn none_taken(&self) {
+        loop {
+            let emptied = self.0.emptied.notified();
+            tokio::pin!(emptied);
+            emptied.as_mut().enable();
+            if self.taken() == 0 {
+                return;
+            }
+            emptied.await;
+        }
+    }
+
+    /// Makes room at once, where a connection has been silent for its time.
+    pub(crate) fn make_room(&self) {
+        drop(self.0.evict(None));
+    }
+
+    /// Waits for a place for a connection of this address, which is told by `told` when it has to go. `None` where its
+    /// address has its share and none of its own has to go.
+    pub(crate) async fn enter(&self, key: Option<K>, told: &Arc<Notify>) -> Option<Place<K>> {
+        let own = match key.as_ref().map(|key| self.0.share(key).try_acquire_owned()) {
+            None => None,
+            Some(Ok(own)) => Some(own),
+            Some(Err(_)) => {
+                let permits = self.0.evict(key.as_ref()).ok()?;
+                return Some(Place::new(&self.0, key, told, permits));
+            }
+        };
+        let all = self.0.any().await;
+        Some(Place::new(&self.0, key, told, Permits { all, own }))
+    }
+
+    /// Waits until this address may have one more place.
+    pub(crate) async fn take(&self, key: Option<K>, told: &Arc<Notify>) -> Place<K> {
+        let mut own = None;
+        if let Some(key) = &key {
+            match self.0.permit(&self.0.share(key), Some(key)).await {
+                Found::Free(permit) => own = Some(permit),
+                Found::GivenUp(permits) => return Place::new(&self.0, Some(key.clone()), told, permits),
+            }
+        }
+        let all = self.0.any().await;
+        Place::new(&self.0, key, told, Permits { all, own })
+    }
+
+    /// Takes a place that is free or given up at once, whatever the address.
+    pub(crate) fn try_take(&self, told: &Arc<Notify>) -> Option<Place<K>> {
+        let permits = match self.0.free.clone().try_acquire_owned() {
+            Ok(all) => Permits { all, own: None },
+            Err(_) => self.0.evict(None).ok()?,
+        };
+        Some(Place::new(&self.0, None, told, Permits { own: None, ..permits }))
+    }
+}
+
+/// Where a place came from.
+enum Found {
+    Free(OwnedSemaphorePermit),
+    GivenUp(Permits),
+}
+
+impl<K: Clone + Eq + Hash> Inner<K> {
+    fn now(&self) -> Milliseconds {
+        self.epoch.elapsed().as_millis() as Milliseconds
+    }
+
+    fn due_after(&self, grace: Duration) -> Milliseconds {
+        self.now() + grace.as_millis() as Milliseconds
+    }
+
+    /// What this address has left of its share.
+    fn share(&self, key: &K) -> Arc<Semaphore> {
+        let mut shares = lock(&self.shares);
+        if let Some(share) = shares.get(key).and_then(Weak::upgrade) {
+            return share;
+        }
+        // A share that nobody holds any more is as good as none.
+        if shares.len() == shares.capacity() {
+            shares.retain(|_, share| share.strong_count() > 0);
+        }
+        let share = Arc::new(Semaphore::new(self.rules.share));
+        shares.insert(key.clone(), Arc::downgrade(&share));
+        share
+    }
+
+    /// Waits until a place is free or given up.
+    async fn any(&self) -> OwnedSemaphorePermit {
+        match self.permit(&self.free, None).await {
+            Found::Free(all) => all,
+            Found::GivenUp(permits) => permits.all,
+        }
+    }
+
+    /// Waits for a permit, or for a connection whose time is over: of this address, where one is given.
+    async fn permit(&self, permits: &Arc<Semaphore>, key: Option<&K>) -> Found {
+        if let Ok(permit) = permits.clone().try_acquire_owned() {
+            return Found::Free(permit);
+        }
+        let acquired = permits.clone().acquire_owned();
+        tokio::pin!(acquired);
+        loop {
+            let left = match self.evict(key) {
+                Ok(permits) => return Found::GivenUp(permits),
+                Err(left) => left,
+            };
+            tokio::select! {
+                biased;
+                // It is never closed.
+                Ok(permit) = &mut acquired => return Found::Free(permit),
+                () = tokio::time::sleep(left) => {}
+                () = self.answered.notified() => {}
+            }
+        }
+    }
+
+    /// Tells the longest silent connection to go: of this address, where one is given. Returns its place.
+    ///
+    /// # Errors
+    /// None of them has been silent for its time; when it is worth looking again.
+    fn evict(&self, key: Option<&K>) -> Result<Permits, Duration> {
+        let now = self.now();
+        let mut silent = lock(&self.silent);
+        // Whose client was heard since it was sorted comes later.
+        while let Some((&at, entry)) = silent.first_key_value() {
+            let due = entry.state.due.load(Relaxed);
+            if due <= at.0 {
+                break;
+            }
+            entry.state.sorted_by.store(due, Relaxed);
+            if let Some(entry) = silent.remove(&at) {
+                silent.insert((due, at.1), entry);
+            }
+        }
+        let due = match key {
+            None => silent.first_key_value().map(|(at, _)| (at.0, *at)),
+            Some(_) => {
+                let own = silent.iter().filter(|(_, entry)| entry.key.as_ref() == key);
+                own.map(|(at, entry)| (entry.state.due.load(Relaxed), *at)).min()
+            }
+        };
+        match due {
+            Some((due, at)) if due <= now => {
+                let entry = silent.remove(&at).ok_or(Duration::ZERO)?;
+                entry.told.notify_one();
+                Ok(entry.permits)
+            }
+            Some((due, _)) => Err(Duration::from_millis(due - now)),
+            None => Err(LOOK_AGAIN),
+        }
+    }
+}
+
+impl<K: Clone + Eq + Hash> Place<K> {
+    fn new(inner: &Arc<Inner<K>>, key: Option<K>, told: &Arc<Notify>, permits: Permits) -> Place<K> {
+        inner.taken.fetch_add(1, Relaxed);
+        let number = inner.next.fetch_add(1, Relaxed);
+        let state = Arc::new(State { number, due: AtomicU64::new(0), sorted_by: AtomicU64::new(0) });
+        let mut place =
+            Place { inner: inner.clone(), key, state, told: told.clone(), permits: Some(permits) };
+        place.wait(inner.rules.grace);
+        place
+    }
+
+    /// Bytes have come.
+    pub(crate) fn heard(&self) {
+        self.state.due.store(self.inner.due_after(self.inner.rules.grace), Relaxed);
+    }
+
+    /// Its client is being answered, and it keeps its place. False where it has lost it already.
+    pub(crate) fn begin(&mut self) -> bool {
+        if self.permits.is_none() {
+            self.permits = self.leave().map(|entry| entry.permits);
+        }
+        self.permits.is_some()
+    }
+
+    /// Counts it as this address's from now on. False where it has lost its place, or the address has its share and
+    /// none of its own has to go.
+    pub(crate) fn belong(&mut self, key: K) -> bool {
+        let silent = self.permits.is_none();
+        if !self.begin() {
+            return false;
+        }
+        let own = match self.inner.share(&key).try_acquire_owned() {
+            Ok(own) => Some(own),
+            Err(_) => self.inner.evict(Some(&key)).ok().and_then(|permits| permits.own),
+        };
+        let belongs = own.is_some();
+        if let Some(permits) = self.permits.as_mut().filter(|_| belongs) {
+            permits.own = own;
+            self.key = Some(key);
+        }
+        if silent {
+            self.wait(self.inner.rules.grace);
+        }
+        belongs
+    }
+
+    /// It waits for its client again, in the middle of something.
+    pub(crate) fn go_on(&mut self) {
+        self.wait(self.inner.rules.grace);
+    }
+
+    /// Its client was answered, and waits for nothing: its place is the first to be given up.
+    pub(crate) fn rest(&mut self) {
+        if self.permits.is_none() {
+            return;
+        }
+        self.wait(Duration::ZERO);
+        self.inner.answered.notify_one();
+    }
+
+    /// Puts it among those that may have to go, after this time.
+    fn wait(&mut self, grace: Duration) {
+        let Some(permits) = self.permits.take() else { return };
+        let due = self.inner.due_after(grace);
+        self.state.due.store(due, Relaxed);
+        let entry =
+            Entry { key: self.key.clone(), permits, state: self.state.clone(), told: self.told.clone() };
+        let mut silent = lock(&self.inner.silent);
+        self.state.sorted_by.store(due, Relaxed);
+        silent.insert((due, self.state.number), entry);
+    }
+
+    fn leave(&self) -> Option<Entry<K>> {
+        let mut silent = lock(&self.inner.silent);
+        silent.remove(&(self.state.sorted_by.load(Relaxed), self.state.number))
+    }
+}
+
+impl<K: Clone + Eq + Hash> Drop for Place<K> {
+    fn drop(&mut self) {
+        drop(self.permits.take().or_else(|| self.leave().map(|entry| entry.permits)));
+        if self.inner.taken.fetch_sub(1, Relaxed) == 1 {
+            self.inner.emptied.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

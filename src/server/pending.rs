@@ -1,0 +1,255 @@
+//! Connections that HTTP is spoken on, and that are no sessions: how many there may be, and which has to go.
+//!
+//! One that has shown no token is a stranger. It holds one of [`MAX_PENDING`] places until its first byte, because it
+//! costs little so far, and then one of [`MAX_SPEAKING`]. One address has three quarters of either at most, so that
+//! its silence cannot keep others out. Where others wait, the longest silent one goes; an honest client is silent for
+//! some round trips only, and those who wait meanwhile lose nothing. One that has shown a token is a backend's: it
+//! holds one of [`MAX_KEPT`] places.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::time::Instant;
+
+use super::Refusal;
+use super::limits::Origin;
+use super::stream::Stream;
+use crate::config::TrustedProxies;
+use crate::http::{linger, write};
+use crate::places::{Place, Places, Rules};
+use crate::sync::lock;
+
+/// Connections that have not said anything yet, at once: a descriptor and a kilobyte or two each.
+pub(super) const MAX_PENDING: usize = 4096;
+
+/// Connections that have begun to speak and shown no token, at once: each may hold a request's head, the hello of TLS
+/// or the beginning of a first frame.
+pub(super) const MAX_SPEAKING: usize = 1024;
+
+/// Connections that have shown a token and are kept open for the next request, at once. One more takes the place of
+/// the one that is idle longest.
+pub(super) const MAX_KEPT: usize = 1024;
+
+/// How long a connection may be silent while others wait for its place: a lost packet is sent again after one second,
+/// and again two seconds later.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Connections that were sent away and may read why, at once. What is said to the others may be lost on its way.
+const MAX_LEAVING: usize = 256;
+
+/// What a stranger's first message may have in memory without asking, in bytes: a usual token.
+const FREE_BYTES: usize = 4 * 1024;
+
+/// What the first messages of all strangers may have in memory beyond that, in bytes: some with the longest tokens.
+pub(super) const FIRST_MESSAGES_BYTES: usize = 8 * 1024 * 1024;
+
+/// The most that one address may have of these places.
+const fn share(places: usize) -> usize {
+    places / 4 * 3
+}
+
+/// All places.
+pub(super) struct Pending {
+    silent: Places<Origin>,
+    speaking: Places<Origin>,
+    kept: Places<Origin>,
+    leaving: Semaphore,
+    /// Bytes of first messages.
+    first_messages: Semaphore,
+}
+
+impl Default for Pending {
+    fn default() -> Pending {
+        let places = |places, share| Places::new(Rules { places, share, grace: GRACE });
+        Pending {
+            silent: places(MAX_PENDING, share(MAX_PENDING)),
+            speaking: places(MAX_SPEAKING, share(MAX_SPEAKING)),
+            kept: places(MAX_KEPT, MAX_KEPT),
+            leaving: Semaphore::new(MAX_LEAVING),
+            first_messages: Semaphore::new(FIRST_MESSAGES_BYTES),
+        }
+    }
+}
+
+impl Pending {
+    /// How many have shown no token.
+    pub(super) fn len(&self) -> usize {
+        self.silent.taken() + self.speaking.taken()
+    }
+
+    /// Waits until none is left that has shown no token.
+    pub(super) async fn none(&self) {
+        // In the order in which a connection passes through them.
+        self.silent.none_taken().await;
+        self.speaking.none_taken().await;
+    }
+
+    /// Sends the longest silent connection away at once, because there are no descriptors left.
+    pub(super) fn make_room(&self) {
+        self.silent.make_room();
+    }
+
+    /// Waits for a place for a connection that was accepted.
+    ///
+    /// # Errors
+    /// Its address has its share.
+    pub(super) async fn enter(self: &Arc<Self>, origin: Option<Origin>) -> Result<Waiting, Refusal> {
+        let told = Arc::new(Notify::new());
+        let place = self.silent.enter(origin, &told).await.ok_or(REFUSED)?;
+        Ok(Waiting { pending: self.clone(), told, held: Mutex::new(Held { place, known: false }) })
+    }
+
+    /// Ends a connection that has to go, and tells it why as far as that can be told.
+    pub(super) async fn send_away(&self, stream: &mut Stream, bytes: &[u8]) {
+        match self.leaving.try_acquire() {
+            Ok(_leaving) => {
+                write(stream, bytes).await;
+                linger(stream).await;
+            }
+            Err(_) => drop(write(stream, bytes).now_or_never()),
+        }
+    }
+}
+
+/// What a stranger is told that has to go.
+const REFUSED: Refusal = Refusal::Pending(MAX_PENDING);
+
+/// Whose places a connection counts among. `None` where many clients may be behind it: a proxy that tells for whom it
+/// speaks, a Unix socket.
+pub(super) fn origin(peer: SocketAddr, trusted: &TrustedProxies) -> Option<Origin> {
+    Origin::of(peer.ip()).filter(|_| !trusted.trusts(peer.ip()))
+}
+
+/// One connection's place, given back when dropped.
+pub(super) struct Waiting {
+    pending: Arc<Pending>,
+    told: Arc<Notify>,
+    held: Mutex<Held>,
+}
+
+struct Held {
+    place: Place<Origin>,
+    /// It has shown a token, and is no stranger.
+    known: bool,
+}
+
+impl Waiting {
+    /// Does something that waits for the client.
+    ///
+    /// # Errors
+    /// It took too long, or the connection has to make room for others.
+    pub(super) async fn within<T>(
+        &self,
+        deadline: Instant,
+        waits: impl Future<Output = T>,
+    ) -> Result<T, Refusal> {
+        tokio::select! {
+            biased;
+            done = waits => Ok(done),
+            () = tokio::time::sleep_until(deadline) => Err(Refusal::Timeout),
+            refusal = self.told_to_go() => Err(refusal),
+        }
+    }
+
+    /// Waits until it has to make room for others; what its client is told then.
+    pub(super) async fn told_to_go(&self) -> Refusal {
+        self.told.notified().await;
+        if lock(&self.held).known { Refusal::Kept(MAX_KEPT) } else { REFUSED }
+    }
+
+    /// Waits for a place among those that speak: there is something to read.
+    ///
+    /// # Errors
+    /// It had to make room for others already.
+    pub(super) async fn speak(&self, origin: Option<Origin>) -> Result<(), Refusal> {
+        // It is not silent any more.
+        if !lock(&self.held).place.begin() {
+            return Err(REFUSED);
+        }
+        let place = self.pending.speaking.take(origin, &self.told).await;
+        lock(&self.held).place = place;
+        Ok(())
+    }
+
+    /// Counts it as this address's: a proxy has told for whom it speaks.
+    ///
+    /// # Errors
+    /// The address has its share.
+    pub(super) fn belong(&self, origin: Option<Origin>) -> Result<(), Refusal> {
+        match origin {
+            Some(origin) if !lock(&self.held).place.belong(origin) => Err(REFUSED),
+            _ => Ok(()),
+        }
+    }
+
+    /// Bytes have come.
+    pub(super) fn heard(&self) {
+        lock(&self.held).place.heard();
+    }
+
+    /// A request has come, and is answered: the place is kept until then.
+    ///
+    /// # Errors
+    /// It had to make room for others already.
+    pub(super) fn begin(&self) -> Result<(), Refusal> {
+        if lock(&self.held).place.begin() { Ok(()) } else { Err(REFUSED) }
+    }
+
+    /// Its answer is written.
+    pub(super) fn answered(&self) {
+        lock(&self.held).place.rest();
+    }
+
+    /// It was answered, and its client has more to say at once.
+    pub(super) fn go_on(&self) {
+        lock(&self.held).place.go_on();
+    }
+
+    /// Its request has shown a token: it is no stranger, and holds none of their places.
+    ///
+    /// Where all that are known are being answered it goes on holding one; it keeps that for the time of its answer.
+    pub(super) fn known(&self) {
+        let mut held = lock(&self.held);
+        if held.known {
+            return;
+        }
+        if let Some(mut place) = self.pending.kept.try_take(&self.told) {
+            place.begin();
+            *held = Held { place, known: true };
+        }
+    }
+
+    /// The memory of its first message.
+    pub(super) fn first_message(&self) -> FirstMessage<'_> {
+        FirstMessage { pending: &self.pending, bytes: 0, permits: None }
+    }
+}
+
+/// What one stranger's first message has in memory, given back when dropped.
+pub(super) struct FirstMessage<'a> {
+    pending: &'a Pending,
+    bytes: usize,
+    permits: Option<SemaphorePermit<'a>>,
+}
+
+impl FirstMessage<'_> {
+    /// Makes room for so many more bytes of it.
+    ///
+    /// # Errors
+    /// The first messages of all strangers have all that they may have.
+    pub(super) fn hold(&mut self, more: usize) -> Result<(), Refusal> {
+        let before = self.bytes.max(FREE_BYTES);
+        self.bytes += more;
+        let more = u32::try_from(self.bytes.saturating_sub(before)).unwrap_or(u32::MAX);
+        let full = |_| Refusal::FirstMessages(FIRST_MESSAGES_BYTES);
+        let permit = self.pending.first_messages.try_acquire_many(more).map_err(full)?;
+        match &mut self.permits {
+            Some(permits) => permits.merge(permit),
+            none => *none = Some(permit),
+        }
+        Ok(())
+    }
+}

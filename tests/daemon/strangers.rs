@@ -1,0 +1,325 @@
+//! Connections that have shown no token: who has to go when there are many, and what they may cost.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use socket2::{Domain, Socket, Type};
+
+use crate::support::{Daemon, PATIENCE, body_of, frame, header, sign, status, upgrade};
+
+/// As many as may be accepted and silent, and the most of them that one address may have.
+const MAX_PENDING: usize = 4096;
+const SHARE: usize = MAX_PENDING / 4 * 3;
+
+/// A raw connection from another address of this machine.
+fn connect_from(daemon: &Daemon, last: u8) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), 0)).into()).unwrap();
+    socket.connect(&daemon.address().into()).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// One answer, on a connection that stays open.
+fn answer(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let count = stream.read(&mut buffer).unwrap_or_else(|error| panic!("{error} after {bytes:?}"));
+        bytes.extend_from_slice(&buffer[..count]);
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let length = header(&text, "Content-Length").map(|length| length.parse::<usize>().unwrap());
+        let whole = text.split_once("\r\n\r\n").is_some_and(|(_, body)| body.len() >= length.unwrap_or(0));
+        if whole || count == 0 {
+            return text;
+        }
+    }
+}
+
+fn ask(stream: &mut TcpStream, request: &str) -> String {
+    stream.write_all(request.as_bytes()).unwrap();
+    answer(stream)
+}
+
+const HEALTH: &str = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
+
+fn batch(token: &str) -> String {
+    let body = json!(vec![json!({"channel": "c", "data": "x"}); 50]).to_string();
+    let length = body.len();
+    format!(
+        "POST /api/publish HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+#[test]
+fn silence_cut_a_backend_in_the_middle_of_its_publishes() {
+    let daemon = Daemon::start("");
+    let batch = batch(&sign(&json!({"api": true})));
+    let mut backend = daemon.connect();
+    assert_eq!(status(&ask(&mut backend, &batch)), 200);
+    let before = daemon.memory().0;
+    // Silent from several addresses, so that no share ends it: twice as many as there are places.
+    let silent: Vec<_> =
+        (0..2 * MAX_PENDING).map(|number| connect_from(&daemon, 2 + (number % 7) as u8)).collect();
+    // The first had to go once they had been silent for their time: publish beyond that.
+    let deadline = Instant::now() + PATIENCE;
+    let (mut rounds, mut worst) = (0, Duration::ZERO);
+    while daemon.metric("philote_requests_refused_total{reason=\"max_pending\"}") < MAX_PENDING as u64 / 2 {
+        assert!(Instant::now() < deadline, "nobody has to go");
+        let began = Instant::now();
+        assert_eq!(status(&ask(&mut backend, &batch)), 200, "after {rounds} rounds");
+        worst = worst.max(began.elapsed());
+        rounds += 1;
+    }
+    let at_worst = daemon.memory().0;
+    let cut = read_whole(&silent[0]);
+    assert_eq!(status(&cut), 503, "{cut}");
+    assert!(header(&cut, "Retry-After").is_some());
+    assert!(daemon.ended(1).iter().any(|row| row["reason"] == "max_pending"));
+    daemon.wait_for_line("too many connections without a token");
+    drop(silent);
+    wait_for_no_strangers(&daemon);
+    println!(
+        "{rounds} batches, the slowest {worst:?}; resident KiB {}, {} with {} silent, {} after",
+        before >> 10,
+        at_worst >> 10,
+        2 * MAX_PENDING,
+        daemon.memory().0 >> 10
+    );
+    assert!(at_worst < before + (48 << 20), "{before} to {at_worst}");
+    assert_eq!(status(&ask(&mut backend, &batch)), 200);
+}
+
+fn wait_for_no_strangers(daemon: &Daemon) {
+    let pending = || daemon.metric("philote_connections_pending");
+    let deadline = Instant::now() + PATIENCE;
+    while pending() > 0 {
+        assert!(Instant::now() < deadline, "{} are left", pending());
+    }
+}
+
+fn read_whole(mut stream: &TcpStream) -> String {
+    let mut bytes = Vec::new();
+    let _ = stream.read_to_end(&mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[test]
+fn clients_whose_request_came_late_were_cut_while_others_waited() {
+    let daemon = Daemon::start("max_connections = 4000\n");
+    let before = daemon.memory().0;
+    let mut clients: Vec<_> = (0..3_000).map(|_| (daemon.connect(), Instant::now())).collect();
+    let request = upgrade(&sign(&json!({"read": ["c"]})), "");
+    for (stream, connected) in &mut clients {
+        // The lateness is what is tested.
+        std::thread::sleep(Duration::from_millis(1200).saturating_sub(connected.elapsed()));
+        stream.write_all(request.as_bytes()).unwrap();
+    }
+    let mut head = [0; 12];
+    for (number, (stream, _)) in clients.iter_mut().enumerate() {
+        stream.read_exact(&mut head).unwrap_or_else(|error| panic!("client {number}: {error}"));
+        assert_eq!(&head, b"HTTP/1.1 101");
+    }
+    println!("resident KiB {} before, {} with 3,000 clients", before >> 10, daemon.memory().0 >> 10);
+}
+
+#[test]
+fn one_address_held_every_place() {
+    let daemon = Daemon::start("[websocket]\nhandshake_timeout = \"60s\"\n");
+    let silent: Vec<_> = (0..SHARE).map(|_| connect_from(&daemon, 2)).collect();
+    // Over its share. The one who is refused may also be the longest silent.
+    let over: Vec<_> = (0..100).map(|_| connect_from(&daemon, 2)).collect();
+    let mut other = connect_from(&daemon, 3);
+    let began = Instant::now();
+    assert_eq!(status(&ask(&mut other, HEALTH)), 200);
+    println!("another address waited {:?}", began.elapsed());
+    let refused = "philote_requests_refused_total{reason=\"max_pending\"}";
+    let deadline = Instant::now() + PATIENCE;
+    while daemon.metric(refused) < 100 {
+        assert!(Instant::now() < deadline, "{}", daemon.metric(refused));
+    }
+    assert_eq!(daemon.metric(refused), 100);
+    drop((silent, over));
+}
+
+#[test]
+fn unfinished_requests_kept_others_out_until_the_deadline() {
+    // Half a head, then one byte now and then: these hold places among those that speak, which others want as well.
+    let daemon = Daemon::start("[websocket]\nhandshake_timeout = \"60s\"\n");
+    let mut slow: Vec<_> =
+        (0..1024 + 8).map(|number| connect_from(&daemon, 2 + (number % 4) as u8)).collect();
+    for stream in &mut slow {
+        stream.write_all(b"GET / HTTP/1.1\r\nX: ").unwrap();
+    }
+    // All places are taken. One more comes in when the longest silent has been so for its time.
+    let mut other = connect_from(&daemon, 9);
+    assert_eq!(status(&ask(&mut other, HEALTH)), 200);
+    let told = |stream: &&TcpStream| {
+        stream.set_nonblocking(true).unwrap();
+        let told = matches!(stream.peek(&mut [0]), Ok(1));
+        stream.set_nonblocking(false).unwrap();
+        told
+    };
+    let deadline = Instant::now() + PATIENCE;
+    let told = loop {
+        let told: Vec<_> = slow.iter().filter(told).map(read_whole).collect();
+        assert!(Instant::now() < deadline, "nobody was told");
+        if !told.is_empty() {
+            break told;
+        }
+    };
+    for answer in told {
+        assert_eq!(
+            (status(&answer), body_of(&answer)["error"].as_str()),
+            (503, Some("unavailable")),
+            "{answer}"
+        );
+    }
+}
+
+#[test]
+fn a_connection_was_idle_for_no_longer_than_a_handshake_may_take() {
+    let daemon =
+        Daemon::start("[websocket]\nhandshake_timeout = \"1s\"\n[http]\nkeep_alive_timeout = \"70s\"\n");
+    let batch = batch(&sign(&json!({"api": true})));
+    let (mut backend, mut monitor) = (daemon.connect(), daemon.connect());
+    for _ in 0..2 {
+        for (stream, request) in [(&mut backend, batch.as_str()), (&mut monitor, HEALTH)] {
+            let answer = ask(stream, request);
+            assert_eq!(
+                (status(&answer), header(&answer, "Keep-Alive")),
+                (200, Some("timeout=70")),
+                "{answer}"
+            );
+        }
+        // Twice as long as a handshake may take: the connections that say nothing are gone after it.
+        for _ in 0..2 {
+            assert_eq!(daemon.connect().read(&mut [0]).unwrap(), 0);
+        }
+    }
+    // A request that was begun has the time of a handshake again.
+    backend.write_all(b"GET /api/info HTTP/1.1\r\n").unwrap();
+    assert_eq!(status(&answer(&mut backend)), 408);
+    let close = ask(&mut monitor, "GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    assert_eq!((status(&close), header(&close, "Keep-Alive")), (200, None));
+}
+
+#[test]
+fn idle_connections_end_after_keep_alive_timeout() {
+    let daemon = Daemon::start("[http]\nkeep_alive_timeout = \"1s\"\n");
+    let began = Instant::now();
+    let mut monitor = daemon.connect();
+    assert_eq!(header(&ask(&mut monitor, HEALTH), "Keep-Alive"), Some("timeout=1"));
+    assert_eq!(monitor.read(&mut [0]).unwrap(), 0);
+    // Later than its client was told, never earlier.
+    assert!(began.elapsed() >= Duration::from_secs(1));
+}
+
+#[test]
+fn kept_connections_are_bounded_and_the_longest_idle_goes() {
+    const MAX_KEPT: usize = 1024;
+    let daemon = Daemon::start("");
+    let token = sign(&json!({"api": true}));
+    let info = format!("GET /api/info HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n");
+    let mut kept: Vec<_> = (0..MAX_KEPT).map(|_| daemon.connect()).collect();
+    for stream in &mut kept {
+        assert_eq!(status(&ask(stream, &info)), 200);
+    }
+    // They are no strangers.
+    assert_eq!(daemon.metric("philote_connections_pending"), 0);
+    assert_eq!(status(&ask(&mut kept[0], &info)), 200);
+    let mut more = daemon.connect();
+    assert_eq!(status(&ask(&mut more, &info)), 200);
+    let told = read_whole(&kept[1]);
+    assert_eq!(status(&told), 503, "the second is idle longest: {told}");
+    assert_eq!(daemon.ended(1)[0]["reason"], "max_kept");
+    for number in [0, 2] {
+        assert_eq!(status(&ask(&mut kept[number], &info)), 200);
+    }
+}
+
+/// A connection of philote.v1 that has not sent its token.
+fn stranger(daemon: &Daemon) -> TcpStream {
+    let mut stream = daemon.connect();
+    let request =
+        upgrade("", "Sec-WebSocket-Protocol: philote.v1\r\n").replace("Authorization: Bearer \r\n", "");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+    stream
+}
+
+/// The code of the Close at the end of these bytes, behind frames of at most 125 bytes.
+fn close_code(mut bytes: &[u8]) -> u16 {
+    while bytes[0] != 0x88 {
+        bytes = &bytes[2 + usize::from(bytes[1])..];
+    }
+    u16::from_be_bytes([bytes[2], bytes[3]])
+}
+
+#[test]
+fn pings_before_the_token_passed_every_rate() {
+    let daemon = Daemon::start("");
+    for opcode in [0x89, 0x8a] {
+        let mut stream = stranger(&daemon);
+        for _ in 0..16 {
+            stream.write_all(&frame(opcode, b"x")).unwrap();
+        }
+        if opcode == 0x89 {
+            let mut pongs = [0; 16 * 3];
+            stream.read_exact(&mut pongs).unwrap();
+        }
+        stream.write_all(&frame(opcode, b"x")).unwrap();
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+        assert_eq!(close_code(&rest), 4429, "{rest:?}");
+        assert_eq!(daemon.ended(1)[0]["reason"], "pings_before_token");
+    }
+    // A few do no harm.
+    let mut stream = stranger(&daemon);
+    stream.write_all(&frame(0x89, b"x")).unwrap();
+    let token = sign(&json!({"read": ["c"]}));
+    stream.write_all(&frame(0x81, json!({"auth": token}).to_string().as_bytes())).unwrap();
+    daemon.wait_until("it is in", |status| status["connections"] == 1);
+}
+
+#[test]
+fn first_messages_of_strangers_filled_memory() {
+    let daemon = Daemon::start("[websocket]\nhandshake_timeout = \"60s\"\n");
+    drop(stranger(&daemon));
+    let before = daemon.memory().0;
+    // All but the end of a message as long as a token may be.
+    let message = frame(0x81, format!("{{\"auth\": \"{}\"}}", "x".repeat(300_000)).as_bytes());
+    let mut strangers: Vec<_> = (0..500).map(|_| stranger(&daemon)).collect();
+    let mut worst = 0;
+    for stream in &mut strangers {
+        // It may be refused before it has sent all.
+        let _ = stream.write_all(&message[..message.len() - 1]);
+        worst = worst.max(daemon.memory().0);
+    }
+    let full = daemon.ended(1);
+    assert_eq!(full[0]["reason"], "first_messages", "{full:?}");
+    // A usual token still comes in.
+    let mut usual = stranger(&daemon);
+    let token = sign(&json!({"read": ["c"]}));
+    usual.write_all(&frame(0x81, json!({"auth": token}).to_string().as_bytes())).unwrap();
+    daemon.wait_until("it is in", |status| status["connections"] == 1);
+    drop(strangers);
+    wait_for_no_strangers(&daemon);
+    let after = daemon.memory().0;
+    println!("resident KiB {} before, {} at the worst, {} after", before >> 10, worst >> 10, after >> 10);
+    assert!(worst < before + (48 << 20), "{before} to {worst}");
+    // Their memory is free again: a long token comes in.
+    let mut long = stranger(&daemon);
+    let token = sign(&json!({"read": (0..1024).map(|n| format!("{n:0100}")).collect::<Vec<_>>()}));
+    long.write_all(&frame(0x81, json!({"auth": token}).to_string().as_bytes())).unwrap();
+    daemon.wait_until("it is in", |status| status["connections"] == 2);
+}
