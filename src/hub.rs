@@ -60,6 +60,8 @@ struct Channel {
     /// The lower half of `messages` at the last sample, and the messages a second before it, as bits of an `f32`.
     sampled: AtomicU32,
     rate: AtomicU32,
+    /// Which sample that was.
+    round: AtomicU32,
     /// Of `readers`, for those who list channels: they must not wait for a publish to a large one.
     reader_count: AtomicU32,
     readers: Mutex<Readers>,
@@ -72,6 +74,7 @@ impl Channel {
             messages: AtomicU64::new(0),
             sampled: AtomicU32::new(0),
             rate: AtomicU32::new(0),
+            round: AtomicU32::new(0),
             reader_count: AtomicU32::new(0),
             readers: Mutex::default(),
         })
@@ -158,6 +161,8 @@ pub struct Hub {
     deliveries: AtomicU64,
     /// Channels that have a reader: a history keeps many more.
     read_channels: AtomicUsize,
+    /// Samples of the channels' rates so far.
+    samples: AtomicU32,
     keeping: Arc<Keeping>,
     /// The channels with a history, by the age of the oldest that they keep.
     ages: Ages<Arc<Channel>>,
@@ -172,6 +177,7 @@ impl Hub {
             budget,
             deliveries: AtomicU64::new(0),
             read_channels: AtomicUsize::new(0),
+            samples: AtomicU32::new(0),
             keeping: Arc::new(Keeping::off()),
             ages: Ages::new(),
         }
@@ -278,8 +284,10 @@ impl Hub {
         }
         *lock = memberships.into_boxed_slice();
         drop((lock, recovery));
-        // New channels may have begun a history.
-        self.relieve_history(Instant::now(), channels.len() + recovery::CHANNELS_PER_PUBLISH);
+        if self.keeping.is_on() {
+            // New channels have begun a history.
+            self.relieve_history(Instant::now(), channels.len() + recovery::CHANNELS_PER_PUBLISH);
+        }
     }
 
     /// Queues what was kept after the message with the number `after`, and from then on all that comes: one step in the
@@ -294,6 +302,8 @@ impl Hub {
         }
         if readers.0.is_empty() {
             self.read_channels.fetch_add(1, Relaxed);
+            // What was published while nobody read it belongs to no sample.
+            channel.sampled.store(channel.messages.load(Relaxed) as u32, Relaxed);
         }
         readers.0.insert(connection.clone());
         channel.reader_count.store(readers.0.len() as u32, Relaxed);
@@ -437,16 +447,21 @@ impl Hub {
         }
     }
 
-    /// Takes the rate of every channel over the time since the last sample.
+    /// Takes the rate of every channel that is read over the time since the last sample. Found by their readers: a
+    /// history keeps many more that nobody reads.
     pub fn sample_channels(&self, since: Duration) {
         let seconds = since.as_secs_f32().max(f32::EPSILON);
-        for shard in &self.channels.shards {
-            for channel in lock(shard).values() {
+        let round = self.samples.fetch_add(1, Relaxed).wrapping_add(1);
+        self.each_connection(|connection| {
+            for channel in &*lock(&connection.memberships) {
+                if channel.round.swap(round, Relaxed) == round {
+                    continue;
+                }
                 let now = channel.messages.load(Relaxed) as u32;
                 let messages = now.wrapping_sub(channel.sampled.swap(now, Relaxed));
                 channel.rate.store((messages as f32 / seconds).to_bits(), Relaxed);
             }
-        }
+        });
     }
 
     /// Messages queued to readers since the start.

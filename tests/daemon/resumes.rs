@@ -17,8 +17,7 @@ fn fill(daemon: &Daemon, messages: usize, text: &str) {
 }
 
 /// Each resume was counted by itself, and the socket tried only after the last.
-#[test]
-fn fault_80_many_resumes_in_one_packet_stay_within_the_queues() {
+fn resume_many_times(leaves: bool) {
     const CLIENTS: usize = 200;
     const PAIRS: usize = 50;
     let daemon = Daemon::start(
@@ -27,14 +26,16 @@ fn fault_80_many_resumes_in_one_packet_stay_within_the_queues() {
     fill(&daemon, 4_000, &"x".repeat(100));
     let before = daemon.memory().0;
     let mut done = daemon.client_with(&json!({"read": ["done"]}));
-    let reads = sign(&json!({"read": ["c"]}));
+    let reads = sign(&json!({"read": ["c"], "write": ["done"]}));
     let writes = sign(&json!({"write": ["done"]}));
     let enter = json!({"auth": reads, "since": {"c": null}}).to_string();
     let leave = json!({"auth": writes}).to_string();
     let mut packet = Vec::new();
     for _ in 0..PAIRS {
         packet.extend(frame(0x81, enter.as_bytes()));
-        packet.extend(frame(0x81, leave.as_bytes()));
+        if leaves {
+            packet.extend(frame(0x81, leave.as_bytes()));
+        }
     }
     packet.extend(frame(0x81, json!({"channel": "done", "data": ""}).to_string().as_bytes()));
     let mut clients: Vec<Client> = (0..CLIENTS).map(|_| daemon.try_client(&writes).unwrap()).collect();
@@ -63,6 +64,17 @@ fn fault_80_many_resumes_in_one_packet_stay_within_the_queues() {
     assert!(!closed.contains("slow") && !closed.contains("queue"), "and nobody is closed: {closed}");
     drop(clients);
     daemon.wait_until("they are gone", |status| status["queued_bytes"] == 0 && status["connections"] == 1);
+}
+
+#[test]
+fn fault_80_many_resumes_in_one_packet_stay_within_the_queues() {
+    resume_many_times(true);
+}
+
+/// A channel that is named without an id comes again, though it is read already.
+#[test]
+fn fault_80_a_channel_that_is_delivered_again_stays_within_the_queues() {
+    resume_many_times(false);
 }
 
 /// Opens a connection whose token comes with [`resume`].
