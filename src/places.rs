@@ -145,6 +145,25 @@ impl<K: Clone + Eq + Hash> Places<K> {
         Some(Place::new(&self.0, key, told, Permits { all, own }))
     }
 
+    /// Takes a place for a connection of this address that is free or given up at once.
+    pub(crate) fn try_enter(&self, key: Option<K>, told: &Arc<Notify>) -> Option<Place<K>> {
+        let mut own = None;
+        if let Some(key) = &key {
+            match self.0.share(key).try_acquire_owned() {
+                Ok(permit) => own = Some(permit),
+                Err(_) => {
+                    let permits = self.0.evict(Some(key)).ok()?;
+                    return Some(Place::new(&self.0, Some(key.clone()), told, permits));
+                }
+            }
+        }
+        let all = match self.0.free.clone().try_acquire_owned() {
+            Ok(all) => all,
+            Err(_) => self.0.evict(None).ok()?.all,
+        };
+        Some(Place::new(&self.0, key, told, Permits { all, own }))
+    }
+
     /// Waits until this address may have one more place.
     pub(crate) async fn take(&self, key: Option<K>, told: &Arc<Notify>) -> Place<K> {
         let mut own = None;
@@ -156,15 +175,6 @@ impl<K: Clone + Eq + Hash> Places<K> {
         }
         let all = self.0.any().await;
         Place::new(&self.0, key, told, Permits { all, own })
-    }
-
-    /// Takes a place that is free or given up at once, whatever the address.
-    pub(crate) fn try_take(&self, told: &Arc<Notify>) -> Option<Place<K>> {
-        let permits = match self.0.free.clone().try_acquire_owned() {
-            Ok(all) => Permits { all, own: None },
-            Err(_) => self.0.evict(None).ok()?,
-        };
-        Some(Place::new(&self.0, None, told, Permits { own: None, ..permits }))
     }
 }
 
@@ -292,6 +302,9 @@ impl<K: Clone + Eq + Hash> Place<K> {
     /// Counts it as this address's from now on. False where it has lost its place, or the address has its share and
     /// none of its own has to go.
     pub(crate) fn belong(&mut self, key: K) -> bool {
+        if self.key.as_ref() == Some(&key) {
+            return true;
+        }
         let silent = self.permits.is_none();
         if !self.begin() {
             return false;

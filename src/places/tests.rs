@@ -98,6 +98,7 @@ async fn a_connection_counts_as_whom_a_proxy_names() {
     assert!(first.belong(1));
     assert!(!second.belong(1));
     assert!(second.belong(2));
+    assert!(second.belong(2), "it has its place in that share already");
     drop(first);
     assert!(enter(&places, 1).await.is_some());
 }

@@ -41,10 +41,18 @@ pub(super) async fn enter(
     timeout: Duration,
     waiting: &Waiting,
 ) -> Result<(Presence, Vec<u8>), Option<Refused>> {
-    waiting.belong(server.origin(address)).map_err(Refused::from)?;
-    waiting.go_on();
     let deadline = Instant::now() + timeout;
-    let first = first_message(server, stream, read_ahead, waiting);
+    let origin = server.origin(address);
+    waiting.belong(origin).map_err(Refused::from)?;
+    waiting.go_on();
+    let first = async {
+        // As long as nothing of the message has come, it is as silent as one that has only connected.
+        if read_ahead.is_empty() && waiting.fall_silent(origin) {
+            stream.readable().await;
+            waiting.speak(origin).await.map_err(Refused::from)?;
+        }
+        first_message(server, stream, read_ahead, waiting).await
+    };
     let (message, rest) = match waiting.within(deadline, first).await {
         Ok(first) => first?,
         Err(Refusal::Timeout) => return Err(Some(Refusal::TokenTimeout.into())),

@@ -9,7 +9,6 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_KEY};
 use hyper::server::conn::http1;
@@ -104,8 +103,6 @@ pub(super) async fn serve(
         hurry: Notify::new(),
     });
     let (mut stream, read_ahead, outcome) = Box::pin(speak(&exchange, stream, waiting)).await;
-    // A copy: even an empty slice keeps hyper's buffer of 8 KiB.
-    let read_ahead = read_ahead.to_vec();
     let (upgraded, client) = {
         let mut progress = exchange.lock();
         (progress.upgraded.take(), progress.client)
@@ -147,7 +144,7 @@ pub(super) async fn serve(
 }
 
 /// Answers requests until one is the last. Returns the stream, with nothing unsent, and what was read ahead.
-async fn speak(exchange: &Arc<Exchange>, stream: Stream, waiting: &Waiting) -> (Stream, Bytes, Outcome) {
+async fn speak(exchange: &Arc<Exchange>, stream: Stream, waiting: &Waiting) -> (Stream, Vec<u8>, Outcome) {
     let service = {
         let exchange = exchange.clone();
         // hyper wants a future that may be moved when it gives back the stream.
@@ -192,7 +189,8 @@ async fn speak(exchange: &Arc<Exchange>, stream: Stream, waiting: &Waiting) -> (
             (Ok(()), None) => Outcome::Done,
         }
     };
-    (stream, parts.read_buf, outcome)
+    // A copy: even an empty slice keeps hyper's buffer of 8 KiB.
+    (stream, parts.read_buf.to_vec(), outcome)
 }
 
 /// Why hyper could not read a request; `None` where the connection broke.

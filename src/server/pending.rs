@@ -1,7 +1,7 @@
 //! Connections that HTTP is spoken on, and that are no sessions: how many there may be, and which has to go.
 //!
 //! One that has shown no token is a stranger. It holds one of [`MAX_PENDING`] places until its first byte, because it
-//! costs little so far, and then one of [`MAX_SPEAKING`]. One address has three quarters of either at most, so that
+//! costs little so far, and then one of [`MAX_SPEAKING`]; on philote.v1 the same once more for its first message. One address has three quarters of either at most, so that
 //! its silence cannot keep others out. Where others wait, the longest silent one goes; an honest client is silent for
 //! some round trips only, and those who wait meanwhile lose nothing. One that has shown a token is a backend's: it
 //! holds one of [`MAX_KEPT`] places.
@@ -22,7 +22,7 @@ use crate::http::{linger, write};
 use crate::places::{Place, Places, Rules};
 use crate::sync::lock;
 
-/// Connections that have not said anything yet, at once: a descriptor and a kilobyte or two each.
+/// Connections that have not begun their request, or their first message, at once: a descriptor and some kilobytes each.
 pub(super) const MAX_PENDING: usize = 4096;
 
 /// Connections that have begun to speak and shown no token, at once: each may hold a request's head, the hello of TLS
@@ -174,6 +174,18 @@ impl Waiting {
         Ok(())
     }
 
+    /// Gives the place among those that speak back, because its client may be silent before it goes on: it waits for
+    /// the first message of philote.v1. False where no other place is left; then it keeps the one that it has.
+    pub(super) fn fall_silent(&self, origin: Option<Origin>) -> bool {
+        let silent = self.pending.silent.try_enter(origin, &self.told);
+        silent.map(|place| lock(&self.held).place = place).is_some()
+    }
+
+    /// Its request is answered, and the client has more to say at once.
+    pub(super) fn go_on(&self) {
+        lock(&self.held).place.go_on();
+    }
+
     /// Counts it as this address's: a proxy has told for whom it speaks.
     ///
     /// # Errors
@@ -203,11 +215,6 @@ impl Waiting {
         lock(&self.held).place.rest();
     }
 
-    /// It was answered, and its client has more to say at once.
-    pub(super) fn go_on(&self) {
-        lock(&self.held).place.go_on();
-    }
-
     /// Its request has shown a token: it is no stranger, and holds none of their places.
     ///
     /// Where all that are known are being answered it goes on holding one; it keeps that for the time of its answer.
@@ -216,7 +223,7 @@ impl Waiting {
         if held.known {
             return;
         }
-        if let Some(mut place) = self.pending.kept.try_take(&self.told) {
+        if let Some(mut place) = self.pending.kept.try_enter(None, &self.told) {
             place.begin();
             *held = Held { place, known: true };
         }

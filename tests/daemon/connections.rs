@@ -37,15 +37,6 @@ fn fault_52_all_at_once_get_101_or_503() {
 }
 
 #[test]
-fn silent_connections_without_a_token_make_room() {
-    let daemon = Daemon::start("[websocket]\nhandshake_timeout = \"60s\"\n");
-    // As many as may wait, and none of them says a word.
-    let silent: Vec<_> = (0..1024).map(|_| daemon.connect()).collect();
-    daemon.client(&["c"]).settle();
-    drop(silent);
-}
-
-#[test]
 fn a_client_that_answers_no_ping_is_closed_and_one_that_does_is_not() {
     let daemon = Daemon::start("[websocket]\nping_interval = \"1s\"\npong_timeout = \"1s\"\n");
     let mut alive = daemon.client(&["c"]);

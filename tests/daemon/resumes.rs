@@ -103,14 +103,8 @@ fn all_that_come_back_at_once_get_what_they_are_promised() {
     let since = first.receive()["access"]["ids"].take();
     fill(&daemon, MISSED, &"x".repeat(100));
     drop(first);
-    // Each shows its token at once: so many connections of one address may not wait without one.
-    let mut clients: Vec<Client> = (0..CLIENTS)
-        .map(|_| {
-            let mut client = open(&daemon);
-            resume(&mut client, &token, &since);
-            client
-        })
-        .collect();
+    let mut clients: Vec<Client> = (0..CLIENTS).map(|_| open(&daemon)).collect();
+    clients.iter_mut().for_each(|client| resume(client, &token, &since));
     let mut promised = 0;
     for client in &mut clients {
         if client.receive()["access"]["recovered"]["c"] == true {

@@ -107,6 +107,11 @@ fn read_whole(mut stream: &TcpStream) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// Waits until this long after a connection was made: the lateness is what is tested.
+fn be_late(connected: Instant) {
+    std::thread::sleep(Duration::from_millis(1200).saturating_sub(connected.elapsed()));
+}
+
 #[test]
 fn clients_whose_request_came_late_were_cut_while_others_waited() {
     let daemon = Daemon::start("max_connections = 4000\n");
@@ -114,8 +119,7 @@ fn clients_whose_request_came_late_were_cut_while_others_waited() {
     let mut clients: Vec<_> = (0..3_000).map(|_| (daemon.connect(), Instant::now())).collect();
     let request = upgrade(&sign(&json!({"read": ["c"]})), "");
     for (stream, connected) in &mut clients {
-        // The lateness is what is tested.
-        std::thread::sleep(Duration::from_millis(1200).saturating_sub(connected.elapsed()));
+        be_late(*connected);
         stream.write_all(request.as_bytes()).unwrap();
     }
     let mut head = [0; 12];
@@ -124,6 +128,25 @@ fn clients_whose_request_came_late_were_cut_while_others_waited() {
         assert_eq!(&head, b"HTTP/1.1 101");
     }
     println!("resident KiB {} before, {} with 3,000 clients", before >> 10, daemon.memory().0 >> 10);
+}
+
+#[test]
+fn clients_whose_token_came_late_were_cut_while_others_waited() {
+    let daemon = Daemon::start("max_connections = 4000\n");
+    let before = daemon.memory().0;
+    let mut clients: Vec<_> = (0..3_000).map(|_| (stranger(&daemon), Instant::now())).collect();
+    let strangers = daemon.memory().0;
+    let token = frame(0x81, json!({"auth": sign(&json!({"read": ["c"]}))}).to_string().as_bytes());
+    for (stream, opened) in &mut clients {
+        be_late(*opened);
+        stream.write_all(&token).unwrap();
+    }
+    let mut head = [0; 12];
+    for (number, (stream, _)) in clients.iter_mut().enumerate() {
+        stream.read_exact(&mut head).unwrap_or_else(|error| panic!("client {number}: {error}"));
+        assert!(head.ends_with(b"{\"access"), "client {number}: {head:?}");
+    }
+    println!("resident KiB {} before, {} with 3,000 strangers", before >> 10, strangers >> 10);
 }
 
 #[test]
@@ -243,7 +266,11 @@ fn kept_connections_are_bounded_and_the_longest_idle_goes() {
 
 /// A connection of philote.v1 that has not sent its token.
 fn stranger(daemon: &Daemon) -> TcpStream {
-    let mut stream = daemon.connect();
+    begin(daemon.connect())
+}
+
+/// Sends the request of philote.v1 without a token, and reads the 101.
+fn begin(mut stream: TcpStream) -> TcpStream {
     let request =
         upgrade("", "Sec-WebSocket-Protocol: philote.v1\r\n").replace("Authorization: Bearer \r\n", "");
     stream.write_all(request.as_bytes()).unwrap();
@@ -322,4 +349,21 @@ fn first_messages_of_strangers_filled_memory() {
     let token = sign(&json!({"read": (0..1024).map(|n| format!("{n:0100}")).collect::<Vec<_>>()}));
     long.write_all(&frame(0x81, json!({"auth": token}).to_string().as_bytes())).unwrap();
     daemon.wait_until("it is in", |status| status["connections"] == 2);
+}
+
+#[test]
+fn silence_drives_out_silence_on_philote_v1() {
+    let daemon = Daemon::start("[websocket]\nhandshake_timeout = \"5m\"\n");
+    let mut waiting: Vec<_> =
+        (0..MAX_PENDING).map(|number| begin(connect_from(&daemon, 2 + (number % 4) as u8))).collect();
+    let mut classic = daemon.client(&["c"]);
+    let mut bytes = Vec::new();
+    let _ = waiting[0].read_to_end(&mut bytes);
+    assert_eq!(close_code(&bytes), 1013, "the longest silent made room");
+    assert_eq!(daemon.ended(1)[0]["reason"], "max_pending");
+    let last = waiting.last_mut().unwrap();
+    let token = json!({"auth": sign(&json!({"write": ["c"]}))}).to_string();
+    last.write_all(&frame(0x81, token.as_bytes())).unwrap();
+    last.write_all(&frame(0x81, br#"{"channel": "c", "data": "x"}"#)).unwrap();
+    assert_eq!(classic.data(), "x");
 }

@@ -157,19 +157,6 @@ fn refusals_are_close_codes_with_sentences() {
 }
 
 #[test]
-fn silence_drives_out_silence() {
-    let daemon = Daemon::start("[websocket]\nhandshake_timeout = \"5m\"\n");
-    let mut waiting: Vec<Client> = (0..1024).map(|_| silent(&daemon)).collect();
-    let mut classic = daemon.client(&["c"]);
-    assert_eq!(waiting[0].closed().0, 1013, "the oldest made room");
-    show(waiting.last_mut().unwrap(), &sign(&json!({"write": ["c"]})));
-    let last = waiting.last_mut().unwrap();
-    assert!(last.receive()["access"].is_object());
-    last.publish("c", "x");
-    assert_eq!(classic.data(), "x");
-}
-
-#[test]
 fn a_token_replaces_the_access_in_place() {
     let daemon = Daemon::start("");
     for v1 in [true, false] {
