@@ -208,3 +208,88 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::future::poll_fn;
+
+    use bytes::Bytes;
+    use http_body_util::Full;
+    use hyper::body::Incoming;
+    use hyper::server::conn::http1;
+    use hyper::service::service_fn;
+    use hyper::{Request, Response};
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    /// Bytes that the stream below takes while nobody reads.
+    const ROOM: usize = 64;
+
+    /// Serves requests with a body of so many bytes, until hyper is done or has nothing to do. Returns what was written
+    /// and what was not, and how many requests were answered.
+    async fn serve(requests: &[u8], size: usize) -> (Vec<u8>, BytesMut, usize) {
+        let (mut client, server) = duplex(ROOM);
+        let turn = Arc::new(Turn::default());
+        let count = Mutex::new(0);
+        let service = service_fn(|request: Request<Incoming>| {
+            Box::pin(async {
+                let request = request;
+                turn.begin(request.headers()).await;
+                *lock(&count) += 1;
+                turn.answered();
+                Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(vec![b'x'; size]))))
+            })
+        });
+        let mut http = http1::Builder::new()
+            .half_close(true)
+            .serve_connection(TokioIo::new(Wire::new(server, turn.clone())), service);
+        for piece in requests.chunks(ROOM) {
+            // Room comes free as hyper reads; where it does not, it has nothing to do.
+            tokio::select! {
+                biased;
+                _ = poll_fn(|context| http.poll_without_shutdown(context)) => break,
+                written = client.write_all(piece) => written.unwrap(),
+                () = tokio::time::sleep(std::time::Duration::from_secs(1)) => break,
+            }
+        }
+        let _ = poll_fn(|context| Poll::Ready(http.poll_without_shutdown(context).is_ready())).await;
+        let (server, unsent) = http.into_parts().io.into_inner().into_parts();
+        drop::<DuplexStream>(server);
+        let mut written = Vec::new();
+        client.read_to_end(&mut written).await.unwrap();
+        let count = *lock(&count);
+        (written, unsent, count)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_answer_waits_and_the_next_request_with_it() {
+        // Answers to HEAD have no body, which is what hyper bounds its buffer by; a body that comes late lets it go on.
+        for request in [
+            &b"GET / HTTP/1.1\r\n\r\n"[..],
+            b"HEAD / HTTP/1.1\r\n\r\n",
+            b"HEAD / HTTP/1.1\r\nContent-Length: 1\r\n\r\nx",
+        ] {
+            let (written, unsent, count) = serve(&request.repeat(1000), 1000).await;
+            assert_eq!((written.len(), count), (ROOM, 1));
+            assert!(!unsent.is_empty() && unsent.len() < 2000, "{} bytes", unsent.len());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_sent_when_the_stream_is_given_back_is_kept() {
+        let (written, unsent, _) = serve(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\nGET /", 1000).await;
+        let answer = [&written[..], &unsent].concat();
+        assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n") && answer.ends_with(&[b'x'; 1000]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_hyper_says_by_itself_is_dropped() {
+        for noise in [&b"noise\r\n\r\n"[..], b"GET /\"?\" HTTP/1.1\r\n\r\n", b"\x16\x03\x01"] {
+            let (written, unsent, count) = serve(noise, 0).await;
+            assert_eq!((written.len(), unsent.len(), count), (0, 0, 0));
+        }
+    }
+}

@@ -419,3 +419,28 @@ fn the_101_is_not_lost_when_the_socket_is_full() {
         assert_eq!((code, frames.get(..6)), (101, Some(&b"\x8a\x04ping"[..])), "{kind}");
     }
 }
+
+#[test]
+fn a_client_that_takes_no_answer_is_cut_at_the_deadline() {
+    let everywhere = Everywhere::start("[websocket]\nhandshake_timeout = '1s'");
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", everywhere.daemon.pid())).unwrap().count();
+    let token = sign(&json!({"read": ["c"], "write": ["c"]}));
+    let large = "GET /api/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1000);
+    let before = descriptors();
+    let mut streams = Vec::new();
+    for kind in KINDS {
+        for last in ["", "GET /hea", "noise\r\n\r\n", &upgrade("bad", ""), &upgrade(&token, "")] {
+            let mut stream = everywhere.connect(kind);
+            stream.set_write_timeout(Duration::from_millis(200));
+            let _ = stream.write_all(format!("{large}{last}").as_bytes());
+            streams.push(stream);
+        }
+    }
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while descriptors() > before {
+        assert!(std::time::Instant::now() < deadline, "{} descriptors, {before} before", descriptors());
+        std::thread::yield_now();
+    }
+    assert_eq!(everywhere.daemon.admin("GET", "/v1/status", "")["connections"], 0);
+    drop(streams);
+}

@@ -125,4 +125,33 @@ mod tests {
         ends.pop();
         one_more.await.unwrap();
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_batches_are_published_than_there_are_places_and_each_is_finished() {
+        let environment = Environment::new([("SECRET", "a secret of more than thirty-two characters")]);
+        let server = Server::new(load(&Overrides::default(), &environment).unwrap().settings, 1024);
+        let (end, ended) = tokio::sync::watch::channel(false);
+        let (finished, mut finishes) = tokio::sync::mpsc::unbounded_channel();
+        for _ in 0..MAX_BATCHES {
+            let (mut ended, finished) = (ended.clone(), finished.clone());
+            let batch = async move {
+                ended.wait_for(|ended| *ended).await.unwrap();
+                finished.send(()).unwrap();
+            };
+            let mut request = Box::pin(Background::publish(&server, far(), batch));
+            assert!(poll_fn(|context| Poll::Ready(request.as_mut().poll(context).is_pending())).await);
+            // Its client is gone here.
+        }
+        let begun = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let begins = begun.clone();
+        let one_more = async move { begins.store(true, std::sync::atomic::Ordering::Relaxed) };
+        let soon = Instant::now() + std::time::Duration::from_secs(10);
+        assert_eq!(Background::publish(&server, soon, one_more).await, Err(Refusal::Busy(MAX_BATCHES)));
+        assert!(!begun.load(std::sync::atomic::Ordering::Relaxed), "nothing of it was done");
+        end.send(true).unwrap();
+        server.background.batches_done().await;
+        for _ in 0..MAX_BATCHES {
+            finishes.try_recv().unwrap();
+        }
+    }
 }
