@@ -1,4 +1,4 @@
-// The programs of the README run as they stand there; only the address is replaced by that of the test's daemon.
+// The programs of the README and of the EXAMPLES of philote-protocol(7) run unchanged, except for the server's address.
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
@@ -12,16 +12,28 @@ import WebSocket from "ws";
 import { BINARIES, DEADLINE, openBrowser, PYTHON, sign, startPhilote } from "./philote.mjs";
 
 const HERE = fileURLToPath(new URL(".", import.meta.url));
-const README = readFileSync(new URL("../../README.md", import.meta.url), "utf8");
+const read = (path) => readFileSync(new URL(`../../${path}`, import.meta.url), "utf8");
+
+/** The blocks of code of a Markdown file, each as a list of lines. */
+const markdownBlocks = (text) =>
+  text.match(/^```.*\n[^`][^]*?^```$/gm).map((block) => block.split("\n").slice(1, -1));
+
+/** The literal blocks of a manual page, each as a list of lines without mdoc's escapes. */
+const mdocBlocks = (text) =>
+  text.match(/^\.Bd -literal.*\n[^]*?^\.Ed$/gm).map((block) =>
+    block.split("\n").slice(1, -1).map((line) => line.replace(/^\\&/, "").replaceAll("\\e", "\\")),
+  );
+
+const BLOCKS = [...markdownBlocks(read("README.md")), ...mdocBlocks(read("man/philote-protocol.7"))];
 
 /** The block of code whose first line names it, such as `# token.py`. */
 function program(name, philote) {
-  const block = README.match(/^```.*\n[^]*?^```$/gm).find((text) => text.split("\n")[1].endsWith(` ${name}`));
-  assert(block, `the README has a block of code that begins with the name ${name}`);
-  return block.split("\n").slice(1, -1).join("\n").replaceAll("localhost:6380", philote.address);
+  const found = BLOCKS.filter(([first]) => first.endsWith(` ${name}`));
+  assert.equal(found.length, 1, `one block of code of the README or philote-protocol(7) begins with the name ${name}`);
+  return found[0].join("\n").replaceAll("localhost:6380", philote.address);
 }
 
-/** Runs a program of the README to its end, and `after` behind it, and gives what they printed. */
+/** Runs a program followed by `after`, and returns what they printed. */
 async function run(philote, name, environment = {}, after = "") {
   const code = program(name, philote) + after;
   const [command, ...options] = {
@@ -55,7 +67,7 @@ async function join(t, philote, token) {
 
 const chat = (philote) => sign(philote, { read: ["chat"], write: ["chat"] });
 
-test("README: token.sh gives a token of a server that made its own secret, and secret.sh its secret", DEADLINE, async (t) => {
+test("documentation: token.sh gives a token of a server that made its own secret, and secret.sh its secret", DEADLINE, async (t) => {
   const philote = await startPhilote(t, { SECRET: undefined });
   const socket = { PHILOTE_ADMIN_SOCKET: philote.settings.PHILOTE_ADMIN_SOCKET };
   const first = await join(t, philote, await run(philote, "token.sh", socket));
@@ -66,7 +78,7 @@ test("README: token.sh gives a token of a server that made its own secret, and s
 });
 
 for (const name of ["token.py", "token.mjs"]) {
-  test(`README: a token of ${name} reads and writes`, DEADLINE, async (t) => {
+  test(`documentation: a token of ${name} reads and writes`, DEADLINE, async (t) => {
     const philote = await startPhilote(t);
     const alice = await join(t, philote, await run(philote, name));
     const other = await join(t, philote, chat(philote));
@@ -83,7 +95,7 @@ for (const [name, expected] of [
   ["publish.py", ["hello from Python"]],
   ["publish.mjs", ["hello", "again"]],
 ]) {
-  test(`README: ${name} publishes`, DEADLINE, async (t) => {
+  test(`documentation: ${name} publishes`, DEADLINE, async (t) => {
     const philote = await startPhilote(t);
     const reader = await join(t, philote, chat(philote));
     const printed = await run(philote, name, { TOKEN: sign(philote, { api: true }) });
@@ -93,7 +105,7 @@ for (const [name, expected] of [
   });
 }
 
-test("README: disconnect.sh sends somebody away, and keeps them out", DEADLINE, async (t) => {
+test("documentation: disconnect.sh sends somebody away, and keeps them out", DEADLINE, async (t) => {
   const philote = await startPhilote(t);
   const token = sign(philote, { sub: "mallory" });
   const mallory = new WebSocket(`ws://${philote.address}/?auth=${token}`);
@@ -107,7 +119,7 @@ test("README: disconnect.sh sends somebody away, and keeps them out", DEADLINE, 
   await assert.rejects(once(new WebSocket(`ws://${philote.address}/?auth=${token}`), "open"), /403/);
 });
 
-test("README: reader.py greets and prints what it reads", DEADLINE, async (t) => {
+test("documentation: reader.py greets and prints what it reads", DEADLINE, async (t) => {
   const philote = await startPhilote(t);
   const other = await join(t, philote, chat(philote));
   const child = execFile(PYTHON, ["-c", program("reader.py", philote)], {
@@ -119,7 +131,7 @@ test("README: reader.py greets and prints what it reads", DEADLINE, async (t) =>
   assert.deepEqual(await once(child.stdout, "data"), ["chat shalom\n"]);
 });
 
-test("README: browser.js greets and prints what it reads", DEADLINE, async (t) => {
+test("documentation: browser.js greets and prints what it reads", DEADLINE, async (t) => {
   const philote = await startPhilote(t);
   const other = await join(t, philote, chat(philote));
   const page = await openBrowser(t);
