@@ -98,7 +98,8 @@ const O_NOCTTY: i32 = 0o400;
 
 #[test]
 fn it_ends_with_its_terminal_and_reloads_at_any_other_hangup() {
-    let (mut daemon, terminal) = on_own_terminal("exec setsid --ctty \"$0\" --dev");
+    // The tests themselves may have been started by something that ignores hangups.
+    let (mut daemon, terminal) = on_own_terminal("exec env --default-signal=HUP setsid --ctty \"$0\" --dev");
     daemon.signal(Signal::HUP);
     daemon.wait_for_line("reloaded");
     drop(terminal);
