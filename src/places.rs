@@ -125,9 +125,13 @@ impl<K: Clone + Eq + Hash> Places<K> {
         }
     }
 
-    /// Makes room at once, where a connection has been silent for its time.
-    pub(crate) fn make_room(&self) {
-        drop(self.0.evict(None));
+    /// Makes room for up to so many at once, where connections have been silent for their time.
+    pub(crate) fn make_room(&self, most: usize) {
+        for _ in 0..most {
+            if self.0.evict(None).is_err() {
+                return;
+            }
+        }
     }
 
     /// Waits for a place for a connection of this address, which is told by `told` when it has to go. `None` where its
@@ -324,14 +328,14 @@ impl<K: Clone + Eq + Hash> Place<K> {
         belongs
     }
 
-    /// It waits for its client again, in the middle of something.
+    /// It waits for its client again, which has something to send or to take.
     pub(crate) fn go_on(&mut self) {
         self.wait(self.inner.rules.grace);
     }
 
     /// Its client was answered, and waits for nothing: its place is the first to be given up.
     pub(crate) fn rest(&mut self) {
-        if self.permits.is_none() {
+        if !self.begin() {
             return;
         }
         self.wait(Duration::ZERO);

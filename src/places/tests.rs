@@ -46,6 +46,8 @@ async fn one_that_was_answered_and_is_idle_goes_at_once() {
     let waiting = enter(&places, 1).await.unwrap();
     let mut idle = enter(&places, 1).await.unwrap();
     assert!(idle.0.begin());
+    // Its answer is ready, then it is written.
+    idle.0.go_on();
     idle.0.rest();
     let began = Instant::now();
     let _next = enter(&places, 2).await.unwrap();

@@ -76,7 +76,11 @@ enum Outcome {
     /// It is refused, and has not been told yet.
     Refused(Refusal),
     /// It has to make room for others, and none of its requests is being answered.
-    SentAway(Refusal),
+    SentAway {
+        refusal: Refusal,
+        /// It is not in the middle of an answer.
+        tell: bool,
+    },
     /// There is nobody to tell.
     Gone,
 }
@@ -131,8 +135,8 @@ pub(super) async fn serve(
             write(&mut stream, &refusal.bytes()).await;
             server.refused(peer, refusal.into());
         }
-        (Outcome::SentAway(refusal), _) => {
-            let answer = refusal.bytes();
+        (Outcome::SentAway { refusal, tell }, _) => {
+            let answer = if tell { refusal.bytes() } else { Vec::new() };
             server.refused(client, refusal.into());
             Box::pin(server.pending.send_away(&mut stream, &answer)).await;
             return None;
@@ -177,17 +181,17 @@ async fn speak(exchange: &Arc<Exchange>, stream: Stream, waiting: &Waiting) -> (
     let mut stream = stream.into_inner();
     // What was not taken until now hardly will be where the time is over.
     let time = if cut.is_some() { LAST_WORDS } else { exchange.timeout };
-    let outcome = if !unsent.is_empty() && !write_within(&mut stream, &unsent, time).await {
-        Outcome::Gone
-    } else {
-        match (ended, cut) {
-            (Err(error), _) => malformed(&error).map_or(Outcome::Gone, Outcome::Refused),
-            (Ok(()), Some(refusal @ (Refusal::Pending(_) | Refusal::Kept(_)))) => Outcome::SentAway(refusal),
-            // A request was begun. One that never said a word asked for nothing.
-            (Ok(()), Some(refusal)) if !parts.read_buf.is_empty() => Outcome::Refused(refusal),
-            (Ok(()), Some(_)) => Outcome::Gone,
-            (Ok(()), None) => Outcome::Done,
+    let sent = unsent.is_empty() || write_within(&mut stream, &unsent, time).await;
+    let outcome = match (ended, cut) {
+        (_, Some(refusal @ (Refusal::Pending(_) | Refusal::Kept(_)))) => {
+            Outcome::SentAway { refusal, tell: sent }
         }
+        _ if !sent => Outcome::Gone,
+        (Err(error), _) => malformed(&error).map_or(Outcome::Gone, Outcome::Refused),
+        // A request was begun. One that never said a word asked for nothing.
+        (Ok(()), Some(refusal)) if !parts.read_buf.is_empty() => Outcome::Refused(refusal),
+        (Ok(()), Some(_)) => Outcome::Gone,
+        (Ok(()), None) => Outcome::Done,
     };
     // A copy: even an empty slice keeps hyper's buffer of 8 KiB.
     (stream, parts.read_buf.to_vec(), outcome)
@@ -259,6 +263,8 @@ impl Exchange {
         let address = forwarded::client(self.peer, request.headers(), trusted);
         let result = self.route(request, address, hidden).await;
         let mut progress = self.lock();
+        // A client that does not take its answer is as silent as one that asks nothing.
+        self.waiting.go_on();
         progress.client = address;
         progress.unwritten = true;
         progress.deadline = Instant::now() + self.timeout;

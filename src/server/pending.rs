@@ -37,6 +37,10 @@ pub(super) const MAX_KEPT: usize = 1024;
 /// and again two seconds later.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// Silent connections that are sent away at once where descriptors have run out: the next ones are accepted with
+/// theirs, and perhaps say something.
+const DESCRIPTORS_AT_ONCE: usize = 16;
+
 /// Connections that were sent away and may read why, at once. What is said to the others may be lost on its way.
 const MAX_LEAVING: usize = 256;
 
@@ -87,9 +91,9 @@ impl Pending {
         self.speaking.none_taken().await;
     }
 
-    /// Sends the longest silent connection away at once, because there are no descriptors left.
+    /// Sends some of the longest silent connections away, because there are no descriptors left.
     pub(super) fn make_room(&self) {
-        self.silent.make_room();
+        self.silent.make_room(DESCRIPTORS_AT_ONCE);
     }
 
     /// Waits for a place for a connection that was accepted.
@@ -181,7 +185,7 @@ impl Waiting {
         silent.map(|place| lock(&self.held).place = place).is_some()
     }
 
-    /// Its request is answered, and the client has more to say at once.
+    /// Its answer is ready, and its client has to take it, or has more to say at once.
     pub(super) fn go_on(&self) {
         lock(&self.held).place.go_on();
     }
@@ -202,7 +206,7 @@ impl Waiting {
         lock(&self.held).place.heard();
     }
 
-    /// A request has come, and is answered: the place is kept until then.
+    /// A request has come, and is being answered: the place is kept until the answer is ready.
     ///
     /// # Errors
     /// It had to make room for others already.

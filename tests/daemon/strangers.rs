@@ -204,6 +204,23 @@ fn unfinished_requests_kept_others_out_until_the_deadline() {
 }
 
 #[test]
+fn answers_that_nobody_took_kept_others_out_until_the_deadline() {
+    let daemon = Daemon::start("[websocket]\nhandshake_timeout = \"60s\"\n");
+    // More requests than the kernel takes answers for, on more connections than there are places.
+    let requests = "GET /api/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(20);
+    let mut greedy = Vec::new();
+    for number in 0..1024 + 8 {
+        let mut stream = connect_from(&daemon, 2 + (number % 4) as u8);
+        socket2::SockRef::from(&stream).set_recv_buffer_size(4096).unwrap();
+        stream.write_all(requests.as_bytes()).unwrap();
+        greedy.push(stream);
+    }
+    let mut other = connect_from(&daemon, 9);
+    assert_eq!(status(&ask(&mut other, HEALTH)), 200);
+    assert!(daemon.ended(1).iter().any(|row| row["reason"] == "max_pending"));
+}
+
+#[test]
 fn a_connection_was_idle_for_no_longer_than_a_handshake_may_take() {
     let daemon =
         Daemon::start("[websocket]\nhandshake_timeout = \"1s\"\n[http]\nkeep_alive_timeout = \"70s\"\n");
