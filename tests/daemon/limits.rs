@@ -1,28 +1,17 @@
 //! Limits for each client: who is over one is refused, others are not, and what is freed can be had again.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use socket2::{Domain, Socket, Type};
 use tokio_tungstenite::tungstenite::{Message, client};
 
 use crate::support::{Client, Daemon, PATIENCE, body_of, frame, header, sign, status, upgrade};
 
-/// A connection from another of this machine's addresses.
-fn connect_from(daemon: &Daemon, last: u8) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), 0)).into()).unwrap();
-    socket.connect(&daemon.address().into()).unwrap();
-    let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream
-}
-
 /// Answers to an upgrade from this address: the head, and the body of a refusal.
 fn knock(daemon: &Daemon, last: u8, token: &str) -> (TcpStream, String) {
-    let mut stream = connect_from(daemon, last);
+    let mut stream = daemon.connect_from(last);
     stream.write_all(upgrade(token, "").as_bytes()).unwrap();
     let mut answer = vec![0; 4096];
     let length = stream.read(&mut answer).unwrap();
@@ -31,7 +20,7 @@ fn knock(daemon: &Daemon, last: u8, token: &str) -> (TcpStream, String) {
 
 fn open_from(daemon: &Daemon, last: u8, claims: &Value) -> Client {
     let request = daemon.request(&format!("/?auth={}", sign(claims)));
-    let (socket, _) = client::client(request, connect_from(daemon, last)).unwrap();
+    let (socket, _) = client::client(request, daemon.connect_from(last)).unwrap();
     Client { socket }
 }
 
@@ -149,7 +138,7 @@ fn a_client_of_v1_is_told_of_a_limit_by_a_close_that_it_can_read() {
     let v1 = |last: u8| {
         let mut request = daemon.request("/");
         request.headers_mut().insert("Sec-WebSocket-Protocol", "philote.v1".parse().unwrap());
-        let (socket, _) = client::client(request, connect_from(&daemon, last)).unwrap();
+        let (socket, _) = client::client(request, daemon.connect_from(last)).unwrap();
         Client { socket }
     };
     let show = |client: &mut Client, subject: &str| {

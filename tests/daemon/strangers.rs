@@ -1,27 +1,16 @@
 //! Connections that have shown no token: who has to go when there are many, and what they may cost.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use socket2::{Domain, Socket, Type};
 
 use crate::support::{Daemon, PATIENCE, body_of, frame, header, sign, status, upgrade};
 
 /// As many as may be accepted and silent, and the most of them that one address may have.
 const MAX_PENDING: usize = 4096;
 const SHARE: usize = MAX_PENDING / 4 * 3;
-
-/// A raw connection from another address of this machine.
-fn connect_from(daemon: &Daemon, last: u8) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), 0)).into()).unwrap();
-    socket.connect(&daemon.address().into()).unwrap();
-    let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream
-}
 
 /// One answer, on a connection that stays open.
 fn answer(stream: &mut TcpStream) -> String {
@@ -63,7 +52,7 @@ fn silence_cut_a_backend_in_the_middle_of_its_publishes() {
     let before = daemon.memory().0;
     // Silent from several addresses, so that no share ends it: twice as many as there are places.
     let silent: Vec<_> =
-        (0..2 * MAX_PENDING).map(|number| connect_from(&daemon, 2 + (number % 7) as u8)).collect();
+        (0..2 * MAX_PENDING).map(|number| daemon.connect_from(2 + (number % 7) as u8)).collect();
     // The first had to go once they had been silent for their time: publish beyond that.
     let deadline = Instant::now() + PATIENCE;
     let (mut rounds, mut worst) = (0, Duration::ZERO);
@@ -152,10 +141,10 @@ fn clients_whose_token_came_late_were_cut_while_others_waited() {
 #[test]
 fn one_address_held_every_place() {
     let daemon = Daemon::start("[websocket]\nhandshake_timeout = \"60s\"\n");
-    let silent: Vec<_> = (0..SHARE).map(|_| connect_from(&daemon, 2)).collect();
+    let silent: Vec<_> = (0..SHARE).map(|_| daemon.connect_from(2)).collect();
     // Over its share. The one who is refused may also be the longest silent.
-    let over: Vec<_> = (0..100).map(|_| connect_from(&daemon, 2)).collect();
-    let mut other = connect_from(&daemon, 3);
+    let over: Vec<_> = (0..100).map(|_| daemon.connect_from(2)).collect();
+    let mut other = daemon.connect_from(3);
     let began = Instant::now();
     assert_eq!(status(&ask(&mut other, HEALTH)), 200);
     println!("another address waited {:?}", began.elapsed());
@@ -172,13 +161,12 @@ fn one_address_held_every_place() {
 fn unfinished_requests_kept_others_out_until_the_deadline() {
     // Half a head, then one byte now and then: these hold places among those that speak, which others want as well.
     let daemon = Daemon::start("[websocket]\nhandshake_timeout = \"60s\"\n");
-    let mut slow: Vec<_> =
-        (0..1024 + 8).map(|number| connect_from(&daemon, 2 + (number % 4) as u8)).collect();
+    let mut slow: Vec<_> = (0..1024 + 8).map(|number| daemon.connect_from(2 + (number % 4) as u8)).collect();
     for stream in &mut slow {
         stream.write_all(b"GET / HTTP/1.1\r\nX: ").unwrap();
     }
     // All places are taken. One more comes in when the longest silent has been so for its time.
-    let mut other = connect_from(&daemon, 9);
+    let mut other = daemon.connect_from(9);
     assert_eq!(status(&ask(&mut other, HEALTH)), 200);
     let told = |stream: &&TcpStream| {
         stream.set_nonblocking(true).unwrap();
@@ -210,12 +198,12 @@ fn answers_that_nobody_took_kept_others_out_until_the_deadline() {
     let requests = "GET /api/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(20);
     let mut greedy = Vec::new();
     for number in 0..1024 + 8 {
-        let mut stream = connect_from(&daemon, 2 + (number % 4) as u8);
+        let mut stream = daemon.connect_from(2 + (number % 4) as u8);
         socket2::SockRef::from(&stream).set_recv_buffer_size(4096).unwrap();
         stream.write_all(requests.as_bytes()).unwrap();
         greedy.push(stream);
     }
-    let mut other = connect_from(&daemon, 9);
+    let mut other = daemon.connect_from(9);
     assert_eq!(status(&ask(&mut other, HEALTH)), 200);
     assert!(daemon.ended(1).iter().any(|row| row["reason"] == "max_pending"));
 }
@@ -372,7 +360,7 @@ fn first_messages_of_strangers_filled_memory() {
 fn silence_drives_out_silence_on_philote_v1() {
     let daemon = Daemon::start("[websocket]\nhandshake_timeout = \"5m\"\n");
     let mut waiting: Vec<_> =
-        (0..MAX_PENDING).map(|number| begin(connect_from(&daemon, 2 + (number % 4) as u8))).collect();
+        (0..MAX_PENDING).map(|number| begin(daemon.connect_from(2 + (number % 4) as u8))).collect();
     let mut classic = daemon.client(&["c"]);
     let mut bytes = Vec::new();
     let _ = waiting[0].read_to_end(&mut bytes);
