@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, Validation};
+use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 
 /// Every algorithm that is known, by name.
 const ALGORITHMS: [(Algorithm, &str); 12] = [
@@ -59,7 +59,8 @@ pub struct Key {
     name: Box<str>,
     family: AlgorithmFamily,
     decoding: DecodingKey,
-    validation: Validation,
+    /// All of its family.
+    algorithms: Vec<Algorithm>,
 }
 
 impl fmt::Debug for Key {
@@ -71,26 +72,20 @@ impl fmt::Debug for Key {
 impl Key {
     fn new(
         decoding: DecodingKey,
-        algorithms: Vec<Algorithm>,
+        mut algorithms: Vec<Algorithm>,
         material: &[u8],
         kid: Option<&str>,
         name: &str,
     ) -> Key {
         let family = decoding.family();
-        let mut validation = Validation::new_for_family(family);
-        validation.algorithms = algorithms;
-        validation.algorithms.retain(|algorithm| algorithm.family() == family);
-        // The library asks the system's clock; ours is passed in, so that tokens and live connections agree on it.
-        validation.validate_exp = false;
-        validation.validate_aud = false;
-        validation.required_spec_claims.clear();
+        algorithms.retain(|algorithm| algorithm.family() == family);
         Key {
             material: material.into(),
             kid: kid.map(Box::from),
             name: name.into(),
             family,
             decoding,
-            validation,
+            algorithms,
         }
     }
 
@@ -99,13 +94,13 @@ impl Key {
         &self.name
     }
 
-    /// What verifies a signature, and how.
-    pub(super) fn verifier(&self) -> (&DecodingKey, &Validation) {
-        (&self.decoding, &self.validation)
+    /// What verifies a signature.
+    pub(super) fn decoding(&self) -> &DecodingKey {
+        &self.decoding
     }
 
     fn takes(&self, algorithm: Algorithm) -> bool {
-        self.validation.algorithms.contains(&algorithm)
+        self.algorithms.contains(&algorithm)
     }
 }
 
@@ -157,7 +152,7 @@ impl Keys {
     /// All algorithms that there is a key for.
     pub(super) fn algorithms(&self) -> Algorithms {
         let mut all = Algorithms::default();
-        let each = self.0.iter().flat_map(|key| &key.validation.algorithms);
+        let each = self.0.iter().flat_map(|key| &key.algorithms);
         each.for_each(|algorithm| all.add(*algorithm));
         all
     }
