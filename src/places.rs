@@ -149,6 +149,16 @@ impl<K: Clone + Eq + Hash> Places<K> {
         Some(Place::new(&self.0, key, told, Permits { all, own }))
     }
 
+    /// Takes a place for a connection of this address that is free, ahead of nobody.
+    pub(crate) fn try_free(&self, key: Option<K>, told: &Arc<Notify>) -> Option<Place<K>> {
+        let own = match &key {
+            Some(key) => Some(self.0.share(key).try_acquire_owned().ok()?),
+            None => None,
+        };
+        let all = self.0.free.clone().try_acquire_owned().ok()?;
+        Some(Place::new(&self.0, key, told, Permits { all, own }))
+    }
+
     /// Takes a place for a connection of this address that is free or given up at once.
     pub(crate) fn try_enter(&self, key: Option<K>, told: &Arc<Notify>) -> Option<Place<K>> {
         let mut own = None;

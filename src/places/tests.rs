@@ -132,3 +132,22 @@ async fn what_addresses_cost_is_given_back_with_them() {
     assert!(lock(&places.0.shares).capacity() < 64, "{}", lock(&places.0.shares).capacity());
     assert!(lock(&places.0.silent).is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_free_place_is_taken_ahead_of_nobody() {
+    let places = places(2, 1);
+    let told = Arc::new(Notify::new());
+    let first = places.try_free(Some(1), &told).unwrap();
+    assert!(places.try_free(Some(1), &told).is_none(), "its address has its share");
+    let _second = places.try_free(Some(2), &told).unwrap();
+    let waits = places.take(Some(3), &told);
+    tokio::pin!(waits);
+    tokio::select! {
+        biased;
+        _ = &mut waits => panic!("all are taken, and none has been silent for its time"),
+        () = std::future::ready(()) => {}
+    }
+    drop(first);
+    assert!(places.try_free(Some(4), &told).is_none(), "the place is for the one that waits");
+    waits.await;
+}

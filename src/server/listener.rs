@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, watch};
 
@@ -91,6 +91,8 @@ enum Listening {
 
 impl From<TcpListener> for Door {
     fn from(listener: TcpListener) -> Door {
+        // Small messages leave at once: the connections of a listener inherit this.
+        let _ = SockRef::from(&listener).set_tcp_nodelay(true);
         Door { socket: Listening::Tcp(listener), how: How { tls: false, proxy_protocol: false, api: true } }
     }
 }
@@ -113,8 +115,6 @@ impl Door {
         match &self.socket {
             Listening::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                // Small messages leave at once; a client may be gone already, which the next read finds out.
-                let _ = stream.set_nodelay(true);
                 Ok((Stream::Tcp(stream), SocketAddr::new(address.ip().to_canonical(), address.port())))
             }
             Listening::Unix(listener) => Ok((Stream::Unix(listener.accept().await?.0), UNIX_PEER)),
@@ -132,7 +132,10 @@ pub async fn accept(server: Arc<Server>, door: impl Into<Door>) {
             let (stream, address) = door.accept().await?;
             // Whoever speaks the PROXY protocol speaks for many.
             let origin = Some(address).filter(|_| !door.how.proxy_protocol);
-            let entered = server.pending.enter(origin.and_then(|address| server.origin(address))).await;
+            // A header of the PROXY protocol is not yet the client's word.
+            let speaks = !door.how.proxy_protocol && stream.has_input();
+            let entered =
+                server.pending.enter(origin.and_then(|address| server.origin(address)), speaks).await;
             io::Result::Ok((stream, address, entered))
         };
         tokio::pin!(accepted);
@@ -177,7 +180,10 @@ async fn turn_away(server: Arc<Server>, mut stream: Stream, peer: SocketAddr, ho
 async fn greet(server: Arc<Server>, stream: Stream, peer: SocketAddr, how: How, waiting: Waiting) {
     let deadline = tokio::time::Instant::now() + server.live().settings.websocket.handshake_timeout;
     // hyper makes room for a head as soon as it looks for one: not before there is something to read.
-    let spoke = waiting.within(deadline, stream.readable()).await;
+    let spoke = match waiting.speaks() {
+        true => Ok(()),
+        false => waiting.within(deadline, stream.readable()).await,
+    };
     match spoke {
         Ok(()) => Box::pin(listen(server, stream, peer, how, deadline, waiting)).await,
         Err(refusal) => Box::pin(leave(server, stream, peer, how, refusal)).await,
@@ -216,7 +222,9 @@ async fn listen(
     };
     // Behind TLS it may be silent again.
     let plain = How { tls: false, proxy_protocol: false, ..how };
-    if let Err(refusal) = waiting.within(deadline, stream.readable()).await {
+    if how.tls
+        && let Err(refusal) = waiting.within(deadline, stream.readable()).await
+    {
         return Box::pin(leave(server, stream, peer, plain, refusal)).await;
     }
     let session = Box::pin(handshake::serve(server, stream, peer, how, deadline, &waiting)).await;
@@ -347,5 +355,20 @@ impl Drop for AcceptLoop {
     fn drop(&mut self) {
         self.answer.store(u64::MAX, Relaxed);
         self.answered.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_inherit_that_small_messages_leave_at_once() {
+        let listener = bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let door = Door::from(TcpListener::from_std(listener).unwrap());
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        let (Stream::Tcp(stream), _) = door.accept().await.unwrap() else { panic!("TCP") };
+        assert!(stream.nodelay().unwrap());
     }
 }

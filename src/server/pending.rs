@@ -96,14 +96,25 @@ impl Pending {
         self.silent.make_room(DESCRIPTORS_AT_ONCE);
     }
 
-    /// Waits for a place for a connection that was accepted.
+    /// Waits for a place for a connection that was accepted. One that `speaks` already, and need not wait to be heard,
+    /// is never among the silent ones.
     ///
     /// # Errors
     /// Its address has its share.
-    pub(super) async fn enter(self: &Arc<Self>, origin: Option<Origin>) -> Result<Waiting, Refusal> {
+    pub(super) async fn enter(
+        self: &Arc<Self>,
+        origin: Option<Origin>,
+        speaks: bool,
+    ) -> Result<Waiting, Refusal> {
         let told = Arc::new(Notify::new());
-        let place = self.silent.enter(origin, &told).await.ok_or(REFUSED)?;
-        Ok(Waiting { pending: self.clone(), told, held: Mutex::new(Held { place, known: false }) })
+        let speaking = if speaks { self.speaking.try_free(origin, &told) } else { None };
+        let speaks = speaking.is_some();
+        let place = match speaking {
+            Some(place) => place,
+            None => self.silent.enter(origin, &told).await.ok_or(REFUSED)?,
+        };
+        let held = Held { place, speaks, known: false };
+        Ok(Waiting { pending: self.clone(), told, held: Mutex::new(held) })
     }
 
     /// Ends a connection that has to go, and tells it why as far as that can be told.
@@ -136,6 +147,8 @@ pub(super) struct Waiting {
 
 struct Held {
     place: Place<Origin>,
+    /// The place is one among those that speak.
+    speaks: bool,
     /// It has shown a token, and is no stranger.
     known: bool,
 }
@@ -164,17 +177,28 @@ impl Waiting {
         if lock(&self.held).known { Refusal::Kept(MAX_KEPT) } else { REFUSED }
     }
 
-    /// Waits for a place among those that speak: there is something to read.
+    /// Whether it has begun to speak.
+    pub(super) fn speaks(&self) -> bool {
+        lock(&self.held).speaks
+    }
+
+    /// Waits for a place among those that speak, unless it has one: there is something to read.
     ///
     /// # Errors
     /// It had to make room for others already.
     pub(super) async fn speak(&self, origin: Option<Origin>) -> Result<(), Refusal> {
-        // It is not silent any more.
-        if !lock(&self.held).place.begin() {
-            return Err(REFUSED);
+        {
+            let mut held = lock(&self.held);
+            if held.speaks {
+                return Ok(());
+            }
+            // It is not silent any more.
+            if !held.place.begin() {
+                return Err(REFUSED);
+            }
         }
         let place = self.pending.speaking.take(origin, &self.told).await;
-        lock(&self.held).place = place;
+        *lock(&self.held) = Held { place, speaks: true, known: false };
         Ok(())
     }
 
@@ -182,7 +206,7 @@ impl Waiting {
     /// the first message of philote.v1. False where no other place is left; then it keeps the one that it has.
     pub(super) fn fall_silent(&self, origin: Option<Origin>) -> bool {
         let silent = self.pending.silent.try_enter(origin, &self.told);
-        silent.map(|place| lock(&self.held).place = place).is_some()
+        silent.map(|place| *lock(&self.held) = Held { place, speaks: false, known: false }).is_some()
     }
 
     /// Its answer is ready, and its client has to take it, or has more to say at once.
@@ -229,7 +253,7 @@ impl Waiting {
         }
         if let Some(mut place) = self.pending.kept.try_enter(None, &self.told) {
             place.begin();
-            *held = Held { place, known: true };
+            *held = Held { place, speaks: true, known: true };
         }
     }
 

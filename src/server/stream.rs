@@ -26,6 +26,16 @@ pub(super) enum Stream {
 }
 
 impl Stream {
+    /// Whether bytes, the end or an error wait in the socket. tokio is not asked, which takes a new socket for readable.
+    pub(super) fn has_input(&self) -> bool {
+        let peeked = match self {
+            Stream::Tcp(stream) => recv(stream, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT),
+            Stream::Unix(stream) => recv(stream, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT),
+            Stream::Tls(stream) => recv(stream.tcp(), &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT),
+        };
+        peeked != Err(Errno::AGAIN)
+    }
+
     /// Waits until a read has something to say: bytes, the end or an error.
     ///
     /// tokio takes a socket that was just accepted for readable, so the kernel is asked.

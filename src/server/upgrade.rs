@@ -134,15 +134,16 @@ fn check_upgrade(request: &Request<Incoming>, how: How) -> Result<&str, Refusal>
 
 /// Whether a header that is a list of words has this one, in any case.
 pub(super) fn has_word(headers: &HeaderMap, name: hyper::header::HeaderName, word: &str) -> bool {
-    let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).any(|one| one.trim().eq_ignore_ascii_case(word))
+    let words =
+        headers.get_all(name).into_iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    words.into_iter().any(|one| one.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
 }
 
 /// Whether it is 16 bytes in base64. The sample key of RFC 6455 has bits set that no byte needs.
 fn is_key(key: &str) -> bool {
     use base64::Engine;
     use base64::engine::{GeneralPurpose, general_purpose::PAD};
-    const LENIENT: GeneralPurpose =
+    static LENIENT: GeneralPurpose =
         GeneralPurpose::new(&base64::alphabet::STANDARD, PAD.with_decode_allow_trailing_bits(true));
     LENIENT.decode(key).is_ok_and(|bytes| bytes.len() == 16)
 }
