@@ -1,7 +1,7 @@
-"""Writes a container image as an OCI archive: image.py PROGRAMS VERSION EPOCH FILE, where PROGRAMS holds the static
+"""Writes a container image as an OCI archive: image.py PROGRAMS VERSION EPOCH FILE, where PROGRAMS contains the static
 programs and the licences.
 
-Nothing but the two programs, their licences and an account is in it. The same input gives the same bytes.
+The image contains only the two programs, their licences and an account. The same input gives the same bytes.
 """
 import gzip, hashlib, io, json, platform, sys, tarfile, time
 
@@ -57,8 +57,8 @@ def main(programs, version, epoch, path):
         "config": {
             "User": f"{USER}:{USER}",
             "ExposedPorts": {"6380/tcp": {}},
-            # No home that could be written to: here no secret is made, and SECRET or a file must be given.
-            # docker stop kills after 10 s; what ends the admin socket and the log behind the drain takes up to 2 s more.
+            # There is no writable home, so the daemon cannot create a secret; SECRET or a file must be given.
+            # docker stop kills after 10 s, and ending the admin socket and the log after the drain takes up to 2 s.
             "Env": ["PATH=/usr/bin", "HOME=/nonexistent", "PHILOTE_SHUTDOWN_DRAIN=7s"],
             "Entrypoint": ["/usr/bin/philote"],
             "StopSignal": "SIGTERM",
@@ -67,7 +67,7 @@ def main(programs, version, epoch, path):
                 "org.opencontainers.image.version": version,
                 "org.opencontainers.image.licenses": "MIT",
             },
-            # Docker's extension of the format, in nanoseconds.
+            # Docker's extension of the format; the times are in nanoseconds.
             "Healthcheck": {
                 "Test": HEALTH,
                 "Interval": 10_000_000_000,
