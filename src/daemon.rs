@@ -313,7 +313,7 @@ fn of_passed(
             Address::Unix(address.as_pathname().unwrap_or(std::path::Path::new("")).to_owned())
         }
     };
-    let listener = settings.listen.of_passed(&address).unwrap_or_else(|| {
+    let listener = settings.listen.for_passed_socket(&address).unwrap_or_else(|| {
         tracing::warn!(
             "listen has no entry for {address}, which systemd passed: it is served as a plain string would be"
         );
@@ -340,7 +340,7 @@ fn start_admin(
     let variable = |name: &str| reloader.environment().get(name).map(std::ffi::OsStr::to_os_string);
     let path = match &settings.admin.socket {
         AdminSocket::At(path) => Some(path.clone()),
-        AdminSocket::Usual => Some(admin::path::for_daemon(&admin::path::candidates(variable))),
+        AdminSocket::Default => Some(admin::path::for_daemon(&admin::path::candidates(variable))),
         AdminSocket::None => None,
     };
     let bind = |path: PathBuf| admin::socket::Socket::bind(&path, settings.admin.mode);

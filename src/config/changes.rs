@@ -1,27 +1,27 @@
-//! What a reload changes: a pure comparison of two settings.
+//! Compares old and new settings for a reload.
 
 use std::fmt;
 
 use super::keys::{KEYS, Key, Reload};
 use super::settings::Settings;
 
-/// What a reload changes.
+/// The changed settings of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// What applies at once.
+    /// Changes that the reload applies.
     pub applied: Vec<Change>,
-    /// What waits for the next start.
+    /// Changes that only a restart applies.
     pub needs_restart: Vec<Change>,
 }
 
-/// A key with another value. Prints as `limits.queue_bytes: "1MiB" -> "2MiB"`; never shows a secret.
+/// A changed setting. Its `Display` is `limits.queue_bytes: "1MiB" -> "2MiB"`, and never shows a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// `section.key`.
     pub key: &'static str,
-    /// The value before, as it would be written in the file.
+    /// The old value, as the file would write it.
     pub old: String,
-    /// The value after.
+    /// The new value.
     pub new: String,
 }
 
@@ -31,13 +31,13 @@ impl fmt::Display for Change {
     }
 }
 
-/// What is different in `new`, in the order of [`KEYS`].
+/// Returns the changes from `old` to `new`, in the order of [`KEYS`].
 pub fn changes(old: &Settings, new: &Settings) -> Changes {
     let mut changes = Changes::default();
     for key in KEYS.iter().filter(|key| !key.same(old, new)) {
         let mut change = Change { key: key.path(), old: text(key, old), new: text(key, new) };
         if change.old == change.new && ["auth.public_keys", "auth.jwks_file"].contains(&change.key) {
-            // The files are the same and what stands in them is not.
+            // The names of the files are the same, but the keys in them changed.
             change.new += " (with other keys in it)";
         }
         match key.reload() {
@@ -48,13 +48,13 @@ pub fn changes(old: &Settings, new: &Settings) -> Changes {
     changes
 }
 
-/// The settings to go on with after a reload: the new ones, but the old values of keys that need a restart.
+/// Returns the settings to run with after a reload: the new values, but the old ones of keys that need a restart.
 pub fn keep_fixed(old: &Settings, new: &Settings) -> Settings {
     let mut settings = new.clone();
     for key in KEYS.iter().filter(|key| key.reload() == Reload::Restart) {
         key.keep(old, &mut settings);
     }
-    // The listeners that speak TLS do so until the next start, with or without new settings for it.
+    // The listeners that speak TLS need the certificate until the restart, even if the new settings have none.
     if settings.tls.is_none() && settings.listen.listeners().iter().any(|listener| listener.tls) {
         settings.tls.clone_from(&old.tls);
     }
@@ -62,7 +62,7 @@ pub fn keep_fixed(old: &Settings, new: &Settings) -> Settings {
 }
 
 fn text(key: &Key, settings: &Settings) -> String {
-    // A renewed certificate stands in the same file.
+    // A renewed certificate has the same path.
     if let (super::tls::CERTIFICATE, Some(tls)) = (key.path(), &settings.tls) {
         return format!("{} until {}", key.show(settings).unwrap_or_default(), tls.expires_text());
     }

@@ -1,35 +1,35 @@
-//! What can be wrong with settings, in the sentences that the administrator reads.
+//! The problems of settings, and the error messages for them.
 //!
-//! No sentence quotes a source line, the value of `auth.secret` or that of a key nobody knows: each may be
-//! the secret.
+//! No message quotes a line of the file, the value of `auth.secret` or the value of an unknown key, because each of them
+//! may be the secret.
 
 use std::fmt;
 use std::path::PathBuf;
 
-use super::origin::Origin;
 use super::public_keys::KeyError;
 use super::secret::SecretError;
+use super::source::Source;
 use super::tls::TlsError;
 use crate::escape::escape;
 
-/// Everything that is wrong with the settings, a line for each. A program that meets it exits with 78.
+/// Every problem of the settings. `Display` writes one line for each. The program exits with status 78.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     problems: Vec<Problem>,
 }
 
 impl ConfigError {
-    /// The exit status of a program that was given these settings: 78, `EX_CONFIG` of sysexits.h.
+    /// Returns the exit status for invalid settings: 78, which is `EX_CONFIG` in sysexits.h.
     pub fn exit_code(&self) -> u8 {
         78
     }
 
-    /// What is wrong, in the order of reading; at least one.
+    /// Returns the problems, at least one, in the order in which they were found.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
 
-    /// Nothing wrong is no error.
+    /// Returns an error if there are problems.
     pub(super) fn unless_empty(problems: Vec<Problem>) -> Result<(), ConfigError> {
         if problems.is_empty() { Ok(()) } else { Err(ConfigError { problems }) }
     }
@@ -47,7 +47,7 @@ impl fmt::Display for ConfigError {
             if index > 0 {
                 writeln!(f)?;
             }
-            // One line each, whatever the file holds.
+            // Escaped, so that a problem is one line whatever the file contains.
             f.write_str(&escape(&problem.to_string()))?;
         }
         Ok(())
@@ -56,43 +56,43 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// One thing that is wrong, and where.
+/// One problem of the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Where it is written, where that is one place.
-    pub origin: Option<Origin>,
-    /// The key, `section.key`, where it is one.
+    /// The source of the setting, if it has one.
+    pub source: Option<Source>,
+    /// The key, `section.key`, if the problem is about one.
     pub key: Option<String>,
     /// What is wrong with it.
-    pub situation: Situation,
+    pub kind: ProblemKind,
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(origin) = &self.origin {
-            write!(f, "{origin}: ")?;
+        if let Some(source) = &self.source {
+            write!(f, "{source}: ")?;
         }
         if let Some(key) = &self.key {
-            // A key is any text: its control characters must not reach a terminal.
+            // A key may be any text. Its control characters must not reach a terminal.
             write!(f, "{}: ", key.escape_debug())?;
         }
-        write!(f, "{}", self.situation)
+        write!(f, "{}", self.kind)
     }
 }
 
 /// What can be wrong with a setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Situation {
+pub enum ProblemKind {
     /// The configuration file cannot be read.
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         reason: String,
     },
-    /// The configuration file is larger than any could be, in bytes.
+    /// The configuration file is too large.
     TooLarge {
-        /// The most that is read.
+        /// The limit, in bytes.
         maximum: u64,
     },
     /// The file, or the variable, is not UTF-8.
@@ -101,125 +101,125 @@ pub enum Situation {
     Syntax {
         /// The column, in characters, counted from 1.
         column: usize,
-        /// What the parser says; it quotes nothing of the file.
+        /// The message of the parser, which does not quote the file.
         message: String,
     },
-    /// No such key.
+    /// There is no such key.
     UnknownKey {
-        /// The name that was probably meant.
+        /// The most similar name.
         nearest: Option<String>,
     },
-    /// No such section.
+    /// There is no such section.
     UnknownSection {
-        /// The name that was probably meant.
+        /// The most similar name.
         nearest: Option<String>,
     },
-    /// A section's name with a value.
+    /// The name of a section has a value.
     NotASection,
-    /// `--set` without a value.
+    /// `--set` has no value.
     NoValue,
-    /// A value of another type.
+    /// The value has the wrong type.
     WrongType {
-        /// What it must be.
+        /// What the value must be.
         expected: &'static str,
-        /// What it is.
+        /// What the value is.
         found: &'static str,
     },
-    /// A value that cannot be read as what it must be.
-    NotUnderstood {
-        /// What it must be.
+    /// The value cannot be parsed.
+    Invalid {
+        /// What the value must be.
         expected: String,
-        /// What it is.
+        /// What the value is.
         found: String,
     },
-    /// A value beyond its range.
+    /// The value is out of range.
     OutOfRange {
-        /// The least.
+        /// The smallest allowed value.
         minimum: String,
-        /// The most.
+        /// The largest allowed value.
         maximum: String,
-        /// What it is.
+        /// What the value is.
         found: String,
     },
-    /// A key that another value rules out.
+    /// A size is smaller than that of another key.
     SmallerThan {
-        /// What it is, a size.
+        /// The size.
         found: String,
-        /// The key that asks for more.
+        /// The other key.
         other: &'static str,
-        /// The size that key has.
+        /// The size of the other key.
         least: String,
-        /// Why.
+        /// What would happen.
         reason: &'static str,
     },
-    /// An address that is listed twice.
+    /// A list has an item twice.
     Repeated {
-        /// The address.
+        /// The item.
         found: String,
     },
-    /// An address that others reach, for development.
+    /// An address with `--dev` is reachable from other machines.
     NotLoopback {
         /// The address.
         found: String,
     },
-    /// A port on its own, with several addresses to choose from.
+    /// A port is set, but there are several addresses.
     PortOfSeveral,
-    /// A port on its own, with no address that has one.
+    /// A port is set, but no address has a port.
     PortOfNone,
-    /// A feature that this version lacks.
+    /// This version does not have the feature; the text says what to do.
     NotYet(&'static str),
     /// A file of public keys cannot be used.
-    Keys(PathBuf, KeyError),
+    PublicKeys(PathBuf, KeyError),
     /// The secret cannot be used.
     Secret(SecretError),
     /// Certificate and key cannot be used.
     Tls(TlsError),
 }
 
-impl fmt::Display for Situation {
+impl fmt::Display for ProblemKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Situation::Unreadable { path, reason } => write!(f, "cannot read {}: {reason}", path.display()),
-            Situation::TooLarge { maximum } => {
-                write!(f, "larger than {maximum} bytes: this is no configuration file")
+            ProblemKind::Unreadable { path, reason } => write!(f, "cannot read {}: {reason}", path.display()),
+            ProblemKind::TooLarge { maximum } => {
+                write!(f, "larger than {maximum} bytes, too large for a configuration file")
             }
-            Situation::NotText => f.write_str("not UTF-8 text"),
-            Situation::Syntax { column, message } => write!(f, "column {column}: {message}"),
-            Situation::UnknownKey { nearest } => {
+            ProblemKind::NotText => f.write_str("not UTF-8 text"),
+            ProblemKind::Syntax { column, message } => write!(f, "column {column}: {message}"),
+            ProblemKind::UnknownKey { nearest } => {
                 f.write_str("unknown key")?;
                 did_you_mean(f, nearest)
             }
-            Situation::UnknownSection { nearest } => {
+            ProblemKind::UnknownSection { nearest } => {
                 f.write_str("unknown section")?;
                 did_you_mean(f, nearest)
             }
-            Situation::NotASection => {
-                f.write_str("this is a section: write its keys below a line of its own, [section]")
+            ProblemKind::NotASection => {
+                f.write_str("this is a section: write its keys below a line [section]")
             }
-            Situation::NoValue => {
+            ProblemKind::NoValue => {
                 f.write_str("needs a key and a value, such as --set limits.queue_bytes=2MiB")
             }
-            Situation::WrongType { expected, found } => write!(f, "must be {expected}, not {found}"),
-            Situation::NotUnderstood { expected, found } => write!(f, "must be {expected}, not {found:?}"),
-            Situation::OutOfRange { minimum, maximum, found } => {
+            ProblemKind::WrongType { expected, found } => write!(f, "must be {expected}, not {found}"),
+            ProblemKind::Invalid { expected, found } => write!(f, "must be {expected}, not {found:?}"),
+            ProblemKind::OutOfRange { minimum, maximum, found } => {
                 write!(f, "must be from {minimum} to {maximum}, not {found}")
             }
-            Situation::SmallerThan { found, other, least, reason } => {
+            ProblemKind::SmallerThan { found, other, least, reason } => {
                 write!(f, "{found} is less than {other}, {least}: {reason}")
             }
-            Situation::Repeated { found } => write!(f, "{found} is there twice"),
-            Situation::NotLoopback { found } => write!(
+            ProblemKind::Repeated { found } => write!(f, "{found} appears twice"),
+            ProblemKind::NotLoopback { found } => write!(
                 f,
-                "{found} is reached from other machines, and everybody knows the secret of --dev: choose 127.0.0.1 or ::1, or leave out --dev"
+                "{found} is reachable from other machines, and the secret of --dev is public: use 127.0.0.1 or ::1, or leave out --dev"
             ),
-            Situation::PortOfSeveral => {
+            ProblemKind::PortOfSeveral => {
                 f.write_str("listen has several addresses: write the port in each of them instead")
             }
-            Situation::PortOfNone => f.write_str("listen has no address with a port: write one there"),
-            Situation::NotYet(sentence) => f.write_str(sentence),
-            Situation::Keys(path, error) => write!(f, "{}: {error}", path.display()),
-            Situation::Secret(error) => write!(f, "{error}"),
-            Situation::Tls(error) => write!(f, "{error}"),
+            ProblemKind::PortOfNone => f.write_str("listen has no address with a port: add one there"),
+            ProblemKind::NotYet(sentence) => f.write_str(sentence),
+            ProblemKind::PublicKeys(path, error) => write!(f, "{}: {error}", path.display()),
+            ProblemKind::Secret(error) => write!(f, "{error}"),
+            ProblemKind::Tls(error) => write!(f, "{error}"),
         }
     }
 }

@@ -1,36 +1,38 @@
-//! From what was written to settings that are checked, once.
+//! Loads the settings: merges the layers, checks them, and reads the files that they name.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::command_line::Overrides;
-use super::draft::Draft;
-use super::environment::Environment;
-use super::error::{ConfigError, Problem, Situation};
+use super::checks;
+use super::defaults;
+use super::error::{ConfigError, Problem, ProblemKind};
 use super::keys::Key;
-use super::origin::Origin;
-use super::secret::{SecretSource, Secrets, parse};
+use super::layers::Layers;
+use super::layers::command_line::Overrides;
+use super::layers::environment::Environment;
+use super::resolve::resolve;
+use super::secret::{SecretSource, Secrets, make_secret_file, parse, read_secret_file};
 use super::settings::Settings;
-use super::{public_keys, secret_choice, secret_file, tls};
+use super::source::Source;
+use super::unresolved::Unresolved;
 
-/// Settings, and what there is to say about them.
+/// Loaded settings, with their sources and warnings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded {
     /// The settings.
     pub settings: Settings,
-    /// What is doubtful and accepted all the same: a sentence each.
+    /// A sentence for each setting that is accepted but doubtful.
     pub warnings: Vec<String>,
-    /// The configuration file, where one was used.
+    /// The path of the configuration file, if one was used.
     pub file: Option<PathBuf>,
-    pub(super) origins: BTreeMap<&'static str, Origin>,
+    pub(super) sources: BTreeMap<&'static str, Source>,
 }
 
-/// Reads the settings: defaults, then the file, then the environment, then the command line, each over what
-/// comes before it. Changes nothing: a secret that is still to be made is [`SecretSource::Missing`] until
-/// [`Loaded::make_secret`].
+/// Loads the settings: defaults, file, environment, command line. Each overrides the ones before it. Loading writes
+/// nothing. A secret that has yet to be generated is [`SecretSource::Missing`] until [`Loaded::make_secret`].
 ///
 /// # Errors
-/// All that is wrong, in every layer, even where another one wins.
+/// Returns every problem of every layer, including those of values that a later layer overrides.
 ///
 /// ```
 /// use philote::config::{Environment, Overrides, load};
@@ -41,41 +43,41 @@ pub struct Loaded {
 /// # Ok::<(), philote::config::ConfigError>(())
 /// ```
 pub fn load(command_line: &Overrides, environment: &Environment) -> Result<Loaded, ConfigError> {
-    let mut draft = Draft::new(command_line.dev);
-    let file = draft.apply_file(command_line, environment);
-    draft.apply_environment(environment);
-    draft.apply_command_line(command_line);
-    draft.check();
-    public_keys::load(&mut draft);
-    secret_choice::choose(&mut draft, environment);
-    tls::choose(&mut draft);
-    ConfigError::unless_empty(draft.problems)?;
-    Ok(Loaded { settings: draft.settings, warnings: draft.warnings, file, origins: draft.origins })
+    let mut layers = Layers::new(Unresolved::new(defaults::settings(command_line.dev)));
+    let file = layers.apply_file(command_line, environment);
+    layers.apply_environment(environment);
+    layers.apply_command_line(command_line);
+    checks::check(&mut layers);
+    resolve(&mut layers, environment);
+    let Layers { unresolved, warnings, sources, problems, .. } = layers;
+    ConfigError::unless_empty(problems)?;
+    Ok(Loaded { settings: unresolved.settings, warnings, file, sources })
 }
 
 impl Loaded {
-    /// Where the value of a key came from.
-    pub fn origin(&self, key: &Key) -> &Origin {
-        self.origins.get(key.path()).unwrap_or(&Origin::Default)
+    /// Returns the source of a key's value.
+    pub fn source(&self, key: &Key) -> &Source {
+        self.sources.get(key.path()).unwrap_or(&Source::Default)
     }
 
-    /// Makes the secret if it is still to be made, so that there is one to sign with. Of two daemons that do
-    /// so at once for the same directory, both end with the same secret.
+    /// Generates the secret if there is none. Two daemons that do so at the same time for one directory end with the same
+    /// secret.
     ///
     /// # Errors
-    /// The directory cannot be made or written; the message says what to set instead.
+    /// The directory or the file cannot be created. The message says what to set instead.
     pub fn make_secret(&mut self) -> Result<(), ConfigError> {
         let SecretSource::Missing(path) = self.settings.auth.secrets.source() else {
             return Ok(());
         };
         let path = path.clone();
-        let secrets = secret_file::make(&path).and_then(|made| {
-            let keys = parse(&secret_file::read(&path)?.0)?;
-            Ok(Secrets::new(keys, if made { SecretSource::Made(path) } else { SecretSource::Own(path) }))
+        let secrets = make_secret_file(&path).and_then(|made| {
+            let keys = parse(&read_secret_file(&path)?.0)?;
+            let source = if made { SecretSource::New(path) } else { SecretSource::Generated(path) };
+            Ok(Secrets::new(keys, source))
         });
         self.settings.auth.secrets = secrets.map_err(|error| {
             let key = Some("auth.secret".to_owned());
-            Problem { origin: None, key, situation: Situation::Secret(error) }
+            Problem { source: None, key, kind: ProblemKind::Secret(error) }
         })?;
         Ok(())
     }

@@ -1,29 +1,29 @@
-//! How much memory this process may use.
+//! The memory that this process may use.
 
 use std::path::{Path, PathBuf};
 
-/// Bytes: the least of the machine's memory and of what the control groups around this process allow.
-pub(super) fn allowed() -> usize {
+/// Returns the machine's memory or the smallest limit of this process's control groups, whichever is less, in bytes.
+pub(super) fn available() -> usize {
     let read = |file| std::fs::read_to_string(file).unwrap_or_default();
     let machine = machine();
     let limit = group_limit(Path::new("/"), &read("/proc/self/cgroup"), &read("/proc/self/mountinfo"));
     limit.map_or(machine, |limit| limit.min(machine))
 }
 
-/// sysinfo(2) and not /proc/meminfo, which systemd's `ProcSubset=pid` hides.
+/// Uses sysinfo(2) because systemd's `ProcSubset=pid` hides /proc/meminfo.
 fn machine() -> usize {
     let info = rustix::system::sysinfo();
     usize::try_from(info.totalram.saturating_mul(info.mem_unit.into())).unwrap_or(usize::MAX)
 }
 
-/// The least limit of the memory groups that this process is in, of version 1 and 2; `None` without one. Paths of
-/// `mountinfo` lie below `root`.
+/// Returns the smallest limit of the memory control groups of this process, of version 1 and 2; `None` if there is none.
+/// The paths of `mountinfo` are below `root`.
 fn group_limit(root: &Path, proc_self_cgroup: &str, mountinfo: &str) -> Option<usize> {
     let limits = mountinfo.lines().filter_map(Mount::parse).filter_map(|mount| {
         let group = proc_self_cgroup.lines().find_map(|line| mount.group(line))?;
         let top = root.join(mount.point.trim_start_matches('/'));
         let directory = mount.directory_of(&top, group);
-        // A group is bound by all those around it, as far as they can be seen.
+        // The limits of its parents apply to a group too, as far as they are visible.
         let around = directory.ancestors().take_while(|around| around.starts_with(&top));
         around.filter_map(|around| mount.limit_in(around)).min()
     });
@@ -32,14 +32,14 @@ fn group_limit(root: &Path, proc_self_cgroup: &str, mountinfo: &str) -> Option<u
 
 /// A mounted hierarchy of control groups, from a line of `/proc/self/mountinfo` (proc(5)).
 struct Mount<'a> {
-    /// The group that is found at `point`: in a container often the container's own.
+    /// The group that is mounted at `point`; in a container often the container's own.
     root: &'a str,
     point: &'a str,
     version_1: bool,
 }
 
 impl<'a> Mount<'a> {
-    /// `None` for what is no hierarchy that can limit memory.
+    /// Returns `None` for a mount that is no hierarchy with memory limits.
     fn parse(line: &'a str) -> Option<Mount<'a>> {
         let (mount, filesystem) = line.split_once(" - ")?;
         let mut mount = mount.split(' ').skip(3);
@@ -54,7 +54,7 @@ impl<'a> Mount<'a> {
         Some(Mount { root, point, version_1 })
     }
 
-    /// The process's group in this hierarchy, if the line of `/proc/self/cgroup` is about it (cgroups(7)).
+    /// Returns the group of the process if this line of `/proc/self/cgroup` is about this hierarchy (cgroups(7)).
     fn group<'b>(&self, line: &'b str) -> Option<&'b str> {
         let mut fields = line.splitn(3, ':').skip(1);
         let (controllers, group) = (fields.next()?, fields.next()?);
@@ -66,20 +66,20 @@ impl<'a> Mount<'a> {
         is_it.then_some(group)
     }
 
-    /// Where the group is found; the top, where it lies outside of what is mounted.
+    /// Returns the directory of the group, or the top of the hierarchy if the group is outside of the mount.
     fn directory_of(&self, top: &Path, group: &str) -> PathBuf {
         let inside = Path::new(group).strip_prefix(self.root).ok();
         let inside = inside.filter(|path| path.components().all(|part| part.as_os_str() != ".."));
         inside.map_or(top.to_owned(), |inside| top.join(inside))
     }
 
-    /// What one group allows, in bytes.
+    /// Returns the limit of one group, in bytes.
     fn limit_in(&self, directory: &Path) -> Option<usize> {
         let number = |file| std::fs::read_to_string(directory.join(file)).ok()?.trim().parse().ok();
         if !self.version_1 {
             return number("memory.max").into_iter().chain(number("memory.high")).min();
         }
-        // It knows of the groups around that are not mounted here.
+        // This file also has the limits of parents that are not mounted here.
         let stat = std::fs::read_to_string(directory.join("memory.stat")).unwrap_or_default();
         let around =
             stat.lines().find_map(|line| line.strip_prefix("hierarchical_memory_limit ")?.parse().ok());
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_limit_of_all_groups_around_counts() {
+    fn the_smallest_limit_of_a_group_and_its_parents_counts() {
         let own = "0::/system.slice/philote.service\n";
         let limit = |files: &[(&str, &str)], own| group_limit(tree(files).path(), own, V2);
         assert_eq!(limit(&[], own), None);
@@ -122,9 +122,9 @@ mod tests {
     }
 
     #[test]
-    fn a_group_outside_of_what_is_mounted_is_looked_for_at_the_top() {
+    fn the_top_counts_for_a_group_outside_of_the_mount() {
         let files = [("sys/fs/cgroup/memory.max", "4096\n"), ("sys/fs/memory.max", "1\n")];
-        // The container's group is mounted as a root, while its name is told as the host knows it; or it was moved.
+        // The container's group is mounted as the root and named as on the host, or it was moved.
         for (mounted, own) in [("/docker/abc", "/docker/abc"), ("/docker/abc", "/"), ("/", "/../other")] {
             let mounts = V2.replace(" / /sys", &format!(" {mounted} /sys"));
             let limit = group_limit(tree(&files).path(), &format!("0::{own}\n"), &mounts);
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn version_1_limits_too_and_tells_what_is_around() {
+    fn version_1_limits_count_with_those_of_parents() {
         let mounts = "29 23 0:25 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
                       35 23 0:31 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
                       36 23 0:32 MOUNTED /sys/fs/cgroup/memory rw,nosuid - cgroup cgroup rw,memory\n";
@@ -156,6 +156,6 @@ mod tests {
 
     #[test]
     fn this_machine_has_memory() {
-        assert!(allowed() >= 16 << 20, "{}", allowed());
+        assert!(available() >= 16 << 20, "{}", available());
     }
 }

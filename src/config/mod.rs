@@ -1,53 +1,60 @@
-//! Settings: from the file, the environment and the command line as written to values that are checked.
+//! Settings: reads them from the configuration file, the environment and the command line, and checks them.
 //!
-//! In reading order: [`settings`](Settings) is what comes of it, [`KEYS`] the one table of what can be set,
-//! [`load()`] the way from one to the other, [`changes()`] what a reload does, [`print_config`] and [`check`]
-//! what is said about it.
+//! In reading order:
+//!
+//! 1. `settings` ([`Settings`]): the result, which the rest of Philote uses.
+//! 2. `value_types`: how a value is read from text and printed. `secret`, `public_keys` and `tls` are values that come from
+//!    files. `error` has every problem with its message.
+//! 3. `keys` ([`KEYS`]): the table of everything that can be set. `unknown_keys` suggests the nearest key for other names.
+//! 4. `layers`: file, environment and command line, merged into `unresolved` settings over the `defaults`.
+//! 5. `load` ([`load()`]): merges the layers, then `checks` settings against each other, then lets `resolve` read the files
+//!    that they name.
+//! 6. `changes` ([`changes()`]): what a reload changes. `report`: what `--print-config` and `--check` print.
+//!
+//! Each file imports only files of the steps above it. `memory`, `atomic_file` and `service_user` deal with the system.
+//! Nothing here knows the network or the rest of the daemon.
 
+mod atomic_file;
 mod changes;
-mod command_line;
-mod dev;
-mod draft;
-mod environment;
+mod checks;
+mod defaults;
 mod error;
-mod file;
 mod keys;
-mod kinds;
-mod listen;
+mod layers;
 mod load;
 mod memory;
-mod networks;
-mod origin;
 mod public_keys;
-mod raw;
-mod replace;
 mod report;
+mod resolve;
 mod secret;
-mod secret_choice;
-mod secret_file;
+mod service_user;
 mod settings;
+mod source;
 #[cfg(test)]
 mod tests;
 mod tls;
-mod web_origin;
+mod unknown_keys;
+mod unresolved;
+mod value_types;
 
+pub use atomic_file::{remove_unfinished, replace_file};
 pub use changes::{Change, Changes, changes, keep_fixed};
-pub use command_line::{CommandLine, Overrides};
-pub use dev::DEV_SECRET;
-pub use environment::{Environment, SYSTEM_FILE, admin_socket_places};
-pub use error::{ConfigError, Problem, Situation};
+pub use defaults::DEV_SECRET;
+pub use error::{ConfigError, Problem, ProblemKind};
 pub use keys::{KEYS, Key, Reload};
-pub use listen::{Address, DEFAULT_PORT, Listen, Listener};
+pub use layers::command_line::{CommandLine, Overrides};
+pub use layers::environment::{Environment, SYSTEM_FILE};
 pub use load::{Loaded, load};
-pub use networks::{Network, TrustedProxies};
-pub use origin::Origin;
-pub use public_keys::{Fault, KeyError, KeyFile, PublicKey};
-pub use replace::{remove_unfinished, replace_file};
+pub use public_keys::{KeyError, KeyFault, KeyFile, PublicKey};
 pub use report::{check, check_for_service, print_config};
 pub use secret::{Secret, SecretError, SecretSource, Secrets};
 pub use settings::{
-    AdminSettings, AdminSocket, AuthSettings, Drain, LimitSettings, LogFormat, LogLevel, LogSettings,
+    AdminSettings, AdminSocket, AuthSettings, LimitSettings, LogFormat, LogLevel, LogSettings,
     MetricsSettings, Settings, ShutdownSettings, WebSocketSettings,
 };
+pub use source::Source;
 pub use tls::{Expiry, TlsError, TlsSettings, provider};
-pub use web_origin::{AllowedOrigin, WebOrigin, names_loopback};
+pub use value_types::{
+    Address, AllowedOrigin, DEFAULT_PORT, Drain, Listen, Listener, Network, TrustedProxies, WebOrigin,
+    names_loopback,
+};

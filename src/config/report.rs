@@ -1,20 +1,17 @@
-//! What `--print-config` and `--check` say.
+//! The output of `--print-config` and `--check`.
 
 use std::fmt::Write;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::error::{ConfigError, Problem, Situation};
+use super::error::{ConfigError, Problem, ProblemKind};
 use super::keys::KEYS;
 use super::load::Loaded;
 use super::secret::SecretSource;
+use super::service_user::{SERVICE_USER, User};
 use super::tls::{CERTIFICATE, KEY, TlsError};
 
-/// The account that the packages make for the service.
-const SERVICE_USER: &str = "philote";
-
-/// The settings in force as a configuration file; a comment tells where each value came from. What is not
-/// set, and the secret, stand in comments, so that the output means the same when it is read again.
+/// Returns the settings as a configuration file, with the source of each value in a comment. The secret, and keys that
+/// are not set, are comments, so that reading the output gives the same settings.
 pub fn print_config(loaded: &Loaded) -> String {
     let mut text = String::new();
     let mut section = "";
@@ -23,28 +20,28 @@ pub fn print_config(loaded: &Loaded) -> String {
             section = key.section();
             let _ = write!(text, "\n[{section}]\n");
         }
-        let (name, origin) = (key.name(), loaded.origin(key));
+        let (name, source) = (key.name(), loaded.source(key));
         let _ = match (key.show(&loaded.settings), loaded.settings.auth.secrets.source()) {
-            (Some(value), _) => writeln!(text, "{name} = {value}  # {origin}"),
+            (Some(value), _) => writeln!(text, "{name} = {value}  # {source}"),
             (None, SecretSource::Setting(_)) if key.path() == "auth.secret" => {
-                writeln!(text, "# {name} = (redacted)  # {origin}")
+                writeln!(text, "# {name} = (redacted)  # {source}")
             }
             (None, source) if key.path() == "auth.secret" => {
                 writeln!(text, "# {name} is not set  # {source}")
             }
-            (None, _) => writeln!(text, "# {name} is not set  # {origin}"),
+            (None, _) => writeln!(text, "# {name} is not set  # {source}"),
         };
     }
     text
 }
 
-/// What an administrator should know of settings that are good: the warnings, where the secret comes from,
-/// and for root which files the service could not read.
+/// Returns what `--check` prints for valid settings: the warnings, the source of the secret, the end of the certificate,
+/// and for root the files that the service cannot read.
 pub fn check(loaded: &Loaded) -> Vec<String> {
     let source = loaded.settings.auth.secrets.source();
     let mut lines = loaded.warnings.clone();
     lines.push(source.to_string());
-    if let Some(user) = service_user() {
+    if let Some(user) = User::of_service() {
         lines.extend(unreadable(&user, loaded));
     }
     if let Some(tls) = &loaded.settings.tls {
@@ -57,18 +54,12 @@ pub fn check(loaded: &Loaded) -> Vec<String> {
     lines
 }
 
-/// The service's account, as far as root asks on its behalf.
-fn service_user() -> Option<User> {
-    let user = || User::named(SERVICE_USER, &read("/etc/passwd"), &read("/etc/group"));
-    rustix::process::geteuid().is_root().then(user).flatten()
-}
-
-/// Whether the service could read certificate and key, where root asks: without them it would not start.
+/// Checks for root that the service can read certificate and key, because it does not start without them.
 ///
 /// # Errors
-/// The key of the settings, and how to let it.
+/// The service cannot read one of them. The message says how to change that.
 pub fn check_for_service(loaded: &Loaded) -> Result<(), ConfigError> {
-    ConfigError::unless_empty(service_user().map_or_else(Vec::new, |user| unreadable_tls(&user, loaded)))
+    ConfigError::unless_empty(User::of_service().map_or_else(Vec::new, |user| unreadable_tls(&user, loaded)))
 }
 
 fn unreadable_tls(user: &User, loaded: &Loaded) -> Vec<Problem> {
@@ -77,13 +68,13 @@ fn unreadable_tls(user: &User, loaded: &Loaded) -> Vec<Problem> {
     let barred = |path: &Path| path.ancestors().any(|part| !user.may_use(part, part == path));
     let problem = |(key, path): (&'static str, &std::path::PathBuf)| {
         let reason = "permission denied".to_owned();
-        let situation = Situation::Tls(TlsError::Unreadable { path: path.clone(), reason, denied: true });
-        Problem { origin: loaded.origins.get(key).cloned(), key: Some(key.to_owned()), situation }
+        let kind = ProblemKind::Tls(TlsError::Unreadable { path: path.clone(), reason, denied: true });
+        Problem { source: loaded.sources.get(key).cloned(), key: Some(key.to_owned()), kind }
     };
     files.into_iter().filter(|(_, path)| barred(path)).map(problem).collect()
 }
 
-/// What the service could not read, though whoever asks could.
+/// Returns a sentence for each file that the service cannot read.
 fn unreadable(user: &User, loaded: &Loaded) -> Vec<String> {
     let secret_file = match loaded.settings.auth.secrets.source() {
         SecretSource::File(path) => Some(path),
@@ -97,57 +88,10 @@ fn unreadable(user: &User, loaded: &Loaded) -> Vec<String> {
             let barrier = path.ancestors().find(|part| !user.may_use(part, *part == path))?;
             let (path, barrier) = (path.display(), barrier.display());
             Some(format!(
-                "the service user {SERVICE_USER} cannot read {path}: see the owner and mode of {barrier}"
+                "the service user {SERVICE_USER} cannot read {path}: check the owner and mode of {barrier}"
             ))
         })
         .collect()
-}
-
-fn read(path: &str) -> String {
-    std::fs::read_to_string(path).unwrap_or_default()
-}
-
-/// A user as files see one.
-struct User {
-    id: u32,
-    groups: Vec<u32>,
-}
-
-impl User {
-    fn named(name: &str, passwd: &str, group: &str) -> Option<User> {
-        let line =
-            passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|line| line[0] == name)?;
-        let mut groups = vec![line.get(3)?.parse().ok()?];
-        for line in group.lines().map(|line| line.split(':').collect::<Vec<_>>()) {
-            if line.get(3).is_some_and(|members| members.split(',').any(|member| member == name)) {
-                groups.extend(line.get(2).and_then(|id| id.parse::<u32>().ok()));
-            }
-        }
-        Some(User { id: line.get(2)?.parse().ok()?, groups })
-    }
-
-    /// Whether a file can be read, or a directory passed through. What cannot be looked at counts as usable:
-    /// it is reported where it is read.
-    fn may_use(&self, path: &Path, is_file: bool) -> bool {
-        match std::fs::metadata(path) {
-            Ok(metadata) => {
-                self.may(metadata.uid(), metadata.gid(), metadata.mode(), if is_file { 0o4 } else { 0o1 })
-            }
-            Err(_) => true,
-        }
-    }
-
-    /// The kernel looks at the first class that fits, even where a later one would allow more.
-    fn may(&self, owner: u32, group: u32, mode: u32, bit: u32) -> bool {
-        let shift = if self.id == owner {
-            6
-        } else if self.groups.contains(&group) {
-            3
-        } else {
-            0
-        };
-        (mode >> shift) & bit != 0
-    }
 }
 
 #[cfg(test)]
@@ -157,30 +101,8 @@ mod tests {
     use super::*;
     use crate::config::{Environment, Overrides, load};
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nphilote:x:990:980::/:/usr/sbin/nologin\n";
-    const GROUP: &str = "philote:x:980:\nkeys:x:70:someone,philote\nother:x:71:philote2\n";
-
     #[test]
-    fn the_first_class_that_fits_decides() {
-        let user = User::named("philote", PASSWD, GROUP).unwrap();
-        assert_eq!((user.id, user.groups.as_slice()), (990, [980, 70].as_slice()));
-        assert!(User::named("nobody", PASSWD, GROUP).is_none());
-        let cases = [
-            (990, 0, 0o400, true),
-            (990, 0, 0o044, false),
-            (0, 980, 0o640, true),
-            (0, 70, 0o640, true),
-            (0, 70, 0o604, false),
-            (0, 71, 0o640, false),
-            (0, 71, 0o644, true),
-        ];
-        for (owner, group, mode, readable) in cases {
-            assert_eq!(user.may(owner, group, mode, 0o4), readable, "{owner} {group} {mode:o}");
-        }
-    }
-
-    #[test]
-    fn what_the_service_cannot_read_is_told_with_what_bars_it() {
+    fn a_file_that_the_service_cannot_read_is_named_with_the_path_to_fix() {
         let directory = tempfile::tempdir().unwrap();
         let allow =
             |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
@@ -189,11 +111,11 @@ mod tests {
         std::fs::write(&file, "0123456789abcdef0123456789abcdef").unwrap();
         let overrides = Overrides { secret_file: Some(file.clone()), ..Overrides::default() };
         let loaded = load(&overrides, &Environment::default()).unwrap();
-        // Neither the owner nor of the group, whoever runs the test.
+        // A user that is neither the owner nor in the group.
         let user = User { id: u32::MAX, groups: vec![] };
         let said = |barrier: &Path| {
             let (file, barrier) = (file.display(), barrier.display());
-            format!("the service user philote cannot read {file}: see the owner and mode of {barrier}")
+            format!("the service user philote cannot read {file}: check the owner and mode of {barrier}")
         };
 
         allow(directory.path(), 0o755);
@@ -205,6 +127,7 @@ mod tests {
         allow(&file, 0o600);
         assert_eq!(unreadable(&user, &loaded), [said(&file)]);
     }
+
     #[test]
     fn a_key_that_the_service_cannot_read_is_an_error_that_names_the_fix() {
         let directory = tempfile::tempdir().unwrap();
@@ -219,7 +142,7 @@ mod tests {
             vec![format!("tls.certificate={}", certificate.display()), format!("tls.key={}", key.display())];
         let environment = Environment::new([("SECRET", "a secret of more than thirty-two characters")]);
         let loaded = load(&Overrides { set, ..Overrides::default() }, &environment).unwrap();
-        // Neither the owner nor of the group, whoever runs the test.
+        // A user that is neither the owner nor in the group.
         let user = User { id: u32::MAX, groups: vec![] };
         let said =
             || ConfigError::unless_empty(unreadable_tls(&user, &loaded)).map_err(|error| error.to_string());
@@ -232,7 +155,7 @@ mod tests {
         let fix = format!("sudo chgrp philote {key} && sudo chmod 640 {key}");
         assert!(sentence.contains("tls.key: cannot read ") && sentence.contains(&fix), "{sentence}");
         assert!(!sentence.contains("tls.certificate"), "{sentence}");
-        // A directory that it may not pass bars both.
+        // Without access to the directory it can read neither.
         allow(directory.path(), 0o700);
         let sentence = said().unwrap_err();
         assert!(sentence.contains("tls.certificate: ") && sentence.contains("tls.key: "), "{sentence}");

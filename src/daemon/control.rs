@@ -54,7 +54,7 @@ impl DaemonControl {
     ) -> Result<SecretChanged, Failure> {
         let live = self.server.live_full();
         let source = live.settings.auth.secrets.source();
-        let path = change(source).map_err(|error| match source.own_file() {
+        let path = change(source).map_err(|error| match source.generated_file() {
             Some(_) => Failure::new(Code::Refused, error.to_string()),
             None => Failure::new(Code::Conflict, error.to_string())
                 .hint("change it where it comes from, then: philotectl reload"),

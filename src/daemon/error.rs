@@ -64,7 +64,7 @@ impl fmt::Display for StartError {
                 )
             }
             StartError::DevSocket(address) => {
-                write!(f, "--dev: the socket passed by systemd, {address}, is reached from other machines")
+                write!(f, "--dev: the socket passed by systemd, {address}, is reachable from other machines")
             }
             StartError::Metrics { address, source } => {
                 write!(f, "metrics.listen: can't listen on {address}: {source}")

@@ -86,7 +86,7 @@ fn nothing_but_defaults_makes_a_secret_and_says_what_to_type() {
     command.env("PORT", "0");
     let daemon = Daemon::spawn(command, directory);
     let log = daemon.log();
-    assert!(log.contains("made a secret in") && log.contains("token --read chat --write chat"), "{log}");
+    assert!(log.contains("generated a secret in") && log.contains("token --read chat --write chat"), "{log}");
     let file = daemon.directory.path().join(".local/state/philote/secret");
     let secret = std::fs::read_to_string(&file).unwrap();
     assert_eq!(secret.trim_end().len(), 43);

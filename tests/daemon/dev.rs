@@ -212,7 +212,7 @@ fn others_are_kept_out_and_nobody_needs_to_read_what_it_prints() {
     let mut command = philote(directory.path());
     let output = command.args(["--dev", "--listen", "0.0.0.0:0"]).output().unwrap();
     assert_eq!(output.status.code(), Some(78));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("0.0.0.0:0 is reached from other machines"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("0.0.0.0:0 is reachable from other machines"));
 
     let mut command = philote(directory.path());
     command.env("PORT", "0").arg("--dev").stdout(Stdio::null());

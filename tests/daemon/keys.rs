@@ -329,7 +329,7 @@ K8WruVy0Twk7KYRrVDaWtIvMz8CaaI3iX2lyirkG5LqyRN2E/TiAUhA3RHvcApkS
     let many = json!({"keys": vec![good.jwk("x"); 33]}).to_string();
     let cases = [
         ("public_keys", WEAK.to_owned(), "key 1: an RSA key of 1024 bits: it must have 2048 to 8192"),
-        ("public_keys", block("PRIVATE KEY"), "key 1: a private key, which must stay with who signs"),
+        ("public_keys", block("PRIVATE KEY"), "key 1: a private key, which must stay with its issuer"),
         (
             "public_keys",
             block("PUBLIC KEY") + &block("CERTIFICATE"),
@@ -340,21 +340,13 @@ K8WruVy0Twk7KYRrVDaWtIvMz8CaaI3iX2lyirkG5LqyRN2E/TiAUhA3RHvcApkS
         ("public_keys", "x".repeat(300_000), "larger than 262144 bytes"),
         ("public_keys", block("PUBLIC KEY").repeat(33), "more than 32 public keys in all"),
         ("jwks_file", set(weak_jwk), "key 1, kid \"w\": an RSA key of 1024 bits"),
-        (
-            "jwks_file",
-            set(json!({"kty": "EC", "crv": "P-256", "x": "AQ", "y": "AQ"})),
-            "key 1: it is damaged",
-        ),
+        ("jwks_file", set(json!({"kty": "EC", "crv": "P-256", "x": "AQ", "y": "AQ"})), "key 1: malformed"),
         (
             "jwks_file",
             set(json!({"kty": "OKP", "crv": "Ed25519", "x": "AQ", "d": "AQ"})),
             "key 1: a private key",
         ),
-        (
-            "jwks_file",
-            set(json!({"kty": "EC", "crv": "P-521", "x": "AQ", "y": "AQ"})),
-            "there is no key in it",
-        ),
+        ("jwks_file", set(json!({"kty": "EC", "crv": "P-521", "x": "AQ", "y": "AQ"})), "it has no key"),
         ("jwks_file", "{}".into(), "not a JSON Web Key Set, {\"keys\": [...]}, at line 1"),
         ("jwks_file", many, "more than 32 public keys in all"),
     ];

@@ -1,4 +1,4 @@
-//! `--dev`: on this machine alone, with a secret that everybody knows, and nothing of the system's daemon.
+//! `--dev`: loopback only, a public secret, and no configuration of the system's daemon.
 
 use super::{STRONG, Scene};
 use crate::config::*;
@@ -8,7 +8,7 @@ fn dev(scene: Scene) -> Scene {
 }
 
 #[test]
-fn it_listens_on_this_machine_alone_and_needs_no_secret() {
+fn it_listens_on_loopback_only_and_needs_no_secret() {
     let loaded = dev(Scene::without_secret()).loaded();
     assert!(loaded.settings.dev && loaded.warnings.is_empty(), "{:?}", loaded.warnings);
     assert_eq!(loaded.settings.listen.addresses(), [([127, 0, 0, 1], DEFAULT_PORT).into()]);
@@ -29,18 +29,18 @@ fn a_port_other_loopback_addresses_and_a_secret_can_be_chosen() {
 }
 
 #[test]
-fn an_address_that_others_reach_is_refused() {
+fn an_address_that_other_machines_reach_is_refused() {
     for address in ["0.0.0.0:6380", "[::]:6380", "192.0.2.1:6380"] {
         let said = dev(Scene::new().file(&format!("listen = [\"127.0.0.1:1\", \"{address}\"]"))).refused();
-        let expected = format!("philote.toml:1: listen: {address} is reached from other machines");
+        let expected = format!("philote.toml:1: listen: {address} is reachable from other machines");
         assert!(said.starts_with(&expected), "{said}");
     }
     let said = dev(Scene::new().options(|options| options.listen = vec!["[::]:6380".into()])).refused();
-    assert!(said.starts_with("--listen on the command line: listen: [::]:6380 is reached"), "{said}");
+    assert!(said.starts_with("--listen on the command line: listen: [::]:6380 is reachable"), "{said}");
 }
 
 #[test]
-fn the_systems_own_file_is_not_read() {
+fn the_system_file_is_not_read() {
     let scene = dev(Scene::without_secret());
     let file = scene.write("system.toml", "listen = [\"0.0.0.0:1\"]\n");
     let mut environment = scene.environment();

@@ -1,4 +1,4 @@
-//! What stands where a file is named: other kinds of file, too large ones, byte order marks, encrypted keys.
+//! Files that settings name: special files, large files, byte order marks, encrypted keys.
 
 use std::os::unix::net::UnixListener;
 
@@ -10,7 +10,7 @@ use super::{STRONG, Scene};
 const MARK: &str = "\u{feff}";
 const PEM: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
 
-/// Everything that names a file: the settings, and the name of the file in them.
+/// Every setting that names a file, and the name of the file in it.
 const NAMES: [(&str, &str); 6] = [
     ("auth.secret_file = 'there'\n", "there"),
     ("auth.public_keys = ['there']\n", "there"),
@@ -30,7 +30,7 @@ fn scene(file: &str) -> Scene {
 }
 
 #[test]
-fn what_is_no_regular_file_is_refused_by_name_and_nothing_waits() {
+fn a_special_file_is_refused_by_name_without_waiting_for_it() {
     for (settings, name) in NAMES {
         let refused = |kind: &str, make: &dyn Fn(&std::path::Path)| {
             let scene = scene(settings);
@@ -50,7 +50,7 @@ fn what_is_no_regular_file_is_refused_by_name_and_nothing_waits() {
         std::fs::File::create(scene.path(name)).unwrap().set_len(1 << 40).unwrap();
         assert!(scene.refused().contains("larger than "), "{settings}: {}", scene.refused());
     }
-    // systemd's credential and the daemon's own secret.
+    // systemd's credential and the generated secret.
     let scene = Scene::without_secret();
     std::fs::create_dir_all(scene.path("credentials")).unwrap();
     mkfifoat(CWD, scene.path("credentials/secret"), Mode::RUSR).unwrap();
@@ -66,7 +66,7 @@ fn what_is_no_regular_file_is_refused_by_name_and_nothing_waits() {
 }
 
 #[test]
-fn a_symbolic_link_to_a_regular_file_is_one() {
+fn a_symbolic_link_to_a_regular_file_is_accepted() {
     let scene = Scene::without_secret().file("auth.secret_file = 'link'\n");
     scene.write("..data/secret", STRONG);
     std::os::unix::fs::symlink("..data/secret", scene.path("link")).unwrap();
@@ -74,7 +74,7 @@ fn a_symbolic_link_to_a_regular_file_is_one() {
 }
 
 #[test]
-fn a_byte_order_mark_is_part_of_no_file_and_refuses_a_secret() {
+fn a_byte_order_mark_is_ignored_except_in_a_secret_which_it_makes_invalid() {
     let marked = |name: &str, text: &str, settings: &str| {
         let scene = scene(settings);
         scene.write(name, &format!("{MARK}{text}"));
@@ -94,7 +94,7 @@ fn a_byte_order_mark_is_part_of_no_file_and_refuses_a_secret() {
 
     let sentence = |line: u8| {
         format!(
-            "line {line} of the secret begins with a byte order mark, which nobody sees: save it as UTF-8 without one"
+            "line {line} of the secret begins with an invisible byte order mark: save it as UTF-8 without one"
         )
     };
     let by_file = marked("there", STRONG, "auth.secret_file = 'there'\n").refused();
@@ -116,16 +116,16 @@ fn a_byte_order_mark_is_part_of_no_file_and_refuses_a_secret() {
 }
 
 #[test]
-fn an_encrypted_key_says_so_and_how_to_decrypt_it() {
+fn the_error_for_an_encrypted_key_says_how_to_decrypt_it() {
     let with = |change: fn(&str) -> String| {
         let scene = scene("tls.certificate = 'cert.pem'\ntls.key = 'key.pem'\n");
         let text = std::fs::read_to_string(scene.path("key.pem")).unwrap();
         scene.write("key.pem", &change(&text));
         scene.refused()
     };
-    let sentence = "philote.toml:2: tls.key: the key in key.pem is encrypted, and the daemon can't ask for its passphrase: \
+    let sentence = "philote.toml:2: tls.key: the key in key.pem is encrypted, and the daemon cannot ask for its passphrase: \
                     decrypt it into a file that only the daemon can read (umask 077; openssl pkey -in key.pem -out \
-                    key.pem.decrypted), and name that one";
+                    key.pem.decrypted), and set tls.key to that file";
     assert_eq!(with(|pem| pem.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY")), sentence);
     assert_eq!(
         with(|pem| pem.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY").replace('\n', "\r\n")),
@@ -144,5 +144,5 @@ fn an_encrypted_key_says_so_and_how_to_decrypt_it() {
         scene.write("key.pem", &old(&text, kind));
         assert_eq!(scene.refused(), sentence, "{kind}");
     }
-    assert!(with(|_| "nothing".to_owned()).ends_with("key.pem holds no private key in PEM"));
+    assert!(with(|_| "nothing".to_owned()).ends_with("key.pem has no private key in PEM"));
 }

@@ -1,4 +1,4 @@
-//! Which layer wins, and what each kind of value may look like.
+//! Which layer overrides which, and the forms of each type of value.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::Scene;
 use crate::config::*;
 
 #[test]
-fn with_nothing_set_the_defaults_are_those_of_the_original() {
+fn the_defaults_are_those_of_the_original() {
     let settings = Scene::new().loaded().settings;
     assert_eq!(settings.listen, Listen::default());
     assert_eq!(settings.listen.addresses(), ["[::]:6380".parse().unwrap()]);
@@ -43,7 +43,7 @@ fn the_variables_of_the_original_keep_their_names() {
 }
 
 #[test]
-fn each_layer_wins_over_the_one_below() {
+fn each_layer_overrides_the_ones_before_it() {
     let scene = Scene::new();
     assert_eq!(scene.loaded().settings.max_connections, 255);
     let scene = scene.file("max_connections = 1");
@@ -61,19 +61,19 @@ fn each_layer_wins_over_the_one_below() {
     assert_eq!(scene.loaded().settings.log.level, LogLevel::Trace);
 }
 
-/// An Ed25519 key, that of RFC 8410's examples.
+/// The Ed25519 key of the examples in RFC 8410.
 const PUBLIC_KEY: &str = "-----BEGIN PUBLIC KEY-----
 MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=
 -----END PUBLIC KEY-----
 ";
 
-/// The same in a set.
+/// The same key in a JSON Web Key Set.
 pub(super) const JWKS: &str =
     r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "Gb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE"}]}"#;
 
 #[test]
 fn every_key_can_be_set_in_the_file_by_variable_and_by_option() {
-    // The secret is never shown; certificate and key must exist and belong together.
+    // The secret is never shown. Certificate and key must exist and belong together.
     for key in KEYS.iter().filter(|key| key.name() != "secret" && key.section() != "tls") {
         let scene = Scene::new();
         let pem = scene.write("pem", PUBLIC_KEY).to_str().unwrap().to_owned();
@@ -107,7 +107,7 @@ fn every_key_can_be_set_in_the_file_by_variable_and_by_option() {
             }
             _ => format!("{value:?}"),
         };
-        // The secret of the scene stands in the environment and would win over a file named in the file.
+        // The secret in the scene's environment would override a secret file that the file names.
         let scenes = if key.name() == "secret_file" {
             let path = scene.write("s", super::STRONG).to_str().unwrap().to_owned();
 
@@ -129,13 +129,13 @@ fn every_key_can_be_set_in_the_file_by_variable_and_by_option() {
             let loaded = scene.loaded();
             let shown = key.show(&loaded.settings).unwrap();
             assert_eq!(shown.trim_matches(['"', '[', ']']), value, "{}", key.path());
-            assert_ne!(*loaded.origin(key), Origin::Default, "{}", key.path());
+            assert_ne!(*loaded.source(key), Source::Default, "{}", key.path());
         }
     }
 }
 
 #[test]
-fn the_port_is_that_of_the_one_address() {
+fn port_sets_the_port_of_the_only_address() {
     let scene = Scene::new().file("listen = ['127.0.0.1:1']").variable("PORT", "2");
     assert_eq!(scene.loaded().settings.listen.addresses(), ["127.0.0.1:2".parse().unwrap()]);
     assert_eq!(scene.loaded().settings.listen.without_ipv6(), None);
@@ -171,7 +171,7 @@ fn lists_outside_the_file_are_separated_by_commas() {
 }
 
 #[test]
-fn truth_outside_the_file_is_what_the_original_takes_for_it() {
+fn flags_outside_the_file_accept_the_values_of_the_original() {
     for (text, flag) in [("1", true), ("t", true), ("TRUE", true), ("Yes", true), ("0", false), ("no", false)]
     {
         assert_eq!(
@@ -182,7 +182,7 @@ fn truth_outside_the_file_is_what_the_original_takes_for_it() {
 }
 
 #[test]
-fn every_level_of_the_original_is_known() {
+fn every_log_level_of_the_original_is_accepted() {
     use LogLevel::*;
     let levels = [
         ("debug", Debug),
@@ -218,16 +218,16 @@ fn sizes_and_durations_have_units() {
 }
 
 #[test]
-fn empty_text_on_the_command_line_takes_away_what_the_file_says() {
+fn empty_text_on_the_command_line_removes_the_value_of_the_file() {
     let scene = Scene::new().file("[auth]\nissuer = 'me'\n[admin]\nsocket = '/run/x.sock'\n");
     assert_eq!(scene.loaded().settings.auth.issuer.as_deref(), Some("me"));
     let scene = scene.set("auth.issuer=").set("admin.socket=");
     assert_eq!(scene.loaded().settings.auth.issuer, None);
-    assert_eq!(scene.loaded().settings.admin.socket, AdminSocket::Usual);
+    assert_eq!(scene.loaded().settings.admin.socket, AdminSocket::Default);
 }
 
 #[test]
-fn an_empty_variable_is_one_that_is_not_set() {
+fn an_empty_variable_counts_as_not_set() {
     let file =
         "max_connections = 7\n[auth]\nissuer = 'me'\n[websocket]\nallowed_origins = ['https://a.test']\n";
     let without = Scene::new().file(file).loaded();
@@ -246,12 +246,12 @@ fn an_empty_variable_is_one_that_is_not_set() {
     assert_eq!((&loaded.settings, &loaded.warnings), (&without.settings, &without.warnings));
     for key in KEYS {
         assert!(
-            !matches!(loaded.origin(key), Origin::Environment(name) if name != "SECRET"),
+            !matches!(loaded.source(key), Source::Environment(name) if name != "SECRET"),
             "{}",
             key.path()
         );
     }
-    // The one exception: an empty secret is a mistake that nobody should make without a word.
+    // The exception is an empty secret, which is an error.
     let scene = Scene::without_secret().variable("SECRET", "");
     assert!(scene.refused().contains("the secret is empty"));
     let long_name = Scene::without_secret().variable("PHILOTE_AUTH_SECRET", "");
@@ -259,7 +259,7 @@ fn an_empty_variable_is_one_that_is_not_set() {
 }
 
 #[test]
-fn paths_are_relative_to_where_they_are_written() {
+fn relative_paths_start_at_the_directory_of_their_layer() {
     let scene = Scene::without_secret().file("auth.secret_file = 'keys/secret'\nadmin.socket = 'admin.sock'");
     scene.write("keys/secret", super::STRONG);
     let settings = scene.loaded().settings;
@@ -276,7 +276,7 @@ fn paths_are_relative_to_where_they_are_written() {
 }
 
 #[test]
-fn the_systems_file_may_be_missing_and_a_named_one_may_not() {
+fn the_system_file_may_be_missing_but_a_named_one_must_exist() {
     let scene = Scene::new();
     let mut environment = scene.environment();
     environment.system_file = Some(scene.path("system.toml"));
@@ -295,21 +295,15 @@ fn the_systems_file_may_be_missing_and_a_named_one_may_not() {
 }
 
 #[test]
-fn a_large_queue_raises_the_default_of_all_queues() {
+fn a_large_queue_raises_the_default_of_total_queue_bytes() {
     let limits = Scene::new().set("limits.queue_bytes=1GiB").loaded().settings.limits;
     assert!(limits.total_queue_bytes >= limits.queue_bytes);
 }
 
 #[test]
-fn the_admin_socket_is_looked_for_where_daemon_and_user_may_write() {
-    let environment = Environment::new([("XDG_RUNTIME_DIR", "/run/user/7"), ("HOME", "/home/x")]);
-    let places = admin_socket_places(&environment);
-    let expected = [
-        "/run/philote/admin.sock",
-        "/run/user/7/philote/admin.sock",
-        "/home/x/.local/state/philote/admin.sock",
-    ];
-    assert_eq!(places, expected.map(std::path::PathBuf::from));
+fn the_state_directory_is_that_of_systemd_else_that_of_xdg() {
+    let environment = Environment::new([("HOME", "/home/x")]);
+    assert_eq!(environment.state_directory(), Some("/home/x/.local/state/philote".into()));
     let environment = Environment::new([("STATE_DIRECTORY", "/var/lib/philote:/x"), ("HOME", "/home/x")]);
     assert_eq!(environment.state_directory(), Some("/var/lib/philote".into()));
     let environment = Environment::new([("XDG_STATE_HOME", "relative"), ("HOME", "/home/x")]);
@@ -326,5 +320,5 @@ fn the_command_line_is_read() {
     assert_eq!((line.overrides.port, line.overrides.set), (Some(1), vec!["x=1".to_owned()]));
     assert!(CommandLine::try_parse_from(["philote", "--check", "--print-config"]).is_err());
     let help = CommandLine::try_parse_from(["philote", "--help"]).unwrap_err().to_string();
-    assert!(help.contains("78  a wrong setting"), "{help}");
+    assert!(help.contains("78  invalid setting"), "{help}");
 }

@@ -1,4 +1,4 @@
-//! Listeners as strings, paths and tables, and the certificate that some of them need.
+//! Listeners as strings, paths and tables, and their certificate.
 
 use super::Scene;
 use crate::config::*;
@@ -7,7 +7,7 @@ fn shown(scene: &Scene) -> Vec<String> {
     scene.loaded().settings.listen.listeners().iter().map(Listener::to_string).collect()
 }
 
-/// A scene with a certificate, its key, and another's key.
+/// A scene with a certificate, its key, and another key.
 fn with_pair() -> Scene {
     let scene = Scene::new();
     let [one, two] = [1, 2].map(|_| rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap());
@@ -32,14 +32,14 @@ fn listeners_are_strings_paths_and_tables() {
     assert_eq!(shown(&scene), ["unix:/run/a.sock", "127.0.0.1:7"], "the port is that of the one TCP address");
     let unix = Scene::new().file("listen = ['unix:/run/a.sock']").variable("PORT", "7");
     assert!(
-        unix.refused().ends_with("listen has no address with a port: write one there"),
+        unix.refused().ends_with("listen has no address with a port: add one there"),
         "{}",
         unix.refused()
     );
 }
 
 #[test]
-fn a_string_means_tls_once_there_is_a_certificate() {
+fn a_plain_string_means_tls_if_there_is_a_certificate() {
     let list = "listen = ['127.0.0.1:1', 'unix:/run/a.sock', { address = '[::1]:2', tls = false }, \
                 { address = '[::1]:3', tls = true }]\n";
     let scene = with_pair().file(&format!("{list}{TLS}"));
@@ -49,21 +49,21 @@ fn a_string_means_tls_once_there_is_a_certificate() {
     assert_eq!(Scene::new().file(&printed).loaded().settings, scene.loaded().settings);
     let passed = |text: &str| {
         let address = Address::Tcp(text.parse().unwrap());
-        scene.loaded().settings.listen.of_passed(&address).map(|listener| listener.to_string())
+        scene.loaded().settings.listen.for_passed_socket(&address).map(|listener| listener.to_string())
     };
     assert_eq!(passed("[::]:3").as_deref(), Some("[::]:3 (TLS)"), "by its port");
     assert_eq!(passed("[::]:4"), None);
 }
 
 #[test]
-fn wrong_listeners_are_named() {
+fn invalid_listeners_are_reported() {
     for (file, said) in [
         ("listen = ['unix:run/x.sock']", "must be \"unix:\" and an absolute path, not \"unix:run/x.sock\""),
         ("listen = [{ tls = true }]", "not \"one without an address\""),
         ("listen = [{ address = '[::]:1', tsl = true }]", "not \"tsl\""),
         ("listen = [{ address = '[::]:1', tls = 'yes' }]", "must be true or false, not text in quotes"),
         ("listen = [{ address = 'unix:/a', tls = true }]", "without TLS on a Unix socket"),
-        ("listen = ['[::]:1', { address = '[::]:1' }]", "[::]:1 is there twice"),
+        ("listen = ['[::]:1', { address = '[::]:1' }]", "[::]:1 appears twice"),
         (
             "listen = [{ address = '[::]:1', tls = true }]",
             "a listener has tls = true: set [tls] certificate and key",
@@ -82,12 +82,12 @@ fn wrong_listeners_are_named() {
 }
 
 #[test]
-fn fault_62_a_pair_that_does_not_match_is_named_with_its_place() {
+fn fault_62_a_key_that_does_not_belong_to_the_certificate_is_reported_with_its_line() {
     let refused = |tls: &str| with_pair().file(tls).refused();
     let mismatch = refused("[tls]\ncertificate = 'cert.pem'\nkey = 'other.pem'");
     assert!(
         mismatch.starts_with(
-            "philote.toml:3: tls.key: the key in other.pem is not that of the first certificate"
+            "philote.toml:3: tls.key: the key in other.pem does not belong to the first certificate"
         ),
         "{mismatch}"
     );
@@ -100,12 +100,9 @@ fn fault_62_a_pair_that_does_not_match_is_named_with_its_place() {
         ),
         (
             "[tls]\ncertificate = 'key.pem'\nkey = 'key.pem'",
-            "tls.certificate: key.pem holds no certificate in PEM",
+            "tls.certificate: key.pem has no certificate in PEM",
         ),
-        (
-            "[tls]\ncertificate = 'cert.pem'\nkey = 'cert.pem'",
-            "tls.key: cert.pem holds no private key in PEM",
-        ),
+        ("[tls]\ncertificate = 'cert.pem'\nkey = 'cert.pem'", "tls.key: cert.pem has no private key in PEM"),
     ] {
         let found = refused(tls);
         assert!(found.contains(said), "{tls}: {found}");
@@ -114,11 +111,11 @@ fn fault_62_a_pair_that_does_not_match_is_named_with_its_place() {
     let chain = std::fs::read_to_string(scene.path("cert.pem")).unwrap().repeat(17);
     scene.write("cert.pem", &chain);
     let found = scene.file(TLS).refused();
-    assert!(found.contains("holds more than 16 certificates"), "{found}");
+    assert!(found.contains("has more than 16 certificates"), "{found}");
 }
 
 #[test]
-fn a_renewed_certificate_is_a_change_and_tls_itself_waits_for_a_restart() {
+fn a_renewed_certificate_applies_at_once_and_turning_tls_on_or_off_needs_a_restart() {
     let scene = with_pair().file(TLS);
     let old = scene.loaded().settings;
     let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();

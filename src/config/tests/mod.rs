@@ -1,10 +1,10 @@
-//! Settings as an administrator meets them: from files, variables and options to values or sentences.
+//! Tests that load settings from files, variables and options.
 
 mod dev;
 mod files;
 mod layers;
 mod listeners;
-mod refusals;
+mod problems;
 mod reports;
 mod secrets;
 
@@ -23,13 +23,13 @@ struct Scene {
 }
 
 impl Scene {
-    /// No file and no option; the secret of [`STRONG`].
+    /// A scene without file and options, with the secret [`STRONG`].
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         Scene { directory, variables: vec![], overrides: Overrides::default() }.variable("SECRET", STRONG)
     }
 
-    /// The same without any secret; its state would go below the directory.
+    /// A scene without a secret, whose state directory is below the scene's directory.
     fn without_secret() -> Self {
         let mut scene = Scene::new();
         scene.variables.clear();
@@ -82,7 +82,7 @@ impl Scene {
         self.load().unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// The error's sentences, without the directory before file names.
+    /// Returns the error messages, without the directory in file names.
     fn refused(&self) -> String {
         match self.load() {
             Ok(_) => panic!("these settings are accepted"),

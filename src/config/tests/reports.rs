@@ -1,4 +1,4 @@
-//! What `--print-config`, `--check` and a reload say, and the shipped file.
+//! The output of `--print-config`, `--check` and a reload, and the shipped file.
 
 use proptest::prelude::*;
 
@@ -8,7 +8,7 @@ use crate::config::*;
 const SHIPPED: &str = include_str!("../../../packaging/philote.toml");
 
 #[test]
-fn each_printed_value_tells_where_it_came_from() {
+fn each_printed_value_has_its_source() {
     let scene = Scene::new()
         .file("max_connections = 5\n[auth]\nissuer = 'a \"b\"'\n")
         .variable("PORT", "1")
@@ -30,12 +30,15 @@ fn each_printed_value_tells_where_it_came_from() {
     }
     let made = Scene::without_secret();
     let printed = made.short(&print_config(&made.loaded()));
-    assert!(printed.contains("# secret is not set  # a secret will be made in state/secret\n"), "{printed}");
+    assert!(
+        printed.contains("# secret is not set  # a secret will be generated in state/secret\n"),
+        "{printed}"
+    );
 }
 
 proptest! {
     #[test]
-    fn what_is_printed_means_the_same_when_it_is_read_again(
+    fn printed_settings_can_be_read_again(
         connections in 1usize..100_000,
         queue in (64usize << 10)..(1 << 30),
         leeway in 0u64..300_000,
@@ -60,7 +63,7 @@ proptest! {
 }
 
 #[test]
-fn the_check_tells_warnings_and_the_secrets_place() {
+fn the_check_prints_warnings_and_the_source_of_the_secret() {
     let loaded = Scene::new().variable("PHILOTE_X", "1").loaded();
     assert_eq!(
         check(&loaded)[..2],
@@ -77,7 +80,7 @@ fn the_check_tells_warnings_and_the_secrets_place() {
 }
 
 #[test]
-fn a_reload_tells_what_applies_and_what_waits() {
+fn a_reload_lists_applied_changes_and_those_that_need_a_restart() {
     let old = Scene::new().loaded().settings;
     assert_eq!(changes(&old, &old), Changes::default());
 
@@ -118,7 +121,7 @@ fn a_reload_tells_what_applies_and_what_waits() {
 }
 
 #[test]
-fn a_secret_that_moved_is_no_change_and_another_one_is() {
+fn only_another_secret_is_a_change_not_another_source() {
     let old = Scene::new().loaded().settings;
     let scene = Scene::without_secret().file("auth.secret_file = 'secret'");
     scene.write("secret", super::STRONG);
@@ -131,7 +134,7 @@ fn a_secret_that_moved_is_no_change_and_another_one_is() {
 }
 
 #[test]
-fn the_shipped_file_is_good_and_changes_one_default() {
+fn the_shipped_file_is_valid_and_changes_one_default() {
     let defaults = Scene::new().loaded().settings;
     let loaded = Scene::new().file(SHIPPED).loaded();
     assert_eq!(loaded.warnings, [""; 0]);

@@ -1,4 +1,4 @@
-//! Where the secret comes from, what is refused, and how the daemon's own is made and replaced.
+//! The sources of the secret, invalid secrets, and how the daemon generates and replaces one.
 
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Barrier;
@@ -29,21 +29,15 @@ fn the_secret_is_the_characters_without_the_last_newline() {
 }
 
 #[test]
-fn a_text_that_is_no_list_of_secrets_is_refused() {
+fn text_with_invalid_lines_is_refused() {
     let many = "0123456789abcdef0123456789abcdef\n".repeat(17);
     let cases = [
-        (
-            "",
-            "the secret is empty, so that anyone could make a token: write one, or set auth.allow_empty_secret",
-        ),
-        (
-            "\n",
-            "the secret is empty, so that anyone could make a token: write one, or set auth.allow_empty_secret",
-        ),
-        ("one\n\n", "line 2 of the secret is blank: each line is a secret, remove it"),
-        ("one\n \ntwo\n", "line 2 of the secret is blank: each line is a secret, remove it"),
-        ("one\r\ntwo\n", "line 1 of the secret has a carriage return: save it with Unix line ends"),
-        (&many, "more than 16 lines: each is a secret, remove old ones"),
+        ("", "the secret is empty, so anyone could sign tokens: set one, or set auth.allow_empty_secret"),
+        ("\n", "the secret is empty, so anyone could sign tokens: set one, or set auth.allow_empty_secret"),
+        ("one\n\n", "line 2 of the secret is blank: remove it, because each line is one secret"),
+        ("one\n \ntwo\n", "line 2 of the secret is blank: remove it, because each line is one secret"),
+        ("one\r\ntwo\n", "line 1 of the secret has a carriage return: save it with Unix line endings"),
+        (&many, "more than 16 secrets, one per line: remove old ones"),
     ];
     for (text, sentence) in cases {
         let scene = Scene::without_secret().file("\nauth.secret_file = 'secret'");
@@ -55,11 +49,11 @@ fn a_text_that_is_no_list_of_secrets_is_refused() {
 }
 
 #[test]
-fn an_empty_secret_needs_the_opt_in_and_a_short_one_is_warned_of() {
+fn an_empty_secret_needs_a_setting_and_a_short_one_gets_a_warning() {
     let loaded = Scene::without_secret().variable("SECRET", "").variable("ALLOW_EMPTY_SECRET", "1").loaded();
     assert_eq!(keys(&loaded), [""]);
-    assert_eq!(loaded.warnings, ["the secret is empty: anyone can make a token"]);
-    // Not set at all is not empty: one is made.
+    assert_eq!(loaded.warnings, ["the secret is empty, so anyone can sign tokens"]);
+    // A secret that is not set is not empty, but generated.
     let loaded = Scene::without_secret().variable("ALLOW_EMPTY_SECRET", "1").loaded();
     assert!(matches!(loaded.settings.auth.secrets.source(), SecretSource::Missing(_)));
 
@@ -67,11 +61,11 @@ fn an_empty_secret_needs_the_opt_in_and_a_short_one_is_warned_of() {
     assert_eq!(
         loaded.warnings,
         [
-            "the secret is from environment variable SECRET, line 1: it is shorter than 32 bytes, so that anyone who \
+            "the secret is from environment variable SECRET, line 1: it is shorter than 32 bytes, so anyone who \
              sees a token can guess it",
-            "the secret is from environment variable SECRET, line 2: it is shorter than 32 bytes, so that anyone who \
+            "the secret is from environment variable SECRET, line 2: it is shorter than 32 bytes, so anyone who \
              sees a token can guess it",
-            "the secret is from environment variable SECRET, line 2: it begins or ends with a blank, which counts",
+            "the secret is from environment variable SECRET, line 2: it begins or ends with a blank, which is part of the secret",
         ]
     );
 }
@@ -92,7 +86,7 @@ fn a_file_that_cannot_hold_a_secret_is_refused() {
 }
 
 #[test]
-fn the_nearest_place_wins() {
+fn the_secret_of_the_highest_layer_counts() {
     let scene = Scene::without_secret();
     let credentials = scene.path("credentials");
     let state = scene.path("state/secret");
@@ -107,58 +101,59 @@ fn the_nearest_place_wins() {
     };
     let nothing: Vec<String> = vec![];
 
-    assert_eq!(source(&scene), (SecretSource::Own(state), nothing.clone()));
+    assert_eq!(source(&scene), (SecretSource::Generated(state), nothing.clone()));
 
     // systemd sets the variable for any credential; this one need not be among them.
     let scene = scene.variable("CREDENTIALS_DIRECTORY", credentials.to_str().unwrap());
-    assert!(matches!(source(&scene).0, SecretSource::Own(_)));
+    assert!(matches!(source(&scene).0, SecretSource::Generated(_)));
     scene.write("credentials/secret", OTHER);
     assert_eq!(source(&scene), (SecretSource::Credential(credentials.join("secret")), nothing));
 
-    let unused = "credentials/secret is not used: the secret is set elsewhere".to_owned();
+    let unused = "credentials/secret is not used because the secret is set elsewhere".to_owned();
     let scene = scene.file("auth.secret_file = 'file'");
     assert_eq!(source(&scene), (SecretSource::File(file.clone()), vec![unused.clone()]));
 
     let scene = scene.file(&format!("[auth]\nsecret_file = 'file'\nsecret = '{OTHER}'"));
-    let setting = SecretSource::Setting(Origin::File { path: scene.path("philote.toml"), line: 3 });
-    let beside = "auth.secret_file is not used: auth.secret is set beside it".to_owned();
+    let setting = SecretSource::Setting(Source::File { path: scene.path("philote.toml"), line: 3 });
+    let beside = "auth.secret_file is not used because auth.secret is set too".to_owned();
     assert_eq!(source(&scene), (setting, vec![beside, unused.clone()]));
 
     let scene = scene.variable("PHILOTE_AUTH_SECRET_FILE", file.to_str().unwrap());
     assert_eq!(source(&scene), (SecretSource::File(file.clone()), vec![unused.clone()]));
 
     let scene = scene.variable("SECRET", OTHER);
-    assert_eq!(source(&scene).0, SecretSource::Setting(Origin::Environment("SECRET".into())));
+    assert_eq!(source(&scene).0, SecretSource::Setting(Source::Environment("SECRET".into())));
 
     let scene = scene.options(|options| options.secret_file = Some(file.clone()));
     assert_eq!(source(&scene), (SecretSource::File(file), vec![unused.clone()]));
 
     let scene = scene.set(&format!("auth.secret={STRONG}"));
     let (source, warnings) = source(&scene);
-    assert_eq!(source, SecretSource::Setting(Origin::CommandLine("--set")));
-    let seen = "auth.secret on the command line is seen by every user: use auth.secret_file";
+    assert_eq!(source, SecretSource::Setting(Source::CommandLine("--set")));
+    let seen =
+        "auth.secret on the command line is visible to every user of this machine: use auth.secret_file";
     assert_eq!(warnings[2..], [seen]);
 }
 
 #[test]
-fn a_file_that_others_can_read_is_warned_of() {
+fn a_file_that_other_users_can_read_gets_a_warning() {
     let scene = Scene::without_secret().file("auth.secret_file = 'secret'");
     let path = scene.write("secret", STRONG);
     let warnings = |mode| {
         std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
         scene.loaded().warnings
     };
-    // A group of administrators is usual.
+    // Read access for a group is usual.
     assert_eq!(warnings(0o640), [""; 0]);
     let path = path.display();
-    let warning = format!("{path} holds the secret, and others can read or write it: chmod o-rwx {path}");
+    let warning = format!("other users can read or write {path}, which holds the secret: chmod o-rwx {path}");
     for mode in [0o644, 0o602] {
         assert_eq!(warnings(mode), [warning.as_str()], "{mode:o}");
     }
 
     let scene = Scene::without_secret().file(&format!("auth.secret = '{STRONG}'"));
     std::fs::set_permissions(scene.path("philote.toml"), PermissionsExt::from_mode(0o644)).unwrap();
-    assert!(scene.loaded().warnings[0].contains("philote.toml holds the secret"));
+    assert!(scene.loaded().warnings[0].contains("philote.toml, which holds the secret"));
 
     let scene = Scene::without_secret();
     let path = scene.write("state/secret", STRONG);
@@ -167,16 +162,16 @@ fn a_file_that_others_can_read_is_warned_of() {
 }
 
 #[test]
-fn a_secret_is_made_once_and_kept() {
+fn a_secret_is_generated_once_and_stored() {
     let scene = Scene::without_secret();
     let path = scene.path("state/secret");
     let mut loaded = scene.loaded();
     assert_eq!(keys(&loaded), [""; 0]);
     assert_eq!(
         loaded.settings.auth.secrets.source().to_string(),
-        format!("a secret will be made in {}", path.display())
+        format!("a secret will be generated in {}", path.display())
     );
-    assert!(!scene.path("state").exists(), "looking makes nothing");
+    assert!(!scene.path("state").exists(), "loading writes nothing");
 
     loaded.make_secret().unwrap();
     let made = keys(&loaded)[0].to_owned();
@@ -184,7 +179,7 @@ fn a_secret_is_made_once_and_kept() {
     assert!(made.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_'));
     assert_eq!(
         loaded.settings.auth.secrets.source().to_string(),
-        format!("made a secret in {}", path.display())
+        format!("generated a secret in {}", path.display())
     );
     assert_eq!((mode(&path), mode(&scene.path("state"))), (0o600, 0o700));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{made}\n"));
@@ -192,12 +187,12 @@ fn a_secret_is_made_once_and_kept() {
     let mut again = scene.loaded();
     again.make_secret().unwrap();
     assert_eq!(keys(&again), [made]);
-    assert_eq!(*again.settings.auth.secrets.source(), SecretSource::Own(path));
+    assert_eq!(*again.settings.auth.secrets.source(), SecretSource::Generated(path));
     assert_eq!(again.warnings, [""; 0]);
 }
 
 #[test]
-fn daemons_that_start_at_once_agree_on_the_secret() {
+fn daemons_that_start_at_the_same_time_get_the_same_secret() {
     const DAEMONS: usize = 8;
     for _ in 0..20 {
         let scene = Scene::without_secret();
@@ -213,18 +208,18 @@ fn daemons_that_start_at_once_agree_on_the_secret() {
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         assert!(all.iter().all(|secrets| secrets.signing() == all[0].signing()));
-        let made = all.iter().filter(|secrets| matches!(secrets.source(), SecretSource::Made(_))).count();
+        let made = all.iter().filter(|secrets| matches!(secrets.source(), SecretSource::New(_))).count();
         assert_eq!(made, 1);
         assert_eq!(std::fs::read_dir(scene.path("state")).unwrap().count(), 1, "nothing else is left");
     }
 }
 
 #[test]
-fn where_no_secret_can_be_kept_it_says_so() {
+fn a_secret_that_cannot_be_stored_is_an_error() {
     let error = load(&Overrides::default(), &Environment::default()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "auth.secret: no secret is given and there is no directory to keep one in; set SECRET, for example: openssl rand -hex 32"
+        "auth.secret: no secret is set and there is no directory to store one in; set SECRET, for example to the output of: openssl rand -hex 32"
     );
     let scene = Scene::without_secret();
     let mut loaded = scene.loaded();
@@ -232,12 +227,12 @@ fn where_no_secret_can_be_kept_it_says_so() {
     let error = loaded.make_secret().unwrap_err();
     assert_eq!(
         scene.short(&error.to_string()),
-        "auth.secret: cannot keep a secret in state/secret: File exists (os error 17); set SECRET, for example: openssl rand -hex 32"
+        "auth.secret: cannot store a secret in state/secret: File exists (os error 17); set SECRET, for example to the output of: openssl rand -hex 32"
     );
 }
 
 #[test]
-fn the_daemons_own_secret_can_be_set_and_rotated() {
+fn a_generated_secret_can_be_set_and_rotated() {
     let scene = Scene::without_secret();
     let mut loaded = scene.loaded();
     loaded.make_secret().unwrap();
@@ -265,7 +260,7 @@ fn the_daemons_own_secret_can_be_set_and_rotated() {
 }
 
 #[test]
-fn a_secret_of_another_place_is_changed_there() {
+fn a_secret_that_was_not_generated_must_be_changed_at_its_source() {
     let scene = Scene::new();
     let source = scene.loaded().settings.auth.secrets.source().clone();
     let sentence = "the secret is from environment variable SECRET: change it there, then reload";
@@ -277,7 +272,7 @@ fn a_secret_of_another_place_is_changed_there() {
 }
 
 #[test]
-fn secrets_are_compared_whole() {
+fn secrets_are_compared_in_full() {
     let secrets =
         Scene::new().variable("SECRET", &format!("{OTHER}\n{STRONG}")).loaded().settings.auth.secrets;
     let one = Scene::new().loaded().settings.auth.secrets;

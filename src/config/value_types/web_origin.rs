@@ -1,21 +1,24 @@
-//! Origins of web pages (RFC 6454): what browsers send, and what `[websocket] allowed_origins` may hold.
+//! Origins of web pages (RFC 6454), as browsers send them and as `websocket.allowed_origins` lists them.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// An origin, in parts that can be compared: `scheme://host[:port]`.
+use super::raw::Raw;
+use super::{ProblemKind, ValueType, invalid, quoted_list};
+
+/// An origin, `scheme://host[:port]`, in a form that can be compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebOrigin {
     /// In lower case.
     scheme: String,
     /// In lower case; an IPv6 address in its shortest form, in brackets.
     host: String,
-    /// Never the one that the scheme implies.
+    /// `None` for the default port of the scheme.
     port: Option<u16>,
 }
 
 impl WebOrigin {
-    /// The origin that a browser wrote; `None` for anything else, such as `null`, a path or a list.
+    /// Parses the origin that a browser sent. Returns `None` for anything else, such as `null`, a path or a list.
     pub fn parse(text: &str) -> Option<WebOrigin> {
         let (scheme, rest) = text.split_once("://")?;
         let mut letters = scheme.chars();
@@ -29,8 +32,8 @@ impl WebOrigin {
         Some(WebOrigin { scheme, host, port })
     }
 
-    /// Whether a page of this origin came from the host that the header `Host` names. What its scheme is does not
-    /// count: a proxy may have ended the TLS.
+    /// Returns whether a page of this origin came from the host in the header `Host`. The scheme does not count because
+    /// a proxy may terminate TLS.
     pub fn is_of_host(&self, host: &str) -> bool {
         let implied = implied_port(&self.scheme);
         let named = host_and_port(host).map(|(host, port)| (host, port.or(implied)));
@@ -38,7 +41,7 @@ impl WebOrigin {
             && named.is_some_and(|(host, port)| host == self.host && port == self.port.or(implied))
     }
 
-    /// Whether its pages came from this machine, by HTTP.
+    /// Returns whether a page of this origin came from this machine over HTTP.
     pub fn is_loopback(&self) -> bool {
         implied_port(&self.scheme).is_some() && is_loopback(&self.host)
     }
@@ -51,13 +54,12 @@ impl fmt::Display for WebOrigin {
     }
 }
 
-/// The port that browsers leave out.
-/// Whether the header `Host` names this machine, as no name that is resolved elsewhere can.
+/// Returns whether the header `Host` names this machine by a name that DNS cannot redirect.
 pub fn names_loopback(host: &str) -> bool {
     host_and_port(host).is_some_and(|(host, _)| is_loopback(&host))
 }
 
-/// Browsers resolve `localhost` and what is below it themselves.
+/// Browsers resolve `localhost` and its subdomains themselves.
 fn is_loopback(host: &str) -> bool {
     let name = host.strip_suffix('.').unwrap_or(host);
     let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
@@ -66,6 +68,7 @@ fn is_loopback(host: &str) -> bool {
         || address.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback())
 }
 
+/// Returns the port that browsers leave out.
 fn implied_port(scheme: &str) -> Option<u16> {
     match scheme {
         "http" => Some(80),
@@ -74,7 +77,7 @@ fn implied_port(scheme: &str) -> Option<u16> {
     }
 }
 
-/// Splits `host[:port]` as browsers write it, the host in lower case.
+/// Splits `host[:port]` as browsers write it. The host becomes lower case.
 fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
     let (host, port) = match text.rsplit_once(':') {
         // The colons of an IPv6 address are within its brackets.
@@ -96,7 +99,7 @@ fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
     Some((host, port))
 }
 
-/// A domain name; not one whose last label is a number, which browsers take for an IPv4 address.
+/// Returns whether this is a domain name. Browsers read a name whose last label is a number as an IPv4 address.
 fn is_name(host: &str) -> bool {
     let host = host.strip_suffix('.').unwrap_or(host);
     let plain = |label: &str| {
@@ -117,16 +120,16 @@ pub enum AllowedOrigin {
     Null,
     /// One origin.
     Exact(WebOrigin),
-    /// `https://*.example.org`: every host below this origin's, by its scheme and port.
+    /// `https://*.example.org`: every subdomain of this origin's host, with its scheme and port.
     Below(WebOrigin),
 }
 
 impl AllowedOrigin {
-    /// Reads an element.
+    /// Parses an element.
     ///
     /// # Errors
-    /// What it must be: it could never match what a browser sends.
-    pub(super) fn parse(text: &str) -> Result<AllowedOrigin, &'static str> {
+    /// Returns a description of a valid element if this one could never match an origin that a browser sends.
+    fn parse(text: &str) -> Result<AllowedOrigin, &'static str> {
         const EXPECTED: &str =
             "an origin such as \"https://app.example.org\" or \"https://*.example.org\", without a path";
         if text.eq_ignore_ascii_case("null") {
@@ -157,7 +160,7 @@ impl AllowedOrigin {
         .ok_or(EXPECTED)
     }
 
-    /// Whether this element allows the origin that a client sent, `None` where that is `null`.
+    /// Returns whether this element allows the origin that a client sent; `None` stands for `null`.
     pub fn allows(&self, origin: Option<&WebOrigin>) -> bool {
         match (self, origin) {
             (AllowedOrigin::Null, None) => true,
@@ -181,6 +184,27 @@ impl fmt::Display for AllowedOrigin {
                 port.map_or(Ok(()), |port| write!(f, ":{port}"))
             }
         }
+    }
+}
+
+/// A list of origins whose pages may connect.
+pub(in crate::config) struct WebOrigins;
+
+impl ValueType for WebOrigins {
+    type Value = Vec<AllowedOrigin>;
+
+    fn read(&self, raw: &Raw) -> Result<Vec<AllowedOrigin>, ProblemKind> {
+        const EXPECTED: &str =
+            "a list of origins such as [\"https://app.example.org\", \"https://*.example.org\"]";
+        let read = |item: Raw| {
+            let text = item.text(EXPECTED)?;
+            AllowedOrigin::parse(text).map_err(|expected| invalid(expected, text))
+        };
+        raw.list(EXPECTED)?.into_iter().map(read).collect()
+    }
+
+    fn show(&self, value: &Vec<AllowedOrigin>) -> Option<String> {
+        Some(quoted_list(value))
     }
 }
 

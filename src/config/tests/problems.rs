@@ -1,17 +1,17 @@
-//! What is refused, in which words, and that no word is the secret.
+//! Problems and their messages, and that no message shows the secret.
 
 use proptest::prelude::*;
 
 use super::Scene;
 use crate::config::*;
 
-/// What is said of a file.
+/// Returns the error messages for a file.
 fn refused(file: &str) -> String {
     Scene::new().file(file).refused()
 }
 
-/// The sentences of the kinds, by the names that the cases below use for them.
-const KINDS: [(&str, &str); 5] = [
+/// The messages of value types, by the names that the cases below use for them.
+const TYPES: [(&str, &str); 5] = [
     ("{SIZE}", "must be a size such as \"64KiB\", \"1MiB\" or 1024, not"),
     ("{PERIOD}", "must be a duration such as \"10s\", \"500ms\" or \"5m\", not"),
     (
@@ -26,11 +26,11 @@ const KINDS: [(&str, &str); 5] = [
 ];
 
 fn expand(sentence: &str) -> String {
-    KINDS.iter().fold(sentence.to_owned(), |sentence, (name, text)| sentence.replace(name, text))
+    TYPES.iter().fold(sentence.to_owned(), |sentence, (name, text)| sentence.replace(name, text))
 }
 
 #[test]
-fn a_mistyped_key_is_named_with_its_line_and_the_nearest() {
+fn a_misspelled_key_is_reported_with_its_line_and_the_nearest_key() {
     assert_eq!(
         refused("max_connections = 1\n\n[limits]\n# a comment\nqueue_bites = 1\n"),
         "philote.toml:5: limits.queue_bites: unknown key; did you mean queue_bytes?"
@@ -65,7 +65,7 @@ fn a_mistyped_key_is_named_with_its_line_and_the_nearest() {
 }
 
 #[test]
-fn all_mistakes_are_told_at_once_in_the_order_of_lines() {
+fn all_problems_are_reported_at_once_in_the_order_of_lines() {
     let file =
         "listen = 1\n[websocket]\nping_interval = 3\n[limits]\nqueue_messages = 0\n[auth]\nleeway = '1h'\n";
     let scene = Scene::new().file(file).variable("PORT", "x");
@@ -85,13 +85,13 @@ fn all_mistakes_are_told_at_once_in_the_order_of_lines() {
 }
 
 #[test]
-fn a_wrong_type_is_told_with_what_it_should_be() {
+fn a_wrong_type_is_reported_with_the_right_one() {
     let cases = [
         ("max_connections = '1'", "max_connections: must be a whole number, not text in quotes"),
         ("max_connections = 1.5", "max_connections: must be a whole number, not a fraction"),
         ("max_connections = true", "max_connections: must be a whole number, not true or false"),
         ("limits.queue_bytes = []", "limits.queue_bytes: {SIZE} a list"),
-        ("limits = 1", "limits: this is a section: write its keys below a line of its own, [section]"),
+        ("limits = 1", "limits: this is a section: write its keys below a line [section]"),
         (
             "websocket.check_origin = 'true'",
             "websocket.check_origin: must be true or false, not text in quotes",
@@ -118,7 +118,7 @@ fn a_wrong_type_is_told_with_what_it_should_be() {
 }
 
 #[test]
-fn a_value_out_of_range_or_without_sense_is_told() {
+fn an_invalid_or_out_of_range_value_is_reported() {
     let cases = [
         ("max_connections = 0", "must be from 1 to 10000000, not 0"),
         ("max_connections = -1", "must be from 1 to 10000000, not -1"),
@@ -141,7 +141,7 @@ fn a_value_out_of_range_or_without_sense_is_told() {
         ("admin.mode = '0440'", "{MODE} \"0440\""),
         ("listen = []", "must be from 1 to 64 addresses, not 0"),
         ("listen = ['localhost:80']", "{ADDRESS} \"localhost:80\""),
-        ("listen = ['127.0.0.1:80', '127.0.0.1:80']", "127.0.0.1:80 is there twice"),
+        ("listen = ['127.0.0.1:80', '127.0.0.1:80']", "127.0.0.1:80 appears twice"),
         ("websocket.allowed_origins = ['https://a.org/']", "{ORIGIN} \"https://a.org/\""),
         ("websocket.allowed_origins = ['a.org']", "{ORIGIN} \"a.org\""),
         (
@@ -176,14 +176,14 @@ fn a_value_out_of_range_or_without_sense_is_told() {
 }
 
 #[test]
-fn what_later_versions_know_is_refused_with_what_to_do() {
+fn a_key_of_a_later_version_is_refused_with_what_to_do() {
     let cases = ["cluster.servers = ['nats://127.0.0.1']"];
     for file in cases {
         assert!(refused(file).contains("this version of Philote "), "{}", refused(file));
     }
     let by_variable = Scene::new().variable("PHILOTE_CLUSTER_SERVERS", "5").refused();
     assert!(by_variable.starts_with("environment variable PHILOTE_CLUSTER_SERVERS: "), "{by_variable}");
-    // Off is what this version does anyway.
+    // Turning the feature off is accepted.
     let off = "[history]\nmessages = 0\n[cluster]\n";
     assert_eq!(Scene::new().file(off).variable("PHILOTE_CLUSTER_SERVERS", "").loaded().warnings, [""; 0]);
 }
@@ -208,13 +208,16 @@ fn an_unknown_variable_is_a_warning() {
 }
 
 #[test]
-fn what_is_not_text_is_told() {
+fn a_file_or_variable_that_is_not_utf_8_is_reported() {
     use std::os::unix::ffi::OsStringExt;
     let scene = Scene::new().file("");
     std::fs::write(scene.path("philote.toml"), b"# one\n# \xff\n").unwrap();
     assert_eq!(scene.refused(), "philote.toml:2: not UTF-8 text");
     std::fs::write(scene.path("philote.toml"), vec![b'#'; (1 << 20) + 1]).unwrap();
-    assert_eq!(scene.refused(), "philote.toml:1: larger than 1048576 bytes: this is no configuration file");
+    assert_eq!(
+        scene.refused(),
+        "philote.toml:1: larger than 1048576 bytes, too large for a configuration file"
+    );
 
     let value = std::ffi::OsString::from_vec(vec![0xff]);
     let error = load(&Overrides::default(), &Environment::new([("SECRET", value)])).unwrap_err();
@@ -222,7 +225,7 @@ fn what_is_not_text_is_told() {
 }
 
 #[test]
-fn what_is_not_toml_is_told_with_line_and_column() {
+fn invalid_toml_is_reported_with_line_and_column() {
     let line = refused("[auth]\nsecret = \"hunter2hunter2\n");
     assert!(line.starts_with("philote.toml:2: column "), "{line}");
     assert!(
@@ -235,7 +238,7 @@ fn what_is_not_toml_is_told_with_line_and_column() {
     );
 }
 
-/// Files with a mistake at the secret, `S` being the secret.
+/// Files with a syntax error at the secret `S`.
 const BROKEN: &[&str] = &[
     "[auth]\nsecret = \"S\n",
     "[auth]\nsecret = S\n",
@@ -279,7 +282,7 @@ proptest! {
     }
 
     #[test]
-    fn nor_do_variables_and_options(secret in "[A-Za-z0-9+/_-]{12,44}={0,2}") {
+    fn no_error_of_variables_and_options_shows_the_secret(secret in "[A-Za-z0-9+/_-]{12,44}={0,2}") {
         let scenes = [
             Scene::without_secret().variable("SECRET", &format!("{secret}\r\n")),
             Scene::without_secret().variable("SECRET", &secret).variable("PHILOTE_AUTH_SECERT", &secret).set("x=1"),
@@ -296,7 +299,7 @@ proptest! {
     }
 
     #[test]
-    fn nor_do_good_settings(secret in "[A-Za-z0-9+/_-]{12,44}") {
+    fn no_output_of_valid_settings_shows_the_secret(secret in "[A-Za-z0-9+/_-]{12,44}") {
         let scenes = [
             Scene::without_secret().variable("SECRET", &secret),
             Scene::without_secret().set(&format!("auth.secret={secret}")),

@@ -1,20 +1,19 @@
-//! The networks whose word about a client's address is believed.
+//! Networks, and the proxies that are trusted to report a client's address.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use super::error::Situation;
-use super::kinds::{Kind, not_understood, quoted_list};
 use super::raw::Raw;
+use super::{ProblemKind, ValueType, check_count, invalid, quoted_list};
 
-/// More of them would be searched at every handshake, and are a mistake.
-const MOST_NETWORKS: usize = 1024;
+/// Every handshake searches the list; one that is longer is a mistake.
+const MAX_NETWORKS: usize = 1024;
 
-/// Stands for whoever is at the other end of a Unix socket.
+/// In the list: every client of a Unix socket.
 const UNIX: &str = "unix";
 
-/// An address and how many of its leading bits count.
+/// An IP network: an address and the number of leading bits that count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
     address: IpAddr,
@@ -22,7 +21,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Whether an address lies in it. An IPv4 address is the same written as an IPv6 one.
+    /// Returns whether an address is in the network. An IPv4-mapped IPv6 address counts as the IPv4 address.
     pub fn contains(&self, address: IpAddr) -> bool {
         let number = |address: IpAddr| match address {
             IpAddr::V4(address) => (u128::from(u32::from(address)) << 96, 32),
@@ -43,7 +42,7 @@ impl FromStr for Network {
         let address: IpAddr = address.parse().map_err(|_| ())?;
         let size = if address.is_ipv4() { 32 } else { 128 };
         let bits = bits.map_or(Ok(size), |bits| bits.parse().map_err(|_| ()))?;
-        // Written as IPv6, an IPv4 network would never match.
+        // An IPv4 network in IPv6 notation would never match.
         if bits > size || address.to_canonical() != address {
             return Err(());
         }
@@ -57,28 +56,28 @@ impl fmt::Display for Network {
     }
 }
 
-/// The proxies whose `X-Forwarded-For` and `Forwarded` are believed.
+/// The proxies whose `X-Forwarded-For` and `Forwarded` headers are trusted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedProxies {
     networks: Vec<Network>,
-    /// Also whoever connects over a Unix socket.
+    /// Whether clients of a Unix socket are trusted too.
     pub unix: bool,
 }
 
 impl TrustedProxies {
-    /// Whether what this address says is believed.
+    /// Returns whether the headers of this address are trusted.
     pub fn trusts(&self, address: IpAddr) -> bool {
         self.networks.iter().any(|network| network.contains(address))
     }
 }
 
 /// A list of networks.
-pub(super) struct Proxies;
+pub(in crate::config) struct Proxies;
 
-impl Kind for Proxies {
+impl ValueType for Proxies {
     type Value = TrustedProxies;
 
-    fn read(&self, raw: &Raw) -> Result<TrustedProxies, Situation> {
+    fn read(&self, raw: &Raw) -> Result<TrustedProxies, ProblemKind> {
         const EXPECTED: &str =
             "a list of networks such as [\"127.0.0.1\", \"10.0.0.0/8\", \"2001:db8::/32\", \"unix\"]";
         let mut trusted = TrustedProxies::default();
@@ -87,21 +86,13 @@ impl Kind for Proxies {
                 UNIX => trusted.unix = true,
                 text => {
                     let network = text.parse().map_err(|()| {
-                        not_understood("an address, a network such as \"10.0.0.0/8\", or \"unix\"", text)
+                        invalid("an address, a network such as \"10.0.0.0/8\", or \"unix\"", text)
                     })?;
                     trusted.networks.push(network);
                 }
             }
         }
-        if trusted.networks.len() > MOST_NETWORKS {
-            let (minimum, maximum) = ("0".into(), format!("{MOST_NETWORKS} networks"));
-            return Err(Situation::OutOfRange {
-                minimum,
-                maximum,
-                found: trusted.networks.len().to_string(),
-            });
-        }
-        Ok(trusted)
+        check_count(trusted.networks.len(), 0..=MAX_NETWORKS, "networks").map(|()| trusted)
     }
 
     fn show(&self, value: &TrustedProxies) -> Option<String> {

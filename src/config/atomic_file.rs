@@ -1,4 +1,4 @@
-//! Replacing a file of the daemon's own so that it is whole at every instant, and removing what a killed daemon left of it.
+//! Writes files atomically, and removes the unfinished files of a daemon that was killed.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -6,36 +6,40 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// What the name of a file ends in until it is whole and gets its own.
+/// The extension of an unfinished file.
 const UNFINISHED: &str = "new";
-/// Hexadecimal digits before that, chosen at random.
+/// Random hexadecimal digits before the extension.
 const DIGITS: usize = 16;
 
-/// Replaces a file of the daemon's own by one of mode 0600, whole and on the disk.
+/// Replaces a file atomically by one of mode 0600, and waits until it is on the disk.
 ///
 /// # Errors
-/// What the system says; the old file then stays as it was.
+/// The file cannot be written. The old file then stays.
 pub fn replace_file(path: &Path, text: &str) -> io::Result<()> {
-    publish(path, text, |new, path| fs::rename(new, path))
+    write(path, text, |new, path| fs::rename(new, path))
 }
 
-/// Writes a file of mode 0600 beside `path`, whole and on the disk, before `place` gives it its name: at no
-/// instant does `path` hold half a secret.
-pub(super) fn publish(
-    path: &Path,
-    text: &str,
-    place: impl FnOnce(&Path, &Path) -> io::Result<()>,
-) -> io::Result<()> {
+/// Creates a file of mode 0600 atomically, and waits until it is on the disk.
+///
+/// # Errors
+/// The file exists ([`io::ErrorKind::AlreadyExists`]), or cannot be written.
+pub(super) fn write_new(path: &Path, text: &str) -> io::Result<()> {
+    write(path, text, |new, path| fs::hard_link(new, path))
+}
+
+/// Writes an unfinished file beside `path` and syncs it before `rename` gives it its name, so that `path` never holds
+/// half a secret.
+fn write(path: &Path, text: &str, rename: impl FnOnce(&Path, &Path) -> io::Result<()>) -> io::Result<()> {
     let (mut file, new) = create(path)?;
     let written =
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).and_then(|()| place(&new, path));
-    // After a rename it is gone already.
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).and_then(|()| rename(&new, path));
+    // Fails after a rename, which removed the name already.
     let _ = fs::remove_file(&new);
     written?;
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
-/// Makes an unfinished file, locked for as long as it is open: [`remove_unfinished`] leaves it alone.
+/// Creates an unfinished file. It is locked while it is open, so that [`remove_unfinished`] does not remove it.
 fn create(path: &Path) -> io::Result<(File, PathBuf)> {
     loop {
         let mut number = [0; DIGITS / 2];
@@ -43,7 +47,7 @@ fn create(path: &Path) -> io::Result<(File, PathBuf)> {
         let new = path.with_extension(format!("{:0DIGITS$x}.{UNFINISHED}", u64::from_ne_bytes(number)));
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
         file.lock()?;
-        // Another daemon that starts may have removed it before it was locked.
+        // Another daemon may have removed the file at its start, before it was locked here.
         let made = file.metadata()?;
         if fs::symlink_metadata(&new)
             .is_ok_and(|there| (there.dev(), there.ino()) == (made.dev(), made.ino()))
@@ -53,13 +57,13 @@ fn create(path: &Path) -> io::Result<(File, PathBuf)> {
     }
 }
 
-/// Removes what daemons that were killed in the middle of [`replace_file`] have left of the file `path`, and returns a
-/// sentence on each. What a live daemon is writing stays.
+/// Removes the unfinished files that daemons left beside `path` when they were killed, and returns a log message for each.
+/// It does not remove files that a running daemon is writing.
 pub fn remove_unfinished(path: &Path) -> Vec<String> {
     let Some(directory) = path.parent() else { return Vec::new() };
-    // Without the directory there is nothing in it.
+    // There is nothing to remove without the directory.
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    let mut told = Vec::new();
+    let mut messages = Vec::new();
     for entry in entries.flatten() {
         let left = entry.path();
         if !is_unfinished(&left, path) || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
@@ -73,20 +77,20 @@ pub fn remove_unfinished(path: &Path) -> Vec<String> {
         let left = left.display();
         match removed {
             Ok(true) => {
-                told.push(format!("removed {left}, which a daemon left that was killed while it wrote"))
+                messages.push(format!("removed {left}, an unfinished file of a daemon that was killed"))
             }
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                told.push(format!(
-                    "can't remove {left}, which a killed daemon left: {error}; remove it by hand"
+                messages.push(format!(
+                    "cannot remove {left}, an unfinished file of a daemon that was killed: {error}; remove it by hand"
                 ));
             }
             Ok(false) | Err(_) => {}
         }
     }
-    told
+    messages
 }
 
-/// Whether this is a name that [`create`] gives for `path`.
+/// Returns whether [`create`] makes such a name for `path`.
 fn is_unfinished(left: &Path, path: &Path) -> bool {
     let number = left.file_stem().map(Path::new).and_then(Path::extension).and_then(OsStr::to_str);
     number.is_some_and(|number| {
@@ -109,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_daemon_left_is_removed_and_nothing_else() {
+    fn only_unfinished_files_of_killed_daemons_are_removed() {
         let scratch = tempfile::tempdir().unwrap();
         let path = |name: &str| scratch.path().join(name);
         let others = [
@@ -133,9 +137,9 @@ mod tests {
         }
         let (being_written, live) = create(&path("secret")).unwrap();
 
-        let told = remove_unfinished(&path("secret"));
-        assert_eq!(told.len(), 2, "{told:?}");
-        assert!(told.iter().all(|line| line.starts_with("removed ")), "{told:?}");
+        let messages = remove_unfinished(&path("secret"));
+        assert_eq!(messages.len(), 2, "{messages:?}");
+        assert!(messages.iter().all(|line| line.starts_with("removed ")), "{messages:?}");
         let mut expected: Vec<String> = others.map(String::from).to_vec();
         let live_name = live.file_name().unwrap().to_str().unwrap().to_owned();
         expected.extend([

@@ -5,39 +5,39 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser};
 
-/// What the exit status means, as the help and the man page say it.
+/// The exit statuses. The man page has the same list.
 const EXIT_STATUS: &str = "\
 Exit status:
-  0   stopped as asked, or the settings are good (--check)
-  1   cannot run: an address in use, a socket that cannot be made
-  2   a wrong option
-  78  a wrong setting; the message names the place and the key
+  0   stopped on request, or the settings are valid (--check)
+  1   cannot run, for instance because an address is in use
+  2   invalid option
+  78  invalid setting; the message names its source and its key
 
 Settings come from the command line, then the environment, then /etc/philote/philote.toml,
-then the defaults. `philote --print-config` shows each with where it came from.";
+then the defaults. `philote --print-config` shows each setting with its source.";
 
 /// The command line of `philote`.
 #[derive(Parser, Debug)]
 #[command(name = "philote", version, about = "A WebSocket publish/subscribe server", after_help = EXIT_STATUS)]
 pub struct CommandLine {
-    /// Say whether the settings are good, and do nothing else
+    /// Check the settings and exit
     #[arg(long, conflicts_with = "print_config")]
     pub check: bool,
-    /// Print the settings in force, each with where it came from, and do nothing else
+    /// Print every setting with its value and its source, and exit
     #[arg(long)]
     pub print_config: bool,
-    /// What wins over environment and file.
+    /// The settings that override environment and file.
     #[command(flatten)]
     pub overrides: Overrides,
 }
 
-/// The settings given on the command line. `Debug` does not show `--set`, which may hold the secret.
+/// The settings on the command line. `Debug` does not show `--set` because it may hold the secret.
 #[derive(Args, Clone, Default)]
 pub struct Overrides {
-    /// For development: listen on this machine alone, with a secret that everybody knows and a page to try channels on
+    /// Development mode: listen on loopback only, with a publicly known secret and a web page for trying out channels
     #[arg(long)]
     pub dev: bool,
-    /// Read this file in place of /etc/philote/philote.toml
+    /// Read this file instead of /etc/philote/philote.toml
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Listen on this address, such as 127.0.0.1:6380 (repeatable)
@@ -49,7 +49,7 @@ pub struct Overrides {
     /// Read the secret from this file
     #[arg(long, value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
-    /// Log from this level on: trace, debug, info, warning, error
+    /// Log messages of this level and above: trace, debug, info, warning, error
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
     /// Set any key of the configuration file, such as limits.queue_bytes=2MiB (repeatable)

@@ -1,30 +1,31 @@
-//! The listeners: where clients reach the daemon, and how each of these places is spoken to.
+//! The listeners: their addresses, and the protocol that each of them speaks.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use super::error::Situation;
-use super::kinds::{Flag, Kind, Number, not_understood, quoted};
+use super::numbers::Number;
 use super::raw::Raw;
+use super::scalars::Flag;
+use super::{ProblemKind, ValueType, check_count, invalid, quoted};
 
-/// The port of the original, which its clients expect.
+/// The default port; clients of the original expect it.
 pub const DEFAULT_PORT: u16 = 6380;
 
-/// A listener costs a descriptor and a place in every poll; more addresses than this are a mistake.
-const MOST_ADDRESSES: usize = 64;
-/// `sun_path` of unix(7) has 108 bytes, with the zero at its end. The socket is made under a name that is longer by
-/// `.new` before it gets its own.
+/// A list that is longer is a mistake.
+const MAX_ADDRESSES: usize = 64;
+/// `sun_path` of unix(7) has 108 bytes, including the terminating zero.
 const LONGEST_SOCKET_PATH: usize = 107;
+/// A listener's socket is first bound as `PATH.new`, then renamed.
 const LONGEST_LISTENER_PATH: usize = LONGEST_SOCKET_PATH - 4;
 
-/// What a Unix socket's address begins with.
+/// The prefix of a Unix socket's address.
 const UNIX: &str = "unix:";
 
-/// Where a listener is.
+/// The address of a listener.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Address {
-    /// TCP.
+    /// A TCP address.
     Tcp(SocketAddr),
     /// A Unix socket with this absolute path.
     Unix(PathBuf),
@@ -39,28 +40,28 @@ impl fmt::Display for Address {
     }
 }
 
-/// One listener. `Display` is what `philotectl status` shows: the address, and what is special about it.
+/// One listener. `philotectl status` shows its `Display`: the address and the options that are not the default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
-    /// Where it is.
+    /// Its address.
     pub address: Address,
-    /// Whether it speaks TLS: as written, else for TCP whether `[tls]` is set.
+    /// Whether it speaks TLS. If the setting does not say, a TCP listener does when `[tls]` is set.
     pub tls: bool,
-    /// Whether each connection begins with a header of the PROXY protocol.
+    /// Whether each connection begins with a PROXY protocol header.
     pub proxy_protocol: bool,
-    /// Whether it answers below `/api`.
+    /// Whether it serves `/api`.
     pub api: bool,
 }
 
 impl Listener {
-    /// A listener as a plain string in `listen` makes it.
+    /// Returns the listener for a plain string in `listen`.
     pub fn plain(address: Address) -> Listener {
         Listener { address, tls: false, proxy_protocol: false, api: true }
     }
 
-    /// Whether a socket that somebody else has bound at `address` is the one meant here: TCP by its port alone,
-    /// because `[::]`, `0.0.0.0` and one address of many are the same place to who wrote the two files.
-    fn is_meant_by(&self, address: &Address) -> bool {
+    /// Returns whether this listener describes a socket that systemd has bound at `address`. TCP is compared by port
+    /// alone because a unit file may write `[::]` where this setting has `0.0.0.0` or a single address.
+    fn describes(&self, address: &Address) -> bool {
         match (&self.address, address) {
             (Address::Tcp(own), Address::Tcp(other)) => own.port() == other.port(),
             (own, other) => own == other,
@@ -71,25 +72,25 @@ impl Listener {
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.address.fmt(f)?;
-        for (is, word) in [(self.tls, " (TLS)"), (self.proxy_protocol, " (PROXY)"), (!self.api, " (no API)")]
+        for (is, text) in [(self.tls, " (TLS)"), (self.proxy_protocol, " (PROXY)"), (!self.api, " (no API)")]
         {
             if is {
-                f.write_str(word)?;
+                f.write_str(text)?;
             }
         }
         Ok(())
     }
 }
 
-/// The listeners: at least one, none twice.
+/// The listeners: at least one, and no address twice.
 #[derive(Clone, Debug)]
 pub struct Listen {
     listeners: Vec<Listener>,
-    /// Which of them said themselves whether they speak TLS.
-    chosen: Vec<bool>,
+    /// Whether the setting of each listener says if it speaks TLS.
+    tls_is_explicit: Vec<bool>,
 }
 
-/// How they came to be what they are makes no difference.
+/// Only the result counts, not how the setting expressed it.
 impl PartialEq for Listen {
     fn eq(&self, other: &Self) -> bool {
         self.listeners == other.listeners
@@ -103,17 +104,17 @@ impl Default for Listen {
 }
 
 impl Listen {
-    /// This address alone.
-    pub(super) fn tcp(address: SocketAddr) -> Listen {
-        Listen { listeners: vec![Listener::plain(Address::Tcp(address))], chosen: vec![false] }
+    /// Returns one listener, at this address.
+    pub(in crate::config) fn tcp(address: SocketAddr) -> Listen {
+        Listen { listeners: vec![Listener::plain(Address::Tcp(address))], tls_is_explicit: vec![false] }
     }
 
-    /// The listeners, in the order written.
+    /// Returns the listeners, in the order of the setting.
     pub fn listeners(&self) -> &[Listener] {
         &self.listeners
     }
 
-    /// The TCP addresses to bind.
+    /// Returns the TCP addresses.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         let tcp = |listener: &Listener| match &listener.address {
             Address::Tcp(address) => Some(*address),
@@ -122,8 +123,8 @@ impl Listen {
         self.listeners.iter().filter_map(tcp).collect()
     }
 
-    /// What to bind in place of the one TCP address where the machine has no IPv6: `0.0.0.0` for every address;
-    /// `None` for chosen ones, whose absence is an error.
+    /// Returns the address to bind on a machine without IPv6: `0.0.0.0` in place of `[::]`. Returns `None` for other
+    /// addresses, because a specific address that cannot be bound is an error.
     pub fn without_ipv6(&self) -> Option<SocketAddr> {
         match self.addresses().as_slice() {
             [SocketAddr::V6(address)] if address.ip().is_unspecified() => {
@@ -133,53 +134,49 @@ impl Listen {
         }
     }
 
-    /// How to speak on a socket that systemd has bound at `address`; `None` where no listener stands for it.
-    pub fn of_passed(&self, address: &Address) -> Option<Listener> {
-        let meant = self.listeners.iter().find(|listener| listener.is_meant_by(address));
+    /// Returns the listener for a socket that systemd has bound at `address`; `None` if no listener describes it.
+    pub fn for_passed_socket(&self, address: &Address) -> Option<Listener> {
+        let meant = self.listeners.iter().find(|listener| listener.describes(address));
         meant.map(|listener| Listener { address: address.clone(), ..listener.clone() })
     }
 
-    /// Gives TLS to the TCP listeners that did not say whether they speak it.
-    pub(super) fn default_to_tls(&mut self) {
-        for (listener, chosen) in self.listeners.iter_mut().zip(&self.chosen) {
-            listener.tls |= !chosen && matches!(listener.address, Address::Tcp(_));
+    /// Turns on TLS for the TCP listeners whose setting does not say whether they speak it.
+    pub(in crate::config) fn default_to_tls(&mut self) {
+        for (listener, explicit) in self.listeners.iter_mut().zip(&self.tls_is_explicit) {
+            listener.tls |= !explicit && matches!(listener.address, Address::Tcp(_));
         }
     }
 }
 
-/// The listeners of a list.
-pub(super) fn read(raw: &Raw) -> Result<Listen, Situation> {
+/// Reads the listeners from a list.
+pub(in crate::config) fn read_listen(raw: &Raw) -> Result<Listen, ProblemKind> {
     const EXPECTED: &str = "a list of addresses such as [\"0.0.0.0:6380\"] or [\"[::]:6380\"]";
-    let mut listen = Listen { listeners: Vec::new(), chosen: Vec::new() };
+    let mut listen = Listen { listeners: Vec::new(), tls_is_explicit: Vec::new() };
     for item in raw.list(EXPECTED)? {
-        let (listener, chosen) = match &item {
+        let (listener, explicit) = match &item {
             Raw::Table(entries) => table(entries)?,
             item => (Listener::plain(address(item.text(EXPECTED)?)?), false),
         };
         if listen.listeners.iter().any(|other| other.address == listener.address) {
-            return Err(Situation::Repeated { found: listener.address.to_string() });
+            return Err(ProblemKind::Repeated { found: listener.address.to_string() });
         }
         listen.listeners.push(listener);
-        listen.chosen.push(chosen);
+        listen.tls_is_explicit.push(explicit);
     }
-    if (1..=MOST_ADDRESSES).contains(&listen.listeners.len()) {
-        return Ok(listen);
-    }
-    let (minimum, maximum) = ("1".into(), format!("{MOST_ADDRESSES} addresses"));
-    Err(Situation::OutOfRange { minimum, maximum, found: listen.listeners.len().to_string() })
+    check_count(listen.listeners.len(), 1..=MAX_ADDRESSES, "addresses").map(|()| listen)
 }
 
-/// A listener of several keys, and whether it says if it speaks TLS.
-fn table(entries: &[(String, Raw)]) -> Result<(Listener, bool), Situation> {
+/// Reads a listener from a table. Also returns whether the table has the key `tls`.
+fn table(entries: &[(String, Raw)]) -> Result<(Listener, bool), ProblemKind> {
     const EXPECTED: &str =
         "a table such as { address = \"[::]:443\", tls = true, proxy_protocol = false, api = true }";
     let find = |name: &str| entries.iter().find(|(key, _)| key == name).map(|(_, value)| value);
     if let Some((unknown, _)) =
         entries.iter().find(|(key, _)| !["address", "tls", "proxy_protocol", "api"].contains(&key.as_str()))
     {
-        return Err(not_understood(EXPECTED, unknown));
+        return Err(invalid(EXPECTED, unknown));
     }
-    let Some(at) = find("address") else { return Err(not_understood(EXPECTED, "one without an address")) };
+    let Some(at) = find("address") else { return Err(invalid(EXPECTED, "one without an address")) };
     let flag = |name, default| find(name).map_or(Ok(default), |raw| Flag.read(raw));
     let listener = Listener {
         address: address(at.text("an address in quotes")?)?,
@@ -188,29 +185,29 @@ fn table(entries: &[(String, Raw)]) -> Result<(Listener, bool), Situation> {
         api: flag("api", true)?,
     };
     if listener.tls && matches!(listener.address, Address::Unix(_)) {
-        return Err(not_understood("without TLS on a Unix socket", &listener.address.to_string()));
+        return Err(invalid("without TLS on a Unix socket", &listener.address.to_string()));
     }
     Ok((listener, find("tls").is_some()))
 }
 
-fn address(text: &str) -> Result<Address, Situation> {
+fn address(text: &str) -> Result<Address, ProblemKind> {
     let Some(path) = text.strip_prefix(UNIX) else {
         return text.parse().map(Address::Tcp).map_err(|_| {
-            not_understood(
+            invalid(
                 "an IP address with a port such as \"0.0.0.0:6380\" or \"[::]:6380\", or \"unix:/path\"",
                 text,
             )
         });
     };
     if !Path::new(path).is_absolute() {
-        return Err(not_understood("\"unix:\" and an absolute path", text));
+        return Err(invalid("\"unix:\" and an absolute path", text));
     }
-    check_length(path.len(), LONGEST_LISTENER_PATH)?;
+    check_count(path.len(), 1..=LONGEST_LISTENER_PATH, "bytes long")?;
     Ok(Address::Unix(path.into()))
 }
 
-/// Gives the one TCP address this port.
-pub(super) fn set_port(listen: &mut Listen, raw: &Raw) -> Result<(), Situation> {
+/// Sets the port of the only TCP address.
+pub(in crate::config) fn set_port(listen: &mut Listen, raw: &Raw) -> Result<(), ProblemKind> {
     let number = Number(0..=usize::from(u16::MAX)).read(raw)?;
     let port = u16::try_from(number).unwrap_or(u16::MAX);
     let mut tcp = listen.listeners.iter_mut().filter_map(|listener| match &mut listener.address {
@@ -222,13 +219,13 @@ pub(super) fn set_port(listen: &mut Listen, raw: &Raw) -> Result<(), Situation> 
             address.set_port(port);
             Ok(())
         }
-        (None, _) => Err(Situation::PortOfNone),
-        _ => Err(Situation::PortOfSeveral),
+        (None, _) => Err(ProblemKind::PortOfNone),
+        _ => Err(ProblemKind::PortOfSeveral),
     }
 }
 
-/// The listeners as a TOML list; each says whether it speaks TLS where a string would not say it.
-pub(super) fn show(listen: &Listen, with_tls: bool) -> String {
+/// Returns the listeners as a TOML array. A listener that a plain string would not describe becomes a table.
+pub(in crate::config) fn show_listen(listen: &Listen, with_tls: bool) -> String {
     let items: Vec<String> = listen
         .listeners
         .iter()
@@ -254,16 +251,8 @@ pub(super) fn show(listen: &Listen, with_tls: bool) -> String {
     format!("[{}]", items.join(", "))
 }
 
-/// A path that a Unix socket can have.
-pub(super) fn socket_path(path: Option<PathBuf>) -> Result<Option<PathBuf>, Situation> {
+/// Checks that a path is short enough for a Unix socket.
+pub(in crate::config) fn socket_path(path: Option<PathBuf>) -> Result<Option<PathBuf>, ProblemKind> {
     let length = path.as_ref().map_or(1, |path| path.as_os_str().len());
-    check_length(length, LONGEST_SOCKET_PATH).map(|()| path)
-}
-
-fn check_length(length: usize, longest: usize) -> Result<(), Situation> {
-    if length <= longest {
-        return Ok(());
-    }
-    let (minimum, maximum) = ("1".into(), format!("{longest} bytes long"));
-    Err(Situation::OutOfRange { minimum, maximum, found: length.to_string() })
+    check_count(length, 1..=LONGEST_SOCKET_PATH, "bytes long").map(|()| path)
 }

@@ -1,0 +1,122 @@
+//! The configuration file: reads TOML into keys, lines and values, without checking the values.
+
+use std::path::Path;
+
+use toml::de::{DeTable, DeValue};
+
+use super::super::error::ProblemKind;
+use super::super::value_types::Raw;
+use super::super::{keys, unknown_keys};
+use crate::regular_file::{self, FileError};
+
+/// Bytes; the shipped file has about 5 KiB.
+const LARGEST: u64 = 1 << 20;
+
+/// A key or a section in the file.
+pub(super) enum Entry {
+    /// A key with its value.
+    Value {
+        /// `section.key`, or `key` at the top.
+        key: String,
+        /// Counted from 1.
+        line: usize,
+        /// The unchecked value.
+        value: Raw,
+    },
+    /// A line that is no key with a value.
+    Problem {
+        /// The section or the key, if there is one.
+        key: Option<String>,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong.
+        kind: ProblemKind,
+    },
+}
+
+/// Reads a file. The entries are in the order of its lines. For a file that is not TOML there is one entry, the problem.
+pub(super) fn read(path: &Path) -> Result<Vec<Entry>, ProblemKind> {
+    // The only device that is accepted, because it is the usual way to name no file.
+    if path == Path::new("/dev/null") {
+        return Ok(Vec::new());
+    }
+    match regular_file::read(path, LARGEST) {
+        Ok(content) => Ok(parse(&content.bytes).unwrap_or_else(|problem| vec![problem])),
+        Err(FileError::TooLarge(maximum)) => Ok(vec![problem(1, ProblemKind::TooLarge { maximum })]),
+        Err(error) => Err(ProblemKind::Unreadable { path: path.to_owned(), reason: error.to_string() }),
+    }
+}
+
+fn problem(line: usize, kind: ProblemKind) -> Entry {
+    Entry::Problem { key: None, line, kind }
+}
+
+fn parse(bytes: &[u8]) -> Result<Vec<Entry>, Entry> {
+    let text = std::str::from_utf8(bytes)
+        .map_err(|error| problem(position(bytes, error.valid_up_to()).0, ProblemKind::NotText))?;
+    // The parser's Display prints the source line, which may be that of the secret. Its message and span do not.
+    let table = DeTable::parse(text).map_err(|error| {
+        let (line, column) = position(bytes, error.span().map_or(bytes.len(), |span| span.start));
+        problem(line, ProblemKind::Syntax { column, message: error.message().to_owned() })
+    })?;
+    Ok(entries(bytes, table.get_ref()))
+}
+
+fn entries(bytes: &[u8], table: &DeTable<'_>) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for (name, value) in table {
+        let line = position(bytes, name.span().start).0;
+        let name = name.get_ref().as_ref();
+        let is_section = unknown_keys::is_section(name);
+        let wrong = |kind| Entry::Problem { key: Some(name.to_owned()), line, kind };
+        match value.get_ref() {
+            DeValue::Table(section) if is_section => {
+                entries.extend(section.iter().map(|(key, value)| Entry::Value {
+                    key: format!("{name}.{}", key.get_ref()),
+                    line: position(bytes, key.span().start).0,
+                    value: from_toml(value.get_ref()),
+                }));
+            }
+            _ if is_section => entries.push(wrong(ProblemKind::NotASection)),
+            DeValue::Table(_) if keys::find(name).is_none() => {
+                entries.push(wrong(ProblemKind::UnknownSection {
+                    nearest: unknown_keys::nearest_section(name),
+                }));
+            }
+            value => entries.push(Entry::Value { key: name.to_owned(), line, value: from_toml(value) }),
+        }
+    }
+    // The parser sorts by name.
+    entries.sort_by_key(|entry| match entry {
+        Entry::Value { line, .. } | Entry::Problem { line, .. } => *line,
+    });
+    entries
+}
+
+fn from_toml(value: &DeValue<'_>) -> Raw {
+    match value {
+        DeValue::String(text) => Raw::String(text.clone().into_owned()),
+        DeValue::Integer(integer) => {
+            Raw::Integer(i128::from_str_radix(integer.as_str(), integer.radix()).unwrap_or(i128::MAX))
+        }
+        DeValue::Boolean(boolean) => Raw::Boolean(*boolean),
+        DeValue::Array(items) => Raw::List(items.iter().map(|item| from_toml(item.get_ref())).collect()),
+        DeValue::Float(_) => Raw::Other("a fraction"),
+        DeValue::Datetime(_) => Raw::Other("a date or time without quotes"),
+        DeValue::Table(table) => Raw::Table(
+            table
+                .iter()
+                .map(|(name, value)| (name.get_ref().to_string(), from_toml(value.get_ref())))
+                .collect(),
+        ),
+    }
+}
+
+/// Returns line and column of a byte, counted from 1. The column counts characters.
+fn position(bytes: &[u8], offset: usize) -> (usize, usize) {
+    let before = bytes.get(..offset).unwrap_or(bytes);
+    let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+    let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+    let column = String::from_utf8_lossy(before.get(start..).unwrap_or_default()).chars().count() + 1;
+    (line, column)
+}

@@ -1,0 +1,15 @@
+//! The files that the settings name: reads the secret, the public keys and the TLS certificate into the merged settings.
+
+mod public_keys;
+mod secret;
+mod tls;
+
+use super::layers::Layers;
+use super::layers::environment::Environment;
+
+/// Reads every file that the settings name, and adds the problems and warnings. It writes nothing.
+pub(super) fn resolve(layers: &mut Layers, environment: &Environment) {
+    public_keys::read(layers);
+    secret::read(layers, environment);
+    tls::read(layers);
+}

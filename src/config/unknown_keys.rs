@@ -1,0 +1,77 @@
+//! Names that are no keys of this version: suggestions for misspelled ones, and the keys of later versions.
+
+use super::keys::{KEYS, Key, PREFIX, variable};
+
+/// Returns whether this version, or a later one, has keys in this section.
+pub(super) fn is_section(name: &str) -> bool {
+    let mut sections = KEYS.iter().map(Key::section).chain(later_paths().map(section));
+    !name.is_empty() && sections.any(|section| section == name)
+}
+
+const NO_CLUSTER: &str = "this version of Philote does not cluster yet: remove [cluster]";
+
+/// Keys of later versions, and what to do until then.
+const LATER: &[(&str, &str)] = &[
+    ("cluster.servers", NO_CLUSTER),
+    ("cluster.subject_prefix", NO_CLUSTER),
+    ("cluster.credentials_file", NO_CLUSTER),
+];
+
+/// Returns the keys of later versions.
+pub(super) fn later_paths() -> impl Iterator<Item = &'static str> {
+    LATER.iter().map(|(path, _)| *path)
+}
+
+/// Returns the sentence for a key of a later version, or for any key of a section that only a later version has.
+pub(super) fn later(path: &str) -> Option<&'static str> {
+    let of_section = |name: &str| !KEYS.iter().any(|key| key.section() == name);
+    LATER
+        .iter()
+        .find(|(known, _)| *known == path || (section(known) == section(path) && of_section(section(path))))
+        .map(|(_, sentence)| *sentence)
+}
+
+fn section(path: &str) -> &str {
+    path.split_once('.').map_or("", |(section, _)| section)
+}
+
+/// Returns the section, or the key at the top of the file, with the most similar name.
+pub(super) fn nearest_section(name: &str) -> Option<String> {
+    let top = KEYS.iter().filter(|key| key.section().is_empty()).map(Key::path);
+    nearest(name, KEYS.iter().map(Key::section).filter(|section| !section.is_empty()).chain(top))
+        .map(str::to_owned)
+}
+
+/// Returns the most likely key: the most similar name in the same section, else the same name in another.
+pub(super) fn nearest_key(path: &str) -> Option<String> {
+    let (section, name) = path.split_once('.').unwrap_or(("", path));
+    let siblings = KEYS.iter().filter(|key| key.section() == section).map(Key::name);
+    nearest(name, siblings).map(str::to_owned).or_else(|| {
+        // In TOML every key below a section's header belongs to that section. A key meant for the top is a common mistake.
+        KEYS.iter().find(|key| key.name() == name).map(|key| match key.section() {
+            "" => format!("{name} at the top of the file, above the first [section]"),
+            _ => key.path().to_owned(),
+        })
+    })
+}
+
+/// Returns the most likely variable.
+pub(super) fn nearest_variable(name: &str) -> Option<String> {
+    let name = name.strip_prefix(PREFIX).unwrap_or(name);
+    let short = KEYS.iter().filter_map(Key::short_variable).find(|short| *short == name);
+    // Compared without the prefix, which would make any two look similar.
+    let long: Vec<String> = KEYS.iter().map(|key| key.path().replace('.', "_")).collect();
+    let near = || nearest(name, long.iter().map(String::as_str)).map(variable);
+    short.map(str::to_owned).or_else(near)
+}
+
+fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    /// Names that are less similar share only some letters.
+    const SIMILAR: f64 = 0.85;
+    let name = name.to_ascii_lowercase();
+    candidates
+        .map(|candidate| (strsim::jaro_winkler(&name, &candidate.to_ascii_lowercase()), candidate))
+        .filter(|(likeness, _)| *likeness >= SIMILAR)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, candidate)| candidate)
+}

@@ -1,0 +1,70 @@
+//! A value before its type is known.
+
+use super::super::error::ProblemKind;
+
+/// A value as a layer gives it. It has no `Debug` because it may be the secret.
+#[derive(Clone)]
+pub(in crate::config) enum Raw {
+    /// Text from the environment or the command line, which have no types.
+    Untyped(String),
+    /// A TOML string.
+    String(String),
+    /// A TOML integer; one beyond 128 bits becomes the largest.
+    Integer(i128),
+    /// A TOML boolean.
+    Boolean(bool),
+    /// A TOML array.
+    List(Vec<Raw>),
+    /// A TOML table within an array, sorted by name.
+    Table(Vec<(String, Raw)>),
+    /// A TOML value of a type that no key takes; the text names the type.
+    Other(&'static str),
+}
+
+impl Raw {
+    /// Returns the items of a list. Untyped text is separated at commas.
+    pub(super) fn list(&self, expected: &'static str) -> Result<Vec<Raw>, ProblemKind> {
+        match self {
+            Raw::List(items) => Ok(items.clone()),
+            Raw::Untyped(text) => Ok(text
+                .split(',')
+                .map(str::trim)
+                .filter(|item| !item.is_empty())
+                .map(|item| Raw::String(item.to_owned()))
+                .collect()),
+            _ => Err(self.wrong_type(expected)),
+        }
+    }
+
+    /// Returns the text of a string.
+    pub(in crate::config) fn text(&self, expected: &'static str) -> Result<&str, ProblemKind> {
+        match self {
+            Raw::Untyped(text) | Raw::String(text) => Ok(text),
+            _ => Err(self.wrong_type(expected)),
+        }
+    }
+
+    /// Returns the problem with a value of this type. It does not show the value.
+    pub(super) fn wrong_type(&self, expected: &'static str) -> ProblemKind {
+        let found = match self {
+            Raw::Untyped(_) => "this text",
+            Raw::String(_) => "text in quotes",
+            Raw::Integer(_) => "a number without quotes or unit",
+            Raw::Boolean(_) => "true or false",
+            Raw::List(_) => "a list",
+            Raw::Table(_) => "a table",
+            Raw::Other(found) => found,
+        };
+        ProblemKind::WrongType { expected, found }
+    }
+
+    /// Returns whether the value turns off a feature that this version lacks.
+    pub(in crate::config) fn is_off(&self) -> bool {
+        match self {
+            Raw::Integer(integer) => *integer == 0,
+            Raw::List(items) => items.is_empty(),
+            Raw::Untyped(text) => text.is_empty() || text == "0",
+            _ => false,
+        }
+    }
+}
