@@ -27,6 +27,7 @@ mod load;
 mod messages;
 mod pipelining;
 mod resumes;
+mod stranger_listeners;
 mod strangers;
 mod systemd;
 mod tls;

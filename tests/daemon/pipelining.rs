@@ -2,8 +2,9 @@
 //! requests without reading answers fills no memory.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustls::version;
@@ -95,6 +96,21 @@ impl Everywhere {
         let log = daemon.log();
         let metrics = port(log.split("its figures are at ").nth(1).unwrap().lines().next().unwrap());
         Everywhere { daemon, authority, tls, proxy, metrics }
+    }
+
+    /// Where a kind of listener for clients can be reached; `None` for the Unix socket.
+    pub fn address(&self, kind: &str) -> Option<SocketAddr> {
+        match kind {
+            "plain" => Some(([127, 0, 0, 1], self.daemon.port).into()),
+            "TLS" => Some(([127, 0, 0, 2], self.tls).into()),
+            "PROXY" => Some(([127, 0, 0, 3], self.proxy).into()),
+            _ => None,
+        }
+    }
+
+    /// The Unix socket for clients.
+    pub fn socket(&self) -> PathBuf {
+        self.daemon.directory.path().join("philote.sock")
     }
 
     /// A connection on each kind of listener for clients.

@@ -1,0 +1,116 @@
+//! Strangers on every kind of listener: none of them keeps clients out, and addresses are told apart where they are known.
+
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+use socket2::{Domain, Socket, Type};
+
+use crate::pipelining::{Everywhere, KINDS, Stream, first_answer};
+use crate::support::*;
+
+/// As many as may be accepted and silent, and the most of them that one address may have.
+const MAX_PENDING: usize = 4096;
+const SHARE: usize = MAX_PENDING / 4 * 3;
+
+/// As many as may have begun to speak.
+const MAX_SPEAKING: usize = 1024;
+
+const REFUSED: &str = "philote_requests_refused_total{reason=\"max_pending\"}";
+const HEALTH: &[u8] = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+
+fn health(stream: &mut dyn Stream) -> u16 {
+    stream.write_all(HEALTH).unwrap();
+    first_answer(&crate::pipelining::read_all(stream)).0
+}
+
+/// Opens this many connections on one kind of listener, over TCP from seven addresses in turn, and sends `first` on each.
+fn strangers(everywhere: &Everywhere, kind: &str, count: usize, first: &[u8]) -> Vec<Box<dyn Stream>> {
+    let one = |number: usize| -> Box<dyn Stream> {
+        let mut stream: Box<dyn Stream> = match everywhere.address(kind) {
+            None => Box::new(UnixStream::connect(everywhere.socket()).unwrap()),
+            Some(address) => {
+                let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+                let from = SocketAddr::from(([127, 0, 1, 1 + (number % 7) as u8], 0));
+                socket.bind(&from.into()).unwrap();
+                socket.connect(&address.into()).unwrap();
+                Box::new(TcpStream::from(socket))
+            }
+        };
+        stream.write_all(first).unwrap();
+        stream
+    };
+    (0..count).map(one).collect()
+}
+
+#[test]
+fn strangers_on_any_listener_kept_clients_out_of_all() {
+    let everywhere = Everywhere::start("[websocket]\nhandshake_timeout = \"60s\"\n");
+    // The beginning of a TLS record that never comes whole, of a header of the PROXY protocol, and of a request.
+    let fills: [(&str, usize, &[u8]); 7] = [
+        ("plain", MAX_PENDING, b""),
+        ("TLS", MAX_PENDING, b""),
+        ("TLS", MAX_SPEAKING, b"\x16\x03\x01\x02\x00\x01"),
+        ("PROXY", MAX_PENDING, b""),
+        ("PROXY", MAX_PENDING, b"PROXY TCP4 198.51"),
+        ("unix", MAX_PENDING, b""),
+        ("unix", MAX_SPEAKING, b"GET / HTTP/1.1\r\nX: "),
+    ];
+    let mut refused = 0;
+    for (kind, places, first) in fills {
+        let strangers = strangers(&everywhere, kind, places + 8, first);
+        let began = Instant::now();
+        for honest in KINDS {
+            assert_eq!(
+                health(&mut *everywhere.connect(honest)),
+                200,
+                "{honest} beside {kind} with {first:?}"
+            );
+        }
+        let first = String::from_utf8_lossy(first);
+        println!("{kind} with {first:?}: clients of all listeners waited {:?}", began.elapsed());
+        let now = everywhere.daemon.metric(REFUSED);
+        assert!(now > refused, "{kind} with {first:?}: {refused} refused before, {now} after");
+        refused = now;
+        drop(strangers);
+        wait_for_no_strangers(&everywhere.daemon);
+    }
+}
+
+/// Waits until all strangers are gone: they hold places and descriptors until then.
+fn wait_for_no_strangers(daemon: &Daemon) {
+    let deadline = Instant::now() + PATIENCE;
+    while daemon.metric("philote_connections_pending") > 0 {
+        assert!(Instant::now() < deadline, "strangers are still there");
+    }
+}
+
+#[test]
+fn one_ipv6_network_held_every_place() {
+    let everywhere = Everywhere::start("[websocket]\nhandshake_timeout = \"60s\"\n");
+    let from = |network: u16, host: usize| {
+        let header = format!("PROXY TCP6 2001:db8:0:{network:x}::{host:x} 2001:db8::1 4711 80\r\n");
+        strangers(&everywhere, "PROXY", 1, header.as_bytes()).remove(0)
+    };
+    let silent: Vec<_> = (1..=SHARE).map(|host| from(1, host)).collect();
+    let over: Vec<_> = (1..=50).map(|host| from(1, SHARE + host)).collect();
+    assert_eq!(health(&mut *from(2, 1)), 200, "another network");
+    let deadline = Instant::now() + PATIENCE;
+    while everywhere.daemon.metric(REFUSED) < 50 {
+        assert!(Instant::now() < deadline, "{}", everywhere.daemon.metric(REFUSED));
+    }
+    assert_eq!(everywhere.daemon.metric(REFUSED), 50);
+    drop((silent, over));
+}
+
+#[test]
+fn a_trusted_proxy_is_no_single_address() {
+    let daemon = Daemon::start(
+        "[limits]\ntrusted_proxies = [\"127.0.0.2\"]\n[websocket]\nhandshake_timeout = \"60s\"\n",
+    );
+    let silent: Vec<_> = (0..SHARE + 200).map(|_| daemon.connect_from(2)).collect();
+    let mut other = daemon.connect_from(2);
+    assert_eq!(health(&mut other), 200);
+    assert_eq!(daemon.metric(REFUSED), 0, "the share of one address is not for those that speak for many");
+    drop(silent);
+}
