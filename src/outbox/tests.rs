@@ -1,9 +1,13 @@
-use std::sync::atomic::AtomicBool;
-use std::task::Wake;
+//! Tests of the outbox: order, limits, the promise, and what a failing socket leaves.
+
+use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Wake, Waker};
 
 use proptest::prelude::*;
 
 use super::testing::TestSink;
+use super::write::FRAMES_PER_WRITE;
 use super::*;
 
 const MESSAGES: usize = 20;
@@ -203,9 +207,9 @@ fn room_of_a_burst_is_given_back() {
     while !poll(&outbox, &Arc::default()).drained {
         outbox.flush();
     }
-    assert!(lock(&outbox.state).queue.capacity() * size_of::<Frame>() <= 1024);
+    assert!(lock(&outbox.queue).frames.capacity() * size_of::<Frame>() <= 1024);
     outbox.trim();
-    assert_eq!(lock(&outbox.state).queue.capacity(), 0);
+    assert_eq!(lock(&outbox.queue).frames.capacity(), 0);
 }
 
 /// What may happen to an outbox, in any order.
