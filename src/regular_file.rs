@@ -1,7 +1,8 @@
-//! Reads whole files that settings and options name: regular ones of a bounded size, without ever waiting.
+//! Reads whole files that settings and options name. Only regular files of a bounded size are accepted, so reading never
+//! blocks.
 //!
-//! A named pipe waits for its writer when it is opened, and a device may act when it is. A symbolic link to a regular
-//! file is one, which is how Kubernetes mounts secrets.
+//! Opening a named pipe waits for its writer, and opening a device may have an effect. A symbolic link to a regular file is
+//! accepted, because Kubernetes mounts secrets that way.
 
 use std::fmt;
 use std::fs::{File, FileType, Metadata, OpenOptions};
@@ -11,23 +12,23 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-/// What a file holds.
+/// The content of a file.
 #[derive(Debug)]
 pub struct Content {
-    /// All of it.
+    /// All bytes.
     pub bytes: Vec<u8>,
     /// Its permission bits.
     pub mode: u32,
 }
 
-/// Why a file cannot be read. `Display` follows the name of the file.
+/// Why a file cannot be read. A message puts the path before the `Display` text.
 #[derive(Debug)]
 pub enum FileError {
-    /// What the system said.
+    /// The error of the system.
     System(io::Error),
-    /// It is no regular file; what it is.
+    /// The path is not a regular file; what it is instead.
     NotRegular(&'static str),
-    /// It holds more than this many bytes.
+    /// The file is larger than this limit, in bytes.
     TooLarge(u64),
 }
 
@@ -52,13 +53,14 @@ impl From<io::Error> for FileError {
 /// Reads a regular file of at most `largest` bytes.
 ///
 /// # Errors
-/// It is of another kind, larger, or the system does not let it be read.
+/// The path is not a regular file, the file is larger, or it cannot be read.
 pub fn read(path: &Path, largest: u64) -> Result<Content, FileError> {
     let regular = |metadata: &Metadata| match kind(metadata.file_type()) {
         Some(kind) => Err(FileError::NotRegular(kind)),
         None => Ok(()),
     };
-    // Asked before it is opened, because opening some devices acts, and after, because it may have been replaced.
+    // Checked before opening, because opening a device may have an effect, and after, because the file may have been
+    // replaced.
     regular(&std::fs::metadata(path)?)?;
     let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
     let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
@@ -68,8 +70,8 @@ pub fn read(path: &Path, largest: u64) -> Result<Content, FileError> {
     Ok(Content { bytes, mode: metadata.mode() })
 }
 
-/// The same for the programs that people run: a pipe that such a program was started with may be read too, as
-/// `/dev/stdin` or as the `/dev/fd/63` that a shell puts in place of `<(command)`.
+/// Reads a file that a command line names. It may also be a pipe that the program was started with: `/dev/stdin`, or
+/// `/dev/fd/63`, with which a shell replaces `<(command)`.
 ///
 /// # Errors
 /// As for [`read`].
@@ -81,7 +83,7 @@ pub fn read_argument(path: &Path, largest: u64) -> Result<Vec<u8>, FileError> {
     read(path, largest).map(|content| content.bytes)
 }
 
-/// `bytes` without the byte order mark that some editors put before UTF-8.
+/// Returns `bytes` without the byte order mark that some editors write at the beginning of UTF-8.
 #[must_use]
 pub fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes)
@@ -93,7 +95,7 @@ fn bounded(file: File, largest: u64) -> Result<Vec<u8>, FileError> {
     if bytes.len() as u64 > largest { Err(FileError::TooLarge(largest)) } else { Ok(bytes) }
 }
 
-/// What a file that is not regular is.
+/// Returns what a file is if it is not regular.
 fn kind(of: FileType) -> Option<&'static str> {
     if of.is_file() {
         None
@@ -114,7 +116,7 @@ mod tests {
     use rustix::fs::{CWD, Mode, mkfifoat};
 
     #[test]
-    fn only_regular_files_are_read_and_nothing_waits() {
+    fn only_regular_files_are_read_without_blocking() {
         let scratch = tempfile::tempdir().unwrap();
         let path = |name: &str| scratch.path().join(name);
         let why = |path: &Path| read(path, 8).unwrap_err().to_string();
@@ -142,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_reads_the_pipe_that_it_was_started_with() {
+    fn an_argument_may_be_a_pipe_that_the_program_was_started_with() {
         use std::io::Write;
         use std::os::fd::AsRawFd;
         let (reader, mut writer) = io::pipe().unwrap();
@@ -156,12 +158,12 @@ mod tests {
         writer.write_all(b"123456789").unwrap();
         assert!(
             matches!(read_argument(Path::new(&path), 8), Err(FileError::TooLarge(8))),
-            "it reads no further"
+            "it reads only up to the limit"
         );
     }
 
     #[test]
-    fn a_file_of_terabytes_is_read_no_further_than_its_limit() {
+    fn a_huge_file_is_read_only_up_to_the_limit() {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(1 << 40).unwrap();
         assert_eq!(read(file.path(), 1000).unwrap_err().to_string(), "it is larger than 1000 bytes");

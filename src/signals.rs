@@ -1,7 +1,7 @@
-//! SIGHUP, SIGTERM and SIGINT, from the first line of `main` on.
+//! Receives SIGHUP, SIGTERM and SIGINT.
 //!
-//! The first SIGTERM or SIGINT asks the daemon to stop; a second one of either ends the process at once, with status 143
-//! or 130: 128 and the signal's number, as shells show it.
+//! The first SIGTERM or SIGINT asks the daemon to stop. The second ends the process at once with status 143 or 130, which
+//! is 128 plus the number of the signal, as in a shell.
 
 use std::ffi::c_int;
 use std::fmt;
@@ -11,10 +11,10 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tokio::sync::mpsc;
 
-/// How many signals may wait: one reload and one stop. More of them would ask for nothing more.
+/// Signals that may wait for the daemon: one reload and one stop. Further signals would not change anything.
 pub const PENDING_SIGNALS: usize = 2;
 
-/// What the daemon was told.
+/// A signal that the daemon received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// SIGHUP: reload.
@@ -35,7 +35,7 @@ impl fmt::Display for Signal {
     }
 }
 
-/// Signals could not be received; the daemon should not start, because it could not be stopped in order.
+/// The daemon cannot receive signals. It should not start, because it could not be stopped gracefully.
 #[derive(Debug)]
 pub struct SignalError(io::Error);
 
@@ -47,12 +47,11 @@ impl fmt::Display for SignalError {
 
 impl std::error::Error for SignalError {}
 
-/// Receives signals from now on, on a thread of its own. To be called once, before anything else; what comes before
-/// somebody asks the receiver is kept. SIGHUPs fold into one for as long as it is not taken from the receiver, so one
-/// that comes during a reload leads to one more. No SIGHUP comes after a stop.
+/// Starts to receive signals, on a separate thread. Call it once, before anything else. Signals wait in the receiver.
+/// Several SIGHUPs become one while it waits, so a SIGHUP during a reload causes one more reload. No SIGHUP follows a stop.
 ///
 /// # Errors
-/// Fails when the system gives neither a socket pair nor a thread.
+/// The system has no socket pair or no thread left.
 pub fn listen() -> Result<mpsc::Receiver<Signal>, SignalError> {
     let mut signals = Signals::new([SIGHUP, SIGTERM, SIGINT]).map_err(SignalError)?;
     let (sender, receiver) = mpsc::channel(PENDING_SIGNALS);
@@ -73,14 +72,14 @@ fn forward(signals: impl Iterator<Item = c_int>, sender: &mpsc::Sender<Signal>, 
             _ => Signal::Interrupt,
         };
         if signal == Signal::Hangup {
-            // One that waits stands for all, and after a stop there is nothing to reload.
+            // A SIGHUP that waits covers this one, and after a stop there is nothing to reload.
             if stopping || sender.capacity() < PENDING_SIGNALS {
                 continue;
             }
         } else if std::mem::replace(&mut stopping, true) {
             end(number);
         }
-        // There is room: at most one reload waits, and only one stop is ever sent.
+        // The channel has room, because at most one reload waits and only one stop is sent.
         let _ = sender.try_send(signal);
     }
 }
@@ -97,7 +96,7 @@ mod tests {
     use crate::testing;
 
     #[test]
-    fn hangups_fold_into_one_and_a_second_stop_ends() {
+    fn hangups_become_one_and_a_second_stop_ends_the_process() {
         let (sender, mut receiver) = mpsc::channel(PENDING_SIGNALS);
         let mut received = || std::iter::from_fn(|| receiver.try_recv().ok()).collect::<Vec<_>>();
         let ended = RefCell::new(Vec::new());
@@ -109,14 +108,14 @@ mod tests {
         assert_eq!(
             received(),
             [Signal::Hangup, Signal::Terminate],
-            "one that waits leaves room for the stop"
+            "a reload that waits leaves room for the stop"
         );
         assert!(ended.borrow().is_empty());
         forward([SIGHUP, SIGINT, SIGHUP, SIGHUP, SIGTERM].into_iter(), &sender, end);
         assert_eq!(*ended.borrow(), [SIGTERM]);
     }
 
-    /// A process that listens, and asks for what came once it reads a line. It ends with the test.
+    /// A process that receives signals, and prints them once it reads a line. It ends with the test.
     struct Listener {
         child: Child,
         says: Box<dyn Iterator<Item = String>>,
@@ -150,8 +149,8 @@ mod tests {
     }
 
     #[test]
-    fn what_came_before_anyone_asked_is_kept() {
-        // One at a time: the kernel may hand two to different threads, in either order.
+    fn a_signal_before_the_first_receive_is_kept() {
+        // One signal at a time, because the kernel may deliver two to different threads in either order.
         for (signal, name) in [(Number::HUP, "SIGHUP"), (Number::TERM, "SIGTERM"), (Number::INT, "SIGINT")] {
             let mut listener = Listener::start();
             listener.send(signal);
@@ -160,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_stop_ends_at_once_with_the_status_of_its_signal() {
+    fn a_second_stop_ends_the_process_with_the_status_of_its_signal() {
         for (second, status) in [(Number::TERM, 143), (Number::INT, 130)] {
             let mut listener = Listener::start();
             listener.send(Number::TERM);

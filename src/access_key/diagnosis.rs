@@ -109,7 +109,7 @@ fn not_rights(value: &Value) -> Option<&'static str> {
         Value::Array(items) => {
             let known = |item: &Value| item.as_str().is_some_and(|name| ApiRight::named(name).is_some());
             not_names(value)
-                .or_else(|| (!items.iter().all(known)).then_some("an array with another word in it"))
+                .or_else(|| (!items.iter().all(known)).then_some("an array with an unknown right in it"))
         }
         Value::Null | Value::Bool(_) => None,
         other => Some(type_of(other)),
@@ -126,7 +126,7 @@ fn not_text(value: &Value) -> Option<&'static str> {
 fn not_a_date(value: &Value) -> Option<&'static str> {
     match value {
         Value::Number(_) => None,
-        Value::Null => Some("null: leave it out where there is no such limit"),
+        Value::Null => Some("null; leave the claim out for no limit"),
         other => Some(type_of(other)),
     }
 }

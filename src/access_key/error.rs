@@ -5,30 +5,30 @@ use std::fmt;
 use super::MAX_REQUEST_TOKEN_BYTES;
 use super::keys::Algorithms;
 
-/// Why a token is refused. `Display` is the sentence that the client gets.
+/// Why a token is refused. The client gets the `Display` text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenError {
-    /// No token, or an empty one.
+    /// There is no token, or it is empty.
     Missing,
-    /// An `Authorization` header of another scheme than `Bearer`; its name, where it is a well-known one.
+    /// The `Authorization` header has another scheme than `Bearer`; its name, if it is a well-known one.
     Scheme(Option<&'static str>),
-    /// Over [`MAX_REQUEST_TOKEN_BYTES`] in a request.
+    /// The token of a request is longer than [`MAX_REQUEST_TOKEN_BYTES`].
     TooLong,
-    /// Over this many bytes, the most that a message may bring.
+    /// The token of a message is longer than this limit, in bytes.
     TooLongForMessage(usize),
-    /// Not three base64url parts with JSON in them, or a header that demands what is not supported.
+    /// The token is not three base64url parts that hold JSON, or its header needs something unsupported.
     Malformed,
-    /// Claims that are not one JSON object.
+    /// The claims are not one JSON object.
     NotClaims,
-    /// An algorithm that none of the server's keys is for; those that it has keys for.
+    /// The server has no key for the algorithm; the algorithms for which it has keys.
     Algorithm(Algorithms),
-    /// A `kid` that names none of the server's public keys of the token's algorithm.
+    /// None of the server's public keys for the algorithm has this `kid`.
     UnknownKey,
-    /// Critical header parameters (RFC 7515 section 4.1.11).
+    /// The header has critical parameters (RFC 7515 section 4.1.11).
     Critical,
-    /// Signed with none of the server's keys, or changed since.
+    /// None of the server's keys has signed the token, or it was changed since.
     BadSignature,
-    /// A claim that cannot be what it is; its name.
+    /// A claim is invalid; its name.
     Claim(&'static str, ClaimError),
     /// `read` or `write` names more channels than `[limits] channels_per_token`.
     TooManyChannels,
@@ -36,32 +36,32 @@ pub enum TokenError {
     Expired,
     /// `nbf` has not come yet.
     NotYetValid,
-    /// No `exp` where `[auth] require_expiry` asks for one.
+    /// `exp` is absent, and `[auth] require_expiry` requires it.
     NoExpiry,
-    /// Not the configured `iss`.
+    /// `iss` is not the configured one.
     Issuer,
-    /// Not the configured `aud`.
+    /// `aud` does not have the configured one.
     Audience,
 }
 
-/// What is wrong with a claim. It never holds the claim's value.
+/// What is wrong with a claim. It never contains the value, which may be a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClaimError {
-    /// A value of another type, or out of range.
+    /// The value has the wrong type or is out of range.
     Value {
-        /// What it must be.
+        /// What the value must be.
         expected: &'static str,
-        /// What it is.
+        /// What the value is.
         found: &'static str,
     },
-    /// The name of a channel with more bytes than this, `[limits] channel_name_bytes`.
+    /// A channel name has more bytes than this limit, `[limits] channel_name_bytes`.
     LongName(usize),
-    /// The claim is there twice, so that it would be a matter of chance which one counts.
+    /// The claim appears twice, and parsers differ in which one counts.
     Twice,
 }
 
 impl TokenError {
-    /// A stable name in snake case, for logs and counters.
+    /// Returns a stable name in snake case, for logs and metrics.
     pub fn name(&self) -> &'static str {
         match self {
             TokenError::Missing => "token_missing",
@@ -98,14 +98,14 @@ impl fmt::Display for TokenError {
             TokenError::TooLong => {
                 return write!(
                     f,
-                    "the token is too long: a request takes {MAX_REQUEST_TOKEN_BYTES} bytes; the subprotocol philote.v1 \
-                     takes a longer one in its first message, {{\"auth\": TOKEN}}"
+                    "the token is too long: a request accepts at most {MAX_REQUEST_TOKEN_BYTES} bytes; the subprotocol philote.v1 \
+                     accepts a longer token in its first message, {{\"auth\": TOKEN}}"
                 );
             }
             TokenError::TooLongForMessage(most) => {
                 return write!(
                     f,
-                    "the token is too long: {most} bytes are allowed, which follow from channels_per_token and \
+                    "the token is too long: at most {most} bytes are allowed, computed from channels_per_token and \
                      channel_name_bytes"
                 );
             }
@@ -114,7 +114,7 @@ impl fmt::Display for TokenError {
                 return write!(f, "the token's algorithm is not accepted: sign with {known}");
             }
             TokenError::NotClaims => "the token's claims must be one JSON object",
-            TokenError::UnknownKey => "the token's kid names no public key of this server for its algorithm",
+            TokenError::UnknownKey => "this server has no public key with the token's kid and algorithm",
             TokenError::Critical => "the token has critical header parameters, which this server does not support",
             TokenError::BadSignature => "the token has a bad signature: it was not signed with this server's secret",
             TokenError::Claim(name, ClaimError::Value { expected, found }) => {

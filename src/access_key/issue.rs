@@ -1,4 +1,4 @@
-//! Tokens of the daemon's own.
+//! Issues tokens.
 
 use std::fmt;
 
@@ -7,51 +7,51 @@ use serde::Serialize;
 
 use super::{ApiRights, Keys, UnixSeconds};
 
-/// A token to be made. An absent field is an absent claim.
+/// The claims of a token to issue. A claim whose field is absent is left out.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct NewToken {
-    /// The channels that its bearer receives; none is the absent claim, which lets the API show it all.
+    /// The channels that the client receives. An empty list leaves the claim out, so that the API shows all channels.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub read: Vec<String>,
-    /// The channels that its bearer publishes on.
+    /// The channels on which the client publishes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub write: Option<Vec<String>>,
-    /// What it opens of the HTTP API.
+    /// The rights on the HTTP API.
     #[serde(skip_serializing_if = "ApiRights::is_none")]
     pub api: ApiRights,
-    /// Who its bearer is.
+    /// The name of the client.
     #[serde(rename = "sub", skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
-    /// When it was made.
+    /// The time of issue.
     #[serde(rename = "iat", skip_serializing_if = "Option::is_none")]
     pub issued: Option<UnixSeconds>,
-    /// From when on it is refused.
+    /// The time from which the token is refused.
     #[serde(rename = "exp", skip_serializing_if = "Option::is_none")]
     pub expires: Option<UnixSeconds>,
-    /// The `iss` that the server asks for.
+    /// The `iss` that the server requires.
     #[serde(rename = "iss", skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
-    /// The `aud` that the server asks for.
+    /// The `aud` that the server requires.
     #[serde(rename = "aud", skip_serializing_if = "Option::is_none")]
     pub audience: Option<String>,
 }
 
-/// Signs a token with the first secret, by HS256.
+/// Signs a token with the first secret and HS256.
 ///
 /// # Errors
-/// Without a secret there is nothing to sign with.
+/// There is no secret.
 pub fn issue(token: &NewToken, keys: &Keys) -> Result<String, IssueError> {
     let encoding = EncodingKey::from_secret(keys.signing().ok_or(IssueError)?);
     jsonwebtoken::encode(&Header::new(Algorithm::HS256), token, &encoding).map_err(|_| IssueError)
 }
 
-/// No token can be signed.
+/// The server has no secret, so it cannot sign tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IssueError;
 
 impl fmt::Display for IssueError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("this server has no secret to sign a token with")
+        f.write_str("this server has no secret with which it could sign a token")
     }
 }
 

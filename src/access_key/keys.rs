@@ -1,12 +1,13 @@
-//! The keys that tokens may be signed with. Each has its own algorithms, all of one family: what one family's key
-//! would make of another's token is never asked.
+//! The keys that verify tokens.
+//!
+//! Each key has its own algorithms, all of one family. A token of one family is never tried against a key of another.
 
 use std::fmt;
 use std::sync::Arc;
 
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 
-/// Every algorithm that is known, by name.
+/// Every supported algorithm and its name.
 const ALGORITHMS: [(Algorithm, &str); 12] = [
     (Algorithm::HS256, "HS256"),
     (Algorithm::HS384, "HS384"),
@@ -22,7 +23,7 @@ const ALGORITHMS: [(Algorithm, &str); 12] = [
     (Algorithm::EdDSA, "EdDSA"),
 ];
 
-/// A set of algorithms, a bit for each of [`ALGORITHMS`]. Prints as their names.
+/// A set of algorithms: one bit for each of [`ALGORITHMS`]. Its `Display` lists their names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Algorithms(u16);
 
@@ -50,16 +51,16 @@ impl fmt::Display for Algorithms {
     }
 }
 
-/// One key that tokens may be signed with.
+/// One key that verifies tokens.
 pub struct Key {
-    /// Of a secret, itself; of a public key, its encoding.
+    /// The secret, or the encoding of the public key.
     material: Box<[u8]>,
     kid: Option<Box<str>>,
-    /// Where it came from, as a phrase.
+    /// The source of the key, for messages.
     name: Box<str>,
     family: AlgorithmFamily,
     decoding: DecodingKey,
-    /// All of its family.
+    /// Algorithms of its family.
     algorithms: Vec<Algorithm>,
 }
 
@@ -89,27 +90,27 @@ impl Key {
         }
     }
 
-    /// Where it came from, as a phrase.
+    /// Returns the source of the key, for messages.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What verifies a signature.
+    /// Returns the key in the form that verifies signatures.
     pub(super) fn decoding(&self) -> &DecodingKey {
         &self.decoding
     }
 
-    fn takes(&self, algorithm: Algorithm) -> bool {
+    fn supports(&self, algorithm: Algorithm) -> bool {
         self.algorithms.contains(&algorithm)
     }
 }
 
-/// The server's keys: the first secret signs, all verify.
+/// The keys of the server. The first secret signs, and all keys verify.
 #[derive(Debug)]
 pub struct Keys(Vec<Arc<Key>>);
 
 impl Keys {
-    /// Keys of these secrets, in order.
+    /// Returns the keys of these secrets, in their order.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a [u8]>) -> Keys {
         let key = |(line, secret): (usize, &[u8])| {
             let algorithms = AlgorithmFamily::Hmac.algorithms().to_vec();
@@ -119,7 +120,7 @@ impl Keys {
         Keys((1..).zip(secrets).map(key).collect())
     }
 
-    /// Adds a public key: what verifies, with which algorithms, its bytes, its `kid`, and where it came from.
+    /// Adds a public key with its algorithms, its bytes, its `kid` and its source.
     pub fn add_public(
         &mut self,
         decoding: &DecodingKey,
@@ -131,13 +132,13 @@ impl Keys {
         self.0.push(Arc::new(Key::new(decoding.clone(), algorithms.to_vec(), material, kid, name)));
     }
 
-    /// Whether `key` is still one of them, as after a reload.
+    /// Returns whether `key` is one of the keys. After a reload it may no longer be.
     pub fn contains(&self, key: &Key) -> bool {
         self.0.iter().any(|own| own.family == key.family && own.material == key.material)
     }
 
-    /// The keys that may have signed a token of this algorithm with this `kid`, or without any. A `kid` chooses among
-    /// public keys alone: secrets have no name, and some libraries add a `kid` to every token.
+    /// Returns the keys that may have signed a token with this algorithm and this `kid`. A `kid` selects among public keys
+    /// only, because secrets have none and some libraries add a `kid` to every token.
     pub(super) fn candidates<'a>(
         &'a self,
         kid: Option<&'a str>,
@@ -146,10 +147,10 @@ impl Keys {
         let named = move |key: &&Arc<Key>| {
             kid.is_none() || key.family == AlgorithmFamily::Hmac || key.kid.as_deref() == kid
         };
-        self.0.iter().filter(move |key| key.takes(algorithm)).filter(named)
+        self.0.iter().filter(move |key| key.supports(algorithm)).filter(named)
     }
 
-    /// All algorithms that there is a key for.
+    /// Returns the algorithms for which there is a key.
     pub(super) fn algorithms(&self) -> Algorithms {
         let mut all = Algorithms::default();
         let each = self.0.iter().flat_map(|key| &key.algorithms);
@@ -157,7 +158,7 @@ impl Keys {
         all
     }
 
-    /// The secret that signs.
+    /// Returns the secret that signs.
     pub(super) fn signing(&self) -> Option<&[u8]> {
         self.0.iter().find(|key| key.family == AlgorithmFamily::Hmac).map(|key| &*key.material)
     }

@@ -1,30 +1,30 @@
-//! The parts of the HTTP API that a token opens.
+//! The rights of a token on the HTTP API.
 
 use std::fmt;
 
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeSeq, Serializer};
 
-/// A part of the HTTP API, as the claim `api` names it.
+/// A right on the HTTP API, as the claim `api` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ApiRight {
-    /// To publish, on the channels of `write` where the token has that claim.
+    /// Publish. If the token has the claim `write`, only on its channels.
     Publish,
-    /// To see channels and how many read and write them, those of `read` where the token has that claim.
+    /// See channels with their numbers of readers and writers. If the token has the claim `read`, only its channels.
     Channels,
-    /// To see by name who reads a channel that it sees.
+    /// See the subjects that read a visible channel.
     Subjects,
-    /// To see the connections of a subject.
+    /// See the connections of a subject.
     Connections,
-    /// To disconnect, and to keep subjects out.
+    /// Disconnect and ban subjects.
     Disconnect,
-    /// To see how the server is doing.
+    /// See the status of the server.
     Info,
 }
 
 impl ApiRight {
-    /// All of them, in the order of the manual.
+    /// All rights, in the order of the manual.
     pub const ALL: [ApiRight; 6] = [
         ApiRight::Publish,
         ApiRight::Channels,
@@ -34,7 +34,7 @@ impl ApiRight {
         ApiRight::Info,
     ];
 
-    /// Its name in the claim.
+    /// Returns its name in the claim.
     pub fn name(self) -> &'static str {
         match self {
             ApiRight::Publish => "publish",
@@ -46,35 +46,35 @@ impl ApiRight {
         }
     }
 
-    /// The one of this name.
+    /// Returns the right with this name.
     pub fn named(name: &str) -> Option<ApiRight> {
         ApiRight::ALL.into_iter().find(|right| right.name() == name)
     }
 }
 
-/// What the claim `api` says: `true` is all, also what later versions add; an array names some; `false` and the absent
-/// claim are none.
+/// The claim `api`. `true` means all rights, including those that later versions add. An array has the names of some.
+/// `false` and an absent claim mean none.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct ApiRights(u8);
 
 impl ApiRights {
-    /// The absent claim.
+    /// No rights, as for an absent claim.
     pub const NONE: ApiRights = ApiRights(0);
-    /// `true`.
+    /// All rights, as for `true`.
     pub const ALL: ApiRights = ApiRights(u8::MAX);
 
-    /// Whether this part is open.
+    /// Returns whether the token has this right.
     pub fn has(self, right: ApiRight) -> bool {
         self.0 & (1 << right as u8) != 0
     }
 
-    /// Whether nothing is open.
+    /// Returns whether the token has no rights.
     pub fn is_none(&self) -> bool {
         *self == ApiRights::NONE
     }
 }
 
-/// Their names, or `all`.
+/// The names of the rights, or `all`.
 impl fmt::Display for ApiRights {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if *self == ApiRights::ALL {
@@ -128,8 +128,8 @@ impl<'de> serde::Deserialize<'de> for ApiRights {
             fn visit_seq<A: SeqAccess<'de>>(self, mut names: A) -> Result<ApiRights, A::Error> {
                 let mut rights = ApiRights::NONE;
                 while let Some(name) = names.next_element::<String>()? {
-                    // A right that is not known here is a word misspelt: better told than left out.
-                    let right = ApiRight::named(&name).ok_or_else(|| A::Error::custom("no such right"))?;
+                    // An unknown right is probably misspelled, so it is an error instead of being ignored.
+                    let right = ApiRight::named(&name).ok_or_else(|| A::Error::custom("unknown right"))?;
                     rights.0 |= 1 << right as u8;
                 }
                 Ok(rights)

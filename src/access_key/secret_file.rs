@@ -1,18 +1,18 @@
-//! The secret that a client of its own signs with, from a file that holds one a line.
+//! Reads the secret with which a command-line program signs tokens, from a file with one secret per line.
 
 use std::fmt;
 use std::path::Path;
 
 use crate::regular_file::{FileError, read_argument};
 
-/// The largest file that is read, in bytes: room for all secrets that a daemon takes, of any sensible length.
+/// Bytes; room for all the secrets of a daemon, of any sensible length.
 const LARGEST: u64 = 64 << 10;
 
-/// The secret that signs: the first line, exactly its characters, which the daemon must have as well. The file may be a
-/// pipe that the program was started with.
+/// Returns the secret that signs, which is exactly the first line. The file may be a pipe that the program was started
+/// with.
 ///
 /// # Errors
-/// The file cannot be read, or the daemon would refuse a secret like this.
+/// The file cannot be read, or the daemon would refuse this secret.
 pub fn signing_secret(path: &Path) -> Result<String, SecretFileError> {
     let bytes = read_argument(path, LARGEST).map_err(SecretFileError::File)?;
     let text = String::from_utf8(bytes).map_err(|_| SecretFileError::NotText)?;
@@ -28,18 +28,18 @@ pub fn signing_secret(path: &Path) -> Result<String, SecretFileError> {
     }
 }
 
-/// Why a file gives no secret to sign with. `Display` follows the name of the file.
+/// Why a file has no usable secret. A message puts the path before the `Display` text.
 #[derive(Debug)]
 pub enum SecretFileError {
-    /// It cannot be read.
+    /// The file cannot be read.
     File(FileError),
-    /// It is not UTF-8.
+    /// The file is not UTF-8.
     NotText,
-    /// There is nothing in its first line.
+    /// The first line is empty.
     Empty,
-    /// Its first line was written by another system's editor.
+    /// The first line has a carriage return, as editors of other systems write it.
     CarriageReturn,
-    /// A mark that nobody sees would be part of the secret.
+    /// An invisible byte order mark would be part of the secret.
     ByteOrderMark,
 }
 
@@ -48,12 +48,12 @@ impl fmt::Display for SecretFileError {
         f.write_str(match self {
             SecretFileError::File(error) => return error.fmt(f),
             SecretFileError::NotText => "it is not UTF-8 text",
-            SecretFileError::Empty => "there is no secret in its first line",
+            SecretFileError::Empty => "its first line is empty, but must be the secret",
             SecretFileError::CarriageReturn => {
-                "its first line has a carriage return: save it with Unix line ends"
+                "its first line has a carriage return: save it with Unix line endings"
             }
             SecretFileError::ByteOrderMark => {
-                "it begins with a byte order mark, which nobody sees: save it as UTF-8 without one"
+                "it begins with an invisible byte order mark: save it as UTF-8 without one"
             }
         })
     }
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_s_file_signs_with_its_first_line_as_it_stands() {
+    fn the_first_line_of_a_secret_file_signs() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let read = |text: &[u8]| {
             std::fs::write(file.path(), text).unwrap();
@@ -75,8 +75,8 @@ mod tests {
         assert_eq!(read(b" blanks count \nolder\n").as_deref(), Ok(" blanks count "));
         assert_eq!(read(b"no newline").as_deref(), Ok("no newline"));
         for (text, why) in [
-            (&b""[..], "no secret in its first line"),
-            (b"\nx", "no secret in its first line"),
+            (&b""[..], "its first line is empty"),
+            (b"\nx", "its first line is empty"),
             (b"secret\r\n", "carriage return"),
             ("\u{feff}secret\n".as_bytes(), "byte order mark"),
             (b"\xff\xfes\0", "not UTF-8"),

@@ -165,7 +165,7 @@ fn fault_21_expiry() {
     for (exp, found) in [
         (json!("1000000"), "a string"),
         (json!(-1), "a negative number"),
-        (json!(null), "null: leave it out where there is no such limit"),
+        (json!(null), "null; leave the claim out for no limit"),
         (json!(1e30), "a date after the year 9999; perhaps it is in milliseconds"),
         (json!(NOW * 1_000_000), "a date after the year 9999; perhaps it is in milliseconds"),
         (json!([1]), "an array"),
@@ -267,7 +267,7 @@ fn fault_24_channel_lists() {
 fn fault_25_long_tokens_are_refused_before_decoding() {
     let token = "x".repeat(MAX_REQUEST_TOKEN_BYTES + 1);
     assert_eq!(check(&token).unwrap_err(), TokenError::TooLong);
-    assert!(check(&token).unwrap_err().to_string().contains("philote.v1 takes a longer one"));
+    assert!(check(&token).unwrap_err().to_string().contains("philote.v1 accepts a longer token"));
     let most = policy().longest_token();
     let in_message = |length| verify_in_frame(&"x".repeat(length), &keys(), &policy(), NOW).unwrap_err();
     assert_eq!(in_message(most), TokenError::Malformed, "decoded");
@@ -350,7 +350,7 @@ fn other_claims_say_what_they_must_be() {
         (json!(1), "a number"),
         (json!({}), "an object"),
         (json!([1]), "an array with a number in it"),
-        (json!(["publish", "mark"]), "an array with another word in it"),
+        (json!(["publish", "mark"]), "an array with an unknown right in it"),
     ] {
         let sentence = format!("the token's claim `api` must be {rights}, not {found}");
         assert_eq!(refused(json!({"api": api})).to_string(), sentence);

@@ -1,4 +1,4 @@
-//! The client for people at a terminal: one call.
+//! The program `jane`, a WebSocket client for the terminal.
 
 use std::process::ExitCode;
 

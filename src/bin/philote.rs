@@ -1,4 +1,4 @@
-//! The daemon: one call.
+//! The program `philote`, the daemon.
 
 fn main() -> std::process::ExitCode {
     philote::daemon::main()

@@ -1,4 +1,4 @@
-//! The administrator's program: one call.
+//! The program `philotectl`, for administrators.
 
 use std::process::ExitCode;
 

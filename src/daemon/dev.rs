@@ -1,4 +1,4 @@
-//! What `--dev` says at start: a warning, and all that is needed to try it.
+//! The output of `--dev` at its start: a warning, and what a developer needs for trying it out.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -8,17 +8,17 @@ use crate::config::{DEV_SECRET, SecretSource, Settings};
 use crate::server::{Server, unix_now};
 use crate::terminal::{Style, Tone};
 
-/// How long the token lasts that is printed, in seconds: a day's work.
+/// The lifetime of the printed token, in seconds: one day.
 const TOKEN_LASTS: u64 = 24 * 60 * 60;
 
-const WARNING: &str = "for development only: everybody knows the secret of philote --dev";
+const WARNING: &str = "for development only: the secret of philote --dev is public";
 
-/// The channel that the token is for, and whose it is.
+/// The channel and the subject of the token.
 const CHANNEL: &str = "chat";
 const SUBJECT: &str = "dev";
 
-/// Warns, and prints the page, the secret and a token on standard output: the log holds no token, not even one that
-/// everybody could make.
+/// Prints a warning, the address of the page, the secret and a token on standard output. They are not logged, because the
+/// log never contains a token.
 pub(super) fn announce(server: &Server, addresses: &[SocketAddr]) {
     let live = server.live();
     let mut token = NewToken { read: vec![CHANNEL.to_owned()], api: ApiRights::ALL, ..NewToken::default() };
@@ -33,11 +33,11 @@ pub(super) fn announce(server: &Server, addresses: &[SocketAddr]) {
     let pages: String = addresses.iter().map(|address| format!("page    http://{address}/\n")).collect();
     let token = issue(&token, &live.keys).unwrap_or_else(|error| format!("none: {error}"));
     let text = format!("{warning}\n{pages}secret  {}\ntoken   {token}\n", secret(&live.settings));
-    // Nobody may be there to read it, which is no reason not to serve.
+    // The output may be closed. The daemon serves all the same.
     let _ = output.write_all(text.as_bytes());
 }
 
-/// The secret that everybody knows; one of the developer's own is not shown.
+/// Returns the public secret, or the source of the developer's secret, which is not shown.
 fn secret(settings: &Settings) -> String {
     match settings.auth.secrets.source() {
         SecretSource::Dev => DEV_SECRET.to_owned(),

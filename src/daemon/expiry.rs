@@ -1,8 +1,8 @@
-//! Warns of a certificate's end, once 21 days ahead, once 7 days ahead, and once it is past.
+//! Warns once each when a certificate expires within 21 days, expires within 7 days, and has expired.
 
 use crate::config::{Expiry, TlsSettings};
 
-/// What has been warned of.
+/// The last warning about the certificate.
 #[derive(Debug)]
 pub(super) struct ExpiryWatch(Expiry);
 
@@ -13,7 +13,7 @@ impl Default for ExpiryWatch {
 }
 
 impl ExpiryWatch {
-    /// The sentence to log at `now`, in seconds since 1970, if there is a new one.
+    /// Returns the warning to log at `now`, in seconds since 1970, if there is a new one.
     pub(super) fn look(&mut self, tls: Option<&TlsSettings>, now: u64) -> Option<String> {
         let expiry = tls.map_or(Expiry::Far, |tls| tls.expiry(now));
         let before = std::mem::replace(&mut self.0, expiry);
@@ -21,12 +21,12 @@ impl ExpiryWatch {
     }
 }
 
-/// How near the end is, and what to do.
+/// Returns when the certificate expires and what to do.
 fn warning(tls: &TlsSettings, now: u64) -> String {
     let (path, end) = (tls.certificate.display(), tls.expires_text());
     match tls.expires.saturating_sub(now) / (24 * 60 * 60) {
         _ if tls.expires <= now => {
-            format!("the certificate in {path} has expired at {end}: clients refuse it; renew it and reload")
+            format!("the certificate in {path} expired at {end}, so clients refuse it: renew it and reload")
         }
         days => format!("the certificate in {path} expires in {days} days, at {end}: renew it and reload"),
     }
@@ -38,7 +38,7 @@ mod tests {
     use crate::config::{Environment, Overrides, load};
 
     #[test]
-    fn fault_71_each_warning_is_given_once() {
+    fn fault_71_each_warning_about_a_certificate_is_logged_once() {
         const DAY: u64 = 24 * 60 * 60;
         let directory = tempfile::tempdir().unwrap();
         let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
@@ -62,7 +62,7 @@ mod tests {
         assert_eq!(look(100), Some(true));
         assert_eq!(look(101), None);
         assert_eq!(look(20), None, "a new certificate");
-        assert_eq!(look(79), Some(false), "is warned of anew");
+        assert_eq!(look(79), Some(false), "gets a warning again");
         assert_eq!(watch.look(None, 100 * DAY), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Reloading: all or nothing, one at a time, and a report of what it came to.
+//! Reloads the settings: all changes or none, one reload at a time, with a report of the result.
 
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
@@ -12,17 +12,17 @@ use crate::server::{self, Event, Server};
 use crate::sync::lock;
 use crate::systemd::Notifier;
 
-/// A reload that somebody waits for.
+/// A reload, or a dry run of one, whose caller waits for the result.
 pub(super) struct ReloadRequest {
     dry_run: bool,
     answer: oneshot::Sender<Result<Reloaded, Failure>>,
 }
 
 impl ReloadRequest {
-    /// Asks the daemon's main loop for a reload, or for what it would come to, and waits until it is done. Blocks.
+    /// Asks the main loop of the daemon for a reload or a dry run, and blocks until it is done.
     ///
     /// # Errors
-    /// What refused the reload, or the daemon's end.
+    /// The settings are invalid, or the daemon is stopping.
     pub(super) fn ask(requests: &mpsc::Sender<ReloadRequest>, dry_run: bool) -> Result<Reloaded, Failure> {
         let (answer, done) = oneshot::channel();
         let ending = |_| Failure::new(Code::NotReady, "the daemon is stopping");
@@ -30,17 +30,17 @@ impl ReloadRequest {
         done.blocking_recv().map_err(|_| ending(()))?
     }
 
-    /// Does it and tells whoever asked; they may have gone.
+    /// Reloads and sends the result to the caller, if it still waits.
     pub(super) fn serve(self, reloader: &mut Reloader) {
         let result = if self.dry_run { reloader.preview() } else { reloader.reload() };
         let _ = self.answer.send(result);
     }
 }
 
-/// The last reload's report, shared with the admin socket.
+/// The report of the last reload, shared with the admin socket.
 pub(super) type LastReload = Arc<Mutex<Option<ReloadReport>>>;
 
-/// What a reload needs.
+/// Reloads the settings of a running daemon.
 pub(super) struct Reloader {
     overrides: Overrides,
     environment: Environment,
@@ -67,7 +67,7 @@ impl Reloader {
         self.report.clone()
     }
 
-    /// The configuration file, where there is one.
+    /// Returns the path of the configuration file, if there is one.
     pub(super) fn config_file(&self) -> Option<std::path::PathBuf> {
         self.loaded.file.clone()
     }
@@ -76,12 +76,12 @@ impl Reloader {
         &self.environment
     }
 
-    /// Where the secret came from, as a phrase.
+    /// Returns the source of the secret.
     pub(super) fn secret_source(&self) -> &SecretSource {
         self.loaded.settings.auth.secrets.source()
     }
 
-    /// Reads the settings again and puts them in force, or changes nothing.
+    /// Loads the settings again and applies them. Changes nothing if they are invalid.
     pub(super) fn reload(&mut self) -> Result<Reloaded, Failure> {
         self.notifier.reloading();
         let result = self.load().map(|loaded| self.apply(loaded));
@@ -118,14 +118,16 @@ impl Reloader {
         });
         *lock(&self.report) = Some(report);
         result.map_err(|sentence| {
-            Failure::new(Code::Refused, sentence).hint("nothing changed: mend it and reload again")
+            Failure::new(Code::Refused, sentence)
+                .hint("nothing changed: correct the setting and reload again")
         })
     }
 
-    /// Says what a reload would come to. Changes nothing.
+    /// Returns what a reload would change, without changing anything.
     fn preview(&self) -> Result<Reloaded, Failure> {
         let loaded = self.load().map_err(|sentence| {
-            Failure::new(Code::Refused, sentence).hint("a reload would change nothing: mend it first")
+            Failure::new(Code::Refused, sentence)
+                .hint("a reload would fail and change nothing: correct the setting first")
         })?;
         let old = self.server.live().settings.clone();
         let changes = config::changes(&old, &loaded.settings);
@@ -136,9 +138,9 @@ impl Reloader {
     fn load(&self) -> Result<Loaded, String> {
         let loaded = config::load(&self.overrides, &self.environment).map_err(|error| error.to_string())?;
         match loaded.settings.auth.secrets.source() {
-            // A new one here would close every connection for want of a file.
+            // A new secret would close every connection.
             SecretSource::Missing(path) => {
-                Err(format!("the secret is gone: {} does not exist any more", path.display()))
+                Err(format!("the secret is missing: {} no longer exists", path.display()))
             }
             _ => Ok(loaded),
         }
@@ -150,7 +152,7 @@ impl Reloader {
         let Changes { applied, needs_restart } = &changes;
         let settings = config::keep_fixed(&old, &loaded.settings);
         let is_new = |key| applied.iter().any(|change| change.key == key);
-        // What was set by hand stays while the file says nothing new.
+        // A level that was set with philotectl stays until the setting changes.
         if is_new("log.level") {
             self.log.set_level(super::log_level(settings.log.level));
         }
@@ -170,7 +172,7 @@ impl Reloader {
             tracing::warn!("needs a restart: {change}");
         }
         if closing > 0 {
-            tracing::info!("closing {closing} connections whose key is gone");
+            tracing::info!("closing {closing} connections whose key was removed");
         }
         reloaded(&changes, closing, false)
     }

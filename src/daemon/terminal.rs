@@ -1,16 +1,17 @@
-//! The terminal that a daemon for development was started on: where it is gone, SIGHUP means the end.
+//! The terminal that `--dev` was started on. After it is closed, SIGHUP stops the daemon instead of reloading.
 
 use std::fs::File;
 use std::io::IsTerminal;
 
-/// What there was of a terminal at the start.
+/// The terminal at the start of the daemon.
 #[derive(Debug)]
 pub(super) struct StartedOn(Terminal);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Terminal {
+    /// Whether standard input, output and error are a terminal.
     streams: [bool; 3],
-    /// Of the session, whatever the streams are.
+    /// Whether the session has a controlling terminal.
     controlling: bool,
 }
 
@@ -21,13 +22,14 @@ impl Terminal {
             std::io::stdout().is_terminal(),
             std::io::stderr().is_terminal(),
         ];
-        // It has no other use: opening it fails where the session has no terminal, or none any more.
+        // Opening /dev/tty fails if the session has no terminal, or has lost it.
         Terminal { streams, controlling: File::open("/dev/tty").is_ok() }
     }
 }
 
 impl StartedOn {
-    /// To be asked before SIGHUP is handled: one that was started to ignore it, as by nohup, has no terminal to lose.
+    /// Looks at the terminal. Call it before SIGHUP is handled. A process that was started with SIGHUP ignored, as by nohup,
+    /// counts as one without a terminal.
     pub(super) fn terminal() -> StartedOn {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         if ignores_hangup(&status) {
@@ -36,7 +38,7 @@ impl StartedOn {
         StartedOn(Terminal::now())
     }
 
-    /// Whether the terminal was closed.
+    /// Returns whether the terminal was closed.
     pub(super) fn is_gone(&self) -> bool {
         let (before, now) = (self.0, Terminal::now());
         before.controlling && !now.controlling
@@ -44,7 +46,7 @@ impl StartedOn {
     }
 }
 
-/// Whether the process's status says that SIGHUP, the first signal, is ignored.
+/// Returns whether the process ignores SIGHUP, which is signal 1, by its status in /proc.
 fn ignores_hangup(status: &str) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
@@ -55,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_bit_is_sighup() {
+    fn the_lowest_bit_is_sighup() {
         assert!(ignores_hangup("Name:\tphilote\nSigIgn:\t0000000000001001\n"));
         assert!(!ignores_hangup("SigIgn:\t0000000000001000\nSigCgt:\t0000000000000001\n"));
         assert!(!ignores_hangup(""));

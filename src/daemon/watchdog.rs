@@ -1,7 +1,7 @@
-//! Proof of life for systemd's watchdog, asked from the admin thread.
+//! Notifies systemd's watchdog while the daemon works. It runs on the admin thread.
 //!
-//! Three things must hold between two feedings: the accept loops have answered, each worker of the runtime has either
-//! slept or got on with its work, and a message published by a task of the runtime has reached its reader.
+//! Before each notification, the accept loops must answer, each worker thread of the runtime must sleep or make progress,
+//! and a message that a task of the runtime publishes must reach its reader.
 
 use std::cell::OnceCell;
 use std::io::{self, IoSlice};
@@ -17,10 +17,10 @@ use crate::server::Server;
 use crate::sync::lock;
 use crate::systemd::Notifier;
 
-/// How often a worker that gave no sign yet is looked at again.
+/// The interval of further looks at a worker thread that has made no progress yet.
 const SECOND_LOOK: Duration = Duration::from_millis(20);
 
-/// Watches one server's life.
+/// Checks one server.
 pub(super) struct Watchdog {
     server: Arc<Server>,
     runtime: Handle,
@@ -28,18 +28,18 @@ pub(super) struct Watchdog {
     delivered: Arc<AtomicU64>,
 }
 
-/// The runtime's worker threads: whether each sleeps, by hooks of ours, because the runtime's own figures are only
-/// brought up to date when a worker goes to sleep or pauses between tasks, and one that hangs does neither.
+/// The worker threads of the runtime. Hooks tell whether each of them sleeps, because the runtime updates its metrics only
+/// when a worker goes to sleep or pauses between tasks, and a worker that hangs does neither.
 #[derive(Clone, Default)]
 pub(super) struct Workers {
-    /// One for each worker that has slept: odd while it sleeps.
+    /// A counter for each worker that has slept. It is odd while the worker sleeps.
     turns: Arc<Mutex<Vec<Arc<AtomicU64>>>>,
 }
 
 thread_local!(static TURN: OnceCell<Arc<AtomicU64>> = const { OnceCell::new() });
 
 impl Workers {
-    /// Has a runtime that is being built tell when its workers go to sleep and wake.
+    /// Adds the hooks to a runtime that is being built.
     pub(super) fn of(builder: &mut Builder) -> Workers {
         let workers = Workers::default();
         let (park, unpark) = (workers.clone(), workers.clone());
@@ -58,7 +58,7 @@ impl Workers {
         });
     }
 
-    /// What can be seen of all workers at this moment.
+    /// Returns the state of all workers.
     fn look(&self, runtime: &Handle) -> Look {
         let metrics = runtime.metrics();
         Look {
@@ -70,22 +70,23 @@ impl Workers {
     }
 }
 
+/// The state of all workers at one time.
 struct Look {
     turns: Vec<u64>,
     busy: Vec<Duration>,
 }
 
 impl Look {
-    /// Whether each worker has slept all the time since `before`, or has got on with its work.
-    fn shows_life_since(&self, before: &Look) -> bool {
+    /// Returns whether each worker has slept since `before` or has made progress.
+    fn all_alive_since(&self, before: &Look) -> bool {
         let slept =
             self.turns.iter().zip(&before.turns).filter(|(now, before)| *now % 2 == 1 && now == before);
-        let got_on = self.busy.iter().zip(&before.busy).filter(|(now, before)| now != before);
-        slept.count() + got_on.count() >= self.busy.len()
+        let progressed = self.busy.iter().zip(&before.busy).filter(|(now, before)| now != before);
+        slept.count() + progressed.count() >= self.busy.len()
     }
 }
 
-/// A reader that counts what reaches it.
+/// A reader that counts its messages.
 struct Probe(Arc<AtomicU64>);
 
 impl Sink for Probe {
@@ -106,23 +107,27 @@ impl Watchdog {
         Watchdog { server, runtime, workers, delivered: Arc::default() }
     }
 
-    /// Feeds systemd as long as there is proof. Ends at once where nobody watches.
+    /// Notifies systemd as long as the checks succeed. Returns at once if systemd has no watchdog for this daemon.
     pub(super) async fn watch(self, notifier: Arc<Notifier>) {
         let Some(interval) = notifier.watchdog_interval() else { return };
         let mut tick = tokio::time::interval(interval);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            match self.prove(interval / 2).await {
+            match self.check(interval / 2).await {
                 Ok(()) => notifier.feed_watchdog(),
-                Err(missing) => tracing::error!("no proof of life from {missing}: the watchdog is not fed"),
+                Err(missing) => {
+                    tracing::error!("{missing} does not respond, so the watchdog is not notified")
+                }
             }
         }
     }
 
+    /// Checks that everything responds within `patience`.
+    ///
     /// # Errors
-    /// What gave no sign of life within `patience`.
-    async fn prove(&self, patience: Duration) -> Result<(), &'static str> {
+    /// Returns what does not respond.
+    async fn check(&self, patience: Duration) -> Result<(), &'static str> {
         let looked = self.workers.look(&self.runtime);
         let accepting = self.server.accept_loops_answer();
         if tokio::time::timeout(patience, accepting).await.is_err() {
@@ -137,7 +142,7 @@ impl Watchdog {
             return Err("the data path");
         }
         let alive = async {
-            while !self.workers.look(&self.runtime).shows_life_since(&looked) {
+            while !self.workers.look(&self.runtime).all_alive_since(&looked) {
                 tokio::time::sleep(SECOND_LOOK).await;
             }
         };
@@ -145,8 +150,8 @@ impl Watchdog {
     }
 }
 
-/// For the tests of the program, and in no build that is shipped: a worker that hangs when it is told to. The first byte
-/// of the pipe that the variable names makes a worker wait for the second.
+/// Makes a worker hang, for tests of the program; release builds do not have this. The variable names a pipe. After its
+/// first byte a worker waits for the second.
 #[cfg(debug_assertions)]
 pub(super) fn block_on_purpose(runtime: &Handle) {
     use std::io::Read;
@@ -186,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn fault_63_a_blocked_worker_starves_the_watchdog() {
+    fn fault_63_a_blocked_worker_stops_the_watchdog_notifications() {
         let (server, runtime, workers) = server();
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notify");
@@ -202,35 +207,35 @@ mod tests {
             manager.recv(&mut [0; 64]).is_ok()
         };
         let long = Duration::from_secs(30);
-        assert!((0..5).all(|_| feeding(long)), "fed as long as all is well");
+        assert!((0..5).all(|_| feeding(long)), "notified while everything responds");
 
         let (release, blocked) = channel::<()>();
         let (begun, has_begun) = channel();
         runtime.spawn(async move {
             begun.send(()).unwrap();
-            // What no task may do: it keeps its worker.
+            // A blocking call, which keeps the worker busy.
             let _ = blocked.recv();
         });
         has_begun.recv().unwrap();
-        // What was on its way; then nothing for ten times the interval.
-        assert!((0..10).any(|_| !feeding(Duration::from_millis(500))), "still fed");
+        // A notification may be on its way. Then none comes for five times the interval.
+        assert!((0..10).any(|_| !feeding(Duration::from_millis(500))), "still notified");
         drop(release);
-        assert!(feeding(long), "and again when it has got on");
+        assert!(feeding(long), "notified again after the worker continues");
     }
 
     #[test]
-    fn an_accept_loop_that_hangs_is_no_proof() {
+    fn an_accept_loop_that_hangs_fails_the_check() {
         let (server, runtime, workers) = server();
         let watchdog = Watchdog::new(server.clone(), runtime.handle().clone(), workers);
         let admin = Builder::new_current_thread().enable_all().build().unwrap();
         let patience = Duration::from_secs(30);
-        assert_eq!(admin.block_on(watchdog.prove(patience)), Ok(()));
-        // A second loop that is there and never polled.
+        assert_eq!(admin.block_on(watchdog.check(patience)), Ok(()));
+        // A second accept loop that is never polled.
         let _entered = runtime.enter();
         let listener = TcpListener::from_std(listener::bind(([127, 0, 0, 1], 0).into()).unwrap()).unwrap();
         let mut hanging = Box::pin(listener::accept(server, listener));
         let waker = std::task::Waker::noop();
         assert!(hanging.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
-        assert_eq!(admin.block_on(watchdog.prove(Duration::from_millis(100))), Err("the accept loop"));
+        assert_eq!(admin.block_on(watchdog.check(Duration::from_millis(100))), Err("the accept loop"));
     }
 }

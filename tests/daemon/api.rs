@@ -356,7 +356,7 @@ fn each_right_opens_its_own_route() {
     let sentence = wrong.refused(401, "GET", "/api/info", &Value::Null);
     let expected = "the token's claim `api` must be true, false or an array of rights ";
     assert!(
-        sentence.starts_with(expected) && sentence.ends_with("not an array with another word in it"),
+        sentence.starts_with(expected) && sentence.ends_with("not an array with an unknown right in it"),
         "{sentence}"
     );
     // philotectl makes such tokens.

@@ -30,7 +30,7 @@ fn it_warns_in_red_and_prints_a_token_that_works() {
     let directory = TempDir::new().unwrap();
     let mut command = philote(directory.path());
     let mut terminal = OnTerminal::start(command.env("PORT", "0").arg("--dev"));
-    terminal.see("\x1b[31;1mfor development only: everybody knows the secret");
+    terminal.see("\x1b[31;1mfor development only: the secret of philote --dev is public");
     terminal.see(SECRET);
     let shown = terminal.see("\ntoken   ").to_owned();
     let address = shown.split("page    http://").nth(1).unwrap().split('/').next().unwrap().to_owned();

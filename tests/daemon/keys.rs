@@ -155,7 +155,7 @@ fn every_algorithm_from_pem_and_from_a_jwks() {
         }
     }
     let unknown = refusal(&daemon, &by_jwks[0].sign(Algorithm::RS256, Some("../../x")));
-    assert_eq!(unknown, "the token's kid names no public key of this server for its algorithm");
+    assert_eq!(unknown, "this server has no public key with the token's kid and algorithm");
     // The secret goes on beside them, also for libraries that add a `kid` to every token.
     daemon.client(&["c"]).settle();
     for kid in ["first", "kid 0", "../../x", ""] {

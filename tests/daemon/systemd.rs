@@ -83,7 +83,7 @@ fn fault_63_a_worker_that_hangs_ends_the_feeding_until_it_goes_on() {
     manager.see("READY=1");
     (0..5).for_each(|_| drop(manager.see("WATCHDOG=1")));
     pipe.write_all(b"x").unwrap();
-    daemon.wait_for_line("no proof of life from ");
+    daemon.wait_for_line(" does not respond, so the watchdog ");
     let arrived = || {
         manager.0.set_nonblocking(true).unwrap();
         let mut bytes = [0; 4096];
@@ -95,7 +95,7 @@ fn fault_63_a_worker_that_hangs_ends_the_feeding_until_it_goes_on() {
         messages
     };
     arrived();
-    (0..5).for_each(|_| drop(daemon.wait_for_line("no proof of life from ")));
+    (0..5).for_each(|_| drop(daemon.wait_for_line(" does not respond, so the watchdog ")));
     let fed: Vec<String> = arrived().into_iter().filter(|message| message.contains("WATCHDOG")).collect();
     assert!(fed.is_empty(), "{fed:?}");
     pipe.write_all(b"x").unwrap();

@@ -353,7 +353,7 @@ fn fault_71_a_certificate_near_its_end_or_past_it_is_warned_of_in_log_status_and
     assert_eq!(daemon.admin("GET", "/v1/status", "")["tls"]["warning"], false);
     // An hour less than so many days, so that the number of whole days does not hang on a second.
     for (hours, sentence) in
-        [(20 * 24 - 1, "expires in 19 days"), (5 * 24 - 1, "expires in 4 days"), (-24, "has expired at ")]
+        [(20 * 24 - 1, "expires in 19 days"), (5 * 24 - 1, "expires in 4 days"), (-24, "expired at ")]
     {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();

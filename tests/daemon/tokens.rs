@@ -35,7 +35,7 @@ fn fault_18_20_21_refusals_say_why() {
         (&forged, "the token has a bad signature: it was not signed with this server's secret"),
         (
             &"x".repeat(9_000),
-            "the token is too long: a request takes 8192 bytes; the subprotocol philote.v1 takes a longer one in its \
+            "the token is too long: a request accepts at most 8192 bytes; the subprotocol philote.v1 accepts a longer token in its \
              first message, {\"auth\": TOKEN}",
         ),
         (
@@ -44,8 +44,8 @@ fn fault_18_20_21_refusals_say_why() {
         ),
         (
             &sign(&json!({"exp": null})),
-            "the token's claim `exp` must be a number of seconds since 1970, not null: leave it out where there is no \
-             such limit",
+            "the token's claim `exp` must be a number of seconds since 1970, not null; leave the \
+             claim out for no limit",
         ),
     ] {
         let answer = daemon.exchange(upgrade(token, ""));
