@@ -1,6 +1,6 @@
-//! Why a connection ends: the close code, a name for logs and listings, and the sentence its client reads.
+//! Close reasons: the close code, the name in logs and lists, and the sentence that the client reads.
 
-/// Why a connection was closed. The first reason decided is the one that counts.
+/// The reason why a connection was closed. The first reason counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CloseReason {
     /// The client sent a Close frame.
@@ -9,40 +9,40 @@ pub enum CloseReason {
     ClientGone,
     /// The daemon stops.
     Stopping,
-    /// The daemon restarts, or an administrator asks for a new connection.
+    /// The daemon restarts, or an administrator asked the client to reconnect.
     Restarting,
     /// The client broke the WebSocket protocol.
     ProtocolError,
     /// Text that is not UTF-8.
     InvalidUtf8,
-    /// A message was begun and not finished in time.
+    /// A message did not arrive whole in time.
     MessageTooSlow,
     /// A message came in too many fragments.
     TooManyFragments,
-    /// A message over `[websocket] max_message_size`.
+    /// A message is larger than `[websocket] max_message_size`.
     MessageTooBig,
-    /// A fault of the server.
+    /// The server has a fault.
     InternalError,
     /// The token's `exp` has passed.
     TokenExpired,
-    /// The key that signed the token is no longer one of the server's.
+    /// The server no longer has the key that signed the token.
     KeyWithdrawn,
     /// An administrator disconnected it.
     Disconnected,
-    /// An administrator keeps its subject out.
+    /// An administrator banned the token's subject.
     SubjectRefused,
-    /// No answer to a ping within `[websocket] pong_timeout`.
+    /// The client did not answer a ping within `[websocket] pong_timeout`.
     NoPong,
-    /// Its queue passed `[limits] queue_messages` or `queue_bytes` with the socket full.
+    /// Its queue exceeded `[limits] queue_messages` or `queue_bytes` while the socket was full.
     SlowConsumer,
-    /// It went on publishing faster than `[limits] messages_per_second` or `bytes_per_second`.
+    /// It kept publishing faster than `[limits] messages_per_second` or `bytes_per_second`.
     RateLimited,
-    /// Its queue was among the longest when all together passed `[limits] total_queue_bytes`.
+    /// Its queue was among the longest when all queues together exceeded `[limits] total_queue_bytes`.
     QueueMemory,
 }
 
 impl CloseReason {
-    /// Why a connection ended whose socket failed like this: the system gives up a client that confirms nothing.
+    /// Returns the reason for a socket error. The system reports a timeout for a client that acknowledges no bytes.
     pub(crate) fn of_error(error: &std::io::Error) -> CloseReason {
         match error.kind() {
             std::io::ErrorKind::TimedOut => CloseReason::NoPong,
@@ -50,24 +50,24 @@ impl CloseReason {
         }
     }
 
-    /// The status code of the Close frame (RFC 6455 section 7.4; 4000 to 4999 are Philote's own).
+    /// Returns the status code of the Close frame (RFC 6455 section 7.4; 4000 to 4999 are Philote's own).
     pub fn code(&self) -> u16 {
         self.parts().0
     }
 
-    /// A stable name in snake case, for logs, counters and listings.
+    /// Returns a stable name in snake case, for logs, metrics and lists.
     pub fn name(&self) -> &'static str {
         self.parts().1
     }
 
-    /// What the client reads: one sentence of at most 123 bytes.
+    /// Returns the sentence that the client reads, at most 123 bytes.
     pub fn sentence(&self) -> &'static str {
         self.parts().2
     }
 
-    /// Whether frames that wait in the queue are dropped rather than sent before the Close.
+    /// Returns whether the queued frames are dropped instead of sent before the Close.
     ///
-    /// Only for a queue that is itself the reason: its reader could not take in time what is there.
+    /// They are dropped only if the queue itself is the reason, because its reader could not take them in time.
     pub fn drops_queue(&self) -> bool {
         matches!(self, CloseReason::SlowConsumer | CloseReason::QueueMemory)
     }
@@ -115,7 +115,7 @@ impl CloseReason {
         }
     }
 
-    /// All reasons, for counters and tests.
+    /// Returns all reasons, for metrics and tests.
     pub fn all() -> impl Iterator<Item = CloseReason> {
         use CloseReason::*;
         [

@@ -1,4 +1,4 @@
-//! A finished WebSocket frame, encoded once and shared by all who receive it.
+//! Encoded WebSocket frames, which all readers share.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::close::CloseReason;
 /// The longest header of a server's frame: two bytes and a 64-bit length (RFC 6455 section 5.2; servers do not mask).
 const MAX_HEADER: usize = 10;
 
-/// The most that a control frame may carry (RFC 6455 section 5.5).
+/// The longest payload of a control frame, in bytes (RFC 6455 section 5.5).
 const MAX_CONTROL_PAYLOAD: usize = 125;
 
 /// First bytes of final frames: FIN and the opcode (RFC 6455 section 5.2).
@@ -19,7 +19,7 @@ const BINARY: u8 = 0x82;
 const CLOSE: u8 = 0x88;
 const PING: u8 = 0x89;
 
-/// The bytes of one or more finished frames, each a message of its own. Cloning shares them.
+/// The bytes of one or more encoded frames. Each frame is a whole message. Clones share the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     bytes: Arc<[u8]>,
@@ -27,9 +27,9 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Appends a text frame with what `write` appends.
+    /// Appends a text frame whose payload `write` appends.
     ///
-    /// The header's length is known only behind the payload, which is moved to it.
+    /// The length of the header is known only after the payload is written, so the payload is moved up to the header.
     pub(crate) fn append_text(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
         let start = out.len();
         out.extend_from_slice(&[0; MAX_HEADER]);
@@ -53,12 +53,12 @@ impl Frame {
         out.truncate(start + size + length);
     }
 
-    /// The Close frame of a reason: its code and its sentence.
+    /// Encodes the Close frame of a reason, with its code and its sentence.
     pub fn close(reason: &CloseReason) -> Frame {
         Frame::close_with(reason.code(), reason.sentence())
     }
 
-    /// A Close frame with this code and sentence, which is cut where it is too long.
+    /// Encodes a Close frame with this code and sentence. A long sentence is cut at the limit of a control frame.
     pub(crate) fn close_with(code: u16, sentence: &str) -> Frame {
         let mut payload = code.to_be_bytes().to_vec();
         let end = sentence.floor_char_boundary(MAX_CONTROL_PAYLOAD - payload.len());
@@ -66,12 +66,12 @@ impl Frame {
         Frame::control(CLOSE, &payload)
     }
 
-    /// A ping without payload: what comes back is a sign of life whatever it carries.
+    /// Encodes a ping without payload: any pong shows that the client lives, whatever its payload.
     pub fn ping() -> Frame {
         Frame::control(PING, &[])
     }
 
-    /// A client's message as the server would send it.
+    /// Encodes a client's message as the server would send it.
     pub(crate) fn of(message: &Message) -> Frame {
         let mut bytes = Vec::new();
         Frame::append_text(&mut bytes, |out| out.extend_from_slice(&message.clone().into_data()));
@@ -81,17 +81,17 @@ impl Frame {
         Frame::finished(&bytes, 1)
     }
 
-    /// Bytes that are finished frames already, of so many messages.
+    /// Wraps bytes that are encoded frames already, with the number of their messages.
     pub(crate) fn finished(bytes: &[u8], messages: u32) -> Frame {
         Frame { bytes: Arc::from(bytes), messages }
     }
 
-    /// How many messages its bytes are.
+    /// Returns the number of messages.
     pub fn messages(&self) -> usize {
         self.messages as usize
     }
 
-    /// What each of its messages carries, one behind the other.
+    /// Returns the payload of each message in order.
     pub(crate) fn payloads(&self) -> impl Iterator<Item = &[u8]> {
         let mut rest = &self.bytes[..];
         std::iter::from_fn(move || {
@@ -118,7 +118,7 @@ impl Frame {
     }
 }
 
-/// The length of a frame's header: the shortest form (RFC 6455 section 5.2).
+/// Returns the length of the shortest header for a payload (RFC 6455 section 5.2).
 fn header_size(length: usize) -> usize {
     match length {
         0..=125 => 2,
@@ -139,7 +139,7 @@ impl Deref for Frame {
 mod tests {
     use super::*;
 
-    /// The second of two frames in one room.
+    /// Encodes a text frame behind another one in the same buffer.
     fn text(payload: &str) -> Frame {
         let mut bytes = Vec::new();
         Frame::append_text(&mut bytes, |out| out.push(b'1'));

@@ -1,4 +1,4 @@
-//! The wire format: a client's message parsed once, a delivery encoded once.
+//! The wire format. A client's message is parsed once, and a delivery is encoded once for all readers.
 
 mod delivery;
 mod encode;

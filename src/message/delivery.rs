@@ -1,4 +1,4 @@
-//! What readers get: a message encoded once as a finished frame, or several in one.
+//! Messages to readers, encoded once as a frame, or several in one.
 
 use super::MessageId;
 use super::encode::{SCRATCH_BYTES, encode_text, quote};
@@ -12,14 +12,14 @@ pub struct Delivery<'a> {
     pub issuer: &'a str,
     /// The channel's name.
     pub channel: &'a str,
-    /// The JSON text of `data`, quotes included, carried over as it came; `None` for a bare signal.
+    /// The JSON text of `data` with its quotes, copied from the publisher's message; `None` for a bare signal.
     pub data: Option<&'a str>,
-    /// The publisher's `sub`, where readers are to see it.
+    /// The publisher's `sub`, if readers may see it.
     pub subject: Option<&'a str>,
 }
 
 impl Delivery<'_> {
-    /// The finished frame: one allocation, made at its final size.
+    /// Encodes the frame with one allocation of its final size.
     pub fn encode(&self) -> Frame {
         encode_text(|out| self.write(out))
     }
@@ -41,45 +41,45 @@ impl Delivery<'_> {
     }
 }
 
-/// Messages to one channel that follow one another, encoded one behind the other.
+/// Consecutive messages to one channel, encoded in one buffer.
 ///
-/// Together they are one frame: a reader's queue, its locks and its system call are paid once for all of them.
+/// They become one frame, so that a reader's queue, locks and system call are paid once for all of them.
 #[derive(Default)]
 pub struct Batch {
     channel: String,
     bytes: Vec<u8>,
     messages: u32,
-    /// What their publisher wants to hear when they are queued, as JSON texts, and of which of them, counted from 1.
+    /// The `ack`s of the messages as JSON texts, each with the number of its message, counted from 1.
     acks: Vec<(u32, Box<str>)>,
-    /// How many were queued last, and the place of the last of them, where they are kept.
+    /// The number of messages queued last, and the id of the last of them if there is a history.
     queued: (u32, Option<MessageId>),
 }
 
 impl Batch {
-    /// Bytes from which on no more messages are added: what is queued as one is also freed as one.
+    /// Bytes at which a batch takes no more messages. A frame is freed as a whole, so it should not be larger.
     pub(super) const FULL: usize = 64 * 1024;
 
-    /// An empty batch.
+    /// Makes an empty batch.
     pub const fn new() -> Batch {
         Batch { channel: String::new(), bytes: Vec::new(), messages: 0, acks: Vec::new(), queued: (0, None) }
     }
 
-    /// The channel of its messages.
+    /// Returns the channel of its messages.
     pub fn channel(&self) -> &str {
         &self.channel
     }
 
-    /// Whether it holds no message.
+    /// Returns whether it has no message.
     pub fn is_empty(&self) -> bool {
         self.messages == 0
     }
 
-    /// Whether a message to `channel` may be added. If not, what is there has to be taken first.
+    /// Returns whether a message to `channel` may be added. If not, the batch must be published first.
     pub fn takes(&self, channel: &str) -> bool {
         self.is_empty() || (self.channel == channel && self.bytes.len() < Self::FULL)
     }
 
-    /// Adds a message to the channel that the first one went to.
+    /// Adds a message to the same channel as the first one.
     pub fn add(&mut self, delivery: &Delivery<'_>) {
         if self.is_empty() {
             self.channel.clear();
@@ -89,17 +89,17 @@ impl Batch {
         self.messages += 1;
     }
 
-    /// Asks for an answer when the message that was added last is queued.
+    /// Records the `ack` of the message that was added last.
     pub fn ask(&mut self, ack: &str) {
         self.acks.push((self.messages, ack.into()));
     }
 
-    /// Whether an answer was asked for.
+    /// Returns whether a message has an `ack`.
     pub fn is_asked(&self) -> bool {
         !self.acks.is_empty()
     }
 
-    /// The answers that were asked for about what was queued last, as one frame; none where nobody asked.
+    /// Encodes the replies to the `ack`s of the messages queued last as one frame; `None` if there are none.
     pub fn take_acks(&mut self, readers: usize) -> Option<Frame> {
         if self.acks.is_empty() {
             return None;
@@ -113,12 +113,12 @@ impl Batch {
         Some(Frame::finished(&bytes, messages))
     }
 
-    /// All of them as one frame: one allocation, made at its final size.
+    /// Encodes all messages as one frame, with one allocation of its final size.
     pub fn encode(&self) -> Frame {
         Frame::finished(&self.bytes, self.messages)
     }
 
-    /// Forgets them, which are queued, the last with this id, and gives back room that only large messages needed.
+    /// Empties the batch after its messages were queued, the last with this id, and frees memory that only large messages need.
     pub fn clear(&mut self, last: Option<MessageId>) {
         self.queued = (self.messages, last);
         self.bytes.clear();

@@ -1,20 +1,20 @@
-//! Encoding JSON into frames without an allocation beside the frame.
+//! Encodes JSON into frames and allocates nothing but the frame.
 
 use std::cell::RefCell;
 use std::io::Write;
 
 use crate::frame::Frame;
 
-/// Appends a text as a JSON string.
+/// Appends text as a JSON string.
 pub(super) fn quote(out: &mut Vec<u8>, text: &str) {
     // Writing to a Vec can't fail, and neither can a string's serialisation.
     let _ = serde_json::to_writer(out.by_ref(), text);
 }
 
-/// What a thread's encoding buffer may keep; a larger one is given back after use.
+/// The largest encoding buffer that a thread keeps, in bytes; a larger one is freed after use.
 pub(super) const SCRATCH_BYTES: usize = 16 * 1024;
 
-/// Encodes a text frame through a buffer of the thread's own, so that only the finished frame is allocated.
+/// Encodes a text frame through a buffer of this thread, so that only the frame itself is allocated.
 pub(super) fn encode_text(write: impl FnOnce(&mut Vec<u8>)) -> Frame {
     thread_local!(static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
     SCRATCH.with_borrow_mut(|scratch| {

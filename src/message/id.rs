@@ -1,15 +1,15 @@
-//! A message's place in its channel's history.
+//! Ids of messages: their position in the channel's history.
 
 use std::fmt;
 
-/// `EPOCH-N`: the Nth message since the channel's history began, which is what the epoch names; or the place behind it.
+/// `EPOCH-N`: the Nth message since the channel's history began, or the position behind it.
 ///
-/// A history that was given up and begun again, as by a restart, has another epoch.
+/// The epoch names the history. A history that begins again, as after a restart, has another epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageId {
-    /// Which history.
+    /// The history.
     pub epoch: u64,
-    /// Counted from 1; 0 is the place before the first.
+    /// The number of the message, counted from 1; 0 is the position before the first.
     pub number: u64,
 }
 
@@ -17,7 +17,7 @@ impl MessageId {
     /// An id that no message has.
     pub const NONE: MessageId = MessageId { epoch: 0, number: 0 };
 
-    /// Reads an id; what is none is [`MessageId::NONE`].
+    /// Parses an id. Returns [`MessageId::NONE`] for text that is no id.
     pub fn parse(text: &str) -> MessageId {
         let parse = || {
             let (epoch, number) = text.split_once('-')?;

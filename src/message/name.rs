@@ -10,18 +10,18 @@ use std::sync::Arc;
 pub struct ChannelName(Arc<str>);
 
 impl ChannelName {
-    /// Takes `name` if the rule allows it.
+    /// Makes a name from valid text.
     pub fn new(name: &str, max_bytes: usize) -> Result<ChannelName, ChannelNameError> {
         ChannelName::check(name, max_bytes)?;
         Ok(ChannelName(Arc::from(name)))
     }
 
-    /// A name that was checked already, as that of a message is.
+    /// Makes a name from text that was checked already, such as that of a parsed message.
     pub(crate) fn checked(name: &str) -> ChannelName {
         ChannelName(Arc::from(name))
     }
 
-    /// The one rule for names of channels, in tokens and in messages.
+    /// Checks a name in a token or a message. This is the only rule for names of channels.
     pub fn check(name: &str, max_bytes: usize) -> Result<(), ChannelNameError> {
         if name.is_empty() {
             Err(ChannelNameError::Empty)
@@ -34,17 +34,17 @@ impl ChannelName {
         }
     }
 
-    /// A name that no token and no message can hold, for the daemon's own use.
+    /// Makes a name for the daemon's own use, which no token and no message can contain.
     pub(crate) fn internal(name: &str) -> ChannelName {
         ChannelName(Arc::from(format!("\0{name}")))
     }
 
-    /// Whether it is one of the daemon's own.
+    /// Returns whether it is one of the daemon's own.
     pub(crate) fn is_internal(&self) -> bool {
         self.0.starts_with('\0')
     }
 
-    /// The name's text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -56,19 +56,19 @@ impl std::borrow::Borrow<str> for ChannelName {
     }
 }
 
-/// Why a text is no channel's name.
+/// Why a text is not a valid channel name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChannelNameError {
-    /// No character at all.
+    /// The text is empty.
     Empty,
-    /// More bytes than `[limits] channel_name_bytes`.
+    /// It has more bytes than `[limits] channel_name_bytes`.
     TooLong {
         /// The name's length in bytes.
         bytes: usize,
-        /// The most that is allowed, in bytes.
+        /// The limit in bytes.
         max: usize,
     },
-    /// A character of Unicode's category Cc, such as a newline.
+    /// It has a character of Unicode's category Cc, such as a newline.
     ControlCharacter,
 }
 

@@ -1,14 +1,14 @@
-//! Ids for messages that are encoded already.
+//! Adds ids to messages that are encoded already.
 
 use std::io::Write;
 
 use super::MessageId;
 use crate::frame::Frame;
 
-/// Room for an id and its key, in bytes.
+/// The longest id with its key, in bytes.
 const ID_BYTES: usize = 48;
 
-/// The same messages with ids from `first` on, as the last key of each; and where each of them ends.
+/// Adds `id` as the last key of each message, numbered from `first`. Returns the frame and the end of each message in it.
 pub(crate) fn number(frame: &Frame, epoch: u64, first: u64) -> (Frame, Box<[u32]>) {
     let mut bytes = Vec::with_capacity(frame.len() + frame.messages() * ID_BYTES);
     let mut ends = Vec::with_capacity(frame.messages());

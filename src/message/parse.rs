@@ -1,4 +1,4 @@
-//! A client's message, parsed once and borrowed from the frame that brought it.
+//! Parses a client's message, which borrows from its frame.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,30 +12,30 @@ use uuid::fmt::Hyphenated;
 use super::skipped::Skipped;
 use super::{ChannelName, ChannelNameError, MessageId};
 
-/// The longest `ack`, in bytes of the text that it stands for.
+/// The longest `ack`, in bytes after unescaping.
 pub const MAX_ACK_BYTES: usize = 64;
 
-/// What a client sends.
+/// A frame from a client.
 ///
-/// An object with `auth` and neither `channel` nor `data` shows a token; every other is a message. So a client of the
-/// classic protocol may go on sending whatever keys it likes beside `channel` and `data`.
+/// An object with `auth` and neither `channel` nor `data` presents a token; every other object is a message. So clients
+/// of the classic protocol may send any keys beside `channel` and `data`.
 #[derive(Debug)]
 pub enum FromClient<'a> {
-    /// `{"channel": NAME, "data": TEXT}` or without `data`, with philote.v1 also `"ack"`.
+    /// `{"channel": NAME, "data": TEXT}`, where `data` is optional; on philote.v1 also `"ack"`.
     Publish(Publish<'a>),
-    /// `{"auth": TOKEN}`, also with `"since"`.
+    /// `{"auth": TOKEN}`, optionally with `"since"`.
     Auth(Auth<'a>),
 }
 
-/// A channel of `since`, and the last id of it that the client has.
+/// A channel in `since`, and the last id that the client has of it.
 pub type Since<'a> = (Cow<'a, str>, Option<MessageId>);
 
-/// A token shown in a frame. It has no `Debug` of its own: it holds the token.
+/// A token in a frame. `Debug` does not print the token.
 pub struct Auth<'a> {
     /// The token, not verified.
     pub token: Cow<'a, str>,
-    /// From where on the client wants to have channels: `{"chat": "EPOCH-N", "news": null}`. `None` stands for a null:
-    /// all that is kept. An id that is none of this server's is no error: nothing can be recovered from it.
+    /// The position from which the client wants each channel: `{"chat": "EPOCH-N", "news": null}`. `None` stands for
+    /// null, the whole history. An id of another server is not an error, but nothing can be recovered from it.
     pub since: Vec<Since<'a>>,
 }
 
@@ -45,16 +45,15 @@ impl fmt::Debug for Auth<'_> {
     }
 }
 
-/// What a client asked to publish, borrowed from the frame that brought it.
+/// A message to publish, borrowed from its frame.
 #[derive(Debug)]
 pub struct Publish<'a> {
     /// A valid channel name.
     pub channel: Cow<'a, str>,
-    /// The JSON text of `data`, quotes included: a string that every JSON parser accepts. `None` where it is absent or
-    /// null: a bare signal, which a browser sends that publishes undefined or null.
+    /// The JSON text of `data` with its quotes, a string that every JSON parser accepts. `None` if it is absent or null:
+    /// a bare signal, which a browser sends if it publishes undefined or null.
     pub data: Option<&'a str>,
-    /// The JSON text of `ack`, quotes included: what the client wants to hear when the message is queued. Read on
-    /// philote.v1 only.
+    /// The JSON text of `ack` with its quotes, which the reply repeats when the message is queued. Only on philote.v1.
     pub ack: Option<&'a str>,
 }
 
@@ -64,38 +63,38 @@ pub const MAX_EXCLUDED: usize = 100;
 /// A message of the HTTP API.
 #[derive(Debug)]
 pub struct ApiMessage<'a> {
-    /// What to publish.
+    /// The message to publish.
     pub publish: Publish<'a>,
-    /// `exclude`: the connections that are not to get it.
+    /// `exclude`: the connections that do not receive it.
     pub excluded: Vec<Uuid>,
 }
 
-/// Why a frame is no message. `Display` is the sentence that the client gets.
+/// Why a frame is not a valid message. `Display` is the sentence that the client receives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BadMessage {
     /// A binary frame whose bytes are not UTF-8.
     NotUtf8,
-    /// Not JSON; where the parser stopped.
+    /// Not JSON, with the position where the parser stopped.
     NotJson(String),
-    /// JSON, but no object.
+    /// JSON, but not an object.
     NotAnObject,
-    /// A key of Philote's stands there twice, perhaps in different case.
+    /// A key that Philote reads appears twice, perhaps in different case.
     DuplicateKey(&'static str),
     /// No `channel`, or one that is not a string.
     NoChannel,
-    /// A `channel` that can't be a channel's name.
+    /// A `channel` that is not a valid channel name.
     ChannelName(ChannelNameError),
     /// A `data` that is neither a string nor null.
     DataNotAString,
-    /// An `ack` that is no string, or over [`MAX_ACK_BYTES`].
+    /// An `ack` that is not a string, or longer than [`MAX_ACK_BYTES`].
     Ack,
-    /// An `exclude` that is neither an id nor a list of at most [`MAX_EXCLUDED`].
+    /// An `exclude` that is neither an id nor an array of at most [`MAX_EXCLUDED`] ids.
     Exclude,
-    /// An `auth` that is no string.
+    /// An `auth` that is not a string.
     Auth,
-    /// A `since` that is no object of ids and nulls.
+    /// A `since` that is not an object of ids and nulls.
     Since,
-    /// A string with an escape that stands for no character, such as half a surrogate pair.
+    /// A string with an invalid escape, such as half a surrogate pair.
     BadEscape(&'static str),
 }
 
@@ -107,7 +106,7 @@ impl fmt::Display for BadMessage {
             BadMessage::NotAnObject => {
                 f.write_str("a message must be a JSON object like {\"channel\": \"...\", \"data\": \"...\"}")
             }
-            BadMessage::DuplicateKey(key) => write!(f, "the key {key} stands there twice"),
+            BadMessage::DuplicateKey(key) => write!(f, "the key {key} appears twice"),
             BadMessage::NoChannel => f.write_str("channel must be a string naming the channel"),
             BadMessage::ChannelName(error) => error.fmt(f),
             BadMessage::DataNotAString => f.write_str("data must be a string; send JSON.stringify(value)"),
@@ -117,9 +116,11 @@ impl fmt::Display for BadMessage {
             }
             BadMessage::Auth => f.write_str("auth must be a string: the token"),
             BadMessage::Since => f.write_str(
-                "since must be an object of channels with their last ids, or null for all that is kept",
+                "since must be an object of channels with their last ids, or null for the whole history",
             ),
-            BadMessage::BadEscape(key) => write!(f, "{key} has an escape that stands for no character"),
+            BadMessage::BadEscape(key) => {
+                write!(f, "{key} has an invalid escape, such as half a surrogate pair")
+            }
         }
     }
 }
@@ -127,7 +128,7 @@ impl fmt::Display for BadMessage {
 impl std::error::Error for BadMessage {}
 
 impl<'a> FromClient<'a> {
-    /// Parses one frame. `acks`: whether `ack` means something, as with philote.v1.
+    /// Parses one frame. `acks` says whether `ack` has a meaning, as on philote.v1.
     pub fn parse(text: &'a str, channel_name_bytes: usize, acks: bool) -> Result<FromClient<'a>, BadMessage> {
         let keys = Keys::parse(text)?;
         if keys.is_auth() {
@@ -137,13 +138,13 @@ impl<'a> FromClient<'a> {
         keys.publish(channel_name_bytes).map(|publish| FromClient::Publish(Publish { ack, ..publish }))
     }
 
-    /// The JSON text of the `ack` in a frame that is not handled, where it has a sound one: what its answer carries.
+    /// Returns the JSON text of a valid `ack` in a frame that is not handled, for its error reply.
     #[cold]
     pub fn ack_of(text: &'a str) -> Option<&'a str> {
         Keys::parse(text).ok()?.ack().ok()?
     }
 
-    /// Whether a frame shows a token.
+    /// Returns whether a frame presents a token.
     #[cold]
     pub fn is_auth(text: &str) -> bool {
         Keys::parse(text).is_ok_and(|keys| keys.is_auth())
@@ -151,7 +152,7 @@ impl<'a> FromClient<'a> {
 }
 
 impl<'a> ApiMessage<'a> {
-    /// Parses one message. Key names match without regard to case; unknown keys are skipped, yet must be sound JSON.
+    /// Parses one message. Names of keys match in any case. Unknown keys are ignored, but must be valid JSON.
     fn parse(text: &'a str, channel_name_bytes: usize) -> Result<ApiMessage<'a>, BadMessage> {
         let keys = Keys::parse(text)?;
         let excluded = keys.excluded()?;
@@ -161,7 +162,7 @@ impl<'a> ApiMessage<'a> {
     /// Parses the messages of an HTTP body: one object or an array of them.
     ///
     /// # Errors
-    /// The first bad message and its place in the array, counted from 0.
+    /// The first bad message and its index in the array, counted from 0.
     pub fn parse_many(
         text: &'a str,
         channel_name_bytes: usize,
@@ -178,7 +179,7 @@ impl<'a> ApiMessage<'a> {
     }
 }
 
-/// serde_json's word for what is wrong, with the byte in place of the line and column: `text` was never seen in lines.
+/// Reports serde_json's error with a byte in place of line and column, because a frame is not read in lines.
 fn not_json(text: &str, error: &serde_json::Error) -> BadMessage {
     let lines_before: usize =
         text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
@@ -186,7 +187,7 @@ fn not_json(text: &str, error: &serde_json::Error) -> BadMessage {
     BadMessage::NotJson(if error.is_eof() { "it ends too early".to_owned() } else { place })
 }
 
-/// The keys of a message that mean something, as they stood there.
+/// The known keys of a message, not yet checked.
 #[derive(Default)]
 struct Keys<'a> {
     channel: Option<&'a RawValue>,
@@ -196,7 +197,7 @@ struct Keys<'a> {
     ack: Option<&'a RawValue>,
     exclude: Option<&'a RawValue>,
     duplicate: Option<&'static str>,
-    /// The same of the keys that are not always read.
+    /// A duplicate among the keys that are not always read.
     duplicate_option: Option<&'static str>,
 }
 
@@ -211,7 +212,7 @@ impl<'a> Keys<'a> {
         serde_json::from_str(text).map_err(|error| not_json(text, &error))
     }
 
-    /// An object that shows a token, and no message with a key of that name.
+    /// Returns whether the object presents a token. A message may have a key of that name, too.
     fn is_auth(&self) -> bool {
         self.auth.is_some() && self.channel.is_none() && self.data.is_none()
     }
@@ -273,12 +274,12 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// The id of a connection, in the one form in which it is written.
+/// Parses the id of a connection, in the hyphenated form only.
 pub fn connection_id(text: &str) -> Option<Uuid> {
     if text.len() == Hyphenated::LENGTH { text.parse().ok() } else { None }
 }
 
-/// The text of a JSON string. A raw value's escapes were never looked at: half a surrogate pair shows itself here.
+/// Unescapes a JSON string. serde_json does not check the escapes of a raw value, so half a surrogate pair fails here.
 fn unescape<'a>(quoted: &'a str, key: &'static str) -> Result<Cow<'a, str>, BadMessage> {
     if quoted.contains('\\') {
         serde_json::from_str(quoted).map(Cow::Owned).map_err(|_| BadMessage::BadEscape(key))
@@ -323,7 +324,7 @@ impl<'de> Deserialize<'de> for Keys<'de> {
     }
 }
 
-/// A key, known without keeping its text.
+/// A key of a message.
 enum Key {
     Channel,
     Data,
@@ -391,6 +392,6 @@ impl<'de> Deserialize<'de> for Ids<'de> {
     }
 }
 
-/// A text that is borrowed where it has no escapes.
+/// Text that is borrowed if it has no escapes.
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);

@@ -1,4 +1,4 @@
-//! What a client is told on its own connection: what it did wrong, what it may do, what became of a message.
+//! Replies to a client on its own connection: errors, its access, acknowledgements.
 
 use std::io::Write;
 
@@ -7,37 +7,37 @@ use super::{BadMessage, ChannelName, MessageId};
 use crate::frame::Frame;
 use crate::moment::{moment, rfc3339};
 
-/// An answer to what a client did wrong, on a connection that stays open.
+/// An error reply. The connection stays open.
 #[derive(Debug)]
 pub enum ErrorReply<'a> {
-    /// The frame was no message.
+    /// The frame is not a valid message.
     BadMessage {
-        /// What is wrong.
+        /// The error.
         error: BadMessage,
-        /// The frame's `ack`, as JSON text, where that much could be read.
+        /// The frame's `ack` as JSON text, if it could be read.
         ack: Option<&'a str>,
     },
-    /// The token does not let its bearer write to this channel.
+    /// The token does not allow the client to write to this channel.
     Forbidden {
-        /// The channel that was asked for.
+        /// The channel of the message.
         channel: &'a str,
         /// The message's `ack`, as JSON text.
         ack: Option<&'a str>,
     },
-    /// The token in an `auth` was refused; why. The access stays as it was.
+    /// The token in an `auth` was refused, with the reason. The connection keeps its access.
     Unauthorized(&'a str),
-    /// So many `auth`s in one second are not looked at.
+    /// The client sent more `auth`s than this in one second, so this one was ignored.
     TooManyAuths(u32),
     /// Over `[limits] messages_per_second` or `bytes_per_second`.
     RateLimited {
         /// The message's `ack`, as JSON text.
         ack: Option<&'a str>,
-        /// The rate to keep to: a reload may have changed it since the last `access`.
+        /// The rates in force. A reload may have changed them since the last `access`.
         rates: Rates,
     },
 }
 
-/// What one connection may send in a second; 0 is no limit.
+/// The rates that one connection must keep; 0 is no limit.
 #[derive(Clone, Copy, Debug)]
 pub struct Rates {
     /// `[limits] messages_per_second`.
@@ -47,7 +47,7 @@ pub struct Rates {
 }
 
 impl Rates {
-    /// Appends `,"messages_per_second":N,"bytes_per_second":N`, each only where there is a limit.
+    /// Appends `,"messages_per_second":N,"bytes_per_second":N`, each only if there is a limit.
     fn encode(self, out: &mut Vec<u8>) {
         for (key, rate) in [("messages_per_second", self.messages), ("bytes_per_second", self.bytes)] {
             if rate > 0 {
@@ -59,8 +59,8 @@ impl Rates {
 }
 
 impl ErrorReply<'_> {
-    /// The finished frame: `{"error": CODE, "channel": NAME, "message": SENTENCE, "ack": TEXT}`, the second and the
-    /// last where they apply, and for `rate_limited` the rates.
+    /// Encodes `{"error": CODE, "channel": NAME, "message": SENTENCE, "ack": TEXT}`. `channel` and `ack` are there if
+    /// they apply; `rate_limited` also has the rates.
     pub fn encode(&self) -> Frame {
         let (code, channel, sentence, ack) = match self {
             ErrorReply::BadMessage { error, ack } => ("bad_message", None, error.to_string(), *ack),
@@ -73,7 +73,7 @@ impl ErrorReply<'_> {
                 ("rate_limited", None, format!("a connection may send {max} tokens a second"), None)
             }
             ErrorReply::RateLimited { ack, .. } => {
-                let sentence = "too fast: what is over this server's rate is not published";
+                let sentence = "too fast: this message exceeds the server's rate and was not published";
                 ("rate_limited", None, sentence.to_owned(), *ack)
             }
         };
@@ -98,10 +98,10 @@ impl ErrorReply<'_> {
     }
 }
 
-/// What a connection's token lets it do, as it is told on philote.v1 and after an `auth`.
+/// The access that a token grants a connection, sent at the start of philote.v1 and after an `auth`.
 #[derive(Debug)]
 pub struct AccessReply<'a> {
-    /// The connection's id: the issuer of what it publishes.
+    /// The connection's id, which is the issuer of its messages.
     pub connection: &'a str,
     /// Its `sub`.
     pub subject: Option<&'a str>,
@@ -113,19 +113,18 @@ pub struct AccessReply<'a> {
     pub expires: Option<u64>,
     /// `[websocket] max_message_size`: the most bytes of one frame that it may send.
     pub max_message_size: usize,
-    /// What it may send in a second.
+    /// The rates that it must keep.
     pub rates: Rates,
-    /// Of the channels that were joined and that `since` named with an id: whether all that was missed follows.
+    /// For each joined channel that `since` names with an id, whether all missed messages follow.
     pub recovered: &'a [(ChannelName, bool)],
-    /// With a history, the channels that were joined, and the id after which whatever is published follows.
+    /// For each joined channel with a history, the id after which the connection receives every message.
     pub ids: &'a [(ChannelName, MessageId)],
 }
 
 impl AccessReply<'_> {
-    /// The finished frame: `{"access": {"connection": ..., "subject": ..., "read": [...], "write": [...],
+    /// Encodes `{"access": {"connection": ..., "subject": ..., "read": [...], "write": [...],
     /// "expires_at": ..., "max_message_size": ..., "messages_per_second": ..., "bytes_per_second": ...,
-    /// "recovered": {...}, "ids": {...}}}`, the rates where they are limited and the last two where there is something
-    /// in them.
+    /// "recovered": {...}, "ids": {...}}}`. The rates are there if they are limited, the last two if they are not empty.
     pub fn encode(&self) -> Frame {
         encode_text(|out| {
             out.extend_from_slice(b"{\"access\":{\"connection\":");
@@ -164,8 +163,8 @@ impl AccessReply<'_> {
     }
 }
 
-/// Appends the answer to a message with an `ack`, whose JSON text it carries back: `{"ack": TEXT, "readers": N, "id": ID}`,
-/// the last where the message is kept.
+/// Appends the reply to a message with an `ack`, whose JSON text it repeats: `{"ack": TEXT, "readers": N, "id": ID}`,
+/// where `id` is there if the channel has a history.
 pub(super) fn write_ack(out: &mut Vec<u8>, ack: &str, readers: usize, id: Option<MessageId>) {
     out.extend_from_slice(b"{\"ack\":");
     out.extend_from_slice(ack.as_bytes());

@@ -57,14 +57,17 @@ fn fault_43_bad_messages() {
         ("{}", BadMessage::NoChannel.to_string().as_str()),
         (r#"{"channel":"c","data":false}"#, BadMessage::DataNotAString.to_string().as_str()),
         (r#"{"channel":"c","data":["null"]}"#, BadMessage::DataNotAString.to_string().as_str()),
-        (r#"{"channel":"c","data":null,"Data":"y"}"#, "the key data stands there twice"),
+        (r#"{"channel":"c","data":null,"Data":"y"}"#, "the key data appears twice"),
         (r#"{"channel":"c","data":nul}"#, "a message must be JSON: invalid at byte 26"),
         (r#"{"channel":"c","data":{"a":1}}"#, BadMessage::DataNotAString.to_string().as_str()),
         (r#"{"channel":7,"data":"x"}"#, BadMessage::NoChannel.to_string().as_str()),
-        (r#"{"channel":"c","data":"x","Data":"y"}"#, "the key data stands there twice"),
-        (r#"{"channel":"c","CHANNEL":"c","data":"x"}"#, "the key channel stands there twice"),
-        (r#"{"channel":"c","data":"\ud800"}"#, "data has an escape that stands for no character"),
-        (r#"{"channel":"\udc00","data":"x"}"#, "channel has an escape that stands for no character"),
+        (r#"{"channel":"c","data":"x","Data":"y"}"#, "the key data appears twice"),
+        (r#"{"channel":"c","CHANNEL":"c","data":"x"}"#, "the key channel appears twice"),
+        (r#"{"channel":"c","data":"\ud800"}"#, "data has an invalid escape, such as half a surrogate pair"),
+        (
+            r#"{"channel":"\udc00","data":"x"}"#,
+            "channel has an invalid escape, such as half a surrogate pair",
+        ),
     ] {
         assert_eq!(parse(text).unwrap_err().to_string(), expected, "{text}");
     }

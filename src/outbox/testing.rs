@@ -1,4 +1,4 @@
-//! A stand-in for a socket, for the tests of outbox and hub.
+//! A stand-in for a socket, for the tests of the outbox and the hub.
 
 use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex};
@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::Sink;
 
-/// A sink that takes as many bytes as it was granted.
+/// A sink that takes only as many bytes as a test granted.
 #[derive(Clone, Default)]
 pub(crate) struct TestSink(Arc<Mutex<State>>);
 
@@ -27,7 +27,7 @@ impl TestSink {
         sink
     }
 
-    /// Makes room for so many more bytes.
+    /// Lets the sink take this many more bytes.
     pub(crate) fn grant(&self, bytes: usize) {
         let waiting = {
             let mut state = self.0.lock().unwrap();
