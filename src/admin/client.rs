@@ -1,4 +1,7 @@
-//! Asks a daemon on its admin socket, and tells apart the ways in which that can fail.
+//! The client of the admin socket, for `philotectl` and `jane`.
+
+mod error;
+mod events;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,134 +18,22 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
+pub use self::error::Error;
+use self::error::OUR_VERSION;
+pub use self::events::Events;
 use super::api::{
     self, ChannelQuery, Channels, ClosedConnections, ClosedQuery, Code, ConnectionQuery, Connections,
-    DisconnectRequest, Disconnected, Event, EventQuery, Failure, InspectRequest, Inspection, IssuedToken,
-    Level, LevelRequest, Levels, LiftRequest, Lifted, PublishRequest, Published, Ready, RefusedSubjects,
+    DisconnectRequest, Disconnected, EventQuery, Failure, InspectRequest, Inspection, IssuedToken, Level,
+    LevelRequest, Levels, LiftRequest, Lifted, PublishRequest, Published, Ready, RefusedSubjects,
     ReloadRequest, Reloaded, SecretChanged, SecretSet, Secrets, Status, TokenRequest,
 };
-use crate::moment::span;
 
-/// Bytes of an answer; far above any, so that only something that is no daemon reaches it.
+/// The most bytes of an answer. No daemon sends so many.
 pub const MAX_ANSWER: usize = 64 * 1024 * 1024;
-/// Between two attempts to connect to a socket whose queue is full.
+/// The pause between two attempts to connect to a socket whose backlog is full.
 const FULL_PAUSE: Duration = Duration::from_millis(50);
-const OUR_VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Why a daemon could not be asked, or what it answered instead.
-#[derive(Debug)]
-pub enum Error {
-    /// `none` stands in place of the socket's path.
-    SwitchedOff,
-    /// There is no socket.
-    NotRunning {
-        /// Where one was expected.
-        path: PathBuf,
-    },
-    /// There is a socket, and nobody behind it.
-    Dead {
-        /// The socket.
-        path: PathBuf,
-    },
-    /// The system does not let us connect.
-    PermissionDenied {
-        /// The socket.
-        path: PathBuf,
-    },
-    /// No answer in time.
-    TimedOut {
-        /// The socket.
-        path: PathBuf,
-        /// How long was waited.
-        after: Duration,
-    },
-    /// The daemon understood and said no.
-    Refused(Failure),
-    /// The daemon is of another version, and does not know what was asked or answers in another shape.
-    OtherVersion {
-        /// The daemon's.
-        theirs: String,
-    },
-    /// The connection ended before there was an answer.
-    Gone {
-        /// The socket.
-        path: PathBuf,
-    },
-    /// What answers there is no Philote.
-    NotPhilote {
-        /// The socket.
-        path: PathBuf,
-    },
-    /// The system refused otherwise.
-    Io {
-        /// The socket.
-        path: PathBuf,
-        /// What it said.
-        source: io::Error,
-    },
-}
-
-impl std::fmt::Display for Error {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::SwitchedOff => {
-                f.write_str("philote runs without an admin socket: --socket or PHILOTE_ADMIN_SOCKET is none")
-            }
-            Self::NotRunning { path } => {
-                write!(f, "philote is not running: no socket at {}", path.display())
-            }
-            Self::Dead { path } => write!(f, "philote is not running: nobody answers on {}", path.display()),
-            Self::PermissionDenied { path } => write!(f, "permission denied on {}", path.display()),
-            Self::TimedOut { path, after } => {
-                let after = span(*after);
-                write!(f, "philote did not answer within {after} on {}", path.display())
-            }
-            Self::Refused(failure) => failure.fmt(f),
-            Self::OtherVersion { theirs } => write!(
-                f,
-                "the running philote is version {theirs}, this program is version {OUR_VERSION}, and they do \
-                 not understand each other"
-            ),
-            Self::Gone { path } => {
-                write!(f, "philote closed the connection on {} before it answered", path.display())
-            }
-            Self::NotPhilote { path } => write!(f, "what answers on {} is not philote", path.display()),
-            Self::Io { path, source } => write!(f, "cannot reach philote on {}: {source}", path.display()),
-        }
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Io { source, .. } => Some(source),
-            _ => None,
-        }
-    }
-}
-
-impl Error {
-    /// The one thing to do about it, where there is one.
-    #[must_use]
-    pub fn hint(&self) -> Option<&str> {
-        match self {
-            Self::SwitchedOff => {
-                Some("give it one by PHILOTE_ADMIN_SOCKET=/path/to.sock; without one it reloads at SIGHUP")
-            }
-            Self::NotRunning { .. } | Self::Dead { .. } => Some("start it: sudo systemctl start philote"),
-            Self::PermissionDenied { .. } => {
-                Some("join its group: sudo usermod -aG philote $USER, then log in again")
-            }
-            Self::TimedOut { .. } | Self::Gone { .. } => Some("see what it does: journalctl -u philote"),
-            Self::OtherVersion { .. } => Some("restart it after an upgrade: sudo systemctl restart philote"),
-            Self::NotPhilote { .. } => Some("name its socket: --socket PATH or PHILOTE_ADMIN_SOCKET"),
-            Self::Refused(failure) => failure.hint.as_deref(),
-            Self::Io { .. } => None,
-        }
-    }
-}
-
-/// Asks one daemon.
+/// A client of one daemon.
 #[derive(Clone, Debug)]
 pub struct Client {
     paths: Vec<PathBuf>,
@@ -150,7 +41,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Asks the daemon on the first of `paths` that lets us in; each question takes at most `within`.
+    /// Creates a client of the daemon on the first of `paths` that accepts a connection. Each request takes at most
+    /// `within`.
     #[must_use]
     pub fn new(paths: Vec<PathBuf>, within: Duration) -> Self {
         Self { paths, within }
@@ -159,7 +51,7 @@ impl Client {
     /// `GET /v1/status`.
     ///
     /// # Errors
-    /// As all of these: [`Error`].
+    /// All requests fail with [`Error`].
     pub async fn status(&self) -> Result<Status, Error> {
         self.ask(Method::GET, api::STATUS, &()).await
     }
@@ -240,13 +132,13 @@ impl Client {
         self.ask(Method::PUT, api::LOG_LEVEL, &LevelRequest { level }).await
     }
 
-    /// `GET /v1/events`. Only its beginning has to come in time.
+    /// `GET /v1/events`. The time limit applies only to the head of the answer.
     pub async fn events(&self, query: &EventQuery) -> Result<Events, Error> {
         let route = with_query(api::EVENTS, query);
         self.in_time(async |stream, path| {
             let answer = request(stream, path, Method::GET, &route, &()).await?;
             if answer.status == StatusCode::OK {
-                return Ok(Events { path: path.to_owned(), body: answer.body, buffer: Vec::new() });
+                return Ok(Events::new(path, answer.body));
             }
             Err(answer.failure(path).await)
         })
@@ -271,7 +163,7 @@ impl Client {
         self.in_time(async |stream, path| exchange(stream, path, method, route, body).await).await
     }
 
-    /// Connects and does something with the connection, all in the time there is.
+    /// Connects and runs `talk` on the connection, within the time limit.
     async fn in_time<T>(
         &self,
         talk: impl AsyncFnOnce(UnixStream, &Path) -> Result<T, Error>,
@@ -290,12 +182,12 @@ impl Client {
         self.paths.first().map_or(Path::new(super::path::SYSTEM), PathBuf::as_path)
     }
 
-    /// Connects to the first socket that takes us; when none does, the error is the most telling of theirs.
+    /// Connects to the first socket that accepts the connection; if none does, returns the most specific error.
     async fn connect(&self) -> Result<(UnixStream, &PathBuf), Error> {
         if self.paths.is_empty() {
             return Err(Error::SwitchedOff);
         }
-        let mut telling = Error::NotRunning { path: self.first().to_owned() };
+        let mut best = Error::NotRunning { path: self.first().to_owned() };
         for path in &self.paths {
             let error = loop {
                 match UnixStream::connect(path).await {
@@ -311,15 +203,15 @@ impl Client {
                 io::ErrorKind::PermissionDenied => Error::PermissionDenied { path },
                 _ => Error::Io { path, source: error },
             };
-            if weight(&found) > weight(&telling) {
-                telling = found;
+            if specificity(&found) > specificity(&best) {
+                best = found;
             }
         }
-        Err(telling)
+        Err(best)
     }
 }
 
-fn weight(error: &Error) -> u8 {
+fn specificity(error: &Error) -> u8 {
     match error {
         Error::NotRunning { .. } => 0,
         Error::Dead { .. } => 1,
@@ -329,47 +221,15 @@ fn weight(error: &Error) -> u8 {
 }
 
 fn with_query(route: &str, query: &impl Serialize) -> String {
-    // Fails for what is no list of names and values, which these types all are.
+    // It fails only for types that are not lists of names and values.
     let query = serde_urlencoded::to_string(query).unwrap_or_default();
     if query.is_empty() { route.to_owned() } else { format!("{route}?{query}") }
 }
 
-/// Events as they happen.
-#[derive(Debug)]
-pub struct Events {
-    path: PathBuf,
-    body: Incoming,
-    buffer: Vec<u8>,
-}
-
-impl Events {
-    /// The next one; `None` once the daemon has ended it.
-    ///
-    /// # Errors
-    /// The connection broke off, or what comes is no event.
-    pub async fn next(&mut self) -> Result<Option<Event>, Error> {
-        loop {
-            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.buffer.drain(..=end).collect();
-                let event = serde_json::from_slice(&line);
-                return event.map(Some).map_err(|_| Error::NotPhilote { path: self.path.clone() });
-            }
-            match self.body.frame().await {
-                None => return Ok(None),
-                Some(Err(_)) => return Err(Error::Gone { path: self.path.clone() }),
-                Some(Ok(frame)) => self.buffer.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
-            }
-            if self.buffer.len() > MAX_ANSWER {
-                return Err(Error::NotPhilote { path: self.path.clone() });
-            }
-        }
-    }
-}
-
-/// The beginning of an answer.
+/// The head of an answer, and its body, which is not read yet.
 struct Answer {
     status: StatusCode,
-    /// The version of who answers.
+    /// The version of the daemon.
     theirs: String,
     body: Incoming,
 }
@@ -381,7 +241,7 @@ impl Answer {
         Ok((self.status, self.theirs, body))
     }
 
-    /// Why nothing was done.
+    /// Reads the error in an answer.
     async fn failure(self, path: &Path) -> Error {
         let (theirs, body) = match self.read(path).await {
             Ok((_, theirs, body)) => (theirs, body),
@@ -392,13 +252,13 @@ impl Answer {
                 Error::OtherVersion { theirs }
             }
             Ok(failure) => Error::Refused(failure),
-            Err(_) => strange(theirs, path),
+            Err(_) => unknown_answer(theirs, path),
         }
     }
 }
 
-/// An answer in no shape that is known here.
-fn strange(theirs: String, path: &Path) -> Error {
+/// The error for an answer that is not the expected document.
+fn unknown_answer(theirs: String, path: &Path) -> Error {
     if theirs == OUR_VERSION {
         Error::NotPhilote { path: path.to_owned() }
     } else {
@@ -418,10 +278,10 @@ async fn exchange<T: DeserializeOwned>(
         return Err(answer.failure(path).await);
     }
     let (_, theirs, body) = answer.read(path).await?;
-    serde_json::from_slice(&body).map_err(|_| strange(theirs, path))
+    serde_json::from_slice(&body).map_err(|_| unknown_answer(theirs, path))
 }
 
-/// Sends a request and reads the beginning of its answer.
+/// Sends a request, and reads the head of its answer.
 async fn request(
     stream: UnixStream,
     path: &Path,

@@ -1,4 +1,4 @@
-//! The commands of the admin socket: which request is which, who may, and the audit line that it leaves.
+//! The commands of the admin socket: their routes, who may use them, and their audit lines.
 
 use hyper::Method;
 use serde::Serialize;
@@ -11,17 +11,17 @@ use super::api::{
 };
 use super::{Control, EventStream};
 
-/// Bytes of a request's body.
+/// The most bytes of a request's body.
 pub const MAX_BODY: usize = 64 * 1024;
-/// Bytes of the body of a request that publishes messages.
+/// The most bytes of the body of a request that publishes messages.
 pub const MAX_PUBLISH: usize = 1024 * 1024;
 
-/// Who asks, as the kernel knows it (`SO_PEERCRED`).
+/// The process that sent a request, as the kernel reports it (`SO_PEERCRED`).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer {
     uid: u32,
     gid: u32,
-    /// 0 where the kernel does not say.
+    /// 0 if the kernel does not report it.
     pid: i32,
 }
 
@@ -32,7 +32,8 @@ impl From<&tokio::net::unix::UCred> for Peer {
 }
 
 impl Peer {
-    /// Only root and the daemon's own user may read the secret, or write one, which is to know it.
+    /// Fails unless the peer is root or the daemon's own user. Setting a secret needs this too, because it reveals the
+    /// secret.
     fn may_know_secrets(self) -> Result<(), Failure> {
         if self.uid == 0 || self.uid == rustix::process::geteuid().as_raw() {
             return Ok(());
@@ -66,19 +67,19 @@ pub(super) enum Command {
 }
 
 impl Command {
-    /// The most bytes of its request's body.
+    /// Returns the most bytes of its request's body.
     pub(super) fn max_body(self) -> usize {
         if self == Command::Publish { MAX_PUBLISH } else { MAX_BODY }
     }
 }
 
-/// What is sent back.
+/// The answer to a command.
 pub(super) enum Answer {
     /// One JSON document.
     Json(Vec<u8>),
-    /// Figures as text.
+    /// Metrics in text format.
     Text(String),
-    /// A line for each event.
+    /// One line for each event.
     Events(EventStream),
 }
 
@@ -104,15 +105,15 @@ const ROUTES: [(Method, &str, Command); 19] = [
     (Method::GET, api::EVENTS, Command::Events),
 ];
 
-/// What is said to a request that names no command.
+/// The answer to a request without a matching route.
 #[derive(Debug)]
 pub(super) struct NoSuchCommand {
     pub(super) failure: Failure,
-    /// The methods that the path takes.
+    /// The methods that the path accepts.
     pub(super) allow: Option<String>,
 }
 
-/// The command that a request names.
+/// Finds the command for a method and a path.
 pub(super) fn find(method: &Method, path: &str) -> Result<Command, NoSuchCommand> {
     let of_path = || ROUTES.iter().filter(|(_, route, _)| *route == path);
     if let Some((_, _, command)) = of_path().find(|(allowed, _, _)| allowed == method) {
@@ -124,11 +125,11 @@ pub(super) fn find(method: &Method, path: &str) -> Result<Command, NoSuchCommand
         return Err(NoSuchCommand { failure: Failure::new(Code::NotFound, message), allow: None });
     }
     let allow = methods.join(", ");
-    let failure = Failure::new(Code::MethodNotAllowed, format!("{path} takes {allow}"));
+    let failure = Failure::new(Code::MethodNotAllowed, format!("{path} accepts {allow}"));
     Err(NoSuchCommand { failure, allow: Some(allow) })
 }
 
-/// Does it. `query` is that of the URL. May block.
+/// Runs a command. `query` is that of the URL. May block.
 pub(super) fn run(
     command: Command,
     query: &str,
@@ -206,7 +207,7 @@ pub(super) fn run(
     json.map(Answer::Json)
 }
 
-/// Begins to follow events. That somebody reads messages is told in the log, because they may be private.
+/// Starts a stream of events. Following messages leaves an audit line, because messages may be private.
 fn follow(query: &EventQuery, peer: Peer, control: &dyn Control) -> Result<EventStream, Failure> {
     let answer = control.events(query.clone());
     if query.messages {
@@ -217,7 +218,7 @@ fn follow(query: &EventQuery, peer: Peer, control: &dyn Control) -> Result<Event
     answer
 }
 
-/// Whom a request disconnects, in the words of an audit line.
+/// Describes for an audit line which connections a request closes.
 fn who(request: &DisconnectRequest) -> String {
     let DisconnectRequest { ids, channel, subject, address, all, reconnect, refuse_for, .. } = request;
     let mut words: Vec<String> = Vec::new();
@@ -233,7 +234,7 @@ fn who(request: &DisconnectRequest) -> String {
     words.join(", ")
 }
 
-/// What a request publishes, in the words of an audit line: how much and where, never what.
+/// Describes a publish request for an audit line: the number of messages and their channels, but no data.
 fn what(request: &PublishRequest) -> String {
     let mut channels: Vec<&str> = request.messages.iter().map(|message| message.channel.as_str()).collect();
     channels.sort_unstable();
@@ -250,22 +251,23 @@ fn json<T: Serialize>(answer: Result<T, Failure>) -> Result<Vec<u8>, Failure> {
     })
 }
 
-/// Reads a body. Of the error only the place is told: its text may quote what was sent, a secret or a token.
+/// Parses a body. The error contains only the position, because its text might quote a secret or a token from the body.
 fn parse<T: DeserializeOwned>(body: &[u8], example: &str) -> Result<T, Failure> {
     serde_json::from_slice(body).map_err(|error| {
         let (line, column) = (error.line(), error.column());
-        let message = format!("the request body is not what this takes, at line {line}, column {column}");
-        Failure::new(Code::BadRequest, message).hint(format!("send {example}"))
+        let message = format!("the request body is invalid at line {line}, column {column}");
+        Failure::new(Code::BadRequest, message).hint(format!("send for example {example}"))
     })
 }
 
-/// Reads the query of a URL.
+/// Parses the query of a URL.
 fn parse_query<T: DeserializeOwned>(query: &str) -> Result<T, Failure> {
     serde_urlencoded::from_str(query)
-        .map_err(|error| Failure::new(Code::BadRequest, format!("the query of the URL: {error}")))
+        .map_err(|error| Failure::new(Code::BadRequest, format!("the query of the URL is invalid: {error}")))
 }
 
-/// Leaves the line that tells who changed or issued what and to how many, done or refused.
+/// Writes the audit line of a command, which names the peer, the command and the outcome, and returns the answer as
+/// JSON.
 fn audited<T: Serialize>(
     peer: Peer,
     command: &'static str,
@@ -299,7 +301,7 @@ fn audit(peer: Peer, command: &'static str, what: &str, outcome: &str) {
     );
 }
 
-/// A token request in the words of an audit line; quoted, so that no name can pretend to be another line.
+/// Describes a token request for an audit line. Names are quoted, so that no name can look like another line.
 fn describe(request: &TokenRequest) -> String {
     let TokenRequest { read, write, api, subject, expires_in } = request;
     let life = expires_in.map_or_else(|| "that never expires".into(), |seconds| format!("for {seconds} s"));
@@ -342,11 +344,11 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_body_is_not_quoted() {
+    fn an_error_does_not_quote_the_body() {
         let failure = parse::<SecretSet>(br#"{"secret": "hunter2", "x": "hunter3"}"#, "{}").unwrap_err();
         assert_eq!(failure.code, Code::BadRequest);
         assert!(!failure.message.contains("hunter"), "{failure}");
         let failure = parse::<SecretSet>(br#"["hunter2"#, "{}").unwrap_err();
-        assert_eq!(failure.message, "the request body is not what this takes, at line 1, column 9");
+        assert_eq!(failure.message, "the request body is invalid at line 1, column 9");
     }
 }

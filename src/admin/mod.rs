@@ -1,7 +1,7 @@
-//! The admin socket: how `philotectl` and `curl` ask a running daemon, and how it answers.
+//! The admin socket, on which `philotectl`, `jane` and `curl` control a running daemon.
 //!
-//! [`api`] is the vocabulary, [`server`] answers on a thread of its own through whatever implements
-//! [`Control`], [`client`] asks, and [`path`] is how both find the same socket.
+//! [`api`] defines the JSON documents. [`server`] serves them on its own thread, and calls the daemon through
+//! [`Control`]. [`client`] sends requests. [`path`] finds the socket for both.
 
 pub mod api;
 pub mod client;
@@ -20,55 +20,55 @@ use api::{
     Published, Ready, RefusedSubjects, Reloaded, SecretChanged, Secrets, Status, TokenRequest,
 };
 
-/// Events as they happen. Dropping it ends it.
+/// Events as they happen, until the stream is dropped.
 pub type EventStream = Pin<Box<dyn Stream<Item = Event> + Send>>;
 
-/// What the admin socket may ask of the daemon.
+/// The operations of the daemon that the admin socket offers.
 ///
-/// Every method may block (a reload waits for the daemon, a secret is written to disk): the server calls each
-/// on a thread where that stops nobody else. Each may be called from several threads at once.
+/// Every method may block: a reload waits for the daemon, and a secret is written to disk. The server therefore calls
+/// them on the blocking pool, from several threads at once.
 pub trait Control: Send + Sync + 'static {
-    /// How the daemon is doing, now.
+    /// Returns the state of the daemon.
     fn status(&self) -> Result<Status, Failure>;
-    /// The same and more for Prometheus, in its text format.
+    /// Returns the metrics in Prometheus's text format.
     fn metrics(&self) -> Result<String, Failure>;
-    /// Signs a token with the secret that signs.
+    /// Signs a token with the first secret.
     fn issue_token(&self, request: TokenRequest) -> Result<IssuedToken, Failure>;
-    /// Says what is in a token and whether this daemon would accept it now. A token that it would not accept
-    /// is an answer too, not a failure.
+    /// Returns the contents of a token, and whether this daemon would accept it now. A token that it would not accept
+    /// is not a failure.
     fn inspect(&self, token: &str) -> Result<Inspection, Failure>;
-    /// The secrets in use. The server lets only root and the daemon's own user come this far.
+    /// Returns the secrets in use. The server calls this only for root and the daemon's own user.
     fn secret_show(&self) -> Result<Secrets, Failure>;
-    /// Replaces the daemon's own secret file by `lines` (the first signs, all verify) and takes them into use;
-    /// [`Code::Conflict`](api::Code::Conflict) when the secret is not the daemon's own file.
-    /// The server lets only root and the daemon's own user come this far.
+    /// Replaces the contents of the daemon's own secret file with `lines`, of which the first signs and all verify, and
+    /// uses them. Fails with [`Code::Conflict`](api::Code::Conflict) if the secret does not come from that file.
+    /// The server calls this only for root and the daemon's own user.
     fn secret_set(&self, lines: &str) -> Result<SecretChanged, Failure>;
-    /// Puts a new secret on top of the daemon's own file, so that it signs while the older ones still verify.
+    /// Adds a new first secret to the daemon's own file, which signs from then on. The older ones still verify.
     fn secret_rotate(&self) -> Result<SecretChanged, Failure>;
-    /// Reads the configuration again and waits until it is in use; [`Code::Refused`](api::Code::Refused), with
-    /// the sentence that says which key in which line is wrong, when it changed nothing. A dry run only says what
-    /// it would come to.
+    /// Reloads the configuration and waits until it is in use. Fails with [`Code::Refused`](api::Code::Refused) and a
+    /// sentence that names the line and the setting if the configuration is wrong; nothing has changed then. A dry run
+    /// only reports what would change.
     fn reload(&self, dry_run: bool) -> Result<Reloaded, Failure>;
-    /// Whether the daemon serves clients; [`Code::NotReady`](api::Code::NotReady) while it starts or drains.
+    /// Succeeds while the daemon serves clients, and fails with [`Code::NotReady`](api::Code::NotReady) otherwise.
     fn ready(&self) -> Result<Ready, Failure>;
-    /// Open connections, filtered and sorted here, and no more of them copied than are shown.
+    /// Lists open connections. Only the rows of the answer are copied.
     fn connections(&self, query: &ConnectionQuery) -> Result<Connections, Failure>;
-    /// Connections that have ended and requests that were refused, as long as they are remembered.
+    /// Lists the closed connections and rejected requests that are remembered.
     fn closed(&self, query: &ClosedQuery) -> Result<ClosedConnections, Failure>;
-    /// Channels that somebody reads.
+    /// Lists the channels that have readers.
     fn channels(&self, query: &ChannelQuery) -> Result<Channels, Failure>;
-    /// Closes connections, and keeps a subject out where that is asked for.
+    /// Closes connections, and bans a subject if the request contains a ban.
     fn disconnect(&self, request: &DisconnectRequest) -> Result<Disconnected, Failure>;
-    /// The subjects that are kept out.
+    /// Lists the banned subjects.
     fn refused(&self) -> Result<RefusedSubjects, Failure>;
-    /// Lets a subject in again.
+    /// Lifts the ban of a subject.
     fn lift(&self, subject: &str) -> Result<Lifted, Failure>;
-    /// Publishes all messages, or none where one is bad.
+    /// Publishes all messages, or none if one is invalid.
     fn publish(&self, request: &PublishRequest) -> Result<Published, Failure>;
-    /// How much is logged.
+    /// Returns the log level.
     fn log_level(&self) -> Result<Levels, Failure>;
-    /// Changes how much is logged.
+    /// Changes the log level.
     fn set_log_level(&self, level: Level) -> Result<Levels, Failure>;
-    /// What happens from now on. Whoever is too slow misses events and is told how many.
+    /// Returns the events from now on. A follower that is too slow misses events, and receives their number.
     fn events(&self, query: EventQuery) -> Result<EventStream, Failure>;
 }

@@ -1,4 +1,4 @@
-//! Where the admin socket is: the one rule by which the daemon places it and its clients find it.
+//! The path of the admin socket, by one rule for the daemon and its clients.
 
 use std::ffi::OsString;
 use std::fs::DirBuilder;
@@ -7,20 +7,20 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
 
-/// The environment variable that names the socket, for the daemon as for its clients.
+/// The environment variable with the path of the socket, for the daemon and its clients.
 pub const ENVIRONMENT: &str = "PHILOTE_ADMIN_SOCKET";
-/// What stands in place of a path where there shall be no socket.
+/// The path that means that there is no socket.
 pub const NONE: &str = "none";
-/// Where a system's daemon has it.
+/// The path for a system's daemon.
 pub const SYSTEM: &str = "/run/philote/admin.sock";
 
 const NAME: &str = "admin.sock";
 
-/// The places to look at when nobody named the socket, in this order: [`SYSTEM`], the user's runtime
-/// directory, the state directory. `environment` looks a variable up.
+/// Returns the default paths in order: [`SYSTEM`], the user's runtime directory, the state directory. `environment`
+/// returns the value of a variable.
 pub fn candidates(environment: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     let directory = |name: &str| environment(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    // systemd separates several state directories by colons; the first is the unit's own.
+    // systemd separates state directories by colons; the first is the unit's own.
     let given_state = environment("STATE_DIRECTORY")
         .and_then(|list| list.to_str()?.split(':').next().map(PathBuf::from))
         .filter(|path| path.is_absolute());
@@ -33,8 +33,8 @@ pub fn candidates(environment: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf
     all
 }
 
-/// Where a daemon places its socket when nobody named one: the first of `candidates` into whose directory it
-/// may write, which is made if need be. When there is none it is the last, so that binding says what is wrong.
+/// Returns the default path for a daemon: the first of `candidates` whose directory it may write to, and creates that
+/// directory if necessary. If there is none it returns the last candidate, and binding to it reports the error.
 #[must_use]
 pub fn for_daemon(candidates: &[PathBuf]) -> PathBuf {
     let usable = candidates.iter().find(|path| path.parent().is_some_and(usable_directory));
@@ -42,14 +42,14 @@ pub fn for_daemon(candidates: &[PathBuf]) -> PathBuf {
 }
 
 fn usable_directory(directory: &Path) -> bool {
-    // The system's directory is for the group to pass through, the others are one user's own.
+    // Members of the group must pass through the system's directory. The others belong to one user.
     let mode = if directory.starts_with("/run/philote") { 0o755 } else { 0o700 };
     let made = DirBuilder::new().recursive(true).mode(mode).create(directory).is_ok();
     made && access(directory, Access::WRITE_OK | Access::EXEC_OK).is_ok()
 }
 
-/// Where a client looks: only at the socket that an option or [`ENVIRONMENT`] names, else at all [`candidates`]; nowhere
-/// where that is [`NONE`].
+/// Returns the paths that a client tries: only `named` or the path in [`ENVIRONMENT`] if there is one, otherwise all
+/// [`candidates`]. If that one path is [`NONE`], it returns no path.
 pub fn for_client(named: Option<PathBuf>, environment: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     let from_environment = || environment(ENVIRONMENT).filter(|value| !value.is_empty()).map(PathBuf::from);
     match named.or_else(from_environment) {
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn looks_at_the_system_then_the_session_then_the_state_directory() {
+    fn candidates_are_the_system_the_runtime_and_the_state_directory() {
         assert_eq!(with(&[]), [Path::new(SYSTEM)]);
         assert_eq!(
             with(&[("XDG_RUNTIME_DIR", "/run/user/7"), ("HOME", "/home/ada")]),
@@ -84,18 +84,18 @@ mod tests {
     }
 
     #[test]
-    fn the_daemon_takes_the_first_directory_that_it_may_write_to() {
+    fn the_daemon_uses_the_first_directory_that_it_may_write_to() {
         let scratch = tempfile::tempdir().unwrap();
         let file = scratch.path().join("file");
         std::fs::write(&file, "").unwrap();
         let (bad, good) = (file.join("philote/admin.sock"), scratch.path().join("a/b/admin.sock"));
         assert_eq!(for_daemon(&[bad.clone(), good.clone()]), good);
         assert!(good.parent().unwrap().is_dir());
-        assert_eq!(for_daemon(std::slice::from_ref(&bad)), bad, "and binding will say why not");
+        assert_eq!(for_daemon(std::slice::from_ref(&bad)), bad, "binding reports the error");
     }
 
     #[test]
-    fn a_named_socket_is_the_only_one_a_client_looks_at() {
+    fn a_client_tries_only_a_named_socket() {
         let environment = |name: &str| (name == ENVIRONMENT).then(|| OsString::from("/b"));
         assert_eq!(for_client(Some("/a".into()), environment), [Path::new("/a")]);
         assert_eq!(for_client(None, environment), [Path::new("/b")]);

@@ -1,8 +1,8 @@
-//! Answers on the admin socket from a thread of its own, so that it answers when the data path is saturated.
+//! The server of the admin socket. It has its own thread, so that it answers when the data path is saturated.
 //!
-//! One request a connection; only events are an answer without an end. Everything that a client may use up has a bound: places ([`MAX_CLIENTS`]), bytes
-//! ([`MAX_HEAD`], [`MAX_BODY`]) and time ([`DEADLINE`]). The work itself runs on a thread of the blocking pool,
-//! so that a reload that waits keeps nobody from asking for the status.
+//! A connection carries one request; only a stream of events has no end. Every resource that a client uses has a limit:
+//! connections ([`MAX_CLIENTS`]), bytes ([`MAX_HEAD`], [`MAX_BODY`]) and time ([`DEADLINE`]). Commands run on the
+//! blocking pool, so that a reload that waits does not delay a request for the status.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -37,22 +37,22 @@ use super::socket::Socket;
 use super::{Control, EventStream};
 use crate::http::{BodyError, Turn, Wire, check_framing, linger, read_body, write_within};
 
-/// Clients at once. One more takes the place of whoever has waited longest without having asked anything.
+/// The most clients at once. One more replaces the oldest client that has not sent its request.
 pub const MAX_CLIENTS: usize = 64;
-/// Bytes of a request's head.
+/// The most bytes of a request's head.
 pub const MAX_HEAD: usize = 16 * 1024;
-/// For a request's head, for its body, and for taking the answer, each.
+/// The time limit for each of three steps: receiving the head, receiving the body, and sending the answer.
 pub const DEADLINE: Duration = Duration::from_secs(10);
-/// How long answers in progress may hold up [`Server::stop`].
+/// How long [`Server::stop`] waits for answers in progress.
 const STOP_DEADLINE: Duration = Duration::from_secs(1);
-/// Between two attempts to accept when the system has no descriptor to give.
+/// The pause before the next accept when no file descriptor was left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// What every answer says it is from.
+/// The `Server` header of every answer.
 const PRODUCT: HeaderValue = HeaderValue::from_static(concat!("philote/", env!("CARGO_PKG_VERSION")));
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// The running server. Dropping it stops it, as [`Server::stop`] does.
+/// The running server. Dropping it stops it like [`Server::stop`].
 #[derive(Debug)]
 pub struct Server {
     path: Option<PathBuf>,
@@ -62,15 +62,16 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts to answer on `socket` what `control` says; without one it only runs what is spawned on its thread.
+    /// Starts the server, which answers requests on `socket` by calling `control`. Without a socket it only runs the
+    /// tasks spawned on [`Server::handle`].
     ///
     /// # Errors
-    /// When the system gives no thread or no descriptors.
+    /// The system cannot create a thread or a file descriptor.
     pub fn start(socket: Option<Socket>, control: Arc<dyn Control>) -> io::Result<Self> {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .thread_name("admin-work")
-            // As many as clients, so that commands that wait never keep another client's from being begun.
+            // One for each client, so that commands that wait never delay the command of another client.
             .max_blocking_threads(MAX_CLIENTS)
             .build()?;
         let handle = runtime.handle().clone();
@@ -94,33 +95,33 @@ impl Server {
                     () = accept => {}
                     _ = stopped => {}
                 }
-                // First the file, so that nobody comes any more; then those who are being answered.
+                // The socket goes first, so that no new client connects; then the answers in progress finish.
                 drop((listener, socket));
                 clients.drop_waiting();
-                // join_all() would panic at those who were just sent away.
+                // join_all() would panic because of the aborted tasks.
                 let _ = timeout(STOP_DEADLINE, async { while clients.tasks.join_next().await.is_some() {} })
                     .await;
             });
-            // A command that waits for something that will not come must not keep the process from ending.
+            // A command that waits forever must not keep the process from ending.
             runtime.shutdown_background();
         })?;
         Ok(Self { path, handle, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Where it answers, if anywhere.
+    /// Returns the path of the socket, if there is one.
     #[must_use]
     pub fn path(&self) -> Option<&std::path::Path> {
         self.path.as_deref()
     }
 
-    /// To spawn on the admin thread what must run while the data path is saturated, such as the watchdog; it ends
-    /// with the server.
+    /// Returns a handle that spawns tasks on the admin thread. Tasks such as the watchdog must run while the data path
+    /// is saturated. They end with the server.
     #[must_use]
     pub fn handle(&self) -> &Handle {
         &self.handle
     }
 
-    /// Removes the socket, lets answers in progress finish, and waits for that (1 s at most).
+    /// Removes the socket, and waits at most 1 s until answers in progress are finished.
     pub fn stop(self) {}
 }
 
@@ -133,18 +134,18 @@ impl Drop for Server {
     }
 }
 
-/// Who is connected.
+/// The connected clients.
 #[derive(Default)]
 struct Clients {
     tasks: JoinSet<()>,
-    // Oldest first; the flag is set once the client has asked and must not be sent away any more.
+    // Oldest first. The flag is set once the client's request has arrived; from then on the client is not aborted.
     queue: VecDeque<(AbortHandle, Arc<AtomicBool>)>,
 }
 
 impl Clients {
     async fn accept(&mut self, listener: &UnixListener, control: &Arc<dyn Control>) {
-        // One descriptor in reserve: an administrator must get in just when there are none left. It is given for
-        // the client that was refused one, and taken back when a client leaves.
+        // One file descriptor in reserve, because an administrator must be able to connect when none are left. It is
+        // closed to accept a client, and opened again when a client disconnects.
         let mut reserve = File::open("/dev/null").ok();
         loop {
             tokio::select! {
@@ -166,7 +167,7 @@ impl Clients {
         }
     }
 
-    /// Returns once there is a place: somebody's who has not asked anything, else the first to become free.
+    /// Waits until one more client fits. Aborts the oldest client that has not sent its request, if there is one.
     async fn make_room(&mut self) {
         if self.tasks.len() < MAX_CLIENTS {
             return;
@@ -192,14 +193,14 @@ async fn serve(stream: UnixStream, control: Arc<dyn Control>, asked: Arc<AtomicB
     let Ok(peer) = stream.peer_cred().map(|credentials| Peer::from(&credentials)) else { return };
     let turn = Arc::new(Turn::default());
     let service = service_fn(|request: Request<Incoming>| {
-        // hyper wants a future that may be moved when it gives back the stream.
+        // hyper needs a future that can be moved in order to return the stream.
         Box::pin(async {
             let hidden = turn.begin(request.headers()).await;
             let answer = answer(request, hidden, peer, &control, &asked).await;
             if answer.body().size_hint().exact().is_some() {
                 turn.answered();
             } else {
-                // It is taken as slowly as its client likes: it is the one that misses something.
+                // It has no time limit: a client that is too slow misses events.
                 turn.streams();
             }
             Ok::<_, Infallible>(answer)
@@ -207,7 +208,7 @@ async fn serve(stream: UnixStream, control: Arc<dyn Control>, asked: Arc<AtomicB
     });
     let mut connection = http1::Builder::new()
         .keep_alive(false)
-        // A client that only stopped sending gets its answer.
+        // A client that has shut down only its sending side receives its answer.
         .half_close(true)
         .timer(TokioTimer::new())
         .header_read_timeout(DEADLINE)
@@ -223,10 +224,10 @@ async fn serve(stream: UnixStream, control: Arc<dyn Control>, asked: Arc<AtomicB
     }
 }
 
-/// The answer to what is no request, as bytes; empty where the connection broke.
+/// Returns the bytes of the answer to a malformed request, or nothing if the connection broke.
 fn malformed(error: &hyper::Error) -> Vec<u8> {
     let (status, failure) = if error.is_parse_too_large() {
-        let sentence = format!("a request head has at most {MAX_HEAD} bytes here");
+        let sentence = format!("the request head may have at most {MAX_HEAD} bytes");
         ("431 Request Header Fields Too Large", Failure::new(Code::TooLarge, sentence))
     } else if error.is_parse() {
         ("400 Bad Request", Failure::new(Code::BadRequest, format!("this is not HTTP/1.1: {error}")))
@@ -267,7 +268,8 @@ async fn answer(
                 tokio::task::spawn_blocking(move || commands::run(command, &query, &body, peer, &*control))
                     .await
                     .unwrap_or_else(|_| {
-                        let message = "the daemon failed at this command; its log says where";
+                        let message =
+                            "the command failed because of a fault in the daemon; its log has the details";
                         Err(Failure::new(Code::Internal, message))
                     })
             }
@@ -294,13 +296,13 @@ async fn answer(
     response
 }
 
-/// One JSON document as a body.
+/// A body with one JSON document.
 fn line(mut json: Vec<u8>) -> Body {
     json.push(b'\n');
     Full::from(json).boxed_unsync()
 }
 
-/// Events as a body without an end, one a line.
+/// An endless body with one event per line.
 fn lines(events: EventStream) -> Body {
     let line = |event: Event| {
         let mut json = serde_json::to_vec(&event).unwrap_or_default();
@@ -314,10 +316,10 @@ async fn read(body: Incoming, max: usize) -> Result<Vec<u8>, Failure> {
     match timeout(DEADLINE, read_body(body, max)).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(BodyError::TooLarge)) => {
-            Err(Failure::new(Code::TooLarge, format!("a request body has at most {max} bytes here")))
+            Err(Failure::new(Code::TooLarge, format!("the request body may have at most {max} bytes")))
         }
         Ok(Err(BodyError::Broken)) => {
-            Err(Failure::new(Code::BadRequest, "the request body is cut off or malformed"))
+            Err(Failure::new(Code::BadRequest, "the request body is incomplete or malformed"))
         }
         Err(_) => {
             let seconds = DEADLINE.as_secs();

@@ -1,4 +1,4 @@
-//! The socket file: taken by one daemon at a time, with its final mode before anybody can reach it.
+//! The socket file. Only one daemon at a time has it, and it has its final mode before any client can connect.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -10,62 +10,62 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Type};
 
-/// Clients that the kernel keeps waiting while the server is at its bound.
+/// The most clients that wait in the kernel while the server has as many as it accepts.
 const BACKLOG: i32 = 128;
-/// Linux takes 107 bytes, and the name under which the socket is made is four longer than its own.
+/// Linux allows 107 bytes, and the socket's temporary name is four bytes longer than its final one.
 const LONGEST_PATH: usize = 103;
 
-/// Why the admin socket could not be taken.
+/// Why the admin socket could not be created.
 #[derive(Debug)]
 pub enum BindError {
-    /// Another daemon serves it.
+    /// Another daemon listens on it.
     Live {
         /// The socket.
         path: PathBuf,
     },
-    /// Something that is no socket stands there, and is not ours to delete.
+    /// The path is a file of another kind, which the daemon does not delete.
     NotASocket {
-        /// What stands there.
+        /// The file.
         path: PathBuf,
     },
-    /// Unix socket paths are short.
+    /// The path is longer than Unix allows for a socket.
     TooLong {
         /// The path.
         path: PathBuf,
     },
-    /// The system refused.
+    /// A system call failed.
     Io {
-        /// What was tried, as in "cannot ... PATH".
+        /// What failed, to complete "cannot ... PATH".
         doing: &'static str,
-        /// The file it was tried with.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
 impl std::fmt::Display for BindError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        const NAME_ANOTHER: &str =
-            "name another for this one: PHILOTE_ADMIN_SOCKET=/path/to.sock, or socket under [admin]";
-        const DO_WITHOUT: &str = "or do without philotectl: PHILOTE_ADMIN_SOCKET=none";
+        const CHOOSE_ANOTHER: &str =
+            "choose another: PHILOTE_ADMIN_SOCKET=/path/to.sock, or socket under [admin]";
+        const DO_WITHOUT: &str = "or run without philotectl: PHILOTE_ADMIN_SOCKET=none";
         match self {
             Self::Live { path } => {
-                write!(f, "another philote serves the admin socket {}; {NAME_ANOTHER}", path.display())
+                write!(f, "another philote listens on the admin socket {}; {CHOOSE_ANOTHER}", path.display())
             }
             Self::NotASocket { path } => {
-                write!(f, "{} is there and is no socket; remove it, or {NAME_ANOTHER}", path.display())
+                write!(f, "{} exists and is not a socket; remove it, or {CHOOSE_ANOTHER}", path.display())
             }
             Self::TooLong { path } => write!(
                 f,
-                "the path of the admin socket has {} bytes, {LONGEST_PATH} are allowed: {}; {NAME_ANOTHER}",
+                "the path of the admin socket has {} bytes, more than {LONGEST_PATH}: {}; {CHOOSE_ANOTHER}",
                 path.as_os_str().len(),
                 path.display()
             ),
             Self::Io { doing, path, source } => {
                 write!(
                     f,
-                    "the admin socket: cannot {doing} {}: {source}; choose a directory that this user may write to: \
+                    "cannot {doing} {} for the admin socket: {source}; choose a directory that this user may write to: \
                      PHILOTE_ADMIN_SOCKET=/path/to.sock, or socket under [admin]; {DO_WITHOUT}",
                     path.display()
                 )
@@ -83,7 +83,7 @@ impl std::error::Error for BindError {
     }
 }
 
-/// The admin socket, listening. Dropping it removes the file, if it is still this one.
+/// The listening admin socket. Dropping it removes the file, unless another daemon has replaced it.
 #[derive(Debug)]
 pub struct Socket {
     listener: UnixListener,
@@ -92,8 +92,8 @@ pub struct Socket {
     _lock: Lock,
 }
 
-/// Held as long as the socket, so that of two daemons only one can believe that it has the path. The kernel lets
-/// it go when its holder dies, however it dies.
+/// The lock that a daemon holds together with the socket, so that only one daemon at a time uses the path. The kernel
+/// releases it when the process ends, for any reason.
 #[derive(Debug)]
 struct Lock {
     path: PathBuf,
@@ -102,26 +102,26 @@ struct Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Before it is let go: whoever opened it meanwhile sees that it is no longer there and tries again.
+        // Removed before it is released: a process that has opened it sees that the path has changed, and tries again.
         let _ = fs::remove_file(&self.path);
     }
 }
 
 impl Socket {
-    /// Takes `path` and listens there with the permission bits `mode`; the file's group is the process's own.
-    /// A socket that a killed daemon left is replaced.
+    /// Creates the socket at `path` with the permission bits `mode` and listens on it. The file has the process's
+    /// group. A socket that a killed daemon left behind is replaced.
     ///
     /// # Errors
-    /// [`BindError`]; another daemon's socket is left as it is.
+    /// [`BindError`]. The socket of another daemon stays as it is.
     pub fn bind(path: &Path, mode: u32) -> Result<Self, BindError> {
         if path.as_os_str().as_bytes().len() > LONGEST_PATH {
             return Err(BindError::TooLong { path: path.to_owned() });
         }
         let lock = take_lock(path)?;
-        refuse_what_is_not_ours(path)?;
+        check_unused(path)?;
 
-        // Clients can connect from listen() on, so that the mode must be there before; and the name appears
-        // last, so that whoever sees the file can use it.
+        // The mode is set before listen(), because clients can connect from then on. The final name comes last, so that
+        // a process that sees the file can connect.
         let private = with_suffix(path, ".new");
         let failed = |doing, path: &Path| {
             let path = path.to_owned();
@@ -146,13 +146,13 @@ impl Socket {
         Ok(Self { listener: socket.into(), path: path.to_owned(), identity, _lock: lock })
     }
 
-    /// Where it is.
+    /// Returns the path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The listening end, non-blocking, for the server.
+    /// Returns a non-blocking listener for the server.
     pub(super) fn listener(&self) -> io::Result<UnixListener> {
         self.listener.try_clone()
     }
@@ -181,13 +181,13 @@ fn take_lock(path: &Path) -> Result<Lock, BindError> {
     let lock = with_suffix(path, ".lock");
     let failed = |source| BindError::Io { doing: "lock", path: lock.clone(), source };
     loop {
-        // Only the daemon's own user may open it: a stranger who locks it would keep the daemon from starting.
+        // Only the daemon's own user may open it: another user who locked it would keep the daemon from starting.
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
             .mode(0o600)
-            // In place of a named pipe's wait for a reader there is an error.
+            // Opening a named pipe fails instead of waiting for a reader.
             .custom_flags(i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default())
             .open(&lock)
             .map_err(failed)?;
@@ -203,8 +203,8 @@ fn take_lock(path: &Path) -> Result<Lock, BindError> {
     }
 }
 
-/// Whether `path` is free, or a socket that nobody answers on.
-fn refuse_what_is_not_ours(path: &Path) -> Result<(), BindError> {
+/// Fails unless `path` is free or a socket without a listening process.
+fn check_unused(path: &Path) -> Result<(), BindError> {
     let failed = |source| BindError::Io { doing: "look at", path: path.to_owned(), source };
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -215,7 +215,7 @@ fn refuse_what_is_not_ours(path: &Path) -> Result<(), BindError> {
         Ok(_) => {}
     }
     let probe = socket2::Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
-    // Without waiting: a full backlog is a sign of life, not a reason to hang.
+    // Non-blocking, because a full backlog means that a process listens, and connecting would wait.
     probe.set_nonblocking(true).map_err(failed)?;
     match probe.connect(&SockAddr::unix(path).map_err(failed)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
@@ -230,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn has_its_mode_whatever_the_umask_and_leaves_nothing_behind() {
+    fn a_socket_has_its_mode_under_any_umask_and_removes_its_files() {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("admin.sock");
         for mode in [0o660, 0o600, 0o666] {
@@ -248,7 +248,7 @@ mod tests {
     fn fault_68_a_socket_left_by_a_killed_daemon_is_replaced_and_a_live_one_is_not() {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("admin.sock");
-        // What kill -9 leaves: the file, its lock file, and one that it had just begun.
+        // kill -9 leaves the socket, its lock file, and perhaps the temporary name.
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         fs::write(with_suffix(&path, ".lock"), "").unwrap();
         fs::write(with_suffix(&path, ".new"), "").unwrap();
@@ -258,7 +258,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             format!(
-                "another philote serves the admin socket {}; name another for this one: \
+                "another philote listens on the admin socket {}; choose another: \
                  PHILOTE_ADMIN_SOCKET=/path/to.sock, or socket under [admin]",
                 path.display()
             )
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_program_serves_and_what_is_no_socket_stay() {
+    fn a_socket_of_another_program_and_a_regular_file_are_kept() {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("admin.sock");
         let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_daemons_that_start_at_once_one_gets_it() {
+    fn only_one_of_several_daemons_started_at_once_binds() {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("admin.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_successor_s_socket_survives_the_end_of_the_one_before() {
+    fn dropping_a_replaced_socket_keeps_its_successor() {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("admin.sock");
         let old = Socket::bind(&path, 0o660).unwrap();

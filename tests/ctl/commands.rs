@@ -239,7 +239,7 @@ fn every_command_against_a_stopped_daemon() {
     // What kill -9 leaves behind.
     drop(UnixListener::bind(&daemon.path).unwrap());
     let dead = format!(
-        "philote is not running: nobody answers on {socket}\nstart it: sudo systemctl start philote\n"
+        "philote is not running: nothing listens on {socket}\nstart it: sudo systemctl start philote\n"
     );
     for line in EVERY_COMMAND {
         stopped(line, &dead);
@@ -295,7 +295,7 @@ fn a_daemon_that_does_not_answer_is_a_timeout() {
     let (_begun, go) = gate(&daemon.fake);
     let late = daemon.ctl("reload --timeout 200ms");
     let message = format!("philote did not answer within 200 ms on {}\n", daemon.path.display());
-    assert_eq!(late, ended(5, "", &(message + "see what it does: journalctl -u philote\n")));
+    assert_eq!(late, ended(5, "", &(message + "see its log: journalctl -u philote\n")));
     go.send(()).unwrap();
 }
 
@@ -316,13 +316,13 @@ fn answering(answer: String) -> (tempfile::TempDir, std::path::PathBuf, std::thr
 fn fault_69_a_daemon_of_another_version_and_what_is_no_daemon_are_told_apart() {
     let version = env!("CARGO_PKG_VERSION");
     let other = format!(
-        "the running philote is version 0.9.0, this program is version {version}, and they do not understand \
-         each other\nrestart it after an upgrade: sudo systemctl restart philote\n"
+        "the running philote is version 0.9.0, this program is version {version}, and these versions \
+         are not compatible\nrestart it after an upgrade: sudo systemctl restart philote\n"
     );
-    let not_philote = "what answers on THERE is not philote\n\
+    let not_philote = "the server on THERE is not philote\n\
                        name its socket: --socket PATH or PHILOTE_ADMIN_SOCKET\n";
     let gone = "philote closed the connection on THERE before it answered\n\
-                see what it does: journalctl -u philote\n";
+                see its log: journalctl -u philote\n";
     for (answer, expected) in [
         ("HTTP/1.1 200 OK\r\nserver: philote/0.9.0\r\ncontent-length: 2\r\n\r\n{}", other.as_str()),
         (

@@ -217,7 +217,7 @@ fn disconnect_says_how_many_and_of_none_so_by_its_status() {
             "--subject a --refuse-for 1h --reconnect",
             "the argument '--refuse-for <DURATION>' cannot be used with '--reconnect'",
         ),
-        ("alice", "invalid value 'alice' for '[ID]...': give a connection's id, or how it begins"),
+        ("alice", "invalid value 'alice' for '[ID]...': give a connection's id, or the start of one"),
         (
             "--address localhost",
             "invalid value 'localhost' for '--address <ADDRESS>': give an address such as 192.0.2.7, 192.0.2.7:51234 or 2001:db8::7",

@@ -176,7 +176,7 @@ fn curl_gets_the_same_answers() {
 }
 
 #[test]
-fn what_names_no_command_is_told_so() {
+fn a_request_without_a_matching_route_is_an_error() {
     let daemon = Daemon::start();
     let (code, failure) = daemon.http("GET", "/v1/nothing", "");
     assert_eq!((code, &failure["error"]), (404, &json!("not_found")));
@@ -184,7 +184,7 @@ fn what_names_no_command_is_told_so() {
     assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("\r\nallow: GET, PUT\r\n"), "{answer}");
     let (code, failure) = daemon.http("POST", "/v1/token", r#"{"reads": ["chat"]}"#);
     assert_eq!((code, &failure["error"]), (400, &json!("bad_request")));
-    assert_eq!(failure["hint"], r#"send {"read": ["chat"], "write": ["chat"]}"#);
+    assert_eq!(failure["hint"], r#"send for example {"read": ["chat"], "write": ["chat"]}"#);
 }
 
 #[test]

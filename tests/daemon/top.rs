@@ -261,7 +261,7 @@ fn top_is_a_screen_and_says_so_where_there_is_none() {
     daemon.signal(Signal::KILL);
     daemon.wait();
     screen.see(GIVEN_BACK);
-    screen.see("philote is not running: nobody answers on ");
+    screen.see("philote is not running: nothing listens on ");
     screen.see("start it: sudo systemctl start philote");
     assert_eq!(screen.end(), 3);
     let mut screen = OnTerminal::start(&mut top(&daemon));

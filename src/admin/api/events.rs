@@ -1,77 +1,77 @@
-//! What happens, as it happens: one JSON object a line.
+//! Events as they happen: one JSON object per line.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{ClosedConnection, Timestamp};
 
-/// Which events to follow.
+/// Selects the events to follow.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EventQuery {
-    /// Also the messages that are published.
+    /// Whether published messages are included.
     pub messages: bool,
-    /// Of the messages only those of this channel.
+    /// The channel of the messages; `None` for all channels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channel: Option<String>,
 }
 
-/// Something that happened.
+/// An event.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
     /// A connection was accepted.
     Connected {
-        /// When.
+        /// When it happened.
         at: Timestamp,
-        /// Its name.
+        /// The connection's id.
         id: Uuid,
         /// The `sub` of its token.
         subject: Option<String>,
-        /// Where it comes from, with the port.
+        /// The client's address.
         address: std::net::SocketAddr,
     },
-    /// A connection was closed or a request refused; its `ending` says which.
+    /// A connection was closed or a request rejected; `ending` says which.
     Ended(ClosedConnection),
-    /// The settings were read again.
+    /// The configuration was reloaded.
     Reloaded {
-        /// When.
+        /// When it happened.
         at: Timestamp,
-        /// Keys that changed and are in use.
+        /// Settings that changed and are in use.
         applied: Vec<String>,
-        /// Keys that changed and wait for a restart.
+        /// Settings that changed and need a restart.
         needs_restart: Vec<String>,
-        /// Why all stayed as it was, if it did.
+        /// Why nothing changed, if the reload failed.
         error: Option<String>,
     },
-    /// Other secrets are in use.
+    /// The secrets were changed.
     SecretChanged {
-        /// When.
+        /// When it happened.
         at: Timestamp,
-        /// How many verify tokens now.
+        /// How many secrets verify tokens now.
         secrets: u64,
     },
     /// A message was published.
     Message {
-        /// When.
+        /// When it happened.
         at: Timestamp,
         /// The publisher's connection, or the daemon's own id.
         issuer: String,
-        /// The publisher's `sub`, where readers are shown it.
+        /// The publisher's `sub`, if readers receive it.
         subject: Option<String>,
         /// Its channel.
         channel: String,
-        /// Its text; `None` for a bare signal.
+        /// Its text; `None` for a message without data.
         data: Option<String>,
-        /// Readers that it was queued for.
+        /// How many readers it was queued for.
         readers: u64,
     },
-    /// Who follows was too slow, and these were left out here.
+    /// The follower was too slow, so that events are missing here.
     Missed {
         /// How many.
         missed: u64,
     },
-    /// An event that a newer daemon knows and this program does not.
+    /// An event of a newer daemon that this program does not know.
     #[serde(other)]
     Unknown,
 }

@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(query("channel=a=b").unwrap().channel.as_deref(), Some("a=b"));
         assert_eq!(query("id=5f0c").unwrap().id, Some("5f0c".parse().unwrap()));
         for (text, message) in [
-            ("id=alice", "give a connection's id, or how it begins"),
+            ("id=alice", "give a connection's id, or the start of one"),
             ("reason=origin", "connections are not filtered by reason"),
             ("address=home", "give an address such as 192.0.2.7, 192.0.2.7:51234 or 2001:db8::7"),
         ] {
