@@ -6,9 +6,9 @@ use std::time::Duration;
 use clap::builder::PossibleValuesParser;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
+use super::actions::{DisconnectArgs, LevelArgs, PublishArgs};
 use super::follow::EventsArgs;
 use super::lists::{ChannelsArgs, ConnectionsArgs, RefusedArgs, Watch};
-use super::steer::{DisconnectArgs, LevelArgs, PublishArgs};
 use super::top::TopArgs;
 use super::values::positive;
 use crate::access_key::ApiRight;
@@ -18,17 +18,17 @@ use crate::completions::Shell;
 const COMMON: &str = "Options of every command";
 const AFTER_HELP: &str = "\
 Exit status: 0 done, 1 the daemon refused or failed, 2 wrong usage, 3 philote is not running,
-4 permission denied, 5 timed out, 6 nothing matched what was to be changed.";
+4 permission denied, 5 timed out, 6 nothing matched.";
 
-/// Ask and steer the Philote daemon on this machine
+/// Control the Philote daemon on this machine
 #[derive(Debug, Parser)]
 #[command(name = "philotectl", version, after_help = AFTER_HELP)]
 pub(super) struct Arguments {
-    /// The daemon's admin socket [env: PHILOTE_ADMIN_SOCKET; default: the first that answers of
+    /// The daemon's admin socket [env: PHILOTE_ADMIN_SOCKET; default: the first that accepts a connection of
     /// /run/philote/admin.sock, $XDG_RUNTIME_DIR/philote/admin.sock and admin.sock in the state directory]
     #[arg(long, global = true, value_name = "PATH", help_heading = COMMON)]
     pub(super) socket: Option<PathBuf>,
-    /// Print one JSON document: times in RFC 3339 UTC, sizes in bytes, durations in seconds
+    /// Print one JSON document, with times in RFC 3339 UTC, sizes in bytes and durations in seconds
     #[arg(long, global = true, help_heading = COMMON)]
     pub(super) json: bool,
     /// How long to wait for the daemon [default: 10s; reload 2m, wait-ready 30s]
@@ -40,49 +40,49 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Show how the daemon is doing
+    /// Show the state of the daemon
     Status {
-        /// Fail, with exit status 1, where more of max_connections are in use than this share
+        /// Fail with exit status 1 if more than this share of max_connections is in use
         #[arg(long, value_name = "PERCENT", value_parser = percent)]
         max_used: Option<u64>,
         #[command(flatten)]
         watch: Watch,
     },
-    /// List who is connected, or who has left or was refused and why
+    /// List open connections, or closed connections and rejected requests with the reason
     Connections(ConnectionsArgs),
-    /// List the channels that somebody reads
+    /// List the channels that have readers
     Channels(ChannelsArgs),
-    /// Close connections; exit status 6 if there are none
+    /// Close connections; exit status 6 if none match
     Disconnect(DisconnectArgs),
-    /// List the subjects that are kept out, or let one in again
+    /// List the banned subjects, or lift a ban
     Refused(RefusedArgs),
     /// Publish a message, or each line of standard input
     Publish(PublishArgs),
-    /// Follow connects, refusals, closes, reloads and, if wanted, messages
+    /// Follow connects, rejections, closes, reloads and optionally messages
     Events(EventsArgs),
-    /// Watch it live: rates, the busiest channels, the slowest connections, who was dropped and why
+    /// Show a live view: rates, the busiest channels, the slowest connections, and why connections were closed
     Top(TopArgs),
-    /// Issue a token and print it alone; when it expires is told on standard error
+    /// Issue a token and print it; standard error says when it expires
     Token(Token),
-    /// Say what is in a token and whether this daemon would accept it; exit status 1 if not
+    /// Show the contents of a token and whether this daemon would accept it; exit status 1 if not
     Inspect {
-        /// The token; without it, or as "-", it is read from standard input, where no other user can see it
+        /// The token; "-" or none reads it from standard input, where no other user can see it
         token: Option<String>,
     },
-    /// Show or change the secret that tokens are signed with
+    /// Show or change the secret that signs tokens
     #[command(subcommand)]
     Secret(Secret),
-    /// Read the configuration again; say what was applied and what needs a restart, or why all stays as it was
+    /// Reload the configuration; print what was applied and what needs a restart, or why nothing changed
     Reload {
-        /// Only say what it would come to
+        /// Only print what a reload would change
         #[arg(long)]
         dry_run: bool,
     },
-    /// Show or change how much is logged
+    /// Show or change the log level
     LogLevel(LevelArgs),
-    /// Wait until the daemon serves clients, or fail at --timeout
+    /// Wait until the daemon serves clients, or fail after --timeout
     WaitReady,
-    /// Load a Philote server, and measure what each delivery and each connection costs it
+    /// Load a Philote server, and measure the cost of each delivery and each connection
     Bench(Options),
     /// Print a script that makes a shell complete this program's command lines
     Completions {
@@ -92,7 +92,7 @@ pub(super) enum Command {
 }
 
 impl Command {
-    /// How often to show it again.
+    /// Returns how often to repeat the command.
     pub(super) fn watch(&self) -> Option<Duration> {
         match self {
             Command::Status { watch, .. } => watch.watch,
@@ -113,36 +113,36 @@ pub(super) struct Token {
     /// A channel that its holder may write (repeatable)
     #[arg(long, value_name = "CHANNEL")]
     pub(super) write: Vec<String>,
-    /// Open the HTTP API, or only these parts of it (separated by commas); it publishes on the channels of --write and
-    /// shows those of --read, or any without them
+    /// Grant all rights to the HTTP API, or these rights (separated by commas); it publishes only on the channels of
+    /// --write and shows only those of --read, if given
     #[arg(long, value_name = "RIGHT", num_args = 0..=1, value_delimiter = ',', value_parser = rights())]
     pub(super) api: Option<Vec<String>>,
-    /// Who it is for: shown to administrators, and to readers of what its holder publishes
+    /// The subject: shown to administrators, and to the readers of its holder's messages
     #[arg(long, value_name = "NAME")]
     pub(super) subject: Option<String>,
-    /// How long it is good: a duration such as 1h or 30d, or "never"
+    /// How long it is valid: a duration such as 1h or 30d, or "never"
     #[arg(long, value_name = "DURATION", value_parser = life, default_value = "7d")]
     pub(super) expires_in: Life,
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Secret {
-    /// Print the secret that signs (root and the daemon's own user only)
+    /// Print the secret that signs tokens (root and the daemon's own user only)
     Show {
-        /// Print all that verify tokens, one a line; the first is the one that signs
+        /// Print all secrets that verify tokens, one per line; the first one signs
         #[arg(long)]
         all: bool,
     },
-    /// Replace the daemon's own secret by standard input: one a line, the first signs, all verify
-    /// (root and the daemon's own user only). Connections whose key is then gone are closed.
-    #[command(after_help = "To end a rotation, forget all but the one that signs:\n  \
+    /// Replace the daemon's secrets with standard input: one per line, the first signs, all verify (root and the
+    /// daemon's own user only). Connections whose key is removed are closed.
+    #[command(after_help = "To end a rotation, keep only the secret that signs:\n  \
                             sudo philotectl secret show | sudo philotectl secret set")]
     Set,
-    /// Make a new secret that signs from now on; tokens signed with the older ones stay good
+    /// Add a new secret that signs from now on; tokens signed with the older ones stay valid
     Rotate,
 }
 
-/// How long a token is good; `None` is for ever.
+/// How long a token is valid; `None` for no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Life(pub(super) Option<Duration>);
 
@@ -157,7 +157,7 @@ fn life(text: &str) -> Result<Life, String> {
     }
 }
 
-/// The parts of the HTTP API, by name.
+/// The names of the rights to the HTTP API.
 fn rights() -> PossibleValuesParser {
     PossibleValuesParser::new(ApiRight::ALL.map(ApiRight::name))
 }
@@ -175,12 +175,12 @@ mod tests {
     use crate::admin::api::DEFAULT_TOKEN_LIFE;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
     }
 
     #[test]
-    fn a_token_lives_seven_days_when_nobody_says() {
+    fn a_token_is_valid_for_seven_days_by_default() {
         let life = |arguments: &[&str]| {
             let start = ["philotectl", "token", "--read", "chat"];
             match Arguments::try_parse_from(start.iter().chain(arguments)).unwrap().command {
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused() {
+    fn invalid_arguments_are_errors() {
         for arguments in [
             &["token"][..],
             &["token", "--read", "c", "--expires-in", "soon"],

@@ -1,4 +1,4 @@
-//! What each command asks, and how it reads the answer to people and to programs.
+//! The commands: their requests, and the text of the answers.
 
 use std::io::{self, IsTerminal, Read};
 use std::time::{Duration, Instant, SystemTime};
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::args::{Arguments, Command, Secret, Token};
 use super::print::{Facts, bytes, count, in_json, list, many};
-use super::{Complaint, Exit, PROGRAM, Report, bench, follow, lists, steer, top};
+use super::{Complaint, Exit, PROGRAM, Report, actions, bench, follow, lists, top};
 use crate::access_key::{ApiRight, ApiRights};
 use crate::admin::api::{
     Hidden, InspectRequest, Inspection, IssuedToken, Reloaded, SecretChanged, SecretSet, Secrets, Status,
@@ -20,13 +20,13 @@ use crate::escape::{escape, escape_json};
 use crate::moment::span;
 use crate::terminal::{self, Style, Tone};
 
-/// For a daemon that is well: it answers from memory.
+/// The default timeout. A daemon without problems answers from memory.
 const ANSWER: Duration = Duration::from_secs(10);
-/// A reload reads files that may lie on a slow network.
+/// The default timeout of a reload, which may read files over a slow network.
 const RELOAD: Duration = Duration::from_secs(120);
-/// A start makes a secret and binds sockets.
+/// The default timeout of `wait-ready`. A daemon that starts creates a secret and binds sockets.
 const WAIT_READY: Duration = Duration::from_secs(30);
-/// Between two looks at a daemon that is not ready.
+/// The pause between two checks of a daemon that is not ready.
 const READY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs the command; `style` is that of standard output.
@@ -37,7 +37,7 @@ pub(super) fn run(arguments: &Arguments, style: Style) -> Result<Report, Complai
     let paths = path::for_client(arguments.socket.clone(), |name| std::env::var_os(name));
     let client = |usual| Client::new(paths.clone(), arguments.timeout.unwrap_or(usual));
     let json = arguments.json;
-    // Some have the thread to themselves.
+    // These use the thread alone.
     if let Command::Top(args) = &arguments.command {
         return top::run(&client(ANSWER), args, json, style);
     }
@@ -58,16 +58,16 @@ pub(super) fn run(arguments: &Arguments, style: Style) -> Result<Report, Complai
             Command::Connections(args) => lists::connections(&client(ANSWER), args, json, style).await?,
             Command::Channels(args) => lists::channels(&client(ANSWER), args, json, style).await?,
             Command::Refused(args) => lists::refused(&client(ANSWER), args, json, style).await?,
-            Command::Disconnect(args) => steer::disconnect(&client(ANSWER), args, json).await?,
-            Command::Publish(args) => steer::publish(&client(ANSWER), args, json).await?,
-            Command::LogLevel(args) => steer::log_level(&client(ANSWER), args, json).await?,
+            Command::Disconnect(args) => actions::disconnect(&client(ANSWER), args, json).await?,
+            Command::Publish(args) => actions::publish(&client(ANSWER), args, json).await?,
+            Command::LogLevel(args) => actions::log_level(&client(ANSWER), args, json).await?,
             Command::Events(args) => follow::events(&client(ANSWER), args, json, style).await?,
             Command::Completions { shell } => Report::new(completions::script(PROGRAM, *shell)),
             Command::Token(token) => {
                 let answer = client(ANSWER).issue_token(&request(token)).await?;
                 for (option, channels) in [("--read", &token.read), ("--write", &token.write)] {
-                    let doubts = channels.iter().filter_map(|channel| doubt(option, channel));
-                    doubts.for_each(|doubt| terminal::complain(&doubt, None));
+                    let warnings = channels.iter().filter_map(|channel| warning(option, channel));
+                    warnings.for_each(|warning| terminal::complain(&warning, None));
                 }
                 in_json(json, &answer).unwrap_or_else(|| issued(&answer))
             }
@@ -181,11 +181,11 @@ fn status(status: &Status, style: Style) -> String {
     facts.render()
 }
 
-/// What is wrong where more than `share` percent of the places are taken.
+/// Returns a message if more than `share` percent of the connections are in use.
 fn too_full(status: &Status, share: u64) -> Option<String> {
     let (used, max) = (status.connections, status.max_connections);
     let message = || {
-        let cause = status.descriptor_limit.map(|limit| format!(", as many as {limit} open files leave,"));
+        let cause = status.descriptor_limit.map(|limit| format!(" (limited by {limit} open files)"));
         format!("{used} of {max} connections{} are in use: more than {share}%", cause.unwrap_or_default())
     };
     (used.saturating_mul(100) > max.saturating_mul(share)).then(message)
@@ -194,9 +194,9 @@ fn too_full(status: &Status, share: u64) -> Option<String> {
 fn request(token: &Token) -> TokenRequest {
     TokenRequest {
         read: token.read.clone(),
-        // With --api, no --write means any channel, and that is said by leaving the claim out.
+        // With --api, no --write means any channel, which is expressed by leaving the claim out.
         write: (!token.write.is_empty()).then(|| token.write.clone()),
-        // Alone it opens all.
+        // --api without values grants all rights.
         api: token.api.as_ref().map_or(ApiRights::NONE, |names| match names.as_slice() {
             [] => ApiRights::ALL,
             names => names.iter().filter_map(|name| ApiRight::named(name)).collect(),
@@ -206,15 +206,15 @@ fn request(token: &Token) -> TokenRequest {
     }
 }
 
-/// What may be meant by a channel's name that looks like a list or a pattern, which no channel is.
-fn doubt(option: &str, channel: &str) -> Option<String> {
+/// Returns a warning if a channel's name looks like a list or a pattern, because it is neither.
+fn warning(option: &str, channel: &str) -> Option<String> {
     let parts: Vec<&str> = channel
         .split(|c: char| ",;".contains(c) || c.is_whitespace())
         .filter(|part| !part.is_empty())
         .collect();
     let pattern = channel.contains('*')
         || [">", "#", "+"].iter().any(|wild| channel.split(['.', '/']).any(|part| part == *wild));
-    let name = format!("warning: {option} \"{channel}\" is one channel of that name");
+    let name = format!("warning: {option} \"{channel}\" is the name of one channel");
     if parts.len() > 1 {
         let each: Vec<String> = parts.iter().map(|part| format!("{option} {part}")).collect();
         return Some(format!("{name}, not a list; for several: {}", each.join(" ")));
@@ -222,8 +222,7 @@ fn doubt(option: &str, channel: &str) -> Option<String> {
     if pattern {
         return Some(format!("{name}, not a pattern: name each channel"));
     }
-    (parts.first() != Some(&channel))
-        .then(|| format!("{name}, with what stands beside \"{}\"", parts.concat()))
+    (parts.first() != Some(&channel)).then(|| format!("{name}, which differs from \"{}\"", parts.concat()))
 }
 
 fn issued(issued: &IssuedToken) -> Report {
@@ -234,7 +233,7 @@ fn issued(issued: &IssuedToken) -> Report {
     Report { aside: Some(aside), ..Report::new(format!("{}\n", issued.token.0)) }
 }
 
-/// A moment, and how far it is from now.
+/// Formats a time, and its distance from now.
 fn moment(at: Timestamp) -> String {
     let now = SystemTime::now();
     match (at.0.duration_since(now), now.duration_since(at.0)) {
@@ -244,7 +243,7 @@ fn moment(at: Timestamp) -> String {
     }
 }
 
-/// The token to look at; people paste it together with the scheme of its header.
+/// Returns the token to inspect, without the scheme of a pasted `Authorization` header.
 fn token_to_inspect(argument: Option<&str>) -> Result<Hidden, Complaint> {
     let text = match argument {
         Some(token) if token != "-" => token.to_owned(),
@@ -256,7 +255,7 @@ fn token_to_inspect(argument: Option<&str>) -> Result<Hidden, Complaint> {
     Ok(Hidden(bare.map_or(token, |(_, rest)| rest.trim()).to_owned()))
 }
 
-/// All of standard input. Not from a keyboard, which would show it to whoever looks over the shoulder.
+/// Reads all of standard input. A terminal is an error, because it would show what is typed.
 fn standard_input(thing: &str, example: &str) -> Result<String, Complaint> {
     let complaint =
         |message, exit| Complaint { message, hint: Some(format!("for example: {example}")), exit };
@@ -319,7 +318,7 @@ fn changed(what: &str, answer: &SecretChanged) -> String {
     text + "\n"
 }
 
-/// What is said of the secrets beside the first.
+/// Describes the secrets after the first.
 fn older(secrets: u64) -> String {
     match secrets {
         0 | 1 => String::new(),
@@ -331,7 +330,7 @@ fn older(secrets: u64) -> String {
 fn closing(connections: u64) -> Option<String> {
     let verb = if connections == 1 { "is" } else { "are" };
     let which = many(connections, "connection");
-    (connections > 0).then(|| format!("{which} whose key is gone {verb} being closed"))
+    (connections > 0).then(|| format!("{which} whose key was removed {verb} being closed"))
 }
 
 fn reloaded(answer: &Reloaded, style: Style) -> String {
@@ -344,14 +343,14 @@ fn reloaded(answer: &Reloaded, style: Style) -> String {
     facts.add_list("needs a restart", &answer.needs_restart);
     if answer.dry_run && answer.closing > 0 {
         let which = many(answer.closing, "connection");
-        facts.add("would be closed", format!("{which} whose key would be gone"));
+        facts.add("would be closed", format!("{which} whose key would be removed"));
     } else if let Some(closing) = closing(answer.closing) {
         facts.add("closing", closing);
     }
     facts.render()
 }
 
-/// Asks until the daemon serves. Only what cannot change by waiting ends it before its time.
+/// Waits until the daemon serves clients. Errors that waiting cannot resolve end it early.
 async fn wait_ready(paths: &[std::path::PathBuf], within: Duration) -> Result<impl Serialize, Complaint> {
     let start = Instant::now();
     loop {
@@ -383,7 +382,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_looks_like_a_list_or_a_pattern_is_doubted() {
+    fn a_channel_that_looks_like_a_list_or_a_pattern_causes_a_warning() {
         for (channel, words) in [
             ("chat,news", "not a list; for several: --read chat --read news"),
             ("chat, news", "not a list; for several: --read chat --read news"),
@@ -392,35 +391,35 @@ mod tests {
             ("room:*", "not a pattern"),
             ("a.>", "not a pattern"),
             ("a/#", "not a pattern"),
-            ("chat ", "with what stands beside \"chat\""),
-            ("chat,", "with what stands beside \"chat\""),
+            ("chat ", "which differs from \"chat\""),
+            ("chat,", "which differs from \"chat\""),
         ] {
-            let told = doubt("--read", channel).unwrap_or_default();
-            assert!(told.contains(words) && told.contains(channel), "{channel}: {told}");
+            let text = warning("--read", channel).unwrap_or_default();
+            assert!(text.contains(words) && text.contains(channel), "{channel}: {text}");
         }
         for plain in ["chat", "room:42", "c++", "room#1", "a>b", "a.b/c"] {
-            assert_eq!(doubt("--read", plain), None);
+            assert_eq!(warning("--read", plain), None);
         }
     }
 
     #[test]
-    fn a_pasted_header_is_a_token_too() {
+    fn a_token_may_be_pasted_with_the_scheme_of_its_header() {
         for text in ["a.b.c", " a.b.c\n", "Bearer a.b.c", "bearer  a.b.c "] {
             assert_eq!(token_to_inspect(Some(text)).unwrap().0, "a.b.c");
         }
     }
 
     #[test]
-    fn what_a_change_came_to_is_one_sentence() {
+    fn the_result_of_a_change_is_one_sentence() {
         let answer = |secrets, closing| SecretChanged { path: "/s".into(), secrets, closing };
         assert_eq!(changed("set", &answer(1, 0)), "set, in /s\n");
         assert_eq!(
             changed("set", &answer(2, 1)),
-            "set, in /s; 1 older one still verifies; 1 connection whose key is gone is being closed\n"
+            "set, in /s; 1 older one still verifies; 1 connection whose key was removed is being closed\n"
         );
         assert_eq!(
             changed("set", &answer(3, 5)),
-            "set, in /s; 2 older ones still verify; 5 connections whose key is gone are being closed\n"
+            "set, in /s; 2 older ones still verify; 5 connections whose key was removed are being closed\n"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! What completions know of the daemon: names of channels, ids of connections, refused subjects.
+//! Shell completions from the daemon: names of channels, ids of connections, banned subjects.
 
 use std::ffi::OsStr;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use crate::admin::client::{Client, Error};
 use crate::admin::path;
 use crate::escape::{escape, is_invisible};
 
-/// Whoever presses the tabulator waits no longer.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a shell waits for completions.
+const DEADLINE: Duration = Duration::from_millis(500);
 
-/// Candidates that a person can still look through.
+/// The most candidates, which a user can still read.
 const CANDIDATES: usize = 200;
 
-/// Names of channels that somebody reads.
+/// Completes names of channels that have readers.
 pub(super) fn channels() -> ArgValueCompleter {
     ArgValueCompleter::new(|typed: &OsStr| {
         let query = ChannelQuery {
@@ -32,7 +32,7 @@ pub(super) fn channels() -> ArgValueCompleter {
     })
 }
 
-/// Ids of open connections, with whose they are.
+/// Completes ids of open connections, with their subjects and addresses.
 pub(super) fn connections() -> ArgValueCompleter {
     ArgValueCompleter::new(|typed: &OsStr| {
         let id = typed.to_str().and_then(|text| text.parse().ok());
@@ -51,7 +51,7 @@ pub(super) fn connections() -> ArgValueCompleter {
     })
 }
 
-/// Subjects that are refused.
+/// Completes banned subjects.
 pub(super) fn refused() -> ArgValueCompleter {
     ArgValueCompleter::new(|typed: &OsStr| {
         let subjects = ask(async |client| {
@@ -62,22 +62,22 @@ pub(super) fn refused() -> ArgValueCompleter {
     })
 }
 
-/// Words and what is said of them.
-type Words = Vec<(String, Option<String>)>;
+/// Candidates and their descriptions.
+type Candidates = Vec<(String, Option<String>)>;
 
-/// What the daemon says, or nothing: a shell has no place for errors.
-fn ask(question: impl AsyncFnOnce(Client) -> Result<Words, Error>) -> Words {
+/// Returns the daemon's answer, or nothing on an error, because a shell does not show errors.
+fn ask(request: impl AsyncFnOnce(Client) -> Result<Candidates, Error>) -> Candidates {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let client = Client::new(path::for_client(None, |name| std::env::var_os(name)), PATIENCE);
-    runtime.ok().and_then(|runtime| runtime.block_on(question(client)).ok()).unwrap_or_default()
+    let client = Client::new(path::for_client(None, |name| std::env::var_os(name)), DEADLINE);
+    runtime.ok().and_then(|runtime| runtime.block_on(request(client)).ok()).unwrap_or_default()
 }
 
-fn candidates(words: Words, typed: &OsStr) -> Vec<CompletionCandidate> {
+fn candidates(found: Candidates, typed: &OsStr) -> Vec<CompletionCandidate> {
     let typed = typed.to_string_lossy();
-    // A name with characters that nobody sees is left out: the shell would show it as it is.
+    // Names with invisible characters are left out, because the shell would not escape them.
     let fits = |word: &str| word.starts_with(&*typed) && !word.contains(is_invisible);
     let candidate = |(word, help): (String, Option<String>)| {
         CompletionCandidate::new(word).help(help.map(|help| escape(&help).into_owned().into()))
     };
-    words.into_iter().filter(|(word, _)| fits(word)).map(candidate).collect()
+    found.into_iter().filter(|(word, _)| fits(word)).map(candidate).collect()
 }

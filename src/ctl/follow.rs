@@ -1,4 +1,4 @@
-//! `philotectl events`: what happens, a line each, until interrupted.
+//! `philotectl events`: prints one line for each event until interrupted.
 
 use std::io::{self, Write};
 
@@ -14,10 +14,10 @@ use crate::terminal::{Style, Tone};
 
 #[derive(Args, Debug)]
 pub(super) struct EventsArgs {
-    /// Also show the messages that are published
+    /// Also show published messages
     #[arg(long)]
     messages: bool,
-    /// Of the messages only those of this channel
+    /// Show only the messages of this channel
     #[arg(long, requires = "messages", add = complete::channels())]
     channel: Option<String>,
 }
@@ -32,7 +32,7 @@ pub(super) async fn events(
     let query = EventQuery { messages: args.messages, channel: args.channel.clone() };
     let mut events = client.events(&query).await?;
     if !json {
-        // Whoever makes something happen to see it here must know when this listens.
+        // A user who is about to cause an event must know when this is listening.
         eprintln!("following events; end with Ctrl-C");
     }
     while let Some(event) = events.next().await? {
@@ -46,7 +46,7 @@ pub(super) async fn events(
         let mut stdout = io::stdout().lock();
         match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
             Ok(()) => {}
-            // Whoever reads us has read enough.
+            // The reader wants no more.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Report::new("")),
             Err(error) => {
                 let message = format!("cannot write to standard output: {error}");
@@ -62,12 +62,12 @@ pub(super) async fn events(
     })
 }
 
-/// An event as JSON, in one line.
+/// Formats an event as JSON in one line.
 fn document(event: &Event) -> String {
     escape_json(&serde_json::to_string(event).unwrap_or_default()).into_owned()
 }
 
-/// An event in one line; `None` for one that only a newer program knows.
+/// Formats an event in one line; `None` for an event that this program does not know.
 fn line(event: &Event, style: Style) -> Option<String> {
     let faint = |text: String| style.paint(Tone::Faint, &text);
     let text = match event {
@@ -102,7 +102,7 @@ fn line(event: &Event, style: Style) -> Option<String> {
             escape(data.as_deref().unwrap_or_default())
         ),
         Event::Missed { missed } => {
-            let missed = format!("{} missed here: this reads too slowly", many(*missed, "event"));
+            let missed = format!("{} missed: this program reads too slowly", many(*missed, "event"));
             style.paint(Tone::Bad, &missed)
         }
         Event::Unknown => return None,
@@ -114,7 +114,7 @@ fn of(subject: Option<&str>) -> String {
     subject.map(|subject| format!(" of {}", escape(subject))).unwrap_or_default()
 }
 
-/// `closed ID of SUBJECT from ADDRESS: REASON (CODE), SENTENCE`.
+/// Formats `closed ID of SUBJECT from ADDRESS: REASON (CODE), SENTENCE`.
 fn ending(ended: &ClosedConnection) -> String {
     let what = match (ended.ending, ended.id) {
         (Ending::Closed, Some(id)) => format!("closed {id}"),
@@ -122,7 +122,7 @@ fn ending(ended: &ClosedConnection) -> String {
         (Ending::Refused, _) => "refused".into(),
     };
     let subject = match &ended.subject {
-        Some(subject) if !ended.subject_verified => format!(" (who claims to be {})", escape(subject)),
+        Some(subject) if !ended.subject_verified => format!(" (claims to be {})", escape(subject)),
         subject => of(subject.as_deref()),
     };
     let ClosedConnection { address, code, .. } = ended;
@@ -137,7 +137,7 @@ mod tests {
     const PIPE: Style = Style { terminal: false, colour: false };
 
     #[test]
-    fn an_event_is_one_line_whatever_others_wrote_in_it() {
+    fn an_event_is_one_line_whatever_a_client_sent() {
         let at = Timestamp::from_unix(1_795_344_300);
         let message = Event::Message {
             at,
@@ -153,10 +153,10 @@ mod tests {
         );
         let Event::Message { at, issuer, subject, channel, readers, .. } = message else { unreachable!() };
         let data = Some("\u{9b}31m\u{202e}\u{e0041}".to_owned());
-        let steering = document(&Event::Message { at, issuer, subject, channel, data, readers });
-        assert!(steering.contains(r#""data":"\u009b31m\u202e\udb40\udc41""#), "{steering}");
+        let message = document(&Event::Message { at, issuer, subject, channel, data, readers });
+        assert!(message.contains(r#""data":"\u009b31m\u202e\udb40\udc41""#), "{message}");
         let missed = line(&Event::Missed { missed: 7 }, PIPE).unwrap();
-        assert_eq!(missed, "7 events missed here: this reads too slowly");
+        assert_eq!(missed, "7 events missed: this program reads too slowly");
         assert_eq!(line(&Event::Unknown, PIPE), None);
     }
 }

@@ -1,4 +1,4 @@
-//! The lists: connections open and closed, channels, refused subjects.
+//! The lists: open and closed connections, channels, banned subjects.
 
 use std::time::{Duration, SystemTime};
 
@@ -17,23 +17,24 @@ use crate::admin::client::Client;
 use crate::escape::escape;
 use crate::terminal::{Style, Tone};
 
-/// Digits of an id on a terminal: enough to tell connections apart, and taken by every command.
+/// The digits of an id that a terminal shows. They are enough to tell connections apart, and every command accepts
+/// them.
 const SHORT_ID: usize = 8;
 
-/// What every list has.
+/// The options of every list.
 #[derive(Args, Debug)]
 pub(super) struct Rows {
-    /// How many rows at most [default: 100 on a terminal, else 10000]
+    /// The most rows [default: 100 on a terminal, otherwise 10000]
     #[arg(long, value_name = "N", value_parser = rows)]
     limit: Option<usize>,
     #[command(flatten)]
     pub(super) watch: Watch,
 }
 
-/// Doing it again and again.
+/// The option to repeat a command.
 #[derive(Args, Debug)]
 pub(super) struct Watch {
-    /// Show it again every so many seconds, until interrupted
+    /// Repeat the command at this interval until interrupted
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(super) watch: Option<Duration>,
 }
@@ -57,40 +58,40 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum State {
-    /// Who is connected.
+    /// Open connections.
     Open,
-    /// Who has left or was refused, and why.
+    /// Closed connections and rejected requests, with the reason.
     Closed,
 }
 
 #[derive(Args, Debug)]
 pub(super) struct ConnectionsArgs {
-    /// Who is connected, or who has left or was refused [default: open; closed with --reason]
+    /// Which connections to list [default: open; closed with --reason]
     #[arg(long, value_enum)]
     state: Option<State>,
-    /// Only this one: its id, or how that begins
+    /// Show only the connection whose id starts with this
     #[arg(long, add = complete::connections())]
     id: Option<IdPrefix>,
-    /// Only those that read or may write this channel
+    /// Show only connections that read or may write this channel
     #[arg(long, add = complete::channels())]
     channel: Option<String>,
-    /// Only those of this subject
+    /// Show only connections of this subject
     #[arg(long)]
     subject: Option<String>,
-    /// Only those from this address
+    /// Show only connections from this address
     #[arg(long)]
     address: Option<Address>,
-    /// Only those that ended for this reason, such as slow_consumer
+    /// Show only connections closed for this reason, such as slow_consumer
     #[arg(long)]
     reason: Option<String>,
-    /// The greatest first [default: newest]
+    /// The order, greatest first [default: newest]
     #[arg(long, value_name = "BY", value_parser = sorts())]
     sort: Option<String>,
     #[command(flatten)]
     pub(super) rows: Rows,
 }
 
-/// The words of both kinds of order, each once.
+/// The orders of open and closed connections, each once.
 fn sorts() -> Vec<clap::builder::PossibleValue> {
     let mut all: Vec<_> =
         ConnectionSort::value_variants().iter().filter_map(ValueEnum::to_possible_value).collect();
@@ -100,10 +101,10 @@ fn sorts() -> Vec<clap::builder::PossibleValue> {
 
 #[derive(Args, Debug)]
 pub(super) struct ChannelsArgs {
-    /// Only those whose name begins so
+    /// Show only channels whose name starts with this
     #[arg(long)]
     prefix: Option<String>,
-    /// The greatest first
+    /// The order, greatest first
     #[arg(long, value_name = "BY", value_enum, default_value_t)]
     sort: ChannelSort,
     #[command(flatten)]
@@ -112,7 +113,7 @@ pub(super) struct ChannelsArgs {
 
 #[derive(Args, Debug)]
 pub(super) struct RefusedArgs {
-    /// Let this subject in again
+    /// Lift the ban of this subject
     #[arg(long, value_name = "SUBJECT", add = complete::refused(), conflicts_with = "watch")]
     remove: Option<String>,
     #[command(flatten)]
@@ -137,7 +138,7 @@ pub(super) async fn connections(
     match args.state.unwrap_or(implied) {
         State::Open => {
             if args.reason.is_some() {
-                return Err(usage("an open connection has no --reason: ask with --state closed".into()));
+                return Err(usage("open connections have no --reason: use --state closed".into()));
             }
             let query = ConnectionQuery {
                 id: args.id.clone(),
@@ -153,7 +154,7 @@ pub(super) async fn connections(
         }
         State::Closed => {
             if args.channel.is_some() {
-                return Err(usage("of closed connections no --channel is remembered".into()));
+                return Err(usage("closed connections have no --channel".into()));
             }
             let query = ClosedQuery {
                 id: args.id.clone(),
@@ -204,7 +205,7 @@ fn open(answer: &Connections, style: Style) -> Report {
     listed(text, answer.connections.len(), answer.matched, "connection", style)
 }
 
-/// `reads chat, news, 7 more; writes chat`, or that it is on its way out.
+/// Formats `reads chat, news, 7 more; writes chat`, or the reason if the connection is being closed.
 fn channels_cell(connection: &Connection) -> String {
     if let Some(reason) = &connection.closing {
         return format!("(closing: {reason})");
@@ -278,7 +279,7 @@ fn closed(answer: &ClosedConnections, style: Style) -> Report {
     report
 }
 
-/// The subject; in brackets where a token that is no good claims it.
+/// Formats the subject, in parentheses if the token was not valid.
 fn claimed(ended: &ClosedConnection, style: Style) -> String {
     match &ended.subject {
         Some(subject) if style.terminal && !ended.subject_verified => format!("({subject})"),
@@ -334,7 +335,7 @@ pub(super) async fn refused(
     let answer = client.lift(subject).await?;
     let exit = if answer.matched == 0 { Exit::NothingMatched } else { Exit::Done };
     let report = in_json(json, &answer).unwrap_or_else(|| {
-        let outcome = if answer.matched == 0 { "was not refused" } else { "is let in again" };
+        let outcome = if answer.matched == 0 { "was not banned" } else { "is no longer banned" };
         Report::new(format!("{} {outcome}\n", escape(subject)))
     });
     Ok(Report { exit, ..report })
@@ -347,10 +348,11 @@ fn refused_table(answer: &RefusedSubjects, style: Style) -> Report {
         table.add(vec![refused.subject.clone(), refused.until.to_string()]);
     }
     let rows = answer.refused.len();
-    listed(table.render(style), rows, rows as u64, "refused subject", style)
+    listed(table.render(style), rows, rows as u64, "banned subject", style)
 }
 
-/// A list and what it left out: under it on a terminal; on standard error when piped, and only what is missing.
+/// Adds how many rows are shown: below the list on a terminal; otherwise on standard error, and only if some are
+/// missing.
 fn listed(text: String, shown: usize, matched: u64, thing: &str, style: Style) -> Report {
     let footer = format!("showing {} of {}", count(style, shown as u64), {
         let number = count(style, matched);
@@ -379,7 +381,7 @@ fn duration_cell(style: Style, seconds: f64) -> String {
     if style.terminal { short_span(Duration::from_secs_f64(seconds.max(0.0))) } else { seconds.to_string() }
 }
 
-/// How long ago on a terminal, when exactly otherwise.
+/// Formats a time: how long ago on a terminal, otherwise exactly.
 fn when(at: Timestamp, style: Style, whole: bool) -> String {
     let ago = SystemTime::now().duration_since(at.0).unwrap_or_default();
     match (style.terminal, whole) {

@@ -1,5 +1,6 @@
-//! `philotectl`: the administrator's commands, each a question to the daemon and how its answer is printed.
+//! `philotectl`, the administrator's program. Each command sends a request to the daemon and prints the answer.
 
+mod actions;
 mod args;
 mod bench;
 mod commands;
@@ -7,7 +8,7 @@ mod complete;
 mod follow;
 mod lists;
 mod print;
-mod steer;
+
 mod table;
 mod top;
 mod values;
@@ -24,10 +25,10 @@ use crate::escape::escape_json;
 use crate::terminal::{self, Style};
 use args::Arguments;
 
-/// What people type.
+/// The name of the program.
 const PROGRAM: &str = "philotectl";
 
-/// How it ends, for scripts.
+/// The exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Exit {
     Done = 0,
@@ -37,7 +38,7 @@ enum Exit {
     NotRunning = 3,
     PermissionDenied = 4,
     TimedOut = 5,
-    /// There was nothing to change.
+    /// Nothing matched, so that nothing was changed.
     NothingMatched = 6,
 }
 
@@ -47,12 +48,12 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// What a command has to say.
+/// The output of a command.
 #[derive(Debug, PartialEq, Eq)]
 struct Report {
-    /// For standard output.
+    /// The text for standard output.
     text: String,
-    /// A line for standard error: of interest to people, in the way of programs.
+    /// A line for standard error, which is for people and not for programs.
     aside: Option<String>,
     exit: Exit,
 }
@@ -63,7 +64,7 @@ impl Report {
     }
 }
 
-/// Why a command came to nothing: one line, one hint, one exit status.
+/// Why a command failed: one line, one hint, one exit status.
 #[derive(Debug)]
 struct Complaint {
     message: String,
@@ -85,7 +86,7 @@ impl From<Error> for Complaint {
     }
 }
 
-/// Runs the command line that the process was given.
+/// Runs the command line of the process.
 #[must_use]
 pub fn main() -> ExitCode {
     completions::answer_shell::<Arguments>(PROGRAM);
@@ -102,7 +103,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Runs the command, once or again and again.
+/// Runs the command, once or with `--watch` repeatedly.
 fn run(arguments: &Arguments, style: Style) -> Result<Exit, Complaint> {
     let Some(pause) = arguments.command.watch() else {
         let report = commands::run(arguments, style)?;
@@ -112,10 +113,10 @@ fn run(arguments: &Arguments, style: Style) -> Result<Exit, Complaint> {
     loop {
         let mut report = commands::run(arguments, style)?;
         if style.terminal {
-            // From the top of an empty screen.
+            // Clears the screen and starts at the top.
             report.text.insert_str(0, "\x1b[H\x1b[2J");
         } else if arguments.json {
-            // One document a line, so that a program can tell where each ends.
+            // One document per line, so that a program can find the end of each.
             let document: Option<serde_json::Value> = serde_json::from_str(&report.text).ok();
             report.text = document
                 .map(|document| escape_json(&document.to_string()).into_owned() + "\n")
@@ -128,11 +129,11 @@ fn run(arguments: &Arguments, style: Style) -> Result<Exit, Complaint> {
     }
 }
 
-/// Prints a report; false where nobody reads it any more.
+/// Prints a report. Returns false if the reader of standard output has closed it.
 fn print(report: &Report) -> Result<bool, Complaint> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(report.text.as_bytes()).and_then(|()| stdout.flush()) {
-        // Whoever reads us has read enough.
+        // The reader wants no more.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(false),
         Err(error) => {
             let message = format!("cannot write to standard output: {error}");

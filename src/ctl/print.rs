@@ -1,4 +1,4 @@
-//! How philotectl prints: aligned and in human units on a terminal, plain and exact when piped.
+//! The output of philotectl: aligned columns and readable units on a terminal, tabs and exact numbers in a pipe.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use super::Report;
 use crate::escape::{escape, escape_json};
 use crate::terminal::Style;
 
-/// The answer as one JSON document, where that is wanted.
+/// Returns the answer as one JSON document if `wanted`.
 pub(super) fn in_json(wanted: bool, answer: &impl Serialize) -> Option<Report> {
     let text = wanted.then(|| serde_json::to_string_pretty(answer).ok()).flatten()?;
     Some(Report::new(escape_json(&text).into_owned() + "\n"))
 }
 
-/// Labelled values, one a line.
+/// Labelled values, one per line.
 pub(super) struct Facts {
     style: Style,
     rows: Vec<(&'static str, String)>,
@@ -25,7 +25,7 @@ impl Facts {
         Self { style, rows: Vec::new() }
     }
 
-    /// Adds a line. `value` may hold colours; what others wrote in it must be escaped already.
+    /// Adds a line. `value` may contain colours; text from clients must already be escaped in it.
     pub(super) fn add(&mut self, label: &'static str, value: impl Into<String>) {
         self.rows.push((label, value.into()));
     }
@@ -37,7 +37,7 @@ impl Facts {
         }
     }
 
-    /// Columns on a terminal; a tab between label and value when piped.
+    /// Formats the lines: aligned on a terminal, with a tab between label and value otherwise.
     pub(super) fn render(&self) -> String {
         let widest = self.rows.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
         let line = |(label, value): &(&str, String)| {
@@ -51,12 +51,12 @@ impl Facts {
     }
 }
 
-/// Names in a line.
+/// Formats names in one line.
 pub(super) fn list(values: &[String]) -> String {
     escape(&values.join(", ")).into_owned()
 }
 
-/// Bytes: `12.3 MiB` on a terminal, `12897484` when piped.
+/// Formats a number of bytes: `12.3 MiB` on a terminal, `12897484` otherwise.
 pub(super) fn bytes(style: Style, bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if !style.terminal {
@@ -76,7 +76,7 @@ pub(super) fn bytes(style: Style, bytes: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
-/// A number: `1,234,567` on a terminal, `1234567` when piped.
+/// Formats a number: `1,234,567` on a terminal, `1234567` otherwise.
 pub(super) fn count(style: Style, number: u64) -> String {
     let digits = number.to_string();
     if !style.terminal {
@@ -92,7 +92,7 @@ pub(super) fn count(style: Style, number: u64) -> String {
     grouped
 }
 
-/// A length of time in few letters: `45s`, `5m03s`, `3h07m`, `2d04h`.
+/// Formats a duration in few characters: `45s`, `5m03s`, `3h07m`, `2d04h`.
 pub(super) fn short_span(length: Duration) -> String {
     let seconds = length.as_secs();
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
@@ -104,7 +104,7 @@ pub(super) fn short_span(length: Duration) -> String {
     }
 }
 
-/// `1 connection`, `2 connections`.
+/// Formats a number with a noun: `1 connection`, `2 connections`.
 pub(super) fn many(number: u64, thing: &str) -> String {
     if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
 }
@@ -113,11 +113,11 @@ pub(super) fn many(number: u64, thing: &str) -> String {
 mod tests {
     use super::*;
 
-    const PERSON: Style = Style { terminal: true, colour: false };
+    const TERMINAL: Style = Style { terminal: true, colour: false };
     const PIPE: Style = Style { terminal: false, colour: false };
 
     #[test]
-    fn people_read_columns_and_programs_tabs() {
+    fn a_terminal_has_columns_and_a_pipe_has_tabs() {
         let facts = |style| {
             let mut facts = Facts::new(style);
             facts.add("pid", "7");
@@ -125,12 +125,12 @@ mod tests {
             facts.add_list("none", &[]);
             facts.render()
         };
-        assert_eq!(facts(PERSON), "pid        7\nlistening  [::]:6380, bad\\u{1b}\n");
+        assert_eq!(facts(TERMINAL), "pid        7\nlistening  [::]:6380, bad\\u{1b}\n");
         assert_eq!(facts(PIPE), "pid\t7\nlistening\t[::]:6380, bad\\u{1b}\n");
     }
 
     #[test]
-    fn units_are_for_people() {
+    fn only_a_terminal_has_units() {
         assert_eq!(bytes(PIPE, 1 << 20), "1048576");
         for (number, text) in [
             (0, "0 B"),
@@ -140,10 +140,10 @@ mod tests {
             (12_897_484, "12.3 MiB"),
             (u64::MAX, "16777216.0 TiB"),
         ] {
-            assert_eq!(bytes(PERSON, number), text);
+            assert_eq!(bytes(TERMINAL, number), text);
         }
         for (number, text) in [(7, "7"), (100, "100"), (1000, "1,000"), (1_234_567, "1,234,567")] {
-            assert_eq!(count(PERSON, number), text);
+            assert_eq!(count(TERMINAL, number), text);
         }
         assert_eq!(count(PIPE, 1000), "1000");
         for (seconds, text) in [(0, "0s"), (59, "59s"), (303, "5m03s"), (11_259, "3h07m"), (187_300, "2d04h")]

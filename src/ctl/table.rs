@@ -1,4 +1,5 @@
-//! Tables: on a terminal they are aligned and fit its width; piped, each row is a line with tabs, whole and without a head.
+//! Tables. On a terminal they are aligned and fit its width; in a pipe each row is a complete line with tabs, without a
+//! head.
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
@@ -6,9 +7,9 @@ use super::print::Facts;
 use crate::escape::escape_cell;
 use crate::terminal::{self, Style, Tone};
 
-/// A terminal that does not say how wide it is.
-const USUAL_WIDTH: usize = 80;
-/// The narrowest that a column of text is cut to when it does not say.
+/// The width of a terminal that does not report one.
+const DEFAULT_WIDTH: usize = 80;
+/// The default minimum width of a column of text.
 const NARROWEST: usize = 8;
 const GAP: usize = 2;
 
@@ -16,40 +17,40 @@ const GAP: usize = 2;
 pub(super) struct Column {
     title: &'static str,
     right: bool,
-    /// The narrowest that it is cut to, where it is text.
+    /// Its minimum width, if it may be cut.
     cut_to: Option<usize>,
-    /// What is dropped where room is short, the greatest first; 0 is never.
+    /// The order in which columns are dropped when the table is too wide, greatest first; 0 for never.
     spare: u8,
 }
 
 impl Column {
-    /// Text, cut where room is short.
+    /// A column of text, which may be cut.
     pub(super) const fn text(title: &'static str) -> Column {
         Column { title, right: false, cut_to: Some(NARROWEST), spare: 0 }
     }
 
-    /// Something that makes no sense when it is cut.
+    /// A column whose text must not be cut.
     pub(super) const fn whole(title: &'static str) -> Column {
         Column { title, right: false, cut_to: None, spare: 0 }
     }
 
-    /// A figure.
+    /// A column of numbers.
     pub(super) const fn figure(title: &'static str) -> Column {
         Column { title, right: true, cut_to: None, spare: 0 }
     }
 
-    /// The same, not cut below this width.
+    /// Sets the minimum width.
     pub(super) const fn at_least(self, width: usize) -> Column {
         Column { cut_to: Some(width), ..self }
     }
 
-    /// The same, dropped where room is short: columns with the greatest `order` first.
+    /// Lets the column be dropped when the table is too wide; columns with the greatest `order` are dropped first.
     pub(super) const fn spare(self, order: u8) -> Column {
         Column { spare: order, ..self }
     }
 }
 
-/// Rows under columns.
+/// A table.
 pub(super) struct Table<'a> {
     columns: &'a [Column],
     rows: Vec<Vec<String>>,
@@ -60,20 +61,20 @@ impl<'a> Table<'a> {
         Table { columns, rows: Vec::new() }
     }
 
-    /// Adds a row, one cell a column. What others wrote in it is escaped here.
+    /// Adds a row with one cell for each column, and escapes the cells.
     pub(super) fn add(&mut self, cells: Vec<String>) {
         self.rows.push(cells.iter().map(|cell| escape_cell(cell)).collect());
     }
 
     pub(super) fn render(&self, style: Style) -> String {
         if style.terminal {
-            self.fit(style, terminal::width().unwrap_or(USUAL_WIDTH))
+            self.fit(style, terminal::width().unwrap_or(DEFAULT_WIDTH))
         } else {
             self.rows.iter().map(|row| row.join("\t") + "\n").collect()
         }
     }
 
-    /// The first row in full, a line for each cell.
+    /// Formats the first row completely, with a line for each cell.
     pub(super) fn render_one(&self, style: Style) -> String {
         let mut facts = Facts::new(style);
         for (column, cell) in self.columns.iter().zip(self.rows.iter().flatten()) {
@@ -107,7 +108,7 @@ impl<'a> Table<'a> {
                 break;
             }
             shown.remove(dropped);
-            // What was cut for its sake gets its room back.
+            // The other columns get back the width that they lost to it.
             for (at, width) in &mut shown {
                 *width = content(*at).max(self.columns[*at].title.width());
             }
@@ -133,7 +134,7 @@ impl<'a> Table<'a> {
     }
 }
 
-/// Text of at most `width` columns; what is cut ends in `…`.
+/// Cuts text to `width` columns; cut text ends in `…`.
 fn cut(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
@@ -156,7 +157,7 @@ mod tests {
         Column::figure("OUT"),
         Column::text("CHANNELS").spare(1),
     ];
-    const PERSON: Style = Style { terminal: true, colour: false };
+    const TERMINAL: Style = Style { terminal: true, colour: false };
 
     fn table() -> Table<'static> {
         let mut table = Table::new(&COLUMNS);
@@ -170,27 +171,27 @@ mod tests {
         let wide = "ID        SUBJECT                OUT  CHANNELS\n\
                     5f0c6b0e  alice in wonderland      7  chat, news\n\
                     00000001  世界\\u{1b}           1,234\n";
-        assert_eq!(table().fit(PERSON, 100), wide);
-        assert_eq!(table().fit(PERSON, 48), wide);
+        assert_eq!(table().fit(TERMINAL, 100), wide);
+        assert_eq!(table().fit(TERMINAL, 48), wide);
         let narrow = "ID        SUBJECT          OUT  CHANNELS\n\
                       5f0c6b0e  alice in won…      7  chat, news\n\
                       00000001  世界\\u{1b}     1,234\n";
-        assert_eq!(table().fit(PERSON, 42), narrow);
+        assert_eq!(table().fit(TERMINAL, 42), narrow);
         let without = "ID        SUBJECT       OUT\n\
                        5f0c6b0e  alice in …      7\n\
                        00000001  世界\\u{1b}  1,234\n";
-        assert_eq!(table().fit(PERSON, 27), without);
+        assert_eq!(table().fit(TERMINAL, 27), without);
     }
 
     #[test]
-    fn programs_get_everything_with_tabs() {
+    fn a_pipe_gets_complete_rows_with_tabs() {
         let piped = "5f0c6b0e\talice in wonderland\t7\tchat, news\n00000001\t世界\\u{1b}\t1,234\t\n";
         assert_eq!(table().render(Style { terminal: false, colour: false }), piped);
     }
 
     #[test]
-    fn one_row_is_shown_in_full() {
+    fn a_single_row_is_shown_completely() {
         let one = "ID        5f0c6b0e\nSUBJECT   alice in wonderland\nOUT       7\nCHANNELS  chat, news\n";
-        assert_eq!(table().render_one(PERSON), one);
+        assert_eq!(table().render_one(TERMINAL), one);
     }
 }

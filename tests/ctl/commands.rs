@@ -164,7 +164,7 @@ fn secrets_are_shown_set_and_rotated() {
     assert_eq!(daemon.ctl("secret show --all"), ended(0, &format!("{SECRET}\nolder\n"), ""));
     assert_eq!(daemon.ctl("secret show --json").json()["secrets"], json!([SECRET, "older"]));
     let set = "the secret is set, in /var/lib/philote/secret; 1 older one still verifies; \
-               3 connections whose key is gone are being closed\n";
+               3 connections whose key was removed are being closed\n";
     assert_eq!(run(philotectl(&daemon.path, "secret set"), b"new\nold\n"), ended(0, set, ""));
     assert_eq!(daemon.fake.last_seen(), "new\nold\n");
     let empty = "there is no secret on standard input\nfor example: philotectl secret set < FILE\n";
@@ -182,7 +182,7 @@ fn secrets_are_shown_set_and_rotated() {
 fn reload_says_what_came_of_it() {
     let daemon = Daemon::start();
     let applied = "applied\tlimits.queue_bytes, log.level\nneeds a restart\tlisten\n\
-                   closing\t2 connections whose key is gone are being closed\n";
+                   closing\t2 connections whose key was removed are being closed\n";
     assert_eq!(daemon.ctl("reload"), ended(0, applied, ""));
     assert_eq!(daemon.ctl("reload --json").json()["applied"], json!(["limits.queue_bytes", "log.level"]));
     let sentence = "/etc/philote/philote.toml line 3: unknown key \"lisen\"; nothing was changed";

@@ -93,8 +93,8 @@ fn closed_connections_piped_say_why() {
         "ClosedQuery { id: None, subject: None, address: None, reason: Some(\"slow_consumer\"), sort: Duration, limit: Some(10000) }"
     );
     for (line, message) in [
-        ("--state open --reason origin", "an open connection has no --reason: ask with --state closed"),
-        ("--state closed --channel c", "of closed connections no --channel is remembered"),
+        ("--state open --reason origin", "open connections have no --reason: use --state closed"),
+        ("--state closed --channel c", "closed connections have no --channel"),
         ("--state closed --sort idle", "closed connections are not sorted by idle"),
         ("--sort duration", "open connections are not sorted by duration"),
     ] {
@@ -194,7 +194,7 @@ fn disconnect_says_how_many_and_of_none_so_by_its_status() {
     assert_eq!(line("--channel chat --dry-run"), ended(0, "2 connections would be disconnected\n", ""));
     assert_eq!(line("--subject nobody"), ended(6, "no connection matches\n", ""));
     assert_eq!(line("--subject nobody --json").code, 6);
-    let refused = "no connection matches; nobody is refused until 2026-11-22T11:45:00Z\n";
+    let refused = "no connection matches; nobody is banned until 2026-11-22T11:45:00Z\n";
     assert_eq!(line("--subject nobody --refuse-for 1h"), ended(0, refused, ""));
     line("5f0c 00000001-6c3c-4c0e-9a53-0d8e3c1f3b7a --address [2001:db8::7]:80 --reconnect");
     assert_eq!(
@@ -227,8 +227,8 @@ fn disconnect_says_how_many_and_of_none_so_by_its_status() {
         assert_eq!((found.code, found.err.lines().next()), (2, Some(message)), "{arguments}");
     }
     assert_eq!(daemon.ctl("refused"), ended(0, "eve\t2026-11-22T10:45:00Z\n", ""));
-    assert_eq!(daemon.ctl("refused --remove eve"), ended(0, "eve is let in again\n", ""));
-    assert_eq!(daemon.ctl("refused --remove bob"), ended(6, "bob was not refused\n", ""));
+    assert_eq!(daemon.ctl("refused --remove eve"), ended(0, "eve is no longer banned\n", ""));
+    assert_eq!(daemon.ctl("refused --remove bob"), ended(6, "bob was not banned\n", ""));
 }
 
 #[test]
@@ -261,11 +261,11 @@ fn events_are_lines_until_the_daemon_ends_them() {
         "{at} connected {id} of alice\\u{{1b}} from 192.0.2.7:51234\n\
          {at} closed {id} of alice from 192.0.2.7:51234: slow_consumer (4413), too slow: more was waiting for this \
          connection than queue limits allow\n\
-         {at} refused (who claims to be alice) from 192.0.2.7:51234: bad_signature (401), the token has a bad signature\n\
+         {at} refused (claims to be alice) from 192.0.2.7:51234: bad_signature (401), the token has a bad signature\n\
          {at} reloaded; applied log.level; needs a restart: listen\n\
          {at} secret changed; 2 secrets in use\n\
          {at} message on chat from {id} of alice to 3 readers: hello\\nworld\n\
-         7 events missed here: this reads too slowly\n"
+         7 events missed: this program reads too slowly\n"
     );
     let err =
         "following events; end with Ctrl-C\nphilote has stopped\nstart it: sudo systemctl start philote\n";
@@ -333,7 +333,7 @@ fn max_used_fails_above_its_share() {
 fn a_dry_run_says_what_would_be() {
     let daemon = Daemon::start();
     let would = "would be applied\tlimits.queue_bytes, log.level\nneeds a restart\tlisten\n\
-                 would be closed\t2 connections whose key would be gone\n";
+                 would be closed\t2 connections whose key would be removed\n";
     assert_eq!(daemon.ctl("reload --dry-run"), ended(0, would, ""));
 }
 

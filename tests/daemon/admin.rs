@@ -157,7 +157,7 @@ fn a_slow_follower_loses_and_is_told_while_delivery_goes_on() {
     writer.settle();
     reading.join().unwrap();
     // It has not read a line so far: a pipe and some sockets' worth is all that waits for it.
-    assert!(follower.see("missed here").contains(" events missed here: this reads too slowly"));
+    assert!(follower.see("missed").contains(" events missed: this program reads too slowly"));
     drop(follower);
     // Its place is free again.
     let followers: Vec<Follower> = (0..16).map(|_| Follower::start(&daemon, &[])).collect();
@@ -170,7 +170,7 @@ fn a_slow_follower_loses_and_is_told_while_delivery_goes_on() {
 fn log_level_and_dry_run_change_what_they_say() {
     let daemon = Daemon::start("");
     assert_eq!(ctl(&daemon, &["log-level"]).1, "info\n");
-    assert_eq!(ctl(&daemon, &["log-level", "warning"]).1, "warning; the settings say info\n");
+    assert_eq!(ctl(&daemon, &["log-level", "warning"]).1, "warning; the setting is info\n");
     named(&daemon, "unheard", "chat").settle();
     daemon.wait_until("it has gone", |status| status["connections"] == 0);
     assert_eq!(ctl(&daemon, &["log-level", "info"]).0, DONE);
@@ -189,7 +189,7 @@ fn log_level_and_dry_run_change_what_they_say() {
     );
     assert_eq!(
         ctl(&daemon, &["log-level"]).1,
-        "debug; the settings say info\n",
+        "debug; the setting is info\n",
         "a reload that says nothing new"
     );
     config_file(daemon.directory.path(), "[log]\nlevel = \"error\"\n");

@@ -209,7 +209,7 @@ fn the_descriptor_limit_is_said_at_start() {
     let full = "136 of 136, FULL: raise the limit of 200 open files (LimitNOFILE= in the unit, ulimit -n in a shell)";
     assert!(status.contains(full) && !status.contains("raise max_connections"), "{status}");
     let (_, status) = crate::admin::ctl(&daemon, &["status", "--max-used", "80%"]);
-    assert!(status.contains("as many as 200 open files leave"), "{status}");
+    assert!(status.contains("limited by 200 open files"), "{status}");
     assert_eq!(daemon.ended(1)[0]["reason"], "descriptor_limit");
     drop(clients);
 }

@@ -141,27 +141,27 @@ fn top_shows_what_is_alive_and_gives_the_terminal_back() {
     tmux.press(&["s"]);
     tmux.see("Connections, greatest queue first: 3");
     tmux.press(&["/", "carol", "Enter"]);
-    let filtered = tmux.see("Connections, greatest queue first: 1 of carol");
+    let filtered = tmux.see("Connections, greatest queue first: 1 for carol");
     assert!(!filtered.contains(" bob "), "{filtered}");
     tmux.press(&["c"]);
     tmux.see("greatest queue first: 3\n");
     tmux.press(&["1", "s"]);
     tmux.see("Channels, messages first: 2");
     tmux.press(&["p"]);
-    tmux.see("LISTS HELD");
+    tmux.see("LISTS PAUSED");
     tmux.press(&["p", "?"]);
-    tmux.see("Keys; any key goes back");
+    tmux.see("Keys; any key closes this");
     tmux.press(&["x"]);
     tmux.wait("the help's end", |screen| !screen.contains("Keys; any") && !screen.contains("HELD"));
 
     // Disconnecting asks first: no, then yes.
     tmux.press(&["2", "/", "carol", "Enter"]);
-    tmux.see("first: 1 of carol");
+    tmux.see("first: 1 for carol");
     tmux.press(&["d"]);
     let question = tmux.see("y yes, r yes and ask to reconnect, else no");
     assert!(question.contains("Disconnect 1 connection?"), "{question}");
     tmux.press(&["n"]);
-    tmux.see("nobody was disconnected");
+    tmux.see("nothing was disconnected");
     carol.settle();
     tmux.press(&["d"]);
     tmux.see("Disconnect 1 connection?");
@@ -228,8 +228,8 @@ fn top_ends_when_its_terminal_is_gone() {
 fn top_is_a_screen_and_says_so_where_there_is_none() {
     let mut daemon = Daemon::start("[shutdown]\ndrain = \"1s\"\n");
     for (line, sentence) in [
-        (&[][..], "top needs a terminal, for what it shows and for its keys"),
-        (&["--json"], "top is a screen for people and speaks no JSON"),
+        (&[][..], "top needs a terminal for its output and its keys"),
+        (&["--json"], "top is interactive and has no JSON output"),
     ] {
         let output = top(&daemon).args(line).stdin(Stdio::null()).output().unwrap();
         assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(2), &b""[..]));

@@ -1,4 +1,4 @@
-//! Puts the view on the screen; at 80 by 24 all of it fits.
+//! Draws the screen, which needs 80 by 24 characters.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -16,9 +16,9 @@ use crate::escape::escape;
 use crate::moment::span;
 use crate::terminal::Style as Print;
 
-const PERSON: Print = Print { terminal: true, colour: false };
+const TERMINAL: Print = Print { terminal: true, colour: false };
 
-/// Lines of the plots, their titles included.
+/// The height of the plots, with their titles.
 const PLOTS: u16 = 4;
 
 const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
@@ -46,7 +46,7 @@ pub(super) fn screen(frame: &mut Frame<'_>, view: &mut View) {
     }
 }
 
-/// The list in focus gets the most room; of the others some rows stay in sight.
+/// The height of a list. The list with the focus gets the most; the others keep some rows.
 fn share(view: &View, kind: Kind) -> Constraint {
     Constraint::Fill(if view.focus == kind as usize { 2 } else { 1 })
 }
@@ -56,22 +56,22 @@ fn accent(view: &View, colour: Color) -> Style {
 }
 
 fn header(view: &View) -> Line<'static> {
-    let Some(status) = &view.status else { return Line::from("asking the daemon ...") };
+    let Some(status) = &view.status else { return Line::from("querying the daemon ...") };
     let Status { version, state, uptime_seconds, queued_bytes, memory_bytes, .. } = status;
     let up = span(std::time::Duration::from_secs(*uptime_seconds));
     let mut spans = vec![
         Span::styled(format!("philote {}", escape(version)), BOLD),
         Span::from(format!(
             "  {state}, up {up}  memory {}  queued {}",
-            bytes(PERSON, *memory_bytes),
-            bytes(PERSON, *queued_bytes)
+            bytes(TERMINAL, *memory_bytes),
+            bytes(TERMINAL, *queued_bytes)
         )),
     ];
     if status.connections >= status.max_connections {
         spans.push(Span::styled("  FULL", accent(view, Color::Red).add_modifier(Modifier::BOLD)));
     }
     if view.paused {
-        spans.push(Span::styled("  LISTS HELD", accent(view, Color::Yellow).add_modifier(Modifier::BOLD)));
+        spans.push(Span::styled("  LISTS PAUSED", accent(view, Color::Yellow).add_modifier(Modifier::BOLD)));
     }
     Line::from(spans)
 }
@@ -84,8 +84,8 @@ fn draw_plots(frame: &mut Frame<'_>, view: &View, area: Rect) {
             .areas(area);
     let connections = format!(
         "connections {} of {}",
-        count(PERSON, status.connections),
-        count(PERSON, status.max_connections)
+        count(TERMINAL, status.connections),
+        count(TERMINAL, status.max_connections)
     );
     let messages = format!("messages in {:.1}/s", status.messages_in_per_second);
     let deliveries = format!("deliveries {:.1}/s", status.deliveries_per_second);
@@ -108,9 +108,9 @@ fn draw_list(frame: &mut Frame<'_>, view: &View, kind: Kind, area: Rect) {
     let pane: &Pane = &view.panes[kind as usize];
     let focus = view.focus == kind as usize;
     let order = kind.sorts().get(pane.sort).cloned().unwrap_or_default();
-    let mut title = format!("{}, {order} first: {}", kind.title(), count(PERSON, pane.matched));
+    let mut title = format!("{}, {order} first: {}", kind.title(), count(TERMINAL, pane.matched));
     if !pane.filter.is_empty() {
-        title += &format!(" of {}", escape(&pane.filter));
+        title += &format!(" for {}", escape(&pane.filter));
     }
     let title_style = if focus { BOLD.add_modifier(Modifier::UNDERLINED) } else { BOLD };
     let widths = kind.columns().iter().map(|Column(_, width, _)| match width {
@@ -138,7 +138,7 @@ fn footer(view: &View) -> Line<'static> {
         (Mode::Filter(text), note) => {
             let help = note.clone().unwrap_or_else(|| KINDS[view.focus].filter_help().to_owned());
             Line::from(vec![
-                Span::styled(format!("show only: {}_", escape(text)), BOLD),
+                Span::styled(format!("filter: {}_", escape(text)), BOLD),
                 Span::styled(format!("  ({help})"), FAINT),
             ])
         }
@@ -151,7 +151,7 @@ fn footer(view: &View) -> Line<'static> {
             accent(view, Color::Red).add_modifier(Modifier::BOLD),
         ),
         (_, Some(note)) => Line::styled(escape(note).into_owned(), BOLD),
-        _ => Line::styled("q leave  Tab next list  s order  / filter  p hold  d disconnect  ? help", FAINT),
+        _ => Line::styled("q leave  Tab next list  s order  / filter  p pause  d disconnect  ? help", FAINT),
     }
 }
 
@@ -168,7 +168,7 @@ fn draw_help(frame: &mut Frame<'_>) {
     let area = frame.area().centered(Constraint::Length(78), Constraint::Length(lines.len() as u16 + 2));
     frame.render_widget(Clear, area);
     frame.render_widget(
-        Paragraph::new(lines).block(Block::bordered().title(" Keys; any key goes back ")),
+        Paragraph::new(lines).block(Block::bordered().title(" Keys; any key closes this ")),
         area,
     );
 }
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn all_of_it_fits_80_by_24() {
+    fn the_screen_fits_80_by_24() {
         let shown = shown(&mut view(), 80, 24);
         for part in [
             "Channels, rate first: 0",
@@ -216,14 +216,14 @@ mod tests {
             "1,234,567",
             "Closed and refused, newest first: 0",
             "AGO SUBJECT",
-            "q leave  Tab next list  s order  / filter  p hold  d disconnect  ? help",
+            "q leave  Tab next list  s order  / filter  p pause  d disconnect  ? help",
         ] {
             assert!(shown.contains(part), "{part} in\n{shown}");
         }
     }
 
     #[test]
-    fn no_size_and_no_mode_is_too_much_for_it() {
+    fn every_mode_is_drawn_at_any_size() {
         let modes: [fn() -> Mode; 4] = [
             || Mode::Browse,
             || Mode::Help,

@@ -1,4 +1,4 @@
-//! What each key does.
+//! The keys and their actions.
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
@@ -6,34 +6,34 @@ use super::lists::KINDS;
 use super::view::{Mode, View};
 use crate::admin::api::DisconnectRequest;
 
-/// Rows of a page.
+/// Rows by which PgUp and PgDn move.
 const PAGE: isize = 10;
 
-/// Letters of a filter: more than any name that it could be for.
+/// The most bytes of a filter, which are more than any name has.
 const LONGEST_FILTER: usize = 255;
 
-/// What comes of a key beside a change of the view.
+/// What a key causes, apart from a change of the view.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Action {
     Stay,
-    /// Another list is wanted.
-    Look,
-    /// To be asked of the daemon: with `dry_run` how many it would be.
+    /// Query the daemon again.
+    Query,
+    /// Send this request to the daemon; `dry_run` only counts the connections.
     Disconnect(DisconnectRequest),
     Suspend,
-    /// Something else has written on the screen.
+    /// Another program has written on the screen.
     DrawAgain,
     Leave,
 }
 
-/// The keys, for the help.
+/// The help for the keys.
 pub(super) const HELP: [(&str, &str); 11] = [
     ("Tab, 1 2 3", "the next list; channels, connections, closed"),
-    ("Up, Down, k, j", "choose a row; PgUp, PgDn, Home"),
-    ("s, S", "the next order, the one before"),
-    ("/", "show only some: a subject, an address, channel=C ..."),
-    ("c", "show all again"),
-    ("p, Space", "hold the lists, and let them go on"),
+    ("Up, Down, k, j", "select a row; PgUp, PgDn, Home"),
+    ("s, S", "the next order, the previous one"),
+    ("/", "filter the list: a subject, an address, channel=C ..."),
+    ("c", "clear the filter"),
+    ("p, Space", "pause the lists, or continue"),
     ("d", "disconnect the connection, or all of the channel; asks first"),
     ("?", "this help"),
     ("Ctrl-L", "draw the screen again"),
@@ -59,7 +59,7 @@ pub(super) fn press(view: &mut View, key: KeyEvent) -> Action {
             KeyCode::Char('y') => Action::Disconnect(request),
             KeyCode::Char('r') => Action::Disconnect(DisconnectRequest { reconnect: true, ..request }),
             _ => {
-                view.note = Some("nobody was disconnected".into());
+                view.note = Some("nothing was disconnected".into());
                 Action::Stay
             }
         },
@@ -79,24 +79,24 @@ fn browse(view: &mut View, key: KeyCode) -> Action {
             let sorts = kind.sorts().len();
             pane.sort = (pane.sort + if letter == 's' { 1 } else { sorts - 1 }) % sorts;
             pane.first();
-            return Action::Look;
+            return Action::Query;
         }
         KeyCode::Char('/') => view.mode = Mode::Filter(pane.filter.clone()),
         KeyCode::Char('c') => {
             pane.filter.clear();
             pane.first();
-            return Action::Look;
+            return Action::Query;
         }
         KeyCode::Char('d') => {
             let Some(row) = pane.rows.get(pane.at) else { return Action::Stay };
             if let Some(request) = kind.disconnect(row) {
                 return Action::Disconnect(request);
             }
-            view.note = Some("that one is gone already".into());
+            view.note = Some("that connection is closed already".into());
         }
         KeyCode::Char('p' | ' ') => {
             view.paused = !view.paused;
-            return Action::Look;
+            return Action::Query;
         }
         KeyCode::Char('?' | 'h') => view.mode = Mode::Help,
         KeyCode::Tab => view.focus = (view.focus + 1) % KINDS.len(),
@@ -107,7 +107,7 @@ fn browse(view: &mut View, key: KeyCode) -> Action {
     Action::Stay
 }
 
-/// A key of a filter that is being typed.
+/// Handles a key while the user types a filter.
 fn filter(view: &mut View, key: KeyCode, mut text: String) -> Action {
     match key {
         KeyCode::Esc => return Action::Stay,
@@ -120,7 +120,7 @@ fn filter(view: &mut View, key: KeyCode, mut text: String) -> Action {
             }
             pane.filter = text.trim().to_owned();
             pane.first();
-            return Action::Look;
+            return Action::Query;
         }
         KeyCode::Backspace => drop(text.pop()),
         KeyCode::Char(letter) if text.len() < LONGEST_FILTER => text.push(letter),
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_disconnected_without_a_yes() {
+    fn disconnecting_needs_a_confirmation() {
         let mut view = view();
         let Action::Disconnect(request) = keys(&mut view, "jd") else { panic!("no question") };
         assert_eq!((request.ids, request.dry_run), (vec!["00aa".parse().unwrap()], true));
@@ -171,30 +171,30 @@ mod tests {
             assert_eq!(view.mode, Mode::Browse);
         }
         view.question(really, 0);
-        assert_eq!(view.mode, Mode::Browse, "there is nothing to ask");
+        assert_eq!(view.mode, Mode::Browse, "there is nothing to confirm");
     }
 
     #[test]
-    fn filters_are_typed_mended_and_taken_back() {
+    fn a_filter_can_be_typed_corrected_and_cleared() {
         let mut view = view();
         assert_eq!(keys(&mut view, "/reason=x\n"), Action::Stay);
         assert_eq!(view.note.as_deref(), Some("connections are not filtered by reason"));
-        assert_eq!(view.mode, Mode::Filter("reason=x".into()), "to be mended");
+        assert_eq!(view.mode, Mode::Filter("reason=x".into()), "the user can correct it");
         press(&mut view, KeyEvent::from(KeyCode::Esc));
-        assert_eq!(keys(&mut view, "/quiet\n"), Action::Look, "letters are letters there");
-        assert_eq!(view.wanted().connections.subject.as_deref(), Some("quiet"));
-        assert_eq!(keys(&mut view, "c"), Action::Look);
-        assert_eq!(view.wanted().connections.subject, None);
+        assert_eq!(keys(&mut view, "/quiet\n"), Action::Query, "letters are no commands there");
+        assert_eq!(view.queries().connections.subject.as_deref(), Some("quiet"));
+        assert_eq!(keys(&mut view, "c"), Action::Query);
+        assert_eq!(view.queries().connections.subject, None);
     }
 
     #[test]
-    fn orders_go_round_in_each_list() {
+    fn the_orders_of_each_list_are_a_cycle() {
         let mut view = view();
         for digit in ["1", "2", "3"] {
             keys(&mut view, digit);
             let (kind, before) = (view.pane().0, view.pane().1.sort);
             let round = "s".repeat(kind.sorts().len());
-            assert_eq!(keys(&mut view, &round), Action::Look);
+            assert_eq!(keys(&mut view, &round), Action::Query);
             assert_eq!(view.pane().1.sort, before);
             keys(&mut view, "sS");
             assert_eq!(view.pane().1.sort, before);

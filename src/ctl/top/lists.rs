@@ -1,4 +1,4 @@
-//! The three lists: what they can be asked for, and how a row of each reads.
+//! The three lists: their queries and their rows.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,13 +12,13 @@ use crate::admin::api::{
 use crate::escape::escape_cell;
 use crate::terminal::Style;
 
-/// Rows that are asked for: more than any screen shows.
+/// The rows of a query, which are more than a screen shows.
 const ROWS: usize = 200;
 
-/// Digits of an id: enough to tell connections apart.
+/// The digits of an id that are shown. They are enough to tell connections apart.
 const SHORT_ID: usize = 8;
 
-const PERSON: Style = Style { terminal: true, colour: false };
+const TERMINAL: Style = Style { terminal: true, colour: false };
 
 /// Which list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub(super) enum Kind {
 
 pub(super) const KINDS: [Kind; 3] = [Kind::Channels, Kind::Connections, Kind::Closed];
 
-/// A column: its title, how wide it is (0 is what the others leave) and whether figures stand in it.
+/// A column: its title, its width (0 for the rest of the line) and whether it contains numbers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Column(pub(super) &'static str, pub(super) u16, pub(super) bool);
 
@@ -43,7 +43,7 @@ impl Kind {
         }
     }
 
-    /// Fitted to 80 columns.
+    /// Returns its columns, which fit into 80 characters.
     pub(super) fn columns(self) -> &'static [Column] {
         match self {
             Kind::Channels => &[
@@ -73,7 +73,7 @@ impl Kind {
         }
     }
 
-    /// The names of its orders.
+    /// Returns the names of its orders.
     pub(super) fn sorts(self) -> Vec<String> {
         fn names<T: ValueEnum>() -> Vec<String> {
             let name = |value: &T| value.to_possible_value().map(|name| name.get_name().replace('_', " "));
@@ -86,8 +86,8 @@ impl Kind {
         }
     }
 
-    /// The order to begin with: the busiest channels, the slowest connections, what ended last.
-    pub(super) fn usual_sort(self) -> usize {
+    /// Returns the index of its default order: the busiest channels, the slowest connections, the last closed.
+    pub(super) fn default_sort(self) -> usize {
         let place = match self {
             Kind::Channels => {
                 ChannelSort::value_variants().iter().position(|sort| *sort == ChannelSort::Rate)
@@ -100,16 +100,16 @@ impl Kind {
         place.unwrap_or_default()
     }
 
-    /// What may be typed as a filter.
+    /// Returns the help for its filter.
     pub(super) fn filter_help(self) -> &'static str {
         match self {
-            Kind::Channels => "how the name begins",
+            Kind::Channels => "the start of the name",
             Kind::Connections => "SUBJECT, ADDRESS, channel=C, id=ID",
             Kind::Closed => "SUBJECT, ADDRESS, reason=R, id=ID",
         }
     }
 
-    /// Whether this can be a filter of it.
+    /// Checks a filter.
     pub(super) fn check_filter(self, text: &str) -> Result<(), String> {
         match self {
             Kind::Channels => Ok(()),
@@ -118,7 +118,7 @@ impl Kind {
         }
     }
 
-    /// Whom it means to disconnect a row of it; nobody where all are gone already.
+    /// Returns the request that disconnects a row; `None` in the list of closed connections.
     pub(super) fn disconnect(self, row: &Row) -> Option<DisconnectRequest> {
         let request = DisconnectRequest { dry_run: true, ..DisconnectRequest::default() };
         match self {
@@ -129,7 +129,7 @@ impl Kind {
     }
 }
 
-/// A row: what it is about, and its cells in the order of the columns, fit to be shown.
+/// A row: its key, and its cells in the order of the columns, escaped.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
     pub(super) key: String,
@@ -171,7 +171,7 @@ pub(super) fn closed_query(sort: usize, filter: &str) -> Result<ClosedQuery, Str
         Some(Word::Address(address)) => query.address = Some(address),
         Some(Word::Named("id", value)) => query.id = Some(value.parse().map_err(str::to_owned)?),
         Some(Word::Named("reason", value)) => query.reason = Some(value.to_owned()),
-        Some(Word::Named(name, _)) => return Err(format!("what has ended is not filtered by {name}")),
+        Some(Word::Named(name, _)) => return Err(format!("closed connections are not filtered by {name}")),
     }
     Ok(query)
 }
@@ -182,7 +182,7 @@ enum Word<'a> {
     Named(&'a str, &'a str),
 }
 
-/// A filter: `NAME=VALUE` for the names that some list knows, else an address where it is one, else a subject.
+/// Parses a filter: `NAME=VALUE` with a name that a list knows, otherwise an address, otherwise a subject.
 fn read(filter: &str) -> Result<Option<Word<'_>>, String> {
     let filter = filter.trim();
     if filter.is_empty() {
@@ -201,9 +201,9 @@ pub(super) fn channel_row(channel: &Channel) -> Row {
         key: channel.channel.clone(),
         cells: vec![
             escape_cell(&channel.channel),
-            count(PERSON, channel.readers),
-            count(PERSON, channel.writers),
-            count(PERSON, channel.messages),
+            count(TERMINAL, channel.readers),
+            count(TERMINAL, channel.writers),
+            count(TERMINAL, channel.messages),
             format!("{:.1}", channel.messages_per_second),
         ],
     }
@@ -221,9 +221,9 @@ pub(super) fn connection_row(connection: &Connection) -> Row {
             escape_cell(&subject),
             connection.address.to_string(),
             short_span(Duration::from_secs(connection.age_seconds)),
-            bytes(PERSON, connection.queued_bytes),
-            count(PERSON, connection.messages_in),
-            count(PERSON, connection.messages_out),
+            bytes(TERMINAL, connection.queued_bytes),
+            count(TERMINAL, connection.messages_in),
+            count(TERMINAL, connection.messages_out),
         ],
         key: id,
     }
@@ -237,7 +237,7 @@ pub(super) fn closed_row(ended: &ClosedConnection) -> Row {
         None => String::new(),
     };
     Row {
-        // What was refused has no id; its port tells it from others of the same second.
+        // A rejected request has no id; its port distinguishes it from others in the same second.
         key: format!("{} {}", ended.at, ended.address),
         cells: vec![
             short_span(ago),
@@ -255,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_filter_is_a_subject_an_address_or_says_what_it_is() {
+    fn a_filter_is_a_subject_an_address_or_a_named_value() {
         let query = |text: &str| connection_query(0, text);
         assert_eq!(query(" ").unwrap().subject, None);
         assert_eq!(query("alice").unwrap().subject.as_deref(), Some("alice"));
@@ -275,8 +275,8 @@ mod tests {
     }
 
     #[test]
-    fn it_begins_with_what_needs_attention() {
-        let names = KINDS.map(|kind| kind.sorts()[kind.usual_sort()].clone());
+    fn the_default_orders_show_what_needs_attention() {
+        let names = KINDS.map(|kind| kind.sorts()[kind.default_sort()].clone());
         assert_eq!(names, ["rate", "queued", "newest"]);
     }
 }

@@ -1,12 +1,12 @@
-//! `philotectl top`: a live screen of the daemon on this machine.
+//! `philotectl top`: a live view of the daemon on this machine.
 //!
-//! [`picture`] asks the daemon on a thread of its own, [`keys`] says what a key does, [`view`] is what the person has
-//! chosen, [`lists`] turns answers into rows, and [`draw`] puts it all on the screen.
+//! [`poll`] queries the daemon on its own thread, [`keys`] handles keys, [`view`] is the state of the screen, [`lists`]
+//! turns answers into rows, and [`draw`] draws the screen.
 
 mod draw;
 mod keys;
 mod lists;
-mod picture;
+mod poll;
 mod view;
 
 use std::io::{self, IsTerminal};
@@ -25,26 +25,26 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
 use self::keys::Action;
-use self::picture::{Asked, Told, Watcher};
+use self::poll::{Poller, Request, Update};
 use self::view::View;
 use super::{Complaint, Exit, Report};
 use crate::admin::client::Client;
 use crate::terminal::Style;
 
-/// How long the screen may wait before it looks for news; a key is never kept waiting.
+/// How often the screen looks for updates. A key is handled at once.
 const GLANCE: Duration = Duration::from_millis(50);
 
-/// How long it may take the screen to end when told to.
+/// How long the screen may take to end after a signal.
 const LAST_GLANCE: Duration = Duration::from_secs(1);
 
 #[derive(Args, Debug)]
 pub(super) struct TopArgs {
-    /// How often to ask the daemon for new figures
+    /// How often to query the daemon
     #[arg(long, value_name = "SECONDS", value_parser = super::lists::seconds, default_value = "1")]
     interval: Duration,
 }
 
-/// Runs `philotectl top` until it is left. `style` is that of standard output.
+/// Runs `philotectl top` until the user leaves it. `style` is that of standard output.
 pub(super) fn run(client: &Client, args: &TopArgs, json: bool, style: Style) -> Result<Report, Complaint> {
     let no_screen = |message: &str| Complaint {
         message: message.into(),
@@ -52,40 +52,40 @@ pub(super) fn run(client: &Client, args: &TopArgs, json: bool, style: Style) -> 
         exit: Exit::Usage,
     };
     if json {
-        return Err(no_screen("top is a screen for people and speaks no JSON"));
+        return Err(no_screen("top is interactive and has no JSON output"));
     }
     if !style.terminal || !io::stdin().is_terminal() {
-        return Err(no_screen("top needs a terminal, for what it shows and for its keys"));
+        return Err(no_screen("top needs a terminal for its output and its keys"));
     }
-    // What can be said plainly is said before the screen is taken.
-    let watcher = Watcher::start(client.clone(), args.interval)?;
-    let told_to_end = Arc::new(AtomicBool::new(false));
-    // Dropped when the screen has been left.
+    // Errors are printed before the screen is taken over.
+    let poller = Poller::start(client.clone(), args.interval)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    // Dropped after the screen has been restored.
     let (_here, gone) = mpsc::channel();
-    end_at_signals(told_to_end.clone(), gone).map_err(|error| failed(&error))?;
+    end_at_signals(stop.clone(), gone).map_err(|error| failed(&error))?;
 
     let mut screen = ratatui::try_init().map_err(|error| failed(&error))?;
-    let outcome = watch(&mut screen, &watcher, &told_to_end, View::new(style.colour, args.interval));
-    // Dropped first: it shows the cursor again.
+    let outcome = watch(&mut screen, &poller, &stop, View::new(style.colour, args.interval));
+    // Dropped first, because that shows the cursor again.
     drop(screen);
     ratatui::restore();
     outcome.map(|()| Report::new(""))
 }
 
-/// Tells the screen to end at a signal, and ends the program where the screen does not.
+/// Sets `stop` at a signal, and ends the program if the screen does not end.
 ///
-/// A thread of its own, because whoever waits for a key of a terminal that is gone waits for ever: crossterm reads its
-/// end of file again and again. It stops when `gone` has no sender any more.
-fn end_at_signals(told_to_end: Arc<AtomicBool>, gone: Receiver<()>) -> io::Result<()> {
+/// This needs a thread, because waiting for a key of a closed terminal never ends: crossterm reads the end of file
+/// again and again. The thread ends when the sender of `gone` is dropped.
+fn end_at_signals(stop: Arc<AtomicBool>, gone: Receiver<()>) -> io::Result<()> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     let wait = move || {
         for signal in signals.forever() {
-            told_to_end.store(true, Relaxed);
+            stop.store(true, Relaxed);
             if gone.recv_timeout(LAST_GLANCE) == Err(RecvTimeoutError::Disconnected) {
                 return;
             }
             ratatui::restore();
-            // Ends the program. An error leaves the next signal to try.
+            // Ends the program. If it fails, the next signal tries again.
             let _ = emulate_default_handler(signal);
         }
     };
@@ -98,24 +98,24 @@ fn failed(error: &io::Error) -> Complaint {
 
 fn watch(
     screen: &mut DefaultTerminal,
-    watcher: &Watcher,
-    told_to_end: &AtomicBool,
+    poller: &Poller,
+    stop: &AtomicBool,
     mut view: View,
 ) -> Result<(), Complaint> {
-    watcher.ask(Asked::Look(view.wanted()));
+    poller.send(Request::Show(view.queries()));
     let mut changed = true;
-    while !told_to_end.load(Relaxed) {
+    while !stop.load(Relaxed) {
         if changed {
             screen.draw(|frame| draw::screen(frame, &mut view)).map_err(|error| failed(&error))?;
         }
         changed = false;
-        while let Some(told) = watcher.told() {
+        while let Some(update) = poller.next_update() {
             changed = true;
-            match told {
-                Told::Seen(picture) => view.see(*picture),
-                Told::WouldDisconnect(request, count) => view.question(request, count),
-                Told::Note(sentence) => view.note = Some(sentence),
-                Told::Over(complaint) => return Err(complaint),
+            match update {
+                Update::Snapshot(snapshot) => view.see(*snapshot),
+                Update::WouldDisconnect(request, count) => view.question(request, count),
+                Update::Note(sentence) => view.note = Some(sentence),
+                Update::Ended(complaint) => return Err(complaint),
             }
         }
         if !event::poll(GLANCE).map_err(|error| failed(&error))? {
@@ -128,11 +128,11 @@ fn watch(
         }
         match keys::press(&mut view, key) {
             Action::Stay => {}
-            Action::Look => watcher.ask(Asked::Look(view.wanted())),
-            Action::Disconnect(request) => watcher.ask(Asked::Disconnect(request)),
+            Action::Query => poller.send(Request::Show(view.queries())),
+            Action::Disconnect(request) => poller.send(Request::Disconnect(request)),
             Action::Suspend => {
                 ratatui::restore();
-                // Whoever continues us wants the screen back.
+                // After SIGCONT the screen is set up again.
                 let _ = kill_process(getpid(), Signal::TSTP);
                 *screen = ratatui::try_init().map_err(|error| failed(&error))?;
             }

@@ -1,66 +1,66 @@
-//! What the person at the screen has chosen, and what there is to show for it.
+//! The state of the screen: what the user has chosen, and the data to show.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::lists::{self, KINDS, Kind, Row};
-use super::picture::{Picture, Wanted};
+use super::poll::{Queries, Snapshot};
 use crate::admin::api::{DisconnectRequest, Status};
 
-/// How far back the plots go.
+/// The time that the plots cover.
 const REMEMBERED: Duration = Duration::from_secs(180);
 
-/// What keys are for at the moment.
+/// What the keys do at the moment.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Mode {
     Browse,
-    /// A filter is being typed.
+    /// The user is typing a filter.
     Filter(String),
-    /// To be answered before anybody is disconnected: whom, and how many these are.
+    /// The user must confirm a request that closes this many connections.
     Question(DisconnectRequest, u64),
     Help,
 }
 
-/// One of the lists as the person wants it.
+/// The state of one list.
 #[derive(Debug, Default)]
 pub(super) struct Pane {
-    /// The place of its order in what [`Kind::sorts`] names.
+    /// The index of its order in [`Kind::sorts`].
     pub(super) sort: usize,
     pub(super) filter: String,
     pub(super) rows: Vec<Row>,
     pub(super) matched: u64,
-    /// The row that keys act on.
+    /// The index of the selected row.
     pub(super) at: usize,
-    /// Whose row that is, once it was chosen: it may move.
-    chosen: Option<String>,
+    /// The key of the selected row, once the user has selected one; the row may move.
+    selected: Option<String>,
 }
 
 impl Pane {
     fn show(&mut self, rows: Vec<Row>, matched: u64) {
         self.rows = rows;
         self.matched = matched;
-        let found = self.chosen.as_ref().and_then(|key| self.rows.iter().position(|row| row.key == *key));
+        let found = self.selected.as_ref().and_then(|key| self.rows.iter().position(|row| row.key == *key));
         self.at = found.unwrap_or(self.at).min(self.rows.len().saturating_sub(1));
     }
 
-    /// Chooses another row: so many further down, or up.
+    /// Moves the selection down by `rows`, or up if negative.
     pub(super) fn step(&mut self, rows: isize) {
         self.at = self.at.saturating_add_signed(rows).min(self.rows.len().saturating_sub(1));
-        self.chosen = self.rows.get(self.at).map(|row| row.key.clone());
+        self.selected = self.rows.get(self.at).map(|row| row.key.clone());
     }
 
-    /// Back to the first row, whichever that is.
+    /// Selects the first row, whichever it is after the next update.
     pub(super) fn first(&mut self) {
         self.at = 0;
-        self.chosen = None;
+        self.selected = None;
     }
 }
 
-/// Samples of a figure, one an interval.
+/// Samples of a value, one per interval.
 #[derive(Debug, Default)]
 pub(super) struct Plot {
     samples: VecDeque<f64>,
-    /// Samples ever, by which they are gathered into columns that do not flicker.
+    /// The number of samples so far. It groups samples into columns that do not flicker.
     taken: usize,
 }
 
@@ -73,7 +73,8 @@ impl Plot {
         self.taken += 1;
     }
 
-    /// The samples in this many columns, the newest last: each the mean of its share of `most` samples.
+    /// Returns the samples in at most `width` columns, newest last. Each column is the mean of its share of `most`
+    /// samples.
     pub(super) fn columns(&self, width: usize, most: usize) -> Vec<u64> {
         let share = most.div_ceil(width.max(1)).max(1);
         let mut columns: Vec<(f64, u32)> = Vec::new();
@@ -91,7 +92,7 @@ impl Plot {
             }
         }
         let skipped = columns.len().saturating_sub(width);
-        // Tenths, so that a rate below one a second is seen.
+        // In tenths, so that rates below one per second are visible.
         columns.iter().skip(skipped).map(|(sum, count)| (sum * 10.0 / f64::from(*count)) as u64).collect()
     }
 }
@@ -101,10 +102,10 @@ pub(super) struct View {
     pub(super) status: Option<Status>,
     pub(super) panes: [Pane; 3],
     pub(super) focus: usize,
-    /// The lists stand still, the plots go on.
+    /// Whether the lists are paused; the plots continue.
     pub(super) paused: bool,
     pub(super) mode: Mode,
-    /// For the last line, until the next key.
+    /// The text of the last line, until the next key.
     pub(super) note: Option<String>,
     pub(super) connections: Plot,
     pub(super) messages: Plot,
@@ -117,7 +118,7 @@ impl View {
         View {
             colour,
             status: None,
-            panes: KINDS.map(|kind| Pane { sort: kind.usual_sort(), ..Pane::default() }),
+            panes: KINDS.map(|kind| Pane { sort: kind.default_sort(), ..Pane::default() }),
             focus: Kind::Connections as usize,
             paused: false,
             mode: Mode::Browse,
@@ -129,31 +130,31 @@ impl View {
         }
     }
 
-    /// Samples that a plot has room for.
+    /// Returns the number of samples in a plot.
     pub(super) fn remembered(&self) -> usize {
         ((REMEMBERED.as_secs_f64() / self.interval.as_secs_f64()) as usize).max(2)
     }
 
-    /// The list that keys act on.
+    /// Returns the list that has the focus.
     pub(super) fn pane(&mut self) -> (Kind, &mut Pane) {
         (KINDS[self.focus], &mut self.panes[self.focus])
     }
 
-    /// What to ask the daemon for.
-    pub(super) fn wanted(&self) -> Wanted {
+    /// Returns the queries for the daemon.
+    pub(super) fn queries(&self) -> Queries {
         let [channels, connections, closed] = &self.panes;
-        Wanted {
+        Queries {
             channels: lists::channel_query(channels.sort, &channels.filter),
-            // A filter was read when it was typed: it can be read again.
+            // A filter was checked when it was typed.
             connections: lists::connection_query(connections.sort, &connections.filter).unwrap_or_default(),
             closed: lists::closed_query(closed.sort, &closed.filter).unwrap_or_default(),
         }
     }
 
-    /// Takes what the daemon said.
-    pub(super) fn see(&mut self, picture: Picture) {
+    /// Takes over the daemon's answers.
+    pub(super) fn see(&mut self, snapshot: Snapshot) {
         let most = self.remembered();
-        let Picture { status, channels, connections, closed } = picture;
+        let Snapshot { status, channels, connections, closed } = snapshot;
         self.connections.take(status.connections as f64, most);
         self.messages.take(status.messages_in_per_second, most);
         self.deliveries.take(status.deliveries_per_second, most);
@@ -168,7 +169,7 @@ impl View {
         of_closed.show(closed.connections.iter().map(lists::closed_row).collect(), closed.matched);
     }
 
-    /// Asks before it is done; where nobody is meant any more it only says so.
+    /// Asks the user for confirmation, or says that no connection matches any more.
     pub(super) fn question(&mut self, request: DisconnectRequest, count: u64) {
         if count == 0 {
             self.note = Some("no connection matches any more".into());
@@ -188,23 +189,19 @@ mod tests {
         (0..8).for_each(|value| plot.take(f64::from(value), 8));
         assert_eq!(plot.columns(4, 8), [5, 25, 45, 65]);
         plot.take(8.0, 8);
-        assert_eq!(
-            plot.columns(4, 8),
-            [25, 45, 65, 80],
-            "the column that is begun stands beside the whole ones"
-        );
+        assert_eq!(plot.columns(4, 8), [25, 45, 65, 80], "an unfinished column is shown too");
         assert_eq!(plot.columns(2, 8), [55, 80]);
         assert!(Plot::default().columns(4, 8).is_empty());
     }
 
     #[test]
-    fn what_was_chosen_stays_chosen_when_it_moves() {
+    fn a_selected_row_stays_selected_when_it_moves() {
         let rows =
             |keys: &str| keys.chars().map(|key| Row { key: key.into(), cells: vec![] }).collect::<Vec<_>>();
         let mut pane = Pane::default();
         pane.show(rows("abc"), 3);
         pane.show(rows("cab"), 3);
-        assert_eq!(pane.at, 0, "nothing was chosen");
+        assert_eq!(pane.at, 0, "nothing was selected");
         pane.step(1);
         pane.show(rows("bca"), 3);
         assert_eq!(pane.at, 2);

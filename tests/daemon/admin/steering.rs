@@ -82,7 +82,7 @@ fn a_refused_subject_stays_out_until_it_is_let_in() {
     let (code, text) =
         ctl(&daemon, &["disconnect", "--subject", "eve \"x\"", "--refuse-for", "24h", "--dry-run"]);
     assert_eq!(code, DONE);
-    assert!(text.starts_with("1 connection would be disconnected; eve \"x\" would be refused until "));
+    assert!(text.starts_with("1 connection would be disconnected; eve \"x\" would be banned until "));
     eve.settle();
     assert_eq!(ctl(&daemon, &["disconnect", "--subject", "eve \"x\"", "--refuse-for", "24h"]).0, DONE);
     let (code, reason, _) = eve.closed();

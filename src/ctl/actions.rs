@@ -1,4 +1,4 @@
-//! The commands that act on what is alive: disconnect, publish, log-level.
+//! The commands `disconnect`, `publish` and `log-level`.
 
 use std::io::{self, BufRead, IsTerminal};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -16,36 +16,36 @@ use crate::admin::api::{
 use crate::admin::client::Client;
 use crate::escape::escape;
 
-/// Lines of standard input that are published with one request, and their bytes: well within what a request may have,
-/// even if every letter of them has to be escaped.
+/// The most lines of standard input in one request, and their bytes. They fit into a request even if every character
+/// must be escaped.
 const LINES_PER_REQUEST: usize = 256;
 const BYTES_PER_REQUEST: usize = 64 * 1024;
 
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("whom").required(true).multiple(true).args(["ids", "channel", "subject", "address", "all"]))]
 pub(super) struct DisconnectArgs {
-    /// Their ids, or how these begin
+    /// The ids, or the starts of ids
     #[arg(value_name = "ID", add = complete::connections())]
     ids: Vec<IdPrefix>,
-    /// Those that read or may write this channel
+    /// Connections that read or may write this channel
     #[arg(long, add = complete::channels())]
     channel: Option<String>,
-    /// Those of this subject
+    /// Connections of this subject
     #[arg(long)]
     subject: Option<String>,
-    /// Those from this address
+    /// Connections from this address
     #[arg(long)]
     address: Option<Address>,
-    /// Everybody
+    /// All connections
     #[arg(long, conflicts_with_all = ["ids", "channel", "subject", "address"])]
     all: bool,
-    /// Only say how many
+    /// Only print how many connections would be closed
     #[arg(long)]
     dry_run: bool,
-    /// Ask them to connect again (close code 1012) instead of telling them to stay away (4403)
+    /// Close with code 1012, which asks clients to reconnect, instead of 4403, which asks them not to
     #[arg(long)]
     reconnect: bool,
-    /// Keep the subject out for so long, also when the daemon restarts
+    /// Ban the subject for this long; the ban outlasts a restart of the daemon
     #[arg(
         long,
         value_name = "DURATION",
@@ -61,13 +61,13 @@ pub(super) struct PublishArgs {
     /// The channel
     #[arg(add = complete::channels())]
     channel: String,
-    /// The message; without it each line of standard input is one
+    /// The message; without it, each line of standard input is a message
     message: Option<String>,
 }
 
 #[derive(Args, Debug)]
 pub(super) struct LevelArgs {
-    /// The least that is logged from now on, until the next restart; without it the level is shown
+    /// The new log level, until the next restart; without it, the level is printed
     #[arg(value_enum)]
     level: Option<Level>,
 }
@@ -89,7 +89,7 @@ pub(super) async fn disconnect(
         refuse_for: args.refuse_for.map(|length| length.as_secs().max(1)),
     };
     let answer = client.disconnect(&request).await?;
-    // To keep a subject out is done also where it was not in.
+    // A ban succeeds even if the subject has no connection.
     let done = answer.matched > 0 || answer.refused_until.is_some();
     let exit = if done { Exit::Done } else { Exit::NothingMatched };
     let report = in_json(json, &answer).unwrap_or_else(|| Report::new(disconnected(&request, &answer)));
@@ -106,7 +106,7 @@ fn disconnected(request: &DisconnectRequest, answer: &Disconnected) -> String {
     };
     if let (Some(subject), Some(until)) = (&request.subject, answer.refused_until) {
         let would = if answer.dry_run { "would be" } else { "is" };
-        text += &format!("; {} {would} refused until {until}", escape(subject));
+        text += &format!("; {} {would} banned until {until}", escape(subject));
     }
     text + "\n"
 }
@@ -135,11 +135,11 @@ pub(super) async fn publish(client: &Client, args: &PublishArgs, json: bool) -> 
     }))
 }
 
-/// What a run of `publish` came to.
+/// The result of `publish`.
 #[derive(Default, serde::Serialize)]
 struct Tally {
     messages: u64,
-    /// One message to ten readers is ten.
+    /// A message to ten readers counts ten times.
     readers: u64,
 }
 
@@ -150,7 +150,7 @@ impl Tally {
     }
 }
 
-/// Lines as they come, from a thread of their own: whoever types waits for no one.
+/// Reads lines on a separate thread, so that the terminal never waits for the daemon.
 fn read_lines() -> Receiver<io::Result<String>> {
     let (sender, lines) = sync_channel(LINES_PER_REQUEST);
     std::thread::spawn(move || {
@@ -163,7 +163,7 @@ fn read_lines() -> Receiver<io::Result<String>> {
     lines
 }
 
-/// The next line and those that are there already; `None` at the end.
+/// Waits for the next line, and returns it with those that have already arrived; `None` at the end of the input.
 fn next_batch(lines: &Receiver<io::Result<String>>) -> Option<Result<Vec<String>, Complaint>> {
     let unread = |error: io::Error| Complaint {
         message: format!("cannot read messages from standard input: {error}"),
@@ -200,7 +200,7 @@ pub(super) async fn log_level(client: &Client, args: &LevelArgs, json: bool) -> 
         let settings = if answer.level == answer.configured {
             String::new()
         } else {
-            format!("; the settings say {}", name(answer.configured))
+            format!("; the setting is {}", name(answer.configured))
         };
         Report::new(format!("{}{settings}\n", name(answer.level)))
     }))
