@@ -1,20 +1,19 @@
-//! What a person can't see in a text, written so that they can: the one place that decides which characters these are.
+//! Escapes invisible characters in text, and decides which characters those are.
 //!
-//! Subjects, channel names and messages are chosen by strangers. What they hold must neither drive a terminal, nor
-//! pretend to be another line, nor make two different names look the same.
+//! Clients choose subjects, channel names and messages. Their characters must not control a terminal, look like
+//! another line, or make two different names look the same.
 
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
-/// Characters that are shown as escapes wherever a person reads, as ranges of code points in ascending order.
+/// Characters that are escaped in text for people, as ranges of code points in ascending order.
 ///
-/// They are control characters; those that turn the direction of writing; those of Unicode's property
-/// Default_Ignorable_Code_Point, which leave no trace, with the blocks that are reserved for more of them; format
-/// characters and fillers that show nothing though they lack that property; every blank but the plain space; and code
-/// points that are never characters.
+/// They are control characters; characters that change the direction of writing; those with Unicode's property
+/// Default_Ignorable_Code_Point, which are invisible, and the blocks reserved for more of them; format characters and
+/// fillers that are invisible without that property; every space character except U+0020; and noncharacters.
 ///
-/// Joiners and variation selectors are among them also inside of emoji: with and without them a name looks the same
-/// on many terminals, and terminals don't agree how wide the joined picture is.
+/// Joiners and variation selectors are included even within emoji, because many terminals show a name the same way with
+/// and without them, and terminals disagree about the width of a joined emoji.
 pub const INVISIBLE: &[RangeInclusive<u32>] = &[
     0x00..=0x1f,       // C0 controls
     0x7f..=0xa0,       // delete, C1 controls, no-break space
@@ -43,14 +42,14 @@ pub const INVISIBLE: &[RangeInclusive<u32>] = &[
     0x1bca0..=0x1bca3, // shorthand format controls
     0x1d159..=0x1d159, // musical null notehead
     0x1d173..=0x1d17a, // musical format controls
-    0xe0000..=0xe0fff, // tags, more variation selectors, and what is reserved for their like
+    0xe0000..=0xe0fff, // tags, more variation selectors, and reserved code points
 ];
 
-/// Whether a character shows nothing, or something else than what it is.
+/// Whether a character is invisible or misleading.
 #[must_use]
 pub fn is_invisible(character: char) -> bool {
     let code = u32::from(character);
-    // Of most texts every character is one of these.
+    // Most characters of most texts.
     if matches!(code, 0x20..=0x7e) {
         return false;
     }
@@ -58,7 +57,7 @@ pub fn is_invisible(character: char) -> bool {
     INVISIBLE.get(place).is_some_and(|range| range.contains(&code))
 }
 
-/// `text` with what a person can't see as escapes (`\n`, `\u{1b}`). A text that was escaped comes out unchanged.
+/// Escapes the invisible characters in `text` (`\n`, `\u{1b}`). Escaping a second time changes nothing.
 ///
 /// ```
 /// assert_eq!(philote::escape::escape("grüß\x1b[2J\n"), "grüß\\u{1b}[2J\\n");
@@ -128,7 +127,7 @@ mod tests {
 
     use super::*;
 
-    /// The ranges of a character class of Unicode's properties.
+    /// Returns the ranges of a character class.
     fn class(pattern: &str) -> Vec<RangeInclusive<u32>> {
         let HirKind::Class(Class::Unicode(class)) = regex_syntax::parse(pattern).unwrap().into_kind() else {
             panic!("{pattern} is no class");
@@ -137,14 +136,14 @@ mod tests {
     }
 
     #[test]
-    fn the_ranges_are_in_order_and_apart() {
+    fn the_ranges_are_sorted_and_do_not_overlap() {
         for pair in INVISIBLE.windows(2) {
             assert!(pair[0].start() <= pair[0].end() && pair[0].end() + 1 < *pair[1].start(), "{pair:x?}");
         }
     }
 
     #[test]
-    fn all_that_is_invisible_or_turns_the_direction_is_escaped() {
+    fn invisible_characters_and_direction_controls_are_escaped() {
         for character in [
             '\u{9b}',
             '\u{61c}',
@@ -183,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_what_unicode_says() {
+    fn the_table_agrees_with_unicode_s_properties() {
         let wanted = r"[\p{Cc}[\p{Cf}--\p{Prepended_Concatenation_Mark}]\p{Zl}\p{Zp}[\p{Zs}--\x20]
             \p{Default_Ignorable_Code_Point}\p{Bidi_Control}\p{Join_Control}\p{Variation_Selector}]";
         for range in class(&wanted.replace(char::is_whitespace, "")) {
@@ -191,7 +190,7 @@ mod tests {
                 assert!(is_invisible(character), "{character:?}");
             }
         }
-        // Nothing that has a shape: beside those, only noncharacters and these blanks.
+        // No visible character: only those, noncharacters and these space characters.
         let known = r"[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Zs}\p{Default_Ignorable_Code_Point}\p{Noncharacter_Code_Point}
             \x{2800}\x{1107f}\x{16fe4}\x{1d159}\x{fff0}-\x{fffb}]";
         let known = class(&known.replace(char::is_whitespace, ""));
@@ -201,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_seen_stays_as_it_is() {
+    fn visible_characters_are_unchanged() {
         for plain in ["Grüße, 世界 👋🏽 \\", "नमस्ते", "שלום", "مرحبا", "e\u{301}", "🇪🇺", ""]
         {
             assert!(matches!(escape(plain), Cow::Borrowed(_)), "{plain}");
@@ -233,7 +232,7 @@ mod tests {
         }
     }
 
-    /// Texts of characters from the ranges, which chance would seldom hit.
+    /// Texts of characters from the ranges, which random text rarely contains.
     fn odd() -> impl Strategy<Value = String> {
         let one = prop::sample::select(INVISIBLE.to_vec()).prop_flat_map(|range| range);
         prop::collection::vec(one.prop_filter_map("a surrogate", char::from_u32), 0..8)

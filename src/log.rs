@@ -1,7 +1,8 @@
-//! The log: tracing's records, written by a thread of its own to the journal, as text or as JSON.
+//! The log. A separate thread writes tracing's records to the journal, as text or as JSON.
 //!
-//! The message of a record says in words all that matters, because it is what `journalctl` shows; fields repeat it for
-//! machines. Text therefore shows the fields of other crates' records only. Whatever a record says, it comes out on one line.
+//! The message of a record contains everything that matters, because `journalctl` shows only the message; fields repeat
+//! it for programs. The text format therefore shows fields only for records of other crates. A record is always one
+//! line.
 
 use std::fmt;
 use std::io;
@@ -30,31 +31,31 @@ pub use record::MAX_TEXT_BYTES;
 use queue::{Queue, QueueLayer};
 use sink::Sink;
 
-/// The crates whose records are wanted at the level asked for: this one and its binaries.
+/// The target of this crate and its binaries, whose records follow the configured level.
 const OWN_TARGET: &str = "philote";
 
-/// How much may be lost of what a panicking main thread has just logged, because the process ends with it.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long a panicking main thread waits for the log to be written, because the process ends with it.
+const PANIC_FLUSH: Duration = Duration::from_secs(1);
 
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
-/// How records are written.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
-    /// To the journal where it takes this process's standard error, else as text.
+    /// The journal if standard error is connected to it, otherwise text.
     #[default]
     Auto,
-    /// Lines for people, on standard error; coloured on a terminal unless `NO_COLOR` is set.
+    /// Text on standard error, with colours on a terminal unless `NO_COLOR` is set.
     Text,
-    /// One JSON object a line, on standard error.
+    /// One JSON object per line on standard error.
     Json,
-    /// To the journal's own socket, with fields; as text where that does not answer.
+    /// The journal's socket, with fields; text if the journal cannot be reached.
     Journald,
 }
 
 impl Format {
-    /// What `Auto` means here. `JOURNAL_STREAM` alone says nothing, because children inherit it when their standard
-    /// error goes elsewhere: it must name the file that standard error is.
+    /// Replaces `Auto` with a definite format. `JOURNAL_STREAM` must name the file of standard error, because a child
+    /// process inherits the variable even if its standard error goes elsewhere.
     fn resolve(self, journal_stream: Option<&str>, stderr: Option<(u64, u64)>) -> Format {
         let stderr = stderr.map(|(device, inode)| format!("{device}:{inode}"));
         match self {
@@ -68,16 +69,16 @@ impl Format {
 /// Why the log could not be started.
 #[derive(Debug)]
 pub enum LogError {
-    /// [`init`] was called before, or something else has set up tracing.
+    /// [`init`] was called before, or tracing has another subscriber.
     AlreadyStarted,
-    /// The system gave no thread.
+    /// The thread could not be created.
     Thread(io::Error),
 }
 
 impl fmt::Display for LogError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            LogError::AlreadyStarted => f.write_str("the log has been started already in this process"),
+            LogError::AlreadyStarted => f.write_str("the log of this process was already started"),
             LogError::Thread(error) => write!(f, "cannot start the thread that writes the log: {error}"),
         }
     }
@@ -85,7 +86,7 @@ impl fmt::Display for LogError {
 
 impl std::error::Error for LogError {}
 
-/// The running log. All clones are one.
+/// A handle to the running log. All clones refer to the same log.
 #[derive(Clone)]
 pub struct LogHandle {
     queue: Arc<Queue>,
@@ -99,14 +100,14 @@ impl fmt::Debug for LogHandle {
 }
 
 impl LogHandle {
-    /// What is logged from now on. Records of other crates come out from warnings upwards at most: below that, some log
-    /// what clients sent.
+    /// Changes the level. Records of other crates are limited to warnings and errors, because below that some of them
+    /// contain what clients sent.
     pub fn set_level(&self, level: LevelFilter) {
-        // Fails only when the subscriber is gone, and then there is no level.
+        // It fails only if the subscriber is gone.
         let _ = self.filter.reload(targets(level));
     }
 
-    /// What is logged now.
+    /// Returns the current level.
     pub fn level(&self) -> LevelFilter {
         let own = |targets: &Targets| {
             let mut levels = targets.iter();
@@ -115,39 +116,38 @@ impl LogHandle {
         self.filter.with_current(own).ok().flatten().unwrap_or(LevelFilter::OFF)
     }
 
-    /// How many records were dropped since the start, because they came faster than they could be written or standard
-    /// error failed.
+    /// Returns how many records were dropped since the start, because they came too fast or writing failed.
     pub fn dropped(&self) -> u64 {
         self.queue.dropped()
     }
 
-    /// Waits until all that was logged is written, for `deadline` at most; false when it is not.
+    /// Waits at most `deadline` until all records are written. Returns false if some are not.
     pub fn flush(&self, deadline: Duration) -> bool {
         self.queue.flush(deadline)
     }
 }
 
-/// How many panics this process has had since [`init`].
+/// Returns the number of panics in this process since [`init`].
 pub fn panics() -> u64 {
     PANICS.load(Ordering::Relaxed)
 }
 
-/// Starts the log of this process, and has panics logged from now on.
+/// Starts the log of this process, which also logs panics.
 ///
 /// # Errors
-/// Fails when a log was started before, or the system gives no thread. That journald is absent is no error.
+/// A log was started before, or the thread could not be created. A missing journald is not an error.
 pub fn init(format: Format, level: LevelFilter) -> Result<LogHandle, LogError> {
     let stderr = rustix::fs::fstat(io::stderr()).ok();
     let journal_stream = std::env::var("JOURNAL_STREAM").ok();
     let format = format.resolve(journal_stream.as_deref(), stderr.map(|stat| (stat.st_dev, stat.st_ino)));
     let (dispatch, handle) = start(level, move || Sink::open(format)).map_err(LogError::Thread)?;
     dispatcher::set_global_default(dispatch).map_err(|_| LogError::AlreadyStarted)?;
-    let last_words = handle.clone();
-    std::panic::set_hook(Box::new(move |panic| log_panic(panic, &last_words)));
+    let log = handle.clone();
+    std::panic::set_hook(Box::new(move |panic| log_panic(panic, &log)));
     Ok(handle)
 }
 
-/// Makes a log that writes to what `open` gives. That is called on the writer's thread, where it may block.
+/// Creates a log that writes to the result of `open`, which is called on the writer's thread because it may block.
 fn start(
     level: LevelFilter,
     open: impl FnOnce() -> io::Result<Sink> + Send + 'static,
@@ -163,7 +163,7 @@ fn start(
     Ok((dispatch, LogHandle { queue, filter: handle }))
 }
 
-/// The writer's thread. What it has to say itself goes into the queue as all else does.
+/// Runs the writer's thread. Its own records go through the queue like all others.
 fn write_all(queue: &Queue, own_log: &WeakDispatch, open: impl FnOnce() -> io::Result<Sink>) {
     let say = |log: &dyn Fn()| {
         if let Some(own_log) = own_log.upgrade() {
@@ -171,7 +171,7 @@ fn write_all(queue: &Queue, own_log: &WeakDispatch, open: impl FnOnce() -> io::R
         }
     };
     let mut sink = open().unwrap_or_else(|error| {
-        say(&|| tracing::warn!("the journal cannot be reached ({error}): logging to standard error"));
+        say(&|| tracing::warn!("cannot connect to the journal ({error}): logging to standard error"));
         Sink::text()
     });
     while let Some(record) = queue.next() {
@@ -184,20 +184,20 @@ fn write_all(queue: &Queue, own_log: &WeakDispatch, open: impl FnOnce() -> io::R
     }
 }
 
-/// Own records from `level` upwards, those of other crates from warnings upwards at most.
+/// Returns the filter: our own records from `level` upwards, those of other crates at most from warnings upwards.
 fn targets(level: LevelFilter) -> Targets {
     Targets::new().with_target(OWN_TARGET, level).with_default(level.min(LevelFilter::WARN))
 }
 
-/// Says where, and not what: a panic's text may hold what a client sent.
+/// Logs the location of a panic, but not its text, which may contain what a client sent.
 fn log_panic(panic: &PanicHookInfo<'_>, log: &LogHandle) {
     PANICS.fetch_add(1, Ordering::Relaxed);
     let thread = std::thread::current();
-    let thread = thread.name().unwrap_or("without a name");
+    let thread = thread.name().unwrap_or("(unnamed)");
     let place = panic.location().map(|place| format!("{}:{}", place.file(), place.line()));
-    let place = place.unwrap_or_else(|| "an unknown place".to_owned());
+    let place = place.unwrap_or_else(|| "an unknown location".to_owned());
     tracing::error!("internal error in thread {thread} at {place}; please report this line");
     if thread == "main" {
-        log.flush(LAST_WORDS);
+        log.flush(PANIC_FLUSH);
     }
 }

@@ -1,5 +1,4 @@
-//! Figures in Prometheus's text format (version 0.0.4): how they are written, and a listener that gives them to whoever
-//! asks.
+//! Prometheus's text format (version 0.0.4), and the listener that serves it. `daemon/figures.rs` defines the metrics.
 
 mod server;
 
@@ -10,27 +9,27 @@ pub use self::server::{MAX_CONNECTIONS, MAX_SCRAPES, serve};
 /// The content type of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What kind of figure a family holds.
+/// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Only grows, until the process starts again.
+    /// Only grows while the process runs.
     Counter,
     /// Goes up and down.
     Gauge,
 }
 
-/// Figures as text, family after family.
+/// Metrics as text.
 #[derive(Debug, Default)]
 pub struct Exposition(String);
 
 impl Exposition {
-    /// One figure. Its name is the same in every version.
+    /// Adds one metric. Its name is the same in every version.
     pub fn add(&mut self, name: &str, kind: Kind, help: &str, value: impl Display) {
         self.head(name, kind_name(kind), help);
         let _ = writeln!(self.0, "{name} {value}");
     }
 
-    /// One figure for each value of a label. Values are names of ours: nothing in them needs escaping.
+    /// Adds a metric with one sample for each value of a label. The values are our own names, which need no escaping.
     pub fn add_each<V: Display>(
         &mut self,
         name: &str,
@@ -45,8 +44,8 @@ impl Exposition {
         }
     }
 
-    /// How many things there are of each size at this moment: the bounds of the buckets, the count in each, the last of
-    /// which has no bound, and the sum of all sizes.
+    /// Adds a histogram of current sizes: the upper bounds of the buckets, the count in each bucket, where the last
+    /// bucket has no bound, and the sum of all sizes.
     pub fn add_sizes(&mut self, name: &str, help: &str, bounds: &[u64], counts: &[u64], sum: u64) {
         self.head(name, "histogram", help);
         let mut total = 0;
@@ -58,7 +57,7 @@ impl Exposition {
         let _ = writeln!(self.0, "{name}_sum {sum}\n{name}_count {total}");
     }
 
-    /// The text.
+    /// Returns the text.
     pub fn into_text(self) -> String {
         self.0
     }
@@ -80,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_text_is_what_prometheus_reads() {
+    fn the_text_is_in_prometheus_s_format() {
         let mut all = Exposition::default();
         all.add("a_total", Kind::Counter, "As.", 7);
         all.add_each("b", Kind::Gauge, "Bs.", "kind", [("x", 1.5), ("y", 2.0)]);

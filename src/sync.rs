@@ -1,23 +1,22 @@
-//! Locks whose poisoning ends the process.
+//! Mutex locking that aborts on poison.
 
 use std::sync::{Mutex, MutexGuard};
 
-/// Locks, and ends the process if a holder panicked.
+/// Locks a mutex, and aborts the process if a thread panicked while it held the lock.
 ///
-/// The hub and the outboxes are shared by all connections. A panic between two of their statements may have left
-/// a channel half changed, so that the order or the completeness that every reader relies on can't be promised any
-/// more: the supervisor's restart is the only honest way on.
+/// All connections share the hub and the outboxes. A panic may have left a channel half changed, so that the order and
+/// completeness of deliveries are no longer guaranteed. Only a restart by the supervisor restores them.
 #[inline]
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     match mutex.lock() {
         Ok(guard) => guard,
-        Err(_) => end_the_process(),
+        Err(_) => abort(),
     }
 }
 
 #[cold]
-fn end_the_process() -> ! {
-    eprintln!("philote: a panic left shared state half changed; ending the process");
+fn abort() -> ! {
+    eprintln!("philote: a panic left shared state half changed; aborting");
     std::process::abort()
 }
 
@@ -29,12 +28,12 @@ mod tests {
     use crate::testing;
 
     #[test]
-    fn fault_55_a_panic_that_left_shared_state_half_changed_ends_the_process() {
+    fn fault_55_a_panic_while_a_lock_is_held_aborts_the_process() {
         const SIGABRT: i32 = 6;
         let output = testing::child("sync::tests::child_with_a_poisoned_lock").output().unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.signal(), Some(SIGABRT), "{errors}");
-        assert!(errors.contains("a panic left shared state half changed; ending the process"), "{errors}");
+        assert!(errors.contains("a panic left shared state half changed; aborting"), "{errors}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! What the daemon tells systemd, and the sockets that systemd passes to it.
+//! Notifications to systemd, and the sockets that systemd passes.
 //!
-//! The crate sd-notify forms the messages; it also sends them, but only on a blocking socket, so that a stopped service
-//! manager would stop the daemon. Here they are sent without waiting.
+//! The crate sd-notify formats the messages. It could also send them, but only on a blocking socket, so that a stopped
+//! service manager would stop the daemon. This module sends them without blocking.
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
@@ -21,14 +21,14 @@ mod tests;
 
 pub use passed::{PassedListener, PassedSocket, SystemdError, passed_listeners};
 
-/// The longest status text that is sent, in bytes: systemd throws away datagrams of more than 4,096.
+/// The longest status text, in bytes. systemd discards datagrams of more than 4,096 bytes.
 pub const MAX_STATUS_BYTES: usize = 1024;
 
-/// How many messages that must arrive wait for a manager that takes none: a reload is two of them, a stop is one.
+/// The most required messages that wait while the manager's socket is full: a reload needs two, a stop needs one.
 const MAX_WAITING: usize = 8;
 
-/// The way to the service manager. Without one, and when it is dead, all calls do nothing; no call ever waits. What it
-/// was too busy for goes out with a later call, so a daemon that sends its status now and then loses no state.
+/// A connection to the service manager. Calls never block, and do nothing if there is no manager or it is dead.
+/// Messages that found its socket full are sent by a later call, such as the next periodic status.
 #[derive(Debug)]
 pub struct Notifier {
     manager: Option<Mutex<Manager>>,
@@ -39,20 +39,21 @@ pub struct Notifier {
 struct Manager {
     socket: UnixDatagram,
     address: SocketAddr,
-    /// What must arrive and found the socket full.
+    /// Required messages that found the socket full.
     waiting: VecDeque<String>,
-    /// A failure has been logged.
+    /// Whether a failure has been logged.
     failed: bool,
 }
 
 impl Notifier {
-    /// The manager that `NOTIFY_SOCKET` names, and the watchdog of `WATCHDOG_USEC` if `WATCHDOG_PID` means this process.
+    /// Uses the manager in `NOTIFY_SOCKET`, and the watchdog in `WATCHDOG_USEC` if `WATCHDOG_PID` is this process.
     pub fn from_environment() -> Notifier {
         let path = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty());
         Notifier::new(path.as_deref(), sd_notify::watchdog_enabled())
     }
 
-    /// A manager at this path (or abstract name, with `@` in front), which expects a sign of life within `watchdog`.
+    /// Uses the manager at this path (or abstract name, with `@` in front), which expects a notification within
+    /// `watchdog`.
     pub fn new(path: Option<&OsStr>, watchdog: Option<Duration>) -> Notifier {
         let manager = path.and_then(|path| {
             let opened = Manager::open(path);
@@ -64,50 +65,51 @@ impl Notifier {
         }
     }
 
-    /// The daemon serves: after the start, and after each reload whether it succeeded or not.
+    /// Reports that the daemon is ready: after the start, and after each reload whether or not it succeeded.
     pub fn ready(&self) {
         self.send(&[NotifyState::Ready], true);
     }
 
-    /// What `systemctl status` shows. Line ends become blanks, what is over [`MAX_STATUS_BYTES`] is cut.
+    /// Sets the text of `systemctl status`. Control characters become spaces, and text over [`MAX_STATUS_BYTES`] is
+    /// cut.
     pub fn status(&self, text: &str) {
         let end = text.floor_char_boundary(MAX_STATUS_BYTES);
         let line = text[..end].replace(char::is_control, " ");
         self.send(&[NotifyState::Status(&line)], false);
     }
 
-    /// A reload has begun; [`ready`](Self::ready) ends it.
+    /// Reports that a reload has begun; [`ready`](Self::ready) ends it.
     pub fn reloading(&self) {
-        // systemd wants both in one datagram: by the time it tells this reload from an older READY.
+        // systemd needs both in one datagram. The time distinguishes this reload from an older READY.
         let mut states = vec![NotifyState::Reloading];
         states.extend(NotifyState::monotonic_usec_now());
         self.send(&states, true);
     }
 
-    /// The daemon has begun to stop.
+    /// Reports that the daemon has begun to stop.
     pub fn stopping(&self) {
         self.send(&[NotifyState::Stopping], true);
     }
 
-    /// Start, reload or stop may go on for this long from now; at most an hour and eleven minutes (2^32 µs).
+    /// Extends the time limit of a start, reload or stop to `duration` from now, at most 71 minutes (2^32 µs).
     pub fn extend_timeout(&self, duration: Duration) {
         let microseconds = u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
         self.send(&[NotifyState::ExtendTimeoutUsec(microseconds)], false);
     }
 
-    /// How often the watchdog is to be fed: twice in the time after which systemd ends the daemon. None when systemd
-    /// watches nothing.
+    /// Returns how often to feed the watchdog: twice in the time after which systemd kills the daemon. `None` without a
+    /// watchdog.
     pub fn watchdog_interval(&self) -> Option<Duration> {
         self.watchdog.map(|watchdog| watchdog / 2)
     }
 
-    /// The daemon is alive. To be called only upon proof.
+    /// Reports that the daemon is alive. Call it only after checking that.
     pub fn feed_watchdog(&self) {
         self.send(&[NotifyState::Watchdog], false);
     }
 
-    /// `must_arrive`: what the manager waits for is kept while its socket is full, and sent before all else as soon as
-    /// there is room; the rest is repeated by the daemon anyhow.
+    /// Sends a message. If `must_arrive`, because the manager waits for it, it is kept while the socket is full and
+    /// sent first later. The daemon repeats the other messages anyway.
     fn send(&self, states: &[NotifyState<'_>], must_arrive: bool) {
         let Some(manager) = &self.manager else { return };
         let mut message = String::new();
@@ -131,7 +133,7 @@ impl Manager {
     }
 
     fn send(&mut self, message: String, must_arrive: bool) {
-        // The order of messages must not change, so what waits goes first.
+        // The order of messages must not change, so waiting messages go first.
         let messages = std::mem::take(&mut self.waiting).into_iter().map(|message| (message, true));
         for (message, must_arrive) in messages.chain([(message, must_arrive)]) {
             let full = !self.waiting.is_empty();
@@ -158,5 +160,5 @@ impl Manager {
 }
 
 fn log_failure(address: &dyn std::fmt::Display, error: &io::Error) {
-    tracing::debug!("cannot tell the service manager at {address} of the daemon's state: {error}");
+    tracing::debug!("cannot notify the service manager at {address}: {error}");
 }

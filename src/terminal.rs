@@ -1,35 +1,36 @@
-//! How the programs for people print: colours or none, the terminal's width, and what goes wrong on standard error.
+//! Terminal output of the programs: colours, the terminal's width, and errors.
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use crate::escape::escape;
 
-/// Exit status of a command line that makes no sense.
+/// The exit status for an invalid command line.
 pub const USAGE: u8 = 2;
 
-/// How to print to one stream.
+/// The style of one output stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Style {
-    /// A person reads it: align columns, use human units.
+    /// Whether it is a terminal: align columns and use readable units.
     pub terminal: bool,
-    /// Colours are welcome.
+    /// Whether to use colours.
     pub colour: bool,
 }
 
-/// What a colour says.
+/// The meaning of a colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tone {
-    /// As it should be.
+    /// No problem.
     Good,
     /// Needs attention.
     Bad,
-    /// Less important than what stands beside it.
+    /// Less important than the text beside it.
     Faint,
 }
 
 impl Style {
-    /// For a stream: colours only on a terminal that has them, and not where `NO_COLOR` is set (no-color.org).
+    /// Returns the style of a stream. It has colours if it is a terminal that supports them and `NO_COLOR` is not set
+    /// (no-color.org).
     pub fn of(stream: &impl IsTerminal) -> Self {
         let terminal = stream.is_terminal();
         let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -37,7 +38,7 @@ impl Style {
         Self { terminal, colour: terminal && !unwanted && !dumb }
     }
 
-    /// `text` in the colour of `tone`.
+    /// Returns `text` in the colour of `tone`.
     #[must_use]
     pub fn paint(self, tone: Tone, text: &str) -> String {
         let code = match tone {
@@ -48,31 +49,31 @@ impl Style {
         self.sgr(code, text)
     }
 
-    /// `text` between the escape sequence with the parameters `code` and its reset.
+    /// Returns `text` between the escape sequence with the parameters `code` and its reset.
     #[must_use]
     pub fn sgr(self, code: &str, text: &str) -> String {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
 
-/// How many columns the terminal on standard output has.
+/// Returns the width of the terminal on standard output, in columns.
 pub fn width() -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
     (size.ws_col > 0).then_some(usize::from(size.ws_col))
 }
 
-/// One line on standard error that says what is wrong, and one that says what to do about it.
+/// Prints an error on standard error, and a hint in a second line.
 pub fn complain(message: &str, hint: Option<&str>) {
     let mut stderr = io::stderr().lock();
-    // Nobody is left to tell when this fails.
+    // If this fails, there is no way to report it.
     let _ = writeln!(stderr, "{}", escape(message));
     if let Some(hint) = hint {
         let _ = writeln!(stderr, "{}", escape(hint));
     }
 }
 
-/// Ends as clap wants it to: help and version on standard output; a mistake as [`complain`] says it, with the
-/// nearest valid word, or else the usage, as the hint. `program` is whose `--help` tells more.
+/// Prints clap's help or version on standard output, or its error with [`complain`], and returns the exit status. The
+/// hint is the nearest valid argument, the usage, or `--help` of `program`.
 #[must_use]
 pub fn usage(error: &clap::Error, program: &str) -> ExitCode {
     use clap::error::ErrorKind;
@@ -90,7 +91,7 @@ pub fn usage(error: &clap::Error, program: &str) -> ExitCode {
     ExitCode::from(USAGE)
 }
 
-/// clap writes a paragraph for the mistake, then perhaps a tip, then the usage.
+/// Extracts the error, and the tip or the usage, from clap's text.
 fn one_line(text: &str) -> (String, Option<String>) {
     let line = |prefix: &str| {
         text.lines()
@@ -108,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn colours_are_only_where_they_are_welcome() {
+    fn colours_need_a_style_with_colours() {
         let plain = Style { terminal: true, colour: false };
         assert_eq!(plain.paint(Tone::Bad, "full"), "full");
         let colour = Style { terminal: true, colour: true };

@@ -1,4 +1,4 @@
-//! jane's command line, with the two words that the original spelt with one dash.
+//! jane's command line, with the two options that the original spelt with one dash.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -6,17 +6,17 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{ArgGroup, CommandFactory, Parser};
 
-/// The port of a server that names none.
+/// The default port of a server.
 const PORT: u16 = 6380;
 
 const AFTER_HELP: &str = "\
-Each line of standard input is published on the first channel, and what others publish is printed as
-\"ISSUER SUBJECT CHANNEL: DATA\", with the issuer's first eight characters and control characters as escapes.
+Each line of standard input is published on the first channel. Messages of other clients are printed as
+\"ISSUER SUBJECT CHANNEL: DATA\", with the first eight characters of the issuer and control characters as escapes.
 
-When standard input ends (Ctrl-D, or the end of a pipe or file), jane leaves as soon as the server has all of it:
-\"echo hi | jane -c chat\" publishes and ends. With < /dev/null it only listens, until it is interrupted.
+When standard input ends (Ctrl-D, or the end of a pipe or file), jane exits as soon as the server has received all of
+it: \"echo hi | jane -c chat\" publishes and exits. With < /dev/null it only listens, until it is interrupted.
 
-A lost connection is made again; being refused ends it, with the reason and exit status 1.
+jane reconnects after a lost connection. If the server refuses it, it prints the reason and exits with status 1.
 -secure and -info may be written with one dash.";
 
 /// Talk through a Philote server from a terminal
@@ -24,39 +24,39 @@ A lost connection is made again; being refused ends it, with the reason and exit
 #[command(name = "jane", version, after_help = AFTER_HELP)]
 #[command(group = ArgGroup::new("access").args(["secret", "secret_file", "token"]))]
 pub(super) struct Arguments {
-    /// The server; as ws://HOST/PATH or wss://HOST/PATH where it is behind a prefix
+    /// The server; ws://HOST/PATH or wss://HOST/PATH for a server with a path prefix
     #[arg(short = 'p', long, value_name = "HOST:PORT|URL", default_value = "localhost:6380", value_parser = server)]
     pub(super) server: Server,
-    /// A channel to listen to; what is typed goes to the first (repeatable)
+    /// A channel to read; input is published on the first (repeatable)
     #[arg(short, long = "channel", value_name = "CHANNEL", required_unless_present = "info")]
     pub(super) channels: Vec<String>,
-    /// The server's secret, to sign a token with; other users can see it: rather use -S
+    /// The server's secret, which signs a token; other users can see it, so -S is better
     #[arg(short, long)]
     pub(super) secret: Option<String>,
     /// A file whose first line is the server's secret
     #[arg(short = 'S', long, value_name = "FILE")]
     pub(super) secret_file: Option<PathBuf>,
-    /// A token [default without -s, -S and -t: one from the daemon on this machine]
+    /// A token [default without -s, -S and -t: a token from the daemon on this machine]
     #[arg(short, long)]
     pub(super) token: Option<String>,
     /// Connect with TLS
     #[arg(long)]
     pub(super) secure: bool,
-    /// Trust the authorities in this file [default: those of the system]
+    /// Trust the certificate authorities in this file [default: those of the system]
     #[arg(long, value_name = "FILE")]
     pub(super) ca: Option<PathBuf>,
-    /// Print what the server says about itself, and end
+    /// Print information about the server, and exit
     #[arg(long)]
     pub(super) info: bool,
 }
 
-/// Where a server listens.
+/// The address of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Server {
-    /// A name, or an address without brackets.
+    /// A host name, or an IP address without brackets.
     pub(super) host: String,
     pub(super) port: u16,
-    /// What a URL says beside these.
+    /// The other parts of a URL.
     pub(super) url: Option<Url>,
 }
 
@@ -64,12 +64,12 @@ pub(super) struct Server {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Url {
     pub(super) tls: bool,
-    /// With its query; begins with a slash.
+    /// With its query; starts with a slash.
     path: String,
 }
 
 impl Server {
-    /// What the header `Host` says: as in a URL, a port that the scheme implies is left out.
+    /// Returns the value of the header `Host`. As in a URL, the default port of the scheme is left out.
     pub(super) fn authority(&self) -> String {
         let authority = authority(&self.host, self.port);
         match &self.url {
@@ -80,18 +80,18 @@ impl Server {
         }
     }
 
-    /// Where WebSockets are opened.
+    /// Returns the path of the WebSocket.
     pub(super) fn path(&self) -> &str {
         self.url.as_ref().map_or("/", |url| &url.path)
     }
 
-    /// A route of the HTTP API, behind the same prefix.
+    /// Returns the path of a route of the HTTP API, with the same prefix.
     pub(super) fn api(&self, route: &str) -> String {
         let path = self.path().split('?').next().unwrap_or_default();
         format!("{}{route}", path.trim_end_matches('/'))
     }
 
-    /// Whether it is reached with TLS without being told by an option.
+    /// Whether the URL asks for TLS.
     pub(super) fn is_secure(&self) -> bool {
         self.url.as_ref().is_some_and(|url| url.tls)
     }
@@ -120,7 +120,7 @@ impl std::fmt::Display for Server {
     }
 }
 
-/// What was typed, with `-secure` and `-info` as clap wants them: it would read `-s ecure`.
+/// Replaces `-secure` and `-info` with `--secure` and `--info`, because clap would parse `-s ecure`.
 pub(super) fn with_two_dashes(words: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
     words.map(|word| match word.to_str() {
         Some("-secure") => "--secure".into(),
@@ -129,19 +129,19 @@ pub(super) fn with_two_dashes(words: impl Iterator<Item = OsString>) -> impl Ite
     })
 }
 
-/// Reads the command line.
+/// Parses the command line.
 ///
 /// # Errors
-/// clap's; `--ca` without TLS, which clap can't see in a URL.
+/// Those of clap, and `--ca` or `--secure` with a URL that contradicts it.
 pub(super) fn parse(words: impl Iterator<Item = OsString>) -> Result<Arguments, clap::Error> {
     let mut arguments = Arguments::try_parse_from(with_two_dashes(words))?;
     if arguments.secure && arguments.server.url.as_ref().is_some_and(|url| !url.tls) {
-        let message = "--secure is for wss://, and -p names ws://";
+        let message = "--secure needs a wss:// URL, and -p gives ws://";
         return Err(Arguments::command().error(ErrorKind::ArgumentConflict, message));
     }
     arguments.secure |= arguments.server.is_secure();
     if arguments.ca.is_some() && !arguments.secure {
-        let message = "--ca needs --secure, or a server whose URL begins with wss://";
+        let message = "--ca needs --secure, or a server URL that starts with wss://";
         return Err(Arguments::command().error(ErrorKind::MissingRequiredArgument, message));
     }
     Ok(arguments)
@@ -152,11 +152,11 @@ fn server(text: &str) -> Result<Server, String> {
     let tls = match scheme.to_ascii_lowercase().as_str() {
         "ws" => false,
         "wss" => true,
-        _ => return Err("a server's URL begins with ws:// or wss://".to_owned()),
+        _ => return Err("a server URL starts with ws:// or wss://".to_owned()),
     };
     if rest.chars().any(|c| !c.is_ascii_graphic() || "#\"<>\\^`{|}".contains(c)) {
         return Err(
-            "a server's URL has neither a fragment nor blanks; write others than ASCII as %XX".to_owned()
+            "a server URL has no fragment and no spaces; write non-ASCII characters as %XX".to_owned()
         );
     }
     let (place, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
@@ -182,7 +182,7 @@ fn host_and_port(text: &str, usual: u16) -> Result<Server, String> {
         },
     };
     let port = port.map_or(Ok(usual), |port| port.parse().map_err(|_| wrong()))?;
-    // What else may stand in a name is for the resolver to say; these would get into the request's head.
+    // The resolver checks the rest of a name. These characters would break the head of the request.
     if host.is_empty() || port == 0 || host.contains(|c: char| c.is_control() || " /@?#".contains(c)) {
         return Err(wrong());
     }
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_original_s_command_line_works() {
+    fn the_command_line_of_the_original_works() {
         Arguments::command().debug_assert();
         let arguments = parse("-p philote.example:6380 -c chat -c news -s hunter2 -secure").unwrap();
         assert_eq!(arguments.server.to_string(), "philote.example:6380");
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_are_names_and_addresses() {
+    fn a_server_is_a_name_an_address_or_a_url() {
         for (text, host, port) in [
             ("a", "a", 6380),
             ("a:1", "a", 1),

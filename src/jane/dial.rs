@@ -1,4 +1,4 @@
-//! Reaches the server: TCP, TLS, and the one HTTP request that becomes a WebSocket or is answered.
+//! Connects to the server: TCP, TLS, and one HTTP request, which opens a WebSocket or gets an answer.
 
 use std::io;
 use std::sync::Arc;
@@ -25,19 +25,19 @@ use super::args::Server;
 use super::error::Error;
 use crate::admin::api::Hidden;
 
-/// From the first packet to the answer.
+/// The time limit from the first packet to the answer.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// Bytes of an HTTP answer.
+/// The most bytes of an HTTP answer.
 const MAX_ANSWER: usize = 1024 * 1024;
 
 /// A WebSocket over TCP or TLS.
 pub(super) type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
-/// A server, and how to reach it.
+/// A server, and how to connect to it.
 #[derive(Debug)]
 pub(super) struct Dial {
     pub(super) server: Server,
-    /// Whom to trust, where it is behind TLS.
+    /// The TLS configuration; `None` without TLS.
     pub(super) tls: Option<Arc<ClientConfig>>,
 }
 
@@ -69,7 +69,7 @@ impl Dial {
         .await
     }
 
-    /// What `GET /api/info` answers.
+    /// Returns the answer to `GET /api/info`.
     pub(super) async fn info(&self, token: &Hidden) -> Result<serde_json::Value, Error> {
         let request = self.request(&self.server.api("/api/info"), token)?;
         self.in_time(async {
@@ -82,7 +82,7 @@ impl Dial {
             serde_json::from_slice(&body).map_err(|_| Error::Refused {
                 server: self.server.to_string(),
                 status: 200,
-                message: "its answer is not that of a Philote server".into(),
+                message: "the answer is not from a Philote server".into(),
             })
         })
         .await
@@ -124,7 +124,7 @@ impl Dial {
         let Server { host, port, .. } = &self.server;
         let failed = |source| Error::Connect { server: self.server.to_string(), source };
         let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(failed)?;
-        // A line that is typed should be there at once.
+        // A typed line is sent at once.
         stream.set_nodelay(true).map_err(failed)?;
         let Some(config) = self.tls.clone() else { return Ok(Box::new(stream)) };
         let failed = |source| Error::Tls { server: self.server.to_string(), source };
@@ -133,7 +133,7 @@ impl Dial {
         Ok(Box::new(stream))
     }
 
-    /// The sentence in which a server says no.
+    /// Reads the error in an answer.
     async fn refusal(&self, answer: Response<Incoming>) -> Error {
         #[derive(Deserialize)]
         struct Refusal {
@@ -144,7 +144,7 @@ impl Dial {
         let body = body.map(|body| body.to_bytes()).unwrap_or_default();
         let message = match serde_json::from_slice::<Refusal>(&body) {
             Ok(refusal) => refusal.message,
-            Err(_) => status.canonical_reason().unwrap_or("it gives no reason").to_owned(),
+            Err(_) => status.canonical_reason().unwrap_or("no reason given").to_owned(),
         };
         Error::Refused { server: self.server.to_string(), status: status.as_u16(), message }
     }

@@ -1,4 +1,4 @@
-//! Why jane gives up, in the sentence that is read, and which reasons pass if one waits.
+//! jane's errors: their sentences, and whether reconnecting can help.
 
 use std::io;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use crate::access_key::SecretFileError;
 use crate::admin::client;
 use crate::trust::TrustError;
 
-/// Why there is no connection, or no longer one.
+/// Why there is no connection.
 #[derive(Debug)]
 pub(super) enum Error {
     SecretFile {
@@ -17,11 +17,11 @@ pub(super) enum Error {
         source: SecretFileError,
     },
     CannotSign,
-    /// It is not known whom to trust.
+    /// The certificate authorities to trust could not be loaded.
     Trust(TrustError),
-    /// The daemon on this machine gave no token.
+    /// The daemon on this machine issued no token.
     NoToken(client::Error),
-    /// A token or a channel that cannot stand in a request.
+    /// The token contains characters that a header cannot contain.
     NotAToken,
     Connect {
         server: String,
@@ -34,7 +34,7 @@ pub(super) enum Error {
     TimedOut {
         server: String,
     },
-    /// The server answered with something else than a WebSocket.
+    /// The server answered the upgrade with an error.
     Refused {
         server: String,
         status: u16,
@@ -43,7 +43,7 @@ pub(super) enum Error {
     NotWebSocket {
         server: String,
     },
-    /// The connection broke, or ended without a word.
+    /// The connection broke, or ended without a Close frame.
     Lost {
         why: String,
     },
@@ -51,9 +51,9 @@ pub(super) enum Error {
         code: u16,
         reason: String,
     },
-    /// The server did not say that it has all that was sent.
+    /// The server did not confirm that it received everything.
     Unconfirmed,
-    /// Some lines did not get through; each was told when it happened.
+    /// Some lines were not published; an error was printed for each.
     NotPublished {
         lines: u64,
     },
@@ -66,12 +66,12 @@ pub(super) enum Error {
 }
 
 impl Error {
-    /// Whether it is worth coming back after a while. `renews`: another token can be had then.
-    pub(super) fn passes(&self, renews: bool) -> bool {
+    /// Whether reconnecting later can help; `renews` says that there will be a new token.
+    pub(super) fn is_temporary(&self, renews: bool) -> bool {
         match self {
             Self::Connect { .. } | Self::TimedOut { .. } | Self::Lost { .. } => true,
             Self::Refused { status, .. } => matches!(status, 408 | 429 | 500..=599),
-            // The daemon on this machine restarts.
+            // The daemon on this machine may be restarting.
             Self::NoToken(
                 client::Error::NotRunning { .. } | client::Error::Dead { .. } | client::Error::Gone { .. },
             ) => true,
@@ -84,26 +84,26 @@ impl Error {
         }
     }
 
-    /// The one thing to do about it, where there is one: `advice` if the server did not accept the token.
+    /// Returns what to do about it, if known; `advice` if the server rejected the token.
     pub(super) fn hint<'a>(&'a self, advice: &'a str) -> Option<&'a str> {
         match self {
             Self::Refused { status: 401, .. } | Self::Closed { code: 4401, .. } => Some(advice),
             Self::Connect { .. } | Self::TimedOut { .. } => {
-                Some("check that the server runs, and -p HOST:PORT")
+                Some("check that the server is running, and -p HOST:PORT")
             }
             Self::NotWebSocket { .. } => Some("check -p HOST:PORT; a server with TLS needs -secure"),
             Self::Tls { .. } => {
-                Some("a server without TLS needs no -secure; --ca FILE names an authority of your own")
+                Some("a server without TLS needs no -secure; --ca FILE trusts your own authority")
             }
             Self::NoToken(
                 client::Error::SwitchedOff | client::Error::NotRunning { .. } | client::Error::Dead { .. },
-            ) => Some("give the server's secret with -S FILE, or a token with -t TOKEN"),
+            ) => Some("use the server's secret with -S FILE, or a token with -t TOKEN"),
             Self::NoToken(error) => error.hint(),
             _ => None,
         }
     }
 
-    /// A server's close frame, or none.
+    /// The error for the end of a connection, with or without a Close frame.
     pub(super) fn closed(frame: Option<CloseFrame>) -> Self {
         match frame {
             Some(frame) => Self::Closed { code: frame.code.into(), reason: frame.reason.to_string() },
@@ -121,7 +121,7 @@ impl std::fmt::Display for Error {
             Self::CannotSign => f.write_str("cannot sign a token with this secret"),
             Self::Trust(error) => error.fmt(f),
             Self::NoToken(error) => write!(f, "no token from the daemon on this machine: {error}"),
-            Self::NotAToken => f.write_str("what -t gives is no token: it has characters that no token has"),
+            Self::NotAToken => f.write_str("the argument of -t is not a token: it has invalid characters"),
             Self::Connect { server, source } => write!(f, "cannot connect to {server}: {source}"),
             Self::Tls { server, source } => write!(f, "no TLS connection to {server}: {source}"),
             Self::TimedOut { server } => write!(f, "{server} did not answer in time"),
@@ -160,16 +160,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn comes_back_only_where_that_can_help() {
+    fn only_temporary_errors_lead_to_a_reconnect() {
         let closed = |code| Error::Closed { code, reason: String::new() };
         for code in [1001, 1011, 1012, 1013, 4408, 4413] {
-            assert!(closed(code).passes(false), "{code}");
+            assert!(closed(code).is_temporary(false), "{code}");
         }
         for code in [1000, 1002, 1007, 1008, 1009, 4403, 4429] {
-            assert!(!closed(code).passes(true), "{code}");
+            assert!(!closed(code).is_temporary(true), "{code}");
         }
-        assert!(closed(4401).passes(true) && !closed(4401).passes(false));
+        assert!(closed(4401).is_temporary(true) && !closed(4401).is_temporary(false));
         let refused = |status| Error::Refused { server: "s".into(), status, message: "m".into() };
-        assert!(refused(503).passes(true) && !refused(401).passes(true) && !refused(403).passes(true));
+        assert!(
+            refused(503).is_temporary(true)
+                && !refused(401).is_temporary(true)
+                && !refused(403).is_temporary(true)
+        );
     }
 }

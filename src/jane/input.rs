@@ -1,4 +1,4 @@
-//! Standard input, line by line from a thread of its own: a read of a terminal cannot be broken off.
+//! Reads lines of standard input on a separate thread, because a read from a terminal cannot be cancelled.
 
 use std::fs::File;
 use std::io::{self, BufRead, IsTerminal, Read};
@@ -10,19 +10,19 @@ use tokio::sync::mpsc;
 
 use super::error::Error;
 
-/// Bytes of a line; far above what servers take, so that something that is no text does not fill the memory.
+/// The most bytes of a line, far more than a server accepts. It keeps binary input from filling the memory.
 pub(super) const MAX_LINE: usize = 1024 * 1024;
 /// Lines read ahead of the connection.
 const AHEAD: usize = 64;
 
-/// What standard input is.
+/// The kind of standard input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    /// A person types.
+    /// A terminal.
     Terminal,
-    /// A pipe or a file: all of it is to be published, then we are done.
+    /// A pipe or a file: jane publishes all of it, then exits.
     Stream,
-    /// `/dev/null` or the like: nothing will come, and that is no reason to leave.
+    /// `/dev/null` or a similar device: there will be no input, and jane does not exit because of that.
     Nothing,
 }
 
@@ -57,7 +57,7 @@ pub(super) fn start(source: Source) -> Result<mpsc::Receiver<Result<String, Erro
     Ok(received)
 }
 
-/// The next line without its end; `None` at the end of the input.
+/// Reads the next line, without its line ending; `None` at the end of the input.
 fn next(input: &mut impl BufRead) -> Result<Option<String>, Error> {
     let mut line = String::new();
     let read = input.take(MAX_LINE as u64 + 2).read_line(&mut line).map_err(Error::Input)?;
@@ -78,14 +78,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_come_without_their_ends() {
+    fn lines_have_no_line_endings() {
         let mut input = "a\r\n\n ü \nlast".as_bytes();
         let lines: Vec<_> = std::iter::from_fn(|| next(&mut input).unwrap()).collect();
         assert_eq!(lines, ["a", "", " ü ", "last"]);
     }
 
     #[test]
-    fn a_line_has_a_bound_and_is_text() {
+    fn a_line_that_is_too_long_or_not_text_is_an_error() {
         let line = "x".repeat(MAX_LINE);
         assert_eq!(next(&mut format!("{line}\r\n").as_bytes()).unwrap().unwrap(), line);
         assert_eq!(next(&mut line.as_bytes()).unwrap().unwrap(), line);

@@ -1,16 +1,16 @@
-//! `jane`: a client for people at a terminal.
+//! `jane`, the terminal client.
 //!
-//! It says who it is ([`access`]), reaches the server ([`dial`]), and then publishes what is typed ([`input`]) and
-//! shows what arrives ([`mod@print`]) while the connection lives ([`talk`]); when that ends, [`error`] knows whether to
-//! come back.
+//! It gets a token ([`token_source`]) and connects to the server ([`dial`]). While the connection lives
+//! ([`conversation`]), it publishes lines ([`input`]) and prints deliveries ([`mod@print`]). When the connection ends,
+//! [`error`] decides whether jane reconnects.
 
-mod access;
 mod args;
+mod conversation;
 mod dial;
 mod error;
 mod input;
 mod print;
-mod talk;
+mod token_source;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -26,20 +26,20 @@ use crate::escape::escape_json;
 use crate::moment::span;
 use crate::terminal::{self, complain};
 use crate::trust::client_config;
-use access::Access;
 use args::Arguments;
+use conversation::Console;
 use dial::{Dial, Socket};
 use error::Error;
-use talk::Console;
+use token_source::TokenSource;
 
-/// The wait before the first attempt to come back, at most; it doubles with each.
+/// The longest pause before the first attempt to reconnect. It doubles with each attempt.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// No wait is longer; and after a connection that lived for so long we start again with [`FIRST_PAUSE`].
+/// The longest pause. After a connection that lived at least this long, pauses start again with [`FIRST_PAUSE`].
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// For the last frame to leave and the server to end the connection.
+/// The time limit for sending the last frame and for the server to close the connection.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Runs the command line that the process was given.
+/// Runs the command line of the process.
 #[must_use]
 pub fn main() -> ExitCode {
     completions::answer_shell::<Arguments>("jane");
@@ -47,8 +47,8 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return terminal::usage(&error, "jane"),
     };
-    let access = match Access::new(&arguments) {
-        Ok(access) => access,
+    let source = match TokenSource::new(&arguments) {
+        Ok(source) => source,
         Err(error) => return failed(&error, None),
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -63,14 +63,14 @@ pub fn main() -> ExitCode {
     let dial = Dial { server: arguments.server, tls };
     let ended = runtime.block_on(async {
         if arguments.info {
-            info(&dial, &access).await
+            info(&dial, &source).await
         } else {
-            converse(&dial, &access, &arguments.channels).await
+            converse(&dial, &source, &arguments.channels).await
         }
     });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&error, error.hint(access.advice())),
+        Err(error) => failed(&error, error.hint(source.advice())),
     }
 }
 
@@ -79,9 +79,9 @@ fn failed(error: &Error, hint: Option<&str>) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Prints what the server says about itself.
-async fn info(dial: &Dial, access: &Access) -> Result<(), Error> {
-    let info = dial.info(&access.token(&[], ApiRights::ALL).await?).await?;
+/// Prints the information about the server.
+async fn info(dial: &Dial, source: &TokenSource) -> Result<(), Error> {
+    let info = dial.info(&source.token(&[], ApiRights::ALL).await?).await?;
     let text = serde_json::to_string_pretty(&info).unwrap_or_default();
     let mut stdout = io::stdout().lock();
     for line in text.lines() {
@@ -93,31 +93,31 @@ async fn info(dial: &Dial, access: &Access) -> Result<(), Error> {
     Ok(())
 }
 
-/// Publishes and shows, over one connection after the other. Not getting the first is final: then it is rather the
-/// command line that is wrong than the network.
-async fn converse(dial: &Dial, access: &Access, channels: &[String]) -> Result<(), Error> {
+/// Publishes and prints, and reconnects when a connection is lost. If the first connection fails it returns the error,
+/// because then the command line is more likely wrong than the network.
+async fn converse(dial: &Dial, source: &TokenSource, channels: &[String]) -> Result<(), Error> {
     let mut pause = FIRST_PAUSE;
-    let mut socket = open(dial, access, channels).await?;
+    let mut socket = open(dial, source, channels).await?;
     let mut console = Console::new()?;
     loop {
         complain(&format!("connected to {}: {}", dial.server, channels.join(", ")), None);
         let start = Instant::now();
-        let ended = console.talk(&mut socket, channels.first().map_or("", String::as_str)).await;
+        let ended = console.run(&mut socket, channels.first().map_or("", String::as_str)).await;
         let _ = timeout(GOODBYE, goodbye(socket)).await;
         let Err(mut error) = ended else { return console.verdict() };
         if start.elapsed() >= LONGEST_PAUSE {
             pause = FIRST_PAUSE;
         }
         socket = loop {
-            if !error.passes(access.renews()) {
+            if !error.is_temporary(source.renews()) {
                 return Err(error);
             }
-            // Anywhere within the pause, so that the clients of a server that restarts do not all come at once.
+            // A random part of the pause, so that the clients of a restarted server do not all connect at once.
             let wait = pause * (getrandom::u32().unwrap_or(500) % 1000) / 1000;
-            complain(&format!("{error}; trying again in {}", span(wait)), None);
+            complain(&format!("{error}; reconnecting in {}", span(wait)), None);
             sleep(wait).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
-            match open(dial, access, channels).await {
+            match open(dial, source, channels).await {
                 Ok(socket) => break socket,
                 Err(next) => error = next,
             }
@@ -125,12 +125,12 @@ async fn converse(dial: &Dial, access: &Access, channels: &[String]) -> Result<(
     }
 }
 
-/// Sends what there is to send, be it our close frame or the answer to the server's, and waits for the end.
+/// Sends our Close frame or the answer to the server's, and waits for the end of the connection.
 async fn goodbye(mut socket: Socket) {
     let _ = socket.close(None).await;
     while let Some(Ok(_)) = socket.next().await {}
 }
 
-async fn open(dial: &Dial, access: &Access, channels: &[String]) -> Result<Socket, Error> {
-    dial.websocket(&access.token(channels, ApiRights::NONE).await?).await
+async fn open(dial: &Dial, source: &TokenSource, channels: &[String]) -> Result<Socket, Error> {
+    dial.websocket(&source.token(channels, ApiRights::NONE).await?).await
 }

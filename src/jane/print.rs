@@ -1,16 +1,16 @@
-//! How what arrives is shown.
+//! Formats what the server sends.
 
 use serde::Deserialize;
 
 use crate::escape::escape;
 use crate::terminal::{Style, Tone};
 
-/// Characters of an issuer that are shown: enough to tell people apart.
+/// The characters of an issuer that are shown. They are enough to tell clients apart.
 const SHORT: usize = 8;
-/// Colours of issuers: those that can be read on black and on white, without the red of mistakes.
+/// The colours of issuers. They are readable on black and on white; red is for errors.
 const COLOURS: [&str; 10] = ["32", "33", "34", "35", "36", "92", "93", "94", "95", "96"];
 
-/// What a server sends: a delivery, or, with an `error`, what it says of something that we sent.
+/// A frame from the server: a delivery, or with `error` an answer to a message that was not published.
 #[derive(Debug, Deserialize)]
 pub(super) struct Frame {
     issuer: Option<String>,
@@ -26,13 +26,13 @@ pub(super) struct Frame {
 pub(super) enum Shown {
     /// Print it on standard output.
     Delivery(String),
-    /// Say it on standard error: a line of ours was not published.
+    /// Print it on standard error: a line was not published.
     Refusal(String),
-    /// It is for other clients.
+    /// Print nothing.
     Nothing,
 }
 
-/// Reads a frame and puts it into words, for a stream of `style`.
+/// Parses and formats a frame for a stream with this `style`.
 pub(super) fn show(text: &str, style: Style) -> Shown {
     let Ok(frame) = serde_json::from_str::<Frame>(text) else { return Shown::Nothing };
     if let Some(code) = frame.error {
@@ -40,7 +40,7 @@ pub(super) fn show(text: &str, style: Style) -> Shown {
         return Shown::Refusal(format!("not published: {reason} ({code})"));
     }
     let (Some(channel), Some(issuer)) = (frame.channel, frame.issuer) else { return Shown::Nothing };
-    // A bare signal has no data.
+    // A message may have no data.
     let data = frame.data.unwrap_or_default();
     let mut who: String = issuer.chars().take(SHORT).collect();
     if let Some(subject) = &frame.subject {
@@ -60,7 +60,7 @@ mod tests {
     const COLOUR: Style = Style { terminal: true, colour: true };
 
     #[test]
-    fn a_delivery_is_one_line_that_says_who_and_where() {
+    fn a_delivery_is_one_line_with_its_issuer_and_channel() {
         let frame = r#"{"issuer": "0123456789abcdef", "channel": "chat", "data": "grüß\u001b[2Jdich\n", "subject": "eve\r"}"#;
         let expected = "01234567 eve\\r chat: grüß\\u{1b}[2Jdich\\n\n";
         assert_eq!(show(frame, PLAIN), Shown::Delivery(expected.into()));
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_and_what_is_neither_is_not() {
+    fn an_error_is_printed_and_other_frames_are_not() {
         let refusal = r#"{"error": "forbidden", "channel": "x", "message": "this token may not write"}"#;
         let expected = "not published: this token may not write (forbidden)";
         assert_eq!(show(refusal, PLAIN), Shown::Refusal(expected.into()));

@@ -1,4 +1,5 @@
-//! The bounded queue between the threads that log and the one that writes, so that a log nobody reads blocks only that one.
+//! The bounded queue between the threads that log and the writer's thread. A log that is not read blocks only the
+//! writer.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,27 +11,27 @@ use tracing_subscriber::layer::Context;
 
 use super::record::Record;
 
-/// How many records wait for the writer at most: enough for a burst of every worker, some MiB at the very most. What
-/// does not fit is dropped and counted.
+/// The most records in the queue, which are enough for a burst from every worker and take a few MiB at most. Further
+/// records are dropped and counted.
 pub const QUEUE_RECORDS: usize = 4096;
 
 #[derive(Default)]
 pub(super) struct Queue {
     state: Mutex<State>,
-    /// A record was put into the empty queue, or the queue was closed.
+    /// Notified when a record enters the empty queue and when the queue is closed.
     filled: Condvar,
-    /// The last record has been written.
+    /// Notified when the last record has been written.
     drained: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     records: VecDeque<Record>,
-    /// The writer has taken a record and is not done with it.
+    /// Whether the writer is writing a record.
     writing: bool,
     closed: bool,
     dropped: u64,
-    /// How many of `dropped` the log has been told of.
+    /// How many of `dropped` have been logged.
     reported: u64,
 }
 
@@ -52,7 +53,8 @@ impl Queue {
         }
     }
 
-    /// Waits for a record; none once the queue is closed and empty. Taking one says that the one before is written.
+    /// Waits for a record; returns `None` once the queue is closed and empty. A call means that the previous record is
+    /// written.
     pub(super) fn next(&self) -> Option<Record> {
         let mut state = self.state();
         state.writing = false;
@@ -66,8 +68,8 @@ impl Queue {
         record
     }
 
-    /// How many records were dropped since the last call, and since the start; none while records wait, because what
-    /// they say is older.
+    /// Returns how many records were dropped since the last call and since the start, or `None` while records wait,
+    /// because those are older.
     pub(super) fn take_dropped(&self) -> Option<(u64, u64)> {
         let mut state = self.state();
         let dropped = state.dropped - state.reported;
@@ -86,7 +88,7 @@ impl Queue {
         self.state().dropped
     }
 
-    /// Waits until all is written, for `deadline` at most; whether it is.
+    /// Waits at most `deadline` until all records are written. Returns whether they are.
     pub(super) fn flush(&self, deadline: Duration) -> bool {
         let busy = |state: &mut State| !state.records.is_empty() || state.writing;
         let waited = self.drained.wait_timeout_while(self.state(), deadline, busy);
@@ -94,7 +96,7 @@ impl Queue {
     }
 }
 
-/// The end of the queue where records are put in. When it is gone the writer's thread writes what is there and ends.
+/// The layer that puts records into the queue. After it is dropped, the writer's thread writes the rest and ends.
 pub(super) struct QueueLayer(pub(super) Arc<Queue>);
 
 impl<S: Subscriber> Layer<S> for QueueLayer {

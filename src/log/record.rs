@@ -1,4 +1,4 @@
-//! One log record, owned, so that it can be written by another thread than the one that made it.
+//! One log record, which owns its data so that another thread can write it.
 
 use std::fmt::{self, Write};
 use std::time::SystemTime;
@@ -9,11 +9,11 @@ use tracing::{Event, Metadata};
 
 use crate::escape::is_invisible;
 
-/// The longest text that one field of a record keeps, in bytes. What is longer is cut and ends in `…`: a bound on each
-/// field is what makes a bound on the number of records a bound on memory.
+/// The longest text in one field of a record, in bytes. Longer text is cut and ends in `…`. With this limit, the limit
+/// on the number of records also limits memory.
 pub const MAX_TEXT_BYTES: usize = 1024;
 
-/// A field's value with its type, so that JSON has numbers where numbers were logged.
+/// A field's value with its type, so that numbers are numbers in JSON.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub(super) enum FieldValue {
@@ -36,12 +36,12 @@ impl fmt::Display for FieldValue {
     }
 }
 
-/// What was logged, when, and where in the source.
+/// A record: the values, the time, and the metadata.
 #[derive(Clone, Debug)]
 pub(super) struct Record {
     pub(super) time: SystemTime,
     pub(super) metadata: &'static Metadata<'static>,
-    /// One place for each field of `metadata`, in its order; the message is one of them.
+    /// One entry for each field of `metadata`, in the same order; the message is one of them.
     pub(super) values: Vec<Option<FieldValue>>,
 }
 
@@ -53,13 +53,13 @@ impl Record {
         Record { time: SystemTime::now(), metadata, values: values.0 }
     }
 
-    /// The sentence of the record; empty where it has none.
+    /// Returns the message, or an empty string if there is none.
     pub(super) fn message(&self) -> String {
         let mut named = self.named();
         named.find(|(name, _)| *name == "message").map(|(_, value)| value.to_string()).unwrap_or_default()
     }
 
-    /// The fields that have a value, without the message.
+    /// Returns the fields that have a value, without the message.
     pub(super) fn fields(&self) -> impl Iterator<Item = (&'static str, &FieldValue)> {
         self.named().filter(|(name, _)| *name != "message")
     }
@@ -101,9 +101,8 @@ impl Visit for Values {
     }
 }
 
-/// `text` as it may stand in a log line: characters that a person can't see are escaped (`\n`, `\u{1b}`), and what is
-/// over `max_bytes` is replaced by `…`. Nothing that a client chose can forge
-/// a line, and a text that was escaped comes out unchanged when escaped again.
+/// Formats `text` for a log line: escapes invisible characters (`\n`, `\u{1b}`) and cuts text over `max_bytes`, which
+/// then ends in `…`. A client's text cannot forge a line. Escaping a second time changes nothing.
 pub(super) fn printable(text: impl fmt::Display, max_bytes: usize) -> String {
     let mut cleaner = Cleaner { text: String::new(), max_bytes };
     if write!(cleaner, "{text}").is_err() {
@@ -112,7 +111,7 @@ pub(super) fn printable(text: impl fmt::Display, max_bytes: usize) -> String {
     cleaner.text
 }
 
-/// Stops with an error at the limit, so that an endless `Display` costs no more than the limit.
+/// Fails at the limit, so that an endless `Display` stops there.
 struct Cleaner {
     text: String,
     max_bytes: usize,
@@ -138,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_could_forge_a_line_is_escaped_and_plain_text_is_not() {
+    fn invisible_characters_are_escaped_and_plain_text_is_not() {
         assert_eq!(printable("a\nINFO forged\r\x1b[31m\u{9b}", 100), "a\\nINFO forged\\r\\u{1b}[31m\\u{9b}");
         assert_eq!(printable("\u{202e}\u{2028}\u{2066}\0", 100), "\\u{202e}\\u{2028}\\u{2066}\\u{0}");
         for plain in [r#"channel "x\n" of 'y'"#, "日本語 Grüße 🚀 नमस्ते", ""] {
@@ -152,7 +151,7 @@ mod tests {
         assert_eq!(printable("abc", 3), "abc");
         assert_eq!(printable("abcd", 3), "abc…");
         assert_eq!(printable("ééé", 3), "é…");
-        assert_eq!(printable("ab\n", 3), "ab…", "an escape is never cut in two");
+        assert_eq!(printable("ab\n", 3), "ab…", "an escape sequence is never cut");
         let endless = std::fmt::from_fn(|f| {
             loop {
                 f.write_str("endless ")?;

@@ -1,4 +1,4 @@
-//! Where records end up: text or JSON on standard error, or the journal.
+//! The destinations of records: text or JSON on standard error, or the journal.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -11,10 +11,10 @@ use tracing_subscriber::layer::{Layered, SubscriberExt};
 use super::record::{FieldValue, Record};
 use super::{Format, OWN_TARGET};
 
-/// Before the names of fields in the journal: `PHILOTE_CONNECTION`.
+/// The prefix of field names in the journal: `PHILOTE_CONNECTION`.
 const JOURNAL_PREFIX: &str = "PHILOTE";
 
-/// syslog's number of the facility `daemon`, by which rsyslog sorts what the journal forwards.
+/// syslog's number of the facility `daemon`. rsyslog uses it to sort records from the journal.
 const FACILITY_DAEMON: &str = "3";
 
 /// A destination of records.
@@ -25,7 +25,7 @@ pub(super) enum Sink {
 }
 
 impl Sink {
-    /// The destination that a format names, `Auto` being resolved already.
+    /// Opens the destination for a format. `Auto` must already be resolved.
     pub(super) fn open(format: Format) -> io::Result<Sink> {
         match format {
             Format::Auto | Format::Text => Ok(Sink::text()),
@@ -41,7 +41,7 @@ impl Sink {
         Sink::Text { out: Box::new(io::stderr()), colour }
     }
 
-    /// The journal. Blocks while journald is stopped and its socket full, as each write does.
+    /// Opens the journal. Blocks while journald is stopped and its socket is full, like each write.
     fn journal() -> io::Result<Sink> {
         let priorities = PriorityMappings {
             info: Priority::Informational,
@@ -56,7 +56,7 @@ impl Sink {
         Ok(Sink::Journal(Box::new(tracing_subscriber::registry().with(layer))))
     }
 
-    /// Writes one record. An error of the journal is not seen: tracing-journald keeps it to itself.
+    /// Writes one record. tracing-journald does not report errors of the journal.
     pub(super) fn write(&mut self, record: &Record) -> io::Result<()> {
         match self {
             Sink::Text { out, colour } => out.write_all(text_line(record, *colour).as_bytes()),
@@ -69,8 +69,8 @@ impl Sink {
     }
 }
 
-/// Hands the record to a subscriber as the event that it was. The subscriber is no dispatcher of this thread or any
-/// other, so the levels that it would take do not count in what callers find enabled.
+/// Sends the record to a subscriber as the original event. The subscriber is not the dispatcher of any thread, so its
+/// level does not influence which levels are enabled.
 fn send_again(record: &Record, subscriber: &impl Subscriber) {
     let values: Vec<Option<&dyn tracing::Value>> = record
         .values
@@ -88,7 +88,7 @@ fn send_again(record: &Record, subscriber: &impl Subscriber) {
     subscriber.event(&Event::new(record.metadata, &record.metadata.fields().value_set_all(&values)));
 }
 
-/// `2026-11-05T12:00:00Z INFO  message key=value`, the name of the level and the fields coloured on a terminal.
+/// Formats `2026-11-05T12:00:00Z INFO  message key=value`, with colours for the level and the fields on a terminal.
 fn text_line(record: &Record, colour: bool) -> String {
     let (name, ansi) = match *record.metadata.level() {
         Level::ERROR => ("ERROR", 31),
@@ -103,7 +103,7 @@ fn text_line(record: &Record, colour: bool) -> String {
     };
     let time = humantime::format_rfc3339_seconds(record.time);
     let mut line = format!("{} {} {}", paint(&time.to_string(), 2), paint(name, ansi), record.message());
-    // Our own messages say all that their fields say.
+    // Our own messages already contain what their fields contain.
     if !record.metadata.target().starts_with(OWN_TARGET) {
         for (name, value) in record.fields() {
             let value = value.to_string();
@@ -117,12 +117,12 @@ fn text_line(record: &Record, colour: bool) -> String {
     line
 }
 
-/// In quotes that its own quotes do not end.
+/// Puts text in quotation marks, and escapes those in the text.
 pub(super) fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('"', "\\\""))
 }
 
-/// `{"time":"2026-11-05T12:00:00.000000Z","level":"info","message":"...", ...}` and the fields.
+/// Formats `{"time":"2026-11-05T12:00:00.000000Z","level":"info","message":"...", ...}` with the fields.
 fn json_line(record: &Record) -> io::Result<Vec<u8>> {
     let text = |text: String| FieldValue::Text(text);
     let head = [
@@ -130,7 +130,7 @@ fn json_line(record: &Record) -> io::Result<Vec<u8>> {
         ("level", text(record.metadata.level().as_str().to_ascii_lowercase())),
         ("message", text(record.message())),
     ];
-    // A field must not pass for one of the three.
+    // A field must not have the name of one of these three.
     let field_name = |name: &str| match head.iter().any(|(taken, _)| *taken == name) {
         true => format!("field_{name}"),
         false => name.to_owned(),

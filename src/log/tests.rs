@@ -1,4 +1,4 @@
-//! What the log writes, and what it does when nobody takes it.
+//! The output of the log, and its behaviour when the output blocks or fails.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -11,10 +11,10 @@ use tracing::{debug, error, info, trace, warn};
 use super::*;
 use crate::testing;
 
-/// Longer than any machine takes to write what a test logs.
+/// More time than any machine needs to write the records of a test.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What was written so far.
+/// The output so far.
 #[derive(Clone, Default)]
 pub(super) struct Output(Arc<Mutex<Vec<u8>>>);
 
@@ -34,7 +34,7 @@ impl Output {
     }
 }
 
-/// The lines that `log` leads to at this level.
+/// Returns the lines that `log` writes at this level.
 fn written(
     level: LevelFilter,
     sink: impl FnOnce(Box<dyn Write + Send>) -> Sink + Send + 'static,
@@ -52,14 +52,14 @@ fn text(out: Box<dyn Write + Send>) -> Sink {
     Sink::Text { out, colour: false }
 }
 
-/// What `log` leads to at this level, as JSON.
+/// Returns the records that `log` writes at this level, as JSON.
 pub(crate) fn records(level: LevelFilter, log: impl FnOnce()) -> Vec<serde_json::Value> {
     let lines = written(level, |out| Sink::Json { out }, |_| log());
     lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[test]
-fn text_has_one_line_a_record_whatever_a_client_wrote() {
+fn a_record_is_one_line_of_text_whatever_a_client_sent() {
     let lines = written(LevelFilter::INFO, text, |_| {
         info!(subject = "ann", "opened for {}", "ann\n2026-01-01T00:00:00Z ERROR forged");
         warn!(target: "hyper::proto", error = "a \"b\" c", count = 3, "elsewhere");
@@ -77,7 +77,7 @@ fn text_has_one_line_a_record_whatever_a_client_wrote() {
 }
 
 #[test]
-fn colour_is_only_where_it_is_asked_for() {
+fn text_has_colours_only_if_asked() {
     let coloured = |out| Sink::Text { out, colour: true };
     let lines = written(LevelFilter::INFO, coloured, |_| info!("hello"));
     assert!(lines[0].ends_with("\x1b[32mINFO \x1b[0m hello"), "{lines:?}");
@@ -145,7 +145,7 @@ fn the_level_changes_while_running_and_other_crates_stay_quiet() {
     );
 }
 
-/// Takes nothing before it is allowed to; says when it was first asked.
+/// A writer that blocks until it is released, and reports the first write.
 struct Stuck {
     asked: Option<mpsc::Sender<()>>,
     allowed: mpsc::Receiver<()>,
@@ -166,7 +166,7 @@ impl Write for Stuck {
 }
 
 #[test]
-fn fault_65_a_log_that_nobody_reads_blocks_no_caller_and_what_is_dropped_is_counted() {
+fn fault_65_a_blocked_log_blocks_no_caller_and_counts_dropped_records() {
     const TOO_MANY: usize = 1234;
     let output = Output::default();
     let (asked, was_asked) = mpsc::channel();
@@ -192,7 +192,7 @@ fn fault_65_a_log_that_nobody_reads_blocks_no_caller_and_what_is_dropped_is_coun
     assert_eq!(handle.dropped(), TOO_MANY as u64, "the line about them was not dropped itself");
 }
 
-/// Fails until it is told otherwise.
+/// A writer that fails until it is repaired.
 struct Broken {
     fails: Arc<std::sync::atomic::AtomicBool>,
     output: Output,
@@ -211,7 +211,7 @@ impl Write for Broken {
 }
 
 #[test]
-fn what_a_broken_standard_error_did_not_take_is_counted_and_told_later() {
+fn records_lost_by_a_failing_standard_error_are_counted_and_logged_later() {
     let output = Output::default();
     let fails = Arc::new(std::sync::atomic::AtomicBool::new(true));
     let out = Box::new(Broken { fails: fails.clone(), output: output.clone() });
@@ -231,7 +231,7 @@ fn what_a_broken_standard_error_did_not_take_is_counted_and_told_later() {
 }
 
 #[test]
-fn fault_65_auto_is_the_journal_only_where_standard_error_is_its_stream() {
+fn fault_65_auto_is_the_journal_only_if_standard_error_is_connected_to_it() {
     let resolve = |format: Format, stream| format.resolve(stream, Some((9, 1234)));
     assert_eq!(resolve(Format::Auto, Some("9:1234")), Format::Journald);
     for elsewhere in [None, Some(""), Some("9:123"), Some("8:1234"), Some("9:1234 ")] {
@@ -242,7 +242,7 @@ fn fault_65_auto_is_the_journal_only_where_standard_error_is_its_stream() {
 }
 
 #[test]
-fn a_panic_is_logged_with_its_place_and_without_its_text() {
+fn a_panic_is_logged_with_its_location_and_without_its_text() {
     let output = testing::child("log::tests::child_that_panics").output().unwrap();
     assert!(output.status.success());
     let errors = String::from_utf8(output.stderr).unwrap();
@@ -271,7 +271,7 @@ fn child_that_panics() {
 
 const ROOT: &str = "PHILOTE_TEST_ROOT";
 
-/// Runs a test in a process that may change its root directory, to an empty one.
+/// Runs a test in a child process that may change its root directory to an empty one.
 fn run_in_own_root(test: &str) {
     let root = tempfile::tempdir().unwrap();
     let child = testing::child(test);
@@ -284,18 +284,18 @@ fn run_in_own_root(test: &str) {
     assert!(output.status.success() && out.contains("1 passed"), "{out}{errors}");
 }
 
-/// What journald would read.
+/// The socket that journald would read.
 fn fake_journald() -> UnixDatagram {
     std::os::unix::fs::chroot(std::env::var_os(ROOT).unwrap()).unwrap();
     std::fs::create_dir_all("/run/systemd/journal").unwrap();
     UnixDatagram::bind("/run/systemd/journal/socket").unwrap()
 }
 
-/// The fields of the next record, after systemd's "Native Journal Protocol".
+/// Returns the fields of the next record, as in systemd's "Native Journal Protocol".
 fn journal_record(socket: &UnixDatagram) -> HashMap<String, String> {
     let mut datagram = [0; 64 * 1024];
     let mut rest = match socket.recv(&mut datagram).unwrap() {
-        // tracing-journald's question whether somebody is there.
+        // tracing-journald checks whether the socket is read.
         0 => return journal_record(socket),
         length => &datagram[..length],
     };
@@ -387,7 +387,7 @@ fn child_with_a_journal() {
 
 #[test]
 #[ignore = "needs user namespaces: tests/run includes it"]
-fn fault_65_a_stopped_journald_blocks_no_caller_and_what_is_dropped_is_counted() {
+fn fault_65_a_stopped_journald_blocks_no_caller_and_dropped_records_are_counted() {
     run_in_own_root("log::tests::child_with_a_stopped_journal");
 }
 

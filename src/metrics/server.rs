@@ -1,7 +1,7 @@
-//! The listener of `[metrics]`: `GET /metrics`, and nothing else.
+//! The listener of `[metrics]`, which serves only `GET /metrics`.
 //!
-//! A connection that has asked nothing costs a place only, and the one that has asked nothing for the longest time
-//! gives its place to the next.
+//! A connection without a request only occupies a place. When all places are taken, the next connection replaces the
+//! one that has been without a request for the longest time.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -22,22 +22,22 @@ use crate::http::linger;
 use crate::places::{Place, Places, Rules};
 use crate::sync::lock;
 
-/// Connections at once. One more takes the place of the oldest that has asked nothing.
+/// The most connections at once. One more replaces the oldest without a request.
 pub const MAX_CONNECTIONS: usize = 64;
 
-/// Requests answered at once, because each walks over all clients; more wait.
+/// The most requests answered at once, because each iterates over all clients. Others wait.
 pub const MAX_SCRAPES: usize = 8;
 
-/// For a question and its answer together.
+/// The time limit for a request and its answer together.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Bytes of a request's head.
+/// The most bytes of a request's head.
 const MAX_HEAD: usize = 16 * 1024;
 
-/// The pause after an accept that failed for want of descriptors.
+/// The pause after an accept that failed because no file descriptor was left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Answers with what `text` gives, until dropped. `text` may take its time: it is asked on a thread of its own.
+/// Serves the result of `text` until dropped. `text` may block, because it is called on the blocking pool.
 pub async fn serve(listener: TcpListener, text: Arc<dyn Fn() -> String + Send + Sync>) {
     let places =
         Places::new(Rules { places: MAX_CONNECTIONS, share: MAX_CONNECTIONS, grace: Duration::ZERO });
@@ -53,7 +53,7 @@ pub async fn serve(listener: TcpListener, text: Arc<dyn Fn() -> String + Send + 
     }
 }
 
-/// Carries one connection, until it is answered, too slow, or told to make room.
+/// Serves one connection until it is answered, too slow, or replaced.
 async fn connection(
     stream: TcpStream,
     text: Arc<dyn Fn() -> String + Send + Sync>,
@@ -63,18 +63,18 @@ async fn connection(
 ) {
     let place = Mutex::new(place);
     let service = service_fn(|request| {
-        // Whoever has asked keeps the place. One that had to go is cut off below.
+        // A connection with a request is not replaced. One that was replaced before is closed below.
         lock(&place).begin();
         let (text, scrapes) = (text.clone(), &scrapes);
         async move {
-            // It is never closed.
+            // The semaphore is never closed.
             let _scrape = scrapes.acquire().await;
             Ok::<_, Infallible>(answer(&request, text).await)
         }
     });
     let mut connection = http1::Builder::new()
         .keep_alive(false)
-        // A client that only stopped sending gets its answer.
+        // A client that has shut down only its sending side receives its answer.
         .half_close(true)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service);
@@ -82,7 +82,7 @@ async fn connection(
         answered = tokio::time::timeout(DEADLINE, &mut connection) => answered.is_ok(),
         () = told.notified() => false,
     };
-    // Who is too slow is cut off.
+    // A client that is too slow is closed without waiting.
     if answered {
         linger(&mut connection.into_parts().io.into_inner()).await;
     }
@@ -96,10 +96,10 @@ async fn answer(
         (&Method::GET | &Method::HEAD, "/metrics") => match tokio::task::spawn_blocking(move || text()).await
         {
             Ok(text) => (StatusCode::OK, text),
-            Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "a fault of the daemon\n".to_owned()),
+            Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal error\n".to_owned()),
         },
         (_, "/metrics") => (StatusCode::METHOD_NOT_ALLOWED, "GET only\n".to_owned()),
-        _ => (StatusCode::NOT_FOUND, "the figures are at /metrics\n".to_owned()),
+        _ => (StatusCode::NOT_FOUND, "the metrics are at /metrics\n".to_owned()),
     };
     let mut answer = Response::new(Full::from(body));
     *answer.status_mut() = status;
@@ -114,7 +114,7 @@ mod tests {
 
     use super::*;
 
-    /// A listener that gives one figure, and how to connect to it.
+    /// Starts a listener that serves one metric, and returns how to connect to it.
     async fn serving() -> impl AsyncFn() -> TcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -129,30 +129,30 @@ mod tests {
         answer
     }
 
-    /// A connection that was ended by the server reads something, if only the end.
+    /// Whether the server has closed the connection, so that a read returns.
     fn cut(stream: &TcpStream) -> bool {
         !matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silent_connections_delayed_the_figures_by_ten_seconds() {
+    async fn silent_connections_do_not_delay_a_scrape() {
         let connect = serving().await;
         let began = tokio::time::Instant::now();
-        let mut dawdling = Vec::new();
+        let mut slow = Vec::new();
         for number in 0..4 * MAX_CONNECTIONS {
             let mut stream = connect().await;
-            // Some say nothing, the others never finish.
+            // Half of them send nothing, the others never finish their request.
             if number % 2 == 0 {
                 stream.write_all(b"GET /metrics HTTP/1.1\r\n").await.unwrap();
             }
-            dawdling.push(stream);
+            slow.push(stream);
         }
         let answer = scrape(&mut connect().await).await;
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("figure 1\n"), "{answer}");
         // The clock is paused: it moves when nothing else is left to do.
         assert!(began.elapsed() < DEADLINE, "it waited for a deadline");
-        assert!(dawdling.iter().any(cut), "all places were taken, and one more was answered");
-        for mut stream in dawdling {
+        assert!(slow.iter().any(cut), "all places were taken, and one more was answered");
+        for mut stream in slow {
             let mut rest = Vec::new();
             let _ = stream.read_to_end(&mut rest).await;
             assert!(rest.is_empty());
@@ -161,14 +161,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_place_is_left_beside_those_that_dawdle() {
+    async fn a_free_place_is_used_before_a_connection_is_replaced() {
         let connect = serving().await;
-        let mut dawdling = Vec::new();
+        let mut slow = Vec::new();
         for _ in 1..MAX_CONNECTIONS {
-            dawdling.push(connect().await);
+            slow.push(connect().await);
         }
         let answer = scrape(&mut connect().await).await;
         assert!(answer.ends_with("figure 1\n"), "{answer}");
-        assert!(!dawdling.iter().any(cut), "they have time yet");
+        assert!(!slow.iter().any(cut), "they have time yet");
     }
 }

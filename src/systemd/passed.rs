@@ -1,4 +1,4 @@
-//! Listening sockets passed by systemd (`philote.socket`) or by whoever speaks its protocol.
+//! Listening sockets passed by systemd (`philote.socket`) or by another program with the same protocol.
 
 use std::fmt;
 use std::io;
@@ -8,7 +8,7 @@ use std::os::unix::net::UnixListener;
 use listenfd::ListenFd;
 use rustix::net::sockopt::socket_acceptconn;
 
-/// The number of the first descriptor passed; 0 to 2 are the standard ones.
+/// The first passed file descriptor; 0 to 2 are the standard streams.
 const FIRST_DESCRIPTOR: usize = 3;
 
 /// A listening socket of either kind.
@@ -20,12 +20,12 @@ pub enum PassedSocket {
     Unix(UnixListener),
 }
 
-/// A socket that listens already, in non-blocking mode and closed on exec.
+/// A listening socket in non-blocking mode, which is closed on exec.
 #[derive(Debug)]
 pub struct PassedListener {
     /// The socket.
     pub socket: PassedSocket,
-    /// Its name from `LISTEN_FDNAMES` (`FileDescriptorName=`, or the name of the socket unit); `unknown` without.
+    /// Its name from `LISTEN_FDNAMES` (`FileDescriptorName=`, or the name of the socket unit), or `unknown`.
     pub name: String,
 }
 
@@ -39,7 +39,7 @@ pub enum SystemdError {
         /// How many sockets were passed.
         sockets: usize,
     },
-    /// Something else than a TCP or Unix socket that listens.
+    /// A descriptor is not a listening TCP or Unix socket.
     NotListening {
         /// Its number.
         descriptor: usize,
@@ -52,7 +52,7 @@ pub enum SystemdError {
         descriptor: usize,
         /// Its name.
         name: String,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
 }
@@ -62,12 +62,12 @@ impl fmt::Display for SystemdError {
         match self {
             SystemdError::Names { names, sockets } => write!(
                 f,
-                "LISTEN_FDNAMES has {names} names and LISTEN_FDS says {sockets} sockets: give each socket one name"
+                "LISTEN_FDNAMES has {names} names, but LISTEN_FDS has {sockets} sockets: give each socket one name"
             ),
             SystemdError::NotListening { descriptor, name } => write!(
                 f,
-                "the passed descriptor {descriptor} ({name:?}) is not a stream socket that listens: write ListenStream= \
-                 with a port or a path in its socket unit, and leave Accept= off"
+                "the passed descriptor {descriptor} ({name:?}) is not a listening stream socket: use ListenStream= \
+                 with a port or a path in its socket unit, without Accept=yes"
             ),
             SystemdError::NonBlocking { descriptor, name, error } => write!(
                 f,
@@ -79,13 +79,13 @@ impl fmt::Display for SystemdError {
 
 impl std::error::Error for SystemdError {}
 
-/// Takes the sockets of `LISTEN_FDS`, in their order; none where nothing was passed or `LISTEN_PID` names another
-/// process. An absent `LISTEN_PID` is taken for this process, as listenfd does for tools that cannot know it.
+/// Takes the sockets of `LISTEN_FDS`, in order. Returns none if nothing was passed or `LISTEN_PID` is another process.
+/// Without `LISTEN_PID` it takes them, as listenfd does for tools that cannot know the process id.
 ///
-/// To be called once, before threads read the environment: listenfd takes the variables out of it.
+/// Call it once, before other threads read the environment, because listenfd removes the variables.
 ///
 /// # Errors
-/// Fails when one of the descriptors is no listening stream socket, or names and sockets do not match.
+/// A descriptor is not a listening stream socket, or the numbers of names and sockets differ.
 pub fn passed_listeners() -> Result<Vec<PassedListener>, SystemdError> {
     let names = std::env::var("LISTEN_FDNAMES").ok();
     let mut passed = ListenFd::from_env();
@@ -104,7 +104,7 @@ fn take(passed: &mut ListenFd, index: usize, name: String) -> Result<PassedListe
     let tcp = passed.take_tcp_listener(index).ok().flatten().map(PassedSocket::Tcp);
     let unix = || passed.take_unix_listener(index).ok().flatten().map(PassedSocket::Unix);
     let Some(socket) = tcp.or_else(unix) else { return Err(SystemdError::NotListening { descriptor, name }) };
-    // A connection handed over by Accept=yes looks the same until here.
+    // A connection passed by Accept=yes differs only in this.
     let (listens, made) = match &socket {
         PassedSocket::Tcp(socket) => (socket_acceptconn(socket), socket.set_nonblocking(true)),
         PassedSocket::Unix(socket) => (socket_acceptconn(socket), socket.set_nonblocking(true)),

@@ -1,4 +1,4 @@
-//! A fake service manager reads what it is told, and passes sockets to processes of their own.
+//! Tests with a fake service manager, and with sockets passed to child processes.
 
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -25,8 +25,8 @@ impl FakeManager {
         Notifier::new(Some(self.directory.path().join("notify").as_os_str()), None)
     }
 
-    /// All datagrams that have arrived; sending one is not over before it has.
-    fn told(&self) -> Vec<String> {
+    /// Returns the datagrams that have arrived. Sending one returns only after it has arrived.
+    fn received(&self) -> Vec<String> {
         let mut datagram = [0; 8192];
         let next = || self.socket.recv(&mut datagram).ok().map(|length| datagram[..length].to_vec());
         std::iter::from_fn(next).map(|bytes| String::from_utf8(bytes).unwrap()).collect()
@@ -39,7 +39,7 @@ fn monotonic_microseconds() -> i64 {
 }
 
 #[test]
-fn the_manager_is_told_each_state_in_a_datagram_in_order() {
+fn each_state_is_a_datagram_in_order() {
     let manager = FakeManager::new();
     let notifier = manager.notifier();
     let before = monotonic_microseconds();
@@ -53,7 +53,7 @@ fn the_manager_is_told_each_state_in_a_datagram_in_order() {
     notifier.extend_timeout(Duration::from_secs(1_000_000));
     let after = monotonic_microseconds();
 
-    let told = manager.told();
+    let told = manager.received();
     let reloading = told[3].strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
     let at: i64 = reloading.strip_suffix('\n').unwrap().parse().unwrap();
     assert!((before..=after).contains(&at), "{before} <= {at} <= {after}");
@@ -69,11 +69,11 @@ fn a_status_is_one_short_line() {
     manager.notifier().status("12 connections\nREADY=0\r\u{85}");
     manager.notifier().status(&"é".repeat(MAX_STATUS_BYTES));
     let cut = format!("STATUS={}\n", "é".repeat(MAX_STATUS_BYTES / 2));
-    assert_eq!(manager.told(), ["STATUS=12 connections READY=0  \n", &cut]);
+    assert_eq!(manager.received(), ["STATUS=12 connections READY=0  \n", &cut]);
 }
 
 #[test]
-fn an_abstract_socket_is_reached() {
+fn an_abstract_socket_receives_messages() {
     let name = format!("philote-test-{}", std::process::id());
     let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
     Notifier::new(Some(format!("@{name}").as_ref()), None).ready();
@@ -82,7 +82,7 @@ fn an_abstract_socket_is_reached() {
 }
 
 #[test]
-fn fault_63_without_a_manager_or_with_a_dead_one_all_goes_on() {
+fn fault_63_a_missing_or_dead_manager_changes_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let dead = directory.path().join("dead");
     drop(UnixDatagram::bind(&dead).unwrap());
@@ -111,7 +111,7 @@ fn fault_63_a_dead_manager_is_logged_once() {
 }
 
 #[test]
-fn a_stopped_manager_blocks_nobody_and_gets_what_matters_once_it_reads() {
+fn a_stopped_manager_blocks_no_call_and_receives_required_messages_later() {
     let manager = FakeManager::new();
     let notifier = manager.notifier();
     let enough = 100
@@ -123,29 +123,29 @@ fn a_stopped_manager_blocks_nobody_and_gets_what_matters_once_it_reads() {
     notifier.ready();
     notifier.status("lost");
     notifier.stopping();
-    let told = manager.told();
+    let told = manager.received();
     assert!(told.len() < enough && told.iter().all(|state| state == "WATCHDOG=1\n"));
 
     notifier.status("heard");
-    assert_eq!(manager.told(), ["READY=1\n", "STOPPING=1\n", "STATUS=heard\n"]);
+    assert_eq!(manager.received(), ["READY=1\n", "STOPPING=1\n", "STATUS=heard\n"]);
 }
 
 #[test]
-fn what_waits_for_a_stopped_manager_is_bounded() {
+fn messages_for_a_stopped_manager_are_limited() {
     let manager = FakeManager::new();
     let notifier = manager.notifier();
     for _ in 0..10_000 {
         notifier.ready();
     }
-    manager.told();
+    manager.received();
     notifier.status("heard");
-    assert_eq!(manager.told().len(), MAX_WAITING + 1);
+    assert_eq!(manager.received().len(), MAX_WAITING + 1);
 }
 
-// What comes from the environment is tried in processes of their own. A shell gives them the variables that name its
+// The environment is tested in child processes. A shell sets the variables that contain its
 // process id, which stays the same over exec, and the descriptors from 3 on: its standard input and standard error.
 
-/// What a child says after the shell ran `script`, with these as its descriptors 3 and 4.
+/// Returns the output of a child after the shell ran `script`, with these as its descriptors 3 and 4.
 fn says(child: &str, script: &str, third: Stdio, fourth: Stdio) -> Vec<String> {
     let child = testing::child(child);
     let mut shell = Command::new("sh");
@@ -213,21 +213,21 @@ fn fault_64_sockets_of_another_process_are_ignored() {
 }
 
 #[test]
-fn fault_64_a_wrong_type_is_named_with_its_descriptor() {
+fn fault_64_an_error_names_a_descriptor_of_the_wrong_type() {
     let directory = tempfile::tempdir().unwrap();
     let tcp = || TcpListener::bind("127.0.0.1:0").unwrap();
     let unix = UnixListener::bind(directory.path().join("socket")).unwrap();
     let script = "export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=a:b";
     let path = unix.local_addr().unwrap().as_pathname().unwrap().display().to_string();
     let said = passed(script, tcp(), unix);
-    assert!(said[1].contains(&path), "a Unix socket is as good: {said:?}");
+    assert!(said[1].contains(&path), "a Unix socket is accepted too: {said:?}");
 
     let server = tcp();
     let connected = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     for wrong in [OwnedFd::from(connected), OwnedFd::from(udp), OwnedFd::from(null())] {
         let said = passed(script, wrong, tcp());
-        let expected = "the passed descriptor 3 (\"a\") is not a stream socket that listens";
+        let expected = "the passed descriptor 3 (\"a\") is not a listening stream socket";
         assert!(said[0].starts_with(expected), "{said:?}");
     }
 }
@@ -236,7 +236,7 @@ fn fault_64_a_wrong_type_is_named_with_its_descriptor() {
 fn fault_64_names_that_do_not_match_are_an_error() {
     let tcp = || TcpListener::bind("127.0.0.1:0").unwrap();
     let said = passed("export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=a:b:c", tcp(), tcp());
-    assert_eq!(said, ["LISTEN_FDNAMES has 3 names and LISTEN_FDS says 2 sockets: give each socket one name"]);
+    assert_eq!(said, ["LISTEN_FDNAMES has 3 names, but LISTEN_FDS has 2 sockets: give each socket one name"]);
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn child_with_a_watchdog() {
 }
 
 #[test]
-fn the_watchdog_is_fed_twice_in_its_time_where_it_means_this_process() {
+fn the_watchdog_interval_is_half_its_time_if_it_is_for_this_process() {
     let manager = FakeManager::new();
     let socket = format!("export NOTIFY_SOCKET='{}'", manager.directory.path().join("notify").display());
     for (variables, interval) in [
@@ -263,6 +263,6 @@ fn the_watchdog_is_fed_twice_in_its_time_where_it_means_this_process() {
         let script = format!("{socket} {variables}");
         let said = says("systemd::tests::child_with_a_watchdog", &script, Stdio::null(), Stdio::null());
         assert_eq!(said, [interval], "{variables}");
-        assert_eq!(manager.told(), ["WATCHDOG=1\n"]);
+        assert_eq!(manager.received(), ["WATCHDOG=1\n"]);
     }
 }

@@ -30,8 +30,8 @@ fn a_refusal_is_the_server_s_sentence() {
     let address = server.address();
     let (head, body) = http("401 Unauthorized", r#"{"message": "the token's signature does not match"}"#);
     for (access, hint) in [
-        ("-s hunter3", "give the secret of that server: sudo philotectl secret show"),
-        ("-t a.b.c", "ask who runs the server for a token: philotectl token"),
+        ("-s hunter3", "use the secret of that server: sudo philotectl secret show"),
+        ("-t a.b.c", "ask the server's administrator for a token: philotectl token"),
     ] {
         let jane = jane(&server, access);
         // The sentence comes in packets of its own.
@@ -73,24 +73,24 @@ fn nobody_there_is_final_at_first_and_not_later() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let jane_alone = Jane::start(&format!("-p {nobody} -c chat -t a.b.c"));
     let message = format!("cannot connect to {nobody}: Connection refused (os error 111)");
-    failed(jane_alone, &message, Some("check that the server runs, and -p HOST:PORT"));
+    failed(jane_alone, &message, Some("check that the server is running, and -p HOST:PORT"));
 
     let server = Server::start();
     let jane = jane(&server, "-t a.b.c");
     server.accept().close(1012, "please reconnect");
     assert!(jane.err().starts_with("connected to "));
-    assert!(jane.err().starts_with("closed by the server: please reconnect (1012); trying again in "));
+    assert!(jane.err().starts_with("closed by the server: please reconnect (1012); reconnecting in "));
     // Full for a moment.
     server.answer(&["HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"]);
-    assert!(jane.err().contains(" refused: Service Unavailable (503); trying again in "));
+    assert!(jane.err().contains(" refused: Service Unavailable (503); reconnecting in "));
     let peer = server.accept();
     assert!(jane.err().starts_with("connected to "));
     peer.close(4413, "too slow");
-    assert!(jane.err().starts_with("closed by the server: too slow (4413); trying again in "));
+    assert!(jane.err().starts_with("closed by the server: too slow (4413); reconnecting in "));
     // Then the secret was changed.
     server.answer(&["HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"]);
     let message = format!("{} refused: Unauthorized (401)", server.address());
-    failed(jane, &message, Some("ask who runs the server for a token: philotectl token"));
+    failed(jane, &message, Some("ask the server's administrator for a token: philotectl token"));
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn an_expired_token_is_made_anew_where_that_is_possible() {
     server.accept().close(4401, "the token expired");
     assert!(fixed.err().starts_with("connected to "));
     let message = "closed by the server: the token expired (4401)";
-    failed(fixed, message, Some("ask who runs the server for a token: philotectl token"));
+    failed(fixed, message, Some("ask the server's administrator for a token: philotectl token"));
 
     let signing = jane(&server, "-s hunter2");
     server.accept().close(4401, "the token expired");
@@ -124,7 +124,7 @@ fn without_any_token_it_says_what_to_give() {
         (
             Some(1),
             "no token from the daemon on this machine: philote is not running: no socket at /none.sock\n\
-             give the server's secret with -S FILE, or a token with -t TOKEN\n"
+             use the server's secret with -S FILE, or a token with -t TOKEN\n"
         )
     );
 }
@@ -139,7 +139,7 @@ fn mistakes_on_the_command_line_end_with_2_and_in_files_with_1() {
         ),
         (
             "-c c -p http://x",
-            "invalid value 'http://x' for '--server <HOST:PORT|URL>': a server's URL begins with ws:// or wss://",
+            "invalid value 'http://x' for '--server <HOST:PORT|URL>': a server URL starts with ws:// or wss://",
             "see: jane --help",
         ),
         (
@@ -172,7 +172,7 @@ fn mistakes_on_the_command_line_end_with_2_and_in_files_with_1() {
     );
     failed(
         Jane::start("-c c -t a\u{1}b"),
-        "what -t gives is no token: it has characters that no token has",
+        "the argument of -t is not a token: it has invalid characters",
         None,
     );
 }

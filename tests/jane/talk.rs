@@ -74,7 +74,7 @@ fn a_pipe_over_a_connection_that_broke_is_not_called_published() {
     peer.recv();
     drop(peer);
     let lost = jane.err();
-    assert!(lost.starts_with("connection lost: ") && lost.contains("; trying again in "), "{lost}");
+    assert!(lost.starts_with("connection lost: ") && lost.contains("; reconnecting in "), "{lost}");
     let mut peer = server.accept();
     assert!(jane.err().starts_with("connected to "));
     jane.write("more\n");

@@ -1,4 +1,4 @@
-//! Where jane's token comes from: given, signed with the server's secret, or asked of the daemon on this machine.
+//! The source of jane's token: the command line, the server's secret, or the daemon on this machine.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -10,24 +10,24 @@ use crate::admin::api::{Hidden, TokenRequest};
 use crate::admin::client::Client;
 use crate::admin::path;
 
-/// How long a token of our own is good: it is made anew for each connection, and one that leaks is soon worthless.
+/// How long a token is valid. Each connection gets a new one, and a leaked token soon becomes useless.
 const LIFE: Duration = Duration::from_secs(3600);
-/// For the daemon on this machine to answer.
+/// The time limit for an answer of the daemon on this machine.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// How to come by a token.
+/// The source of tokens.
 #[derive(Debug)]
-pub(super) enum Access {
-    /// It was given, and there will be no other.
+pub(super) enum TokenSource {
+    /// Only this token.
     Token(Hidden),
-    /// Sign one with this secret.
+    /// A secret that signs tokens.
     Secret(Hidden),
-    /// Ask the daemon on this machine.
+    /// The daemon on this machine.
     Daemon,
 }
 
-impl Access {
-    /// As the command line says. Of a file of several secrets, one a line, the first signs.
+impl TokenSource {
+    /// Chooses the source by the command line. In a file with several secrets, the first line signs.
     pub(super) fn new(arguments: &Arguments) -> Result<Self, Error> {
         let Arguments { token, secret, secret_file, .. } = arguments;
         if let Some(token) = token {
@@ -43,23 +43,23 @@ impl Access {
         }
     }
 
-    /// Whether a new token can be had when one is no longer good.
+    /// Whether there can be a new token when one has expired.
     pub(super) fn renews(&self) -> bool {
         !matches!(self, Self::Token(_))
     }
 
-    /// What to do when the server does not take the token.
+    /// Returns what to do if the server rejects the token.
     pub(super) fn advice(&self) -> &'static str {
         match self {
-            Self::Token(_) => "ask who runs the server for a token: philotectl token",
-            Self::Secret(_) => "give the secret of that server: sudo philotectl secret show",
+            Self::Token(_) => "ask the server's administrator for a token: philotectl token",
+            Self::Secret(_) => "use the secret of that server: sudo philotectl secret show",
             Self::Daemon => {
-                "the token is good for the daemon on this machine; for another server give -t TOKEN or -S FILE"
+                "the token is for the daemon on this machine; for another server use -t TOKEN or -S FILE"
             }
         }
     }
 
-    /// A token that reads and writes `channels`, or one for the HTTP API.
+    /// Returns a token that may read and write `channels`, or has rights to the HTTP API.
     pub(super) async fn token(&self, channels: &[String], api: ApiRights) -> Result<Hidden, Error> {
         let subject = std::env::var("USER").ok().filter(|user| !user.is_empty());
         match self {

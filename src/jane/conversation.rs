@@ -1,4 +1,4 @@
-//! One connection's life: what is typed goes out, what arrives is shown, until one side has enough.
+//! One connection: publishes the input and prints deliveries until either side ends it.
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -19,23 +19,23 @@ use super::input::{self, Source};
 use super::print::{self, Shown};
 use crate::terminal::{Style, complain};
 
-/// After so long a silence we ask whether the server is there, and after as long again it is not. Servers ping
-/// every 25 s, so that we seldom need to ask.
+/// After this much silence jane sends a ping, and after as much again it gives the connection up. Servers ping every
+/// 25 s, so that jane's ping is rarely needed.
 const SILENCE: Duration = Duration::from_secs(40);
-/// For the server to take all that was sent and to say so.
+/// The time limit for the server to receive everything and to confirm it.
 const CONFIRM: Duration = Duration::from_secs(20);
 
-/// Standard input and output, which outlive a connection.
+/// Standard input and output, which several connections share.
 pub(super) struct Console {
     source: Source,
     lines: mpsc::Receiver<Result<String, Error>>,
-    /// A line that was taken from `lines` and has not been sent.
+    /// A line that was taken from `lines` and is not sent yet.
     pending: Option<String>,
     style: Style,
-    /// Lines that were not published, each told when it happened.
-    refused: u64,
-    /// Something was sent on a connection that broke before the server confirmed it.
-    doubtful: bool,
+    /// The number of lines that were not published. An error was printed for each.
+    unpublished: u64,
+    /// Whether a connection broke before the server confirmed what was sent.
+    unconfirmed: bool,
 }
 
 #[derive(Serialize)]
@@ -45,35 +45,31 @@ struct Publish<'a> {
 }
 
 impl Console {
-    /// Begins to read standard input.
+    /// Starts to read standard input.
     pub(super) fn new() -> Result<Self, Error> {
         let source = Source::of_stdin();
         let (lines, style) = (input::start(source)?, Style::of(&io::stdout()));
-        Ok(Self { source, lines, pending: None, style, refused: 0, doubtful: false })
+        Ok(Self { source, lines, pending: None, style, unpublished: 0, unconfirmed: false })
     }
 
-    /// What came of the whole. On a terminal people have seen it themselves.
+    /// Returns the result at the end of the input. On a terminal the user has seen the errors.
     pub(super) fn verdict(&self) -> Result<(), Error> {
         match self {
             Self { source: Source::Terminal, .. } => Ok(()),
-            Self { refused: 1.., .. } => Err(Error::NotPublished { lines: self.refused }),
-            Self { doubtful: true, .. } => Err(Error::Unconfirmed),
+            Self { unpublished: 1.., .. } => Err(Error::NotPublished { lines: self.unpublished }),
+            Self { unconfirmed: true, .. } => Err(Error::Unconfirmed),
             _ => Ok(()),
         }
     }
 
-    /// Publishes on `channel` and shows what arrives, until the input ends or nobody reads the output.
-    pub(super) async fn talk<S>(
-        &mut self,
-        socket: &mut WebSocketStream<S>,
-        channel: &str,
-    ) -> Result<(), Error>
+    /// Publishes on `channel` and prints deliveries until the input ends or the reader of the output has closed it.
+    pub(super) async fn run<S>(&mut self, socket: &mut WebSocketStream<S>, channel: &str) -> Result<(), Error>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let mut sent = false;
         let ended = self.until_end(socket, channel, &mut sent).await;
-        self.doubtful |= sent && ended.is_err();
+        self.unconfirmed |= sent && ended.is_err();
         ended
     }
 
@@ -95,15 +91,15 @@ impl Console {
             }
             tokio::select! {
                 line = self.lines.recv(), if self.source != Source::Nothing => match line {
-                    // An empty line on a terminal is a slip of the return key.
+                    // An empty line on a terminal is taken as a mistake.
                     Some(Ok(line)) if line.is_empty() && self.source == Source::Terminal => {}
                     Some(Ok(line)) => self.pending = Some(line),
                     Some(Err(error)) => {
                         complain(&error.to_string(), None);
-                        self.refused += 1;
+                        self.unpublished += 1;
                     }
                     None => match self.leave(socket).await {
-                        // Who pressed Ctrl-D is not to be kept waiting by a server that is gone.
+                        // A user who pressed Ctrl-D does not wait for a server that does not answer.
                         _ if self.source == Source::Terminal => return Ok(()),
                         left => return left,
                     },
@@ -125,7 +121,7 @@ impl Console {
         }
     }
 
-    /// Shows one frame; breaks where nobody reads our output any more.
+    /// Prints one frame; breaks if the reader of the output has closed it.
     fn receive(
         &mut self,
         frame: Option<Result<Message, tungstenite::Error>>,
@@ -135,7 +131,7 @@ impl Console {
                 Shown::Delivery(line) => return write(&line),
                 Shown::Refusal(reason) => {
                     complain(&reason, None);
-                    self.refused += 1;
+                    self.unpublished += 1;
                 }
                 Shown::Nothing => {}
             },
@@ -147,7 +143,7 @@ impl Console {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Says goodbye. The server reads in order, so that its answer means that it has had all lines.
+    /// Sends a Close frame and waits for the answer. The server reads in order, so it has received all lines by then.
     async fn leave<S>(&mut self, socket: &mut WebSocketStream<S>) -> Result<(), Error>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -178,19 +174,19 @@ where
     let text = serde_json::to_string(&Publish { channel, data }).unwrap_or_default();
     match timeout(SILENCE, socket.send(Message::text(text))).await {
         Ok(Ok(())) => Ok(()),
-        // The server's reason may have arrived before; it is worth more than a broken pipe.
+        // The server's Close frame may have arrived before. Its reason says more than a broken pipe.
         Ok(Err(error)) => match timeout(SILENCE, socket.next()).await {
             Ok(Some(Ok(Message::Close(frame)))) => Err(Error::closed(frame)),
             _ => Err(lost(error)),
         },
-        Err(_) => Err(Error::Lost { why: "the server takes nothing".into() }),
+        Err(_) => Err(Error::Lost { why: "the server reads nothing".into() }),
     }
 }
 
 fn lost(error: tungstenite::Error) -> Error {
     let why = match error {
         tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed => "it was closed".into(),
-        tungstenite::Error::Protocol(_) => "it broke off, or what came was not WebSocket".into(),
+        tungstenite::Error::Protocol(_) => "it broke, or the server did not send WebSocket frames".into(),
         tungstenite::Error::Io(error) => error.to_string(),
         other => other.to_string(),
     };
@@ -213,30 +209,36 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_silent_server_is_asked_and_then_given_up() {
+    async fn a_silent_server_is_pinged_and_then_given_up() {
         let (ours, theirs) = tokio::io::duplex(4096);
         let mut ours = WebSocketStream::from_raw_socket(ours, Role::Client, None).await;
         let mut theirs = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
         let (_keyboard, lines) = mpsc::channel(1);
         let style = Style { terminal: false, colour: false };
-        let mut console =
-            Console { source: Source::Stream, lines, pending: None, style, refused: 0, doubtful: false };
+        let mut console = Console {
+            source: Source::Stream,
+            lines,
+            pending: None,
+            style,
+            unpublished: 0,
+            unconfirmed: false,
+        };
         let start = Instant::now();
         let server = async {
-            // Answers the first question by reading it, and then nothing any more.
+            // Answers the first ping, and then nothing.
             assert!(matches!(theirs.next().await, Some(Ok(Message::Ping(_)))));
             theirs.flush().await.unwrap();
             std::future::pending::<()>().await;
         };
         let ended = tokio::select! {
-            ended = console.talk(&mut ours, "c") => ended,
+            ended = console.run(&mut ours, "c") => ended,
             () = server => unreachable!(),
         };
         assert_eq!(ended.unwrap_err().to_string(), "connection lost: the server is silent");
         assert_eq!(
             start.elapsed(),
             4 * SILENCE - SILENCE,
-            "asked after one, answered, asked after two, given up after three"
+            "pinged after one, answered, pinged after two, given up after three"
         );
     }
 }
