@@ -5,12 +5,12 @@ mod descriptors;
 mod dev;
 mod error;
 mod expiry;
-mod figures;
 mod listing;
+mod metrics;
+mod rates;
 mod reload;
 mod steering;
 mod terminal;
-mod vitals;
 mod watchdog;
 
 use std::os::unix::fs::MetadataExt;
@@ -27,11 +27,11 @@ use tracing::level_filters::LevelFilter;
 use self::control::DaemonControl;
 use self::error::StartError;
 use self::expiry::ExpiryWatch;
-use self::figures::Figures;
+use self::metrics::Metrics;
+use self::rates::Rates;
 use self::reload::{ReloadRequest, Reloader};
 use self::steering::Steering;
 use self::terminal::StartedOn;
-use self::vitals::Vitals;
 use self::watchdog::{Watchdog, Workers};
 use crate::admin::{self, api::Timestamp};
 use crate::close::CloseReason;
@@ -41,8 +41,7 @@ use crate::config::{
 };
 use crate::escape::escape;
 use crate::log::{self, LogHandle};
-use crate::metrics;
-use crate::server::{RefusedFile, SHORTEST_DRAIN, Server, listener, unix_now};
+use crate::server::{BanFile, SHORTEST_DRAIN, Server, listener, unix_now};
 use crate::signals::{self, Signal};
 use crate::systemd::{self, Notifier, PassedSocket};
 
@@ -133,8 +132,8 @@ fn serve(
 
     // Before anybody is let in.
     let state = reloader.environment().state_directory();
-    let refused = RefusedFile::new(state.map(|directory| directory.join(REFUSED_FILE)));
-    server.refused_subjects.remember_in(refused)?;
+    let refused = BanFile::new(state.map(|directory| directory.join(REFUSED_FILE)));
+    server.bans.remember_in(refused)?;
     let passed = systemd::passed_listeners()?;
     let from_systemd = !passed.is_empty();
     let listeners = if from_systemd {
@@ -169,10 +168,10 @@ fn serve(
     runtime.spawn(server.clone().look_after());
 
     let (requests, mut reloads) = mpsc::channel::<ReloadRequest>(1);
-    let vitals = Arc::new(Vitals::default());
+    let rates = Arc::new(Rates::default());
     let drain_ends = Arc::new(OnceLock::new());
     let started = Timestamp::now();
-    let figures = Arc::new(Figures::new(log.clone(), reloader.report(), started.0));
+    let metrics = Arc::new(Metrics::new(log.clone(), reloader.report(), started.0));
     let control = DaemonControl {
         server: server.clone(),
         log: log.clone(),
@@ -182,9 +181,9 @@ fn serve(
         config_file: reloader.config_file(),
         drain_ends: drain_ends.clone(),
         started,
-        vitals: vitals.clone(),
+        rates: rates.clone(),
         steering: Steering::new(server.clone(), runtime.handle().clone()),
-        figures: figures.clone(),
+        metrics: metrics.clone(),
     };
     let admin = start_admin(&settings, &reloader, control)?;
     if let Some(address) = settings.metrics.listen {
@@ -194,7 +193,7 @@ fn serve(
         let listener = TcpListener::from_std(listener).map_err(StartError::Runtime)?;
         let address = listener.local_addr().map_err(StartError::Runtime)?;
         let served = server.clone();
-        admin.handle().spawn(metrics::serve(listener, Arc::new(move || figures.text(&served))));
+        admin.handle().spawn(crate::metrics::serve(listener, Arc::new(move || metrics.text(&served))));
         tracing::info!("its figures are at http://{address}/metrics");
     }
     let watchdog = Watchdog::new(server.clone(), runtime.handle().clone(), workers);
@@ -229,15 +228,15 @@ fn serve(
                 },
                 Some(request) = reloads.recv() => request.serve(&mut reloader),
                 _ = tick.tick() => {
-                    vitals.sample(&server);
+                    rates.sample(&server);
                     server.log.tick(Instant::now());
                     if let Some(warning) = expiry.look(server.live().settings.tls.as_ref(), unix_now()) {
                         tracing::warn!("{warning}");
                     }
                     if told.is_none_or(|at| at.elapsed() >= STATUS_INTERVAL) {
                         told = Some(Instant::now());
-                        notifier.status(&vitals.line(&server));
-                        vitals.warn_if_nearly_full(&server);
+                        notifier.status(&rates.line(&server));
+                        rates.warn_if_nearly_full(&server);
                     }
                 }
             }

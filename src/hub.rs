@@ -5,10 +5,10 @@
 
 mod ages;
 mod connection;
+mod flush_list;
 mod heartbeat;
 mod history;
 mod recovery;
-mod touched;
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -21,17 +21,17 @@ use uuid::Uuid;
 
 use self::ages::Ages;
 pub use self::connection::{Connection, ConnectionStats};
+pub use self::flush_list::FlushList;
 pub(crate) use self::heartbeat::{Heartbeat, Pulse};
 use self::history::{History, Keeping};
 use self::recovery::Recovery;
 pub use self::recovery::{Outdated, Places};
-pub use self::touched::Touched;
-use crate::access_key::AccessKey;
 use crate::close::CloseReason;
 use crate::frame::Frame;
 use crate::message::{Batch, ChannelName, Delivery, MessageId, Since};
 use crate::outbox::{Budget, Pushed};
 use crate::sync::lock;
+use crate::token::Claims;
 
 /// Parts that a map is divided into, so that connections on different cores seldom wait for each other.
 const SHARDS: usize = 64;
@@ -213,7 +213,7 @@ impl Hub {
     pub fn replace_access(
         &self,
         connection: &Arc<Connection>,
-        access: Arc<AccessKey>,
+        access: Arc<Claims>,
         since: &[Since<'_>],
         announce: impl FnOnce(&Places),
     ) {
@@ -229,7 +229,7 @@ impl Hub {
 
     /// Makes `channels` what the connection reads: leaves and joins the difference, disturbs nothing else.
     ///
-    /// No name may stand there twice; [`AccessKey`] sees to that.
+    /// No name may stand there twice; [`Claims`] sees to that.
     pub fn subscribe(&self, connection: &Arc<Connection>, channels: &[ChannelName]) {
         self.change(connection, channels, &[], |_| None);
     }
@@ -329,14 +329,14 @@ impl Hub {
 
     /// Queues a message to every reader of its channel but the publisher, and returns to how many.
     ///
-    /// Those whose outbox has to be written by the caller are added to `touched`.
+    /// Those whose outbox has to be written by the caller are added to `flush_list`.
     pub fn publish(
         &self,
         delivery: &Delivery<'_>,
         publisher: Option<&Arc<Connection>>,
-        touched: &mut Touched,
+        flush_list: &mut FlushList,
     ) -> usize {
-        self.queue(delivery.channel, || delivery.encode(), is(publisher), touched).readers
+        self.queue(delivery.channel, || delivery.encode(), is(publisher), flush_list).readers
     }
 
     /// Like [`Hub::publish`], to all but these readers.
@@ -344,11 +344,11 @@ impl Hub {
         &self,
         delivery: &Delivery<'_>,
         excluded: &[Arc<Connection>],
-        touched: &mut Touched,
+        flush_list: &mut FlushList,
     ) -> usize {
         let is_excluded =
             |reader: &Arc<Connection>| excluded.iter().any(|excluded| Arc::ptr_eq(excluded, reader));
-        self.queue(delivery.channel, || delivery.encode(), is_excluded, touched).readers
+        self.queue(delivery.channel, || delivery.encode(), is_excluded, flush_list).readers
     }
 
     /// Like [`Hub::publish`] for several messages, which arrive together; takes them out of `batch`.
@@ -356,12 +356,12 @@ impl Hub {
         &self,
         batch: &mut Batch,
         publisher: Option<&Arc<Connection>>,
-        touched: &mut Touched,
+        flush_list: &mut FlushList,
     ) -> usize {
         if batch.is_empty() {
             return 0;
         }
-        let queued = self.queue(batch.channel(), || batch.encode(), is(publisher), touched);
+        let queued = self.queue(batch.channel(), || batch.encode(), is(publisher), flush_list);
         batch.clear(queued.last);
         queued.readers
     }
@@ -371,10 +371,10 @@ impl Hub {
         channel: &str,
         encode: impl FnOnce() -> Frame,
         is_excluded: impl Fn(&Arc<Connection>) -> bool,
-        touched: &mut Touched,
+        flush_list: &mut FlushList,
     ) -> Queued {
         if self.keeping.is_on() {
-            return self.queue_kept(channel, &encode(), is_excluded, touched);
+            return self.queue_kept(channel, &encode(), is_excluded, flush_list);
         }
         let channel = lock(self.channels.shard(channel)).get(channel).cloned();
         let Some(channel) = channel else { return Queued::default() };
@@ -383,7 +383,7 @@ impl Hub {
         if readers.1.history.is_some() {
             frame = readers.end_history(frame);
         }
-        Queued { readers: self.push(&channel, &readers, &frame, is_excluded, touched), last: None }
+        Queued { readers: self.push(&channel, &readers, &frame, is_excluded, flush_list), last: None }
     }
 
     /// Gives a frame to a channel's readers, under its lock.
@@ -393,7 +393,7 @@ impl Hub {
         readers: &Readers,
         frame: &Frame,
         is_excluded: impl Fn(&Arc<Connection>) -> bool,
-        touched: &mut Touched,
+        flush_list: &mut FlushList,
     ) -> usize {
         let mut queued = 0;
         // Not fetch_add: the lock has made this the only writer.
@@ -403,7 +403,7 @@ impl Hub {
                 continue;
             }
             match reader.outbox.push(frame.clone()) {
-                Pushed::Promised => touched.add(reader),
+                Pushed::Promised => flush_list.add(reader),
                 Pushed::Queued => {}
                 Pushed::Closing => continue,
             }

@@ -1,35 +1,54 @@
 //! Philote: a WebSocket publish/subscribe server.
 //!
+//! # What happens to a connection
+//!
+//! In reading order, below [`server`]:
+//!
+//! 1. `accept` takes a connection from a listening socket, bounds those that have shown no token, and speaks TLS.
+//! 2. `http` reads its request. It answers those of backends, and upgrades the others to a WebSocket.
+//! 3. [`token`] checks a token's signature and claims. `limits` counts connections per address and per subject.
+//! 4. `session` is the connection's life: it reads, publishes, writes, and ends.
+//! 5. `heartbeat` pings clients, closes connections whose token has expired, and enforces the limits on memory.
+//!
+//! A request that is turned down gets the status and the sentence of its `rejection`; `places` chooses which
+//! waiting connection has to go. [`close`] has the code and the sentence of each Close.
+//!
 //! # What happens to a message
 //!
 //! In reading order:
 //!
-//! 1. [`server`] reads a publisher's socket; tungstenite turns its bytes into messages.
-//! 2. [`message`] parses each one once: a channel's name, and the text of `data` as it stands.
-//! 3. [`access_key`] says whether the publisher's token lets it write there.
-//! 4. [`hub`] finds the channel's readers, has the delivery encoded once as a finished [`frame`], and puts the same
-//!    bytes into each reader's [`outbox`].
-//! 5. Whatever one read brought is queued first; then the task that published writes each touched outbox with one
-//!    system call. A reader's own task is woken only where its socket was full.
-//!
-//! [`close`] lists why a connection ends. `places` bounds connections that wait for their client.
+//! 1. [`server`] reads a publisher's socket: `session/task.rs`, `frames.rs`, `inbound.rs`.
+//! 2. [`message`] parses each message once: the channel's name, and the text of `data` as it came.
+//! 3. [`token`] tells whether the publisher may write to the channel.
+//! 4. [`hub`] finds the channel's readers and has the delivery encoded once, as a finished [`frame`]. The channel's lock
+//!    is the one order in which all readers see its messages. With a history, `hub/history.rs` numbers and keeps
+//!    the message; `hub/recovery.rs` delivers what a client missed when it comes back.
+//! 5. The same bytes go into each reader's [`outbox`], which closes the connection of a reader that is too slow.
+//! 6. When all that one read brought is queued, the publisher's task writes each of these outboxes with one system call.
+//!    A reader's own task is woken only if its socket was full.
 //!
 //! # What happens to the daemon
 //!
-//! [`daemon`] is a straight line from settings ([`config`]) to the end of the drain. [`signals`], [`systemd`] and
-//! [`log`] are its connection to the system, [`metrics`] tells Prometheus; [`admin`] is the socket by which [`ctl`] (`philotectl`) asks it.
-//! [`jane`] is a client for people at a terminal; [`trust`] says whom both programs believe behind TLS. [`bench`](mod@bench) is the load
-//! generator of `philotectl bench` and of `benches/`. [`completions`]
-//! answer the shells of those who type for any of the three. [`moment`] writes times, [`escape`] what a
-//! person can't see, [`regular_file`] reads what settings and options name, and `http` is what the HTTP listeners
-//! share.
+//! [`daemon`] runs in a straight line from the settings ([`config`]) to the end of the drain. `daemon/reload.rs` decides a
+//! reload: it compares, checks, and applies all of it or nothing. `daemon/metrics.rs` defines each metric, and
+//! [`metrics`] formats and serves them. [`signals`], [`systemd`] (which tells systemd READY) and [`log`] are the daemon's
+//! connections to the system. [`admin`] is the socket on which [`ctl`] (`philotectl`) asks it; `admin/socket.rs` sets
+//! the permissions of that socket.
 //!
-//! # Which part may know which
+//! When all queues together exceed their limit, `heartbeat` has [`hub`] close the connections with the longest ones
+//! ([`hub::Hub::relieve`]). When all histories together do, the oldest messages go ([`hub::Hub::relieve_history`]).
 //!
-//! Binaries > daemon, ctl, jane > bench, server, admin > hub > outbox > message, frame, close, access_key > moment. The hub
-//! knows no socket, ctl knows neither hub nor server, bench only tokens and TLS trust, config knows nothing but what it parses. A test keeps it so.
+//! [`jane`] is a client for people at a terminal, and [`bench`](mod@bench) the load generator of `philotectl bench` and
+//! `benches/`. [`completions`] completes the command lines of all three programs. The rest serves several of them:
+//! [`root_certificates`], [`timestamp`], [`terminal`], [`escape`] (characters that people cannot see),
+//! [`regular_file`], `http` (what all HTTP listeners share) and `sync` (mutexes).
+//!
+//! # Which part may use which
+//!
+//! Binaries > daemon, ctl, jane > bench, server, admin > hub > outbox > message, frame, close, token > timestamp. The hub
+//! uses no socket, ctl neither hub nor server, bench only tokens and root certificates, config only what it parses with.
+//! `tests/architecture` checks this.
 
-pub mod access_key;
 pub mod admin;
 pub mod bench;
 pub mod close;
@@ -45,16 +64,17 @@ pub mod jane;
 pub mod log;
 pub mod message;
 pub mod metrics;
-pub mod moment;
 pub mod outbox;
 mod places;
 pub mod regular_file;
+pub mod root_certificates;
 pub mod server;
 pub mod signals;
 mod sync;
 pub mod systemd;
 pub mod terminal;
-pub mod trust;
+pub mod timestamp;
+pub mod token;
 
 #[cfg(test)]
 mod testing;

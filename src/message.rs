@@ -3,11 +3,11 @@
 mod delivery;
 mod encode;
 mod id;
+mod ignored_value;
 mod name;
 mod number;
 mod parse;
 mod reply;
-mod skipped;
 
 pub use self::delivery::{Batch, Delivery};
 pub use self::id::MessageId;

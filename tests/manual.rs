@@ -5,9 +5,9 @@
 use std::fs;
 use std::process::Command;
 
-use philote::access_key::ApiRight;
 use philote::close::CloseReason;
 use philote::config::{Environment, KEYS, Overrides, Reload, load};
+use philote::token::ApiRight;
 
 /// A page's source, or that of a part of it.
 struct Page {
@@ -284,7 +284,7 @@ fn every_close_code_is_described() {
 #[test]
 fn every_path_of_the_http_api_is_described() {
     // Which is held against the code by a test of its own.
-    let path = format!("{}/src/server/api/openapi.json", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/src/server/http/api/openapi.json", env!("CARGO_MANIFEST_DIR"));
     let document: serde_json::Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
     let http = Page::read("philote-protocol.7").section("HTTP API");
     let mut missing = Vec::new();

@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 
-use philote::access_key::{Keys, NewToken, issue};
 use philote::bench::{TEXT, client_frame};
+use philote::token::{Keys, NewToken, issue};
 
 use super::{SECRET, Scenario};
 

@@ -14,10 +14,10 @@ use std::task::{Context, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use philote::access_key::{AccessKey, Keys, NewToken, Policy, issue, verify};
-use philote::hub::{Connection, Hub, Touched};
+use philote::hub::{Connection, FlushList, Hub};
 use philote::message::{ChannelName, Delivery};
 use philote::outbox::{Budget, Sink};
+use philote::token::{Claims, Keys, NewToken, Policy, issue, verify};
 use rustix::time::{ClockId, clock_gettime};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
@@ -85,7 +85,7 @@ fn new_hub() -> Hub {
 }
 
 /// The access key of a token that reads these channels.
-fn access(channels: &[&str]) -> Arc<AccessKey> {
+fn access(channels: &[&str]) -> Arc<Claims> {
     let keys = Keys::new([&b"a secret of benches/growth, for no server"[..]]);
     let policy = Policy {
         leeway: 5,
@@ -100,7 +100,7 @@ fn access(channels: &[&str]) -> Arc<AccessKey> {
     Arc::new(verify(&issue(&token, &keys).unwrap(), &keys, &policy, 0).unwrap())
 }
 
-fn connection(hub: &Hub, access: &Arc<AccessKey>) -> Arc<Connection> {
+fn connection(hub: &Hub, access: &Arc<Claims>) -> Arc<Connection> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
     let connection = Arc::new(Connection::new(address, access.clone(), hub.budget().clone(), 0));
     connection.outbox.attach(Box::new(Taking));
@@ -111,15 +111,15 @@ fn room(number: usize) -> String {
     format!("room-{number:06}")
 }
 
-fn publish(hub: &Hub, channel: &str, touched: &mut Touched) -> usize {
+fn publish(hub: &Hub, channel: &str, flush_list: &mut FlushList) -> usize {
     let data = concat!("\"", "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", "\"");
     let issuer = "00000000-0000-4000-8000-000000000000";
     let queued = hub.publish(
         &Delivery { issuer, channel, data: Some(data), subject: Some("somebody") },
         None,
-        touched,
+        flush_list,
     );
-    touched.flush();
+    flush_list.flush();
     queued
 }
 
@@ -128,7 +128,7 @@ fn readers(count: usize) -> serde_json::Value {
     let rooms = count / ROOM;
     let names: Vec<String> = (0..rooms).map(room).collect();
     let hub = new_hub();
-    let keys: Vec<Arc<AccessKey>> = names.iter().map(|room| access(&["all", room])).collect();
+    let keys: Vec<Arc<Claims>> = names.iter().map(|room| access(&["all", room])).collect();
     let mut readers = Vec::with_capacity(count);
     let before = live();
     let join = each(count, || {
@@ -139,17 +139,17 @@ fn readers(count: usize) -> serde_json::Value {
         }
     });
     let joined = (live() - before) / count as f64;
-    let mut touched = Touched::new();
+    let mut flush_list = FlushList::new();
     let rounds = (DELIVERIES / count).max(3);
     let all = each(rounds * count, || {
-        (0..rounds).for_each(|_| assert_eq!(publish(&hub, "all", &mut touched), count));
+        (0..rounds).for_each(|_| assert_eq!(publish(&hub, "all", &mut flush_list), count));
     });
     let in_rooms = each(MESSAGES * ROOM, || {
         for number in 0..MESSAGES {
-            assert_eq!(publish(&hub, &names[number * LEAP % rooms], &mut touched), ROOM);
+            assert_eq!(publish(&hub, &names[number * LEAP % rooms], &mut flush_list), ROOM);
         }
     });
-    touched.trim();
+    flush_list.trim();
     let after = (live() - before) / count as f64;
     let leave = each(count, || {
         for reader in readers.drain(..) {
@@ -174,10 +174,10 @@ fn channels(count: usize) -> serde_json::Value {
     let hub = new_hub();
     let readers: Vec<Arc<Connection>> = names.iter().map(|name| connection(&hub, &access(&[name]))).collect();
     readers.iter().for_each(|reader| hub.enter(reader));
-    let mut touched = Touched::new();
+    let mut flush_list = FlushList::new();
     let publish = each(MESSAGES, || {
         for number in 0..MESSAGES {
-            assert_eq!(publish(&hub, &names[number * LEAP % count], &mut touched), 1);
+            assert_eq!(publish(&hub, &names[number * LEAP % count], &mut flush_list), 1);
         }
     });
     let guest = connection(&hub, &access(&[]));
@@ -208,12 +208,12 @@ fn threads(count: usize) -> serde_json::Value {
             .map(|thread| {
                 let (hub, names, start) = (hub.clone(), names.clone(), start.clone());
                 thread::spawn(move || {
-                    let mut touched = Touched::new();
+                    let mut flush_list = FlushList::new();
                     start.wait();
                     each(MESSAGES, || {
                         for number in 0..MESSAGES {
                             let own = (number * LEAP * count + thread) % names.len();
-                            publish(&hub, &names[if shared { 0 } else { own }], &mut touched);
+                            publish(&hub, &names[if shared { 0 } else { own }], &mut flush_list);
                         }
                     })
                 })

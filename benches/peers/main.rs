@@ -9,8 +9,8 @@ mod nats;
 use std::net::SocketAddr;
 
 use clap::{Parser, ValueEnum};
-use philote::access_key::{Keys, NewToken, issue};
 use philote::bench::{BenchError, Dialect, Measured, Options, Philote, Rights, Target, locate, run};
+use philote::token::{Keys, NewToken, issue};
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Server {

@@ -5,8 +5,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::access_key::SecretFileError;
-use crate::trust::TrustError;
+use crate::root_certificates::TrustError;
+use crate::token::SecretFileError;
 
 /// Why a server could not be loaded.
 #[derive(Debug)]

@@ -31,7 +31,7 @@ pub use self::report::{Latency, Measured, Row};
 use self::scenarios::Runner;
 pub use self::tls::Tls;
 pub use self::wire::{Dialect, Philote, Seat, TEXT, client_frame};
-use crate::access_key::{Keys, NewToken, issue, signing_secret};
+use crate::token::{Keys, NewToken, issue, signing_secret};
 
 /// Descriptors of this process that are not connections.
 const SPARE_DESCRIPTORS: usize = 32;

@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
 use super::error::BenchError;
-use crate::trust::client_config;
+use crate::root_certificates::client_config;
 
 /// How to connect to a server over TLS: its name, and the authorities to trust.
 #[derive(Clone, Debug)]

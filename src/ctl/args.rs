@@ -11,9 +11,9 @@ use super::follow::EventsArgs;
 use super::lists::{ChannelsArgs, ConnectionsArgs, RefusedArgs, Watch};
 use super::top::TopArgs;
 use super::values::positive;
-use crate::access_key::ApiRight;
 use crate::bench::Options;
 use crate::completions::Shell;
+use crate::token::ApiRight;
 
 const COMMON: &str = "Options of every command";
 const AFTER_HELP: &str = "\

@@ -3,12 +3,12 @@
 use tokio::runtime::Runtime;
 
 use super::{Complaint, Exit};
-use crate::access_key::ApiRights;
 use crate::admin::api::TokenRequest;
 use crate::admin::client::Client;
 use crate::bench::{
     BenchError, Measured, Options, Philote, Rights, TOKEN_LIFE, Target, keys, locate, on_loopback, run, sign,
 };
+use crate::token::ApiRights;
 
 /// Loads the daemon on this machine, or the server that `--url` names.
 pub(super) fn load(options: &Options, client: &Client, runtime: &Runtime) -> Result<Measured, Complaint> {

@@ -8,7 +8,6 @@ use serde::Serialize;
 use super::args::{Arguments, Command, Secret, Token};
 use super::print::{Facts, bytes, count, in_json, list, many};
 use super::{Complaint, Exit, PROGRAM, Report, actions, bench, follow, lists, top};
-use crate::access_key::{ApiRight, ApiRights};
 use crate::admin::api::{
     Hidden, InspectRequest, Inspection, IssuedToken, Reloaded, SecretChanged, SecretSet, Secrets, Status,
     Timestamp, TokenRequest,
@@ -17,8 +16,9 @@ use crate::admin::client::{Client, Error};
 use crate::admin::{path, server};
 use crate::completions;
 use crate::escape::{escape, escape_json};
-use crate::moment::span;
 use crate::terminal::{self, Style, Tone};
+use crate::timestamp::span;
+use crate::token::{ApiRight, ApiRights};
 
 /// The default timeout. A daemon without problems answers from memory.
 const ANSWER: Duration = Duration::from_secs(10);

@@ -7,12 +7,11 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
-use super::figures::Figures;
 use super::listing;
+use super::metrics::Metrics;
+use super::rates::{self, Rates};
 use super::reload::{LastReload, ReloadRequest};
 use super::steering::Steering;
-use super::vitals::{self, Vitals};
-use crate::access_key::{self, NewToken, inspect, issue};
 use crate::admin::api::{
     self, ChannelQuery, Channels, ClosedConnections, ClosedQuery, Code, ConnectionQuery, Connections,
     DisconnectRequest, Disconnected, EventQuery, Failure, Hidden, Inspection, IssuedToken, Level, Levels,
@@ -24,6 +23,7 @@ use crate::config::{Expiry, LogLevel, SecretSource};
 use crate::log::LogHandle;
 use crate::message::ChannelName;
 use crate::server::{Event, Live, MAX_FOLLOWERS, Messages, Server, unix_now};
+use crate::token::{self, NewToken, inspect, issue};
 
 /// The daemon, as its administrator sees it.
 pub(super) struct DaemonControl {
@@ -37,9 +37,9 @@ pub(super) struct DaemonControl {
     pub(super) started: Timestamp,
     /// Set when a drain begins.
     pub(super) drain_ends: Arc<OnceLock<Timestamp>>,
-    pub(super) vitals: Arc<Vitals>,
+    pub(super) rates: Arc<Rates>,
     pub(super) steering: Steering,
-    pub(super) figures: Arc<Figures>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl DaemonControl {
@@ -69,7 +69,7 @@ impl Control for DaemonControl {
     fn status(&self) -> Result<Status, Failure> {
         let server = &self.server;
         let live = server.live();
-        let (messages_in_per_second, deliveries_per_second) = self.vitals.rates(server);
+        let (messages_in_per_second, deliveries_per_second) = self.rates.per_second(server);
         let secrets = &live.settings.auth.secrets;
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -97,7 +97,7 @@ impl Control for DaemonControl {
             deliveries: server.hub.deliveries(),
             messages_in_per_second,
             deliveries_per_second,
-            memory_bytes: vitals::resident_bytes(),
+            memory_bytes: rates::resident_bytes(),
             queued_bytes: server.hub.budget().refused_bytes() as u64,
             max_queued_bytes: live.settings.limits.total_queue_bytes as u64,
             secret_source: secrets.source().to_string(),
@@ -109,7 +109,7 @@ impl Control for DaemonControl {
     }
 
     fn metrics(&self) -> Result<String, Failure> {
-        Ok(self.figures.text(&self.server))
+        Ok(self.metrics.text(&self.server))
     }
 
     fn issue_token(&self, request: TokenRequest) -> Result<IssuedToken, Failure> {
@@ -130,7 +130,7 @@ impl Control for DaemonControl {
         let signed =
             issue(&token, &live.keys).map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
         // What this daemon would refuse must not leave it.
-        access_key::verify(&signed, &live.keys, &live.policy, now).map_err(|error| {
+        token::verify(&signed, &live.keys, &live.policy, now).map_err(|error| {
             Failure::new(Code::Refused, format!("this daemon would not accept it: {error}"))
         })?;
         Ok(IssuedToken { token: Hidden(signed), expires_at: expires.map(Timestamp::from_unix) })
@@ -263,7 +263,7 @@ fn event(event: Event) -> api::Event {
             subject: owned(&connected.subject),
             address: connected.address,
         },
-        Event::Ended(ended) => api::Event::Ended(listing::ended_row(&ended)),
+        Event::Closed(ended) => api::Event::Ended(listing::ended_row(&ended)),
         Event::Reloaded(reloaded) => api::Event::Reloaded {
             at: Timestamp(reloaded.at),
             applied: reloaded.applied.clone(),

@@ -3,10 +3,10 @@
 use std::io::Write;
 use std::net::SocketAddr;
 
-use crate::access_key::{ApiRights, NewToken, issue};
 use crate::config::{DEV_SECRET, SecretSource, Settings};
 use crate::server::{Server, unix_now};
 use crate::terminal::{Style, Tone};
+use crate::token::{ApiRights, NewToken, issue};
 
 /// The lifetime of the printed token, in seconds: one day.
 const TOKEN_LASTS: u64 = 24 * 60 * 60;

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use crate::admin::socket::BindError;
 use crate::config::{Address, ConfigError};
 use crate::log::LogError;
-use crate::server::RefusedFileError;
+use crate::server::BanFileError;
 use crate::signals::SignalError;
 use crate::systemd::SystemdError;
 
@@ -22,7 +22,7 @@ pub(super) enum StartError {
     DevSocket(SocketAddr),
     Metrics { address: SocketAddr, source: io::Error },
     Admin(BindError),
-    Refused(RefusedFileError),
+    Refused(BanFileError),
     Runtime(io::Error),
 }
 
@@ -91,5 +91,5 @@ from!(
     Log: LogError,
     Systemd: SystemdError,
     Admin: BindError,
-    Refused: RefusedFileError
+    Refused: BanFileError
 );

@@ -12,7 +12,7 @@ use crate::admin::api::{
 };
 use crate::hub;
 use crate::message::ChannelName;
-use crate::server::{Ended, Server};
+use crate::server::{ClosedRecord, Server};
 
 /// The greatest of many, in room for `limit` of them.
 struct Greatest<T> {
@@ -156,14 +156,14 @@ fn row(server: &Server, connection: &hub::Connection, names: usize) -> Connectio
 /// The ended connections and refused requests that are asked for.
 pub(super) fn closed(server: &Server, query: &ClosedQuery) -> ClosedConnections {
     let mut greatest = Greatest::new(query.limit);
-    let is_meant = |ended: &Ended| {
+    let is_meant = |ended: &ClosedRecord| {
         let is_id = |id: &api::IdPrefix| ended.connection.is_some_and(|connection| id.matches(&connection));
         query.id.as_ref().is_none_or(is_id)
             && query.reason.as_deref().is_none_or(|reason| reason == ended.reason)
             && query.subject.as_deref().is_none_or(|subject| ended.subject.as_deref() == Some(subject))
             && query.address.is_none_or(|address| address.matches(ended.address))
     };
-    let rank = |ended: &Ended| {
+    let rank = |ended: &ClosedRecord| {
         let since = || ended.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
         match query.sort {
             ClosedSort::Newest => since(),
@@ -176,12 +176,12 @@ pub(super) fn closed(server: &Server, query: &ClosedQuery) -> ClosedConnections 
             ClosedSort::BytesOut => ended.bytes_out,
         }
     };
-    server.ended.each(|ended| {
+    server.closed.each(|ended| {
         if is_meant(ended) {
             greatest.offer(rank(ended), || ended.clone());
         }
     });
-    let reasons = server.ended.reasons().into_iter().map(|count| api::ReasonCount {
+    let reasons = server.closed.reasons().into_iter().map(|count| api::ReasonCount {
         reason: count.reason.to_owned(),
         total: count.total,
         remembered: count.kept,
@@ -194,7 +194,7 @@ pub(super) fn closed(server: &Server, query: &ClosedQuery) -> ClosedConnections 
 }
 
 /// An ended connection as the administrator sees it.
-pub(super) fn ended_row(ended: &Ended) -> ClosedConnection {
+pub(super) fn ended_row(ended: &ClosedRecord) -> ClosedConnection {
     ClosedConnection {
         at: Timestamp(ended.at),
         ending: if ended.connection.is_some() { Ending::Closed } else { Ending::Refused },

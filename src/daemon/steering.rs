@@ -11,7 +11,7 @@ use crate::admin::api::{
     PublishedMessage, RefusedSubject, RefusedSubjects, Timestamp,
 };
 use crate::message::{ChannelName, Publish};
-use crate::server::{Leave, RefuseError, Server, unix_now};
+use crate::server::{BanError, Leave, Server, unix_now};
 
 /// Ids in one request that are not whole: each is compared with every connection's.
 const MAX_PREFIXES: usize = 100;
@@ -93,12 +93,12 @@ impl Steering {
             subject: subject.into(),
             until: Timestamp::from_unix(until),
         };
-        let refused = self.server.refused_subjects.list(unix_now());
+        let refused = self.server.bans.list(unix_now());
         RefusedSubjects { refused: refused.into_iter().map(subject).collect() }
     }
 
     pub(super) fn lift(&self, subject: &str) -> Result<Lifted, Failure> {
-        let lifted = self.server.refused_subjects.lift(subject, unix_now())?;
+        let lifted = self.server.bans.lift(subject, unix_now())?;
         Ok(Lifted { matched: lifted.into() })
     }
 
@@ -157,14 +157,14 @@ fn check(request: &DisconnectRequest) -> Result<(), Failure> {
     Err(Failure::new(Code::BadRequest, wrong))
 }
 
-impl From<RefuseError> for Failure {
-    fn from(error: RefuseError) -> Failure {
+impl From<BanError> for Failure {
+    fn from(error: BanError) -> Failure {
         match error {
-            RefuseError::TooMany => Failure::new(Code::Conflict, error.to_string())
+            BanError::TooMany => Failure::new(Code::Conflict, error.to_string())
                 .hint("lift some: philotectl refused --remove SUBJECT"),
-            RefuseError::Spreads(_) => Failure::new(Code::Conflict, error.to_string())
+            BanError::Spreads(_) => Failure::new(Code::Conflict, error.to_string())
                 .hint("nothing was done: try again when they are done"),
-            RefuseError::NotRemembered(error) => {
+            BanError::NotRemembered(error) => {
                 Failure::new(Code::Internal, error.to_string()).hint("nothing was changed")
             }
         }

@@ -7,7 +7,7 @@ use hyper::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
 const BOTH: &str = "Transfer-Encoding and Content-Length exclude each other: send one of them";
 const CODING: &str = "the only Transfer-Encoding taken here is chunked";
 
-/// Whether a body is chunked. `hidden` is what [`Turn::begin`](super::Turn::begin) returned.
+/// Whether a body is chunked. `hidden` is what [`Turn::begin`](crate::http::Turn::begin) returned.
 ///
 /// # Errors
 /// Why another server might see another end of the body.

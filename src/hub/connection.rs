@@ -10,15 +10,15 @@ use arc_swap::{ArcSwap, Guard};
 use uuid::Uuid;
 
 use super::{Channel, Heartbeat};
-use crate::access_key::AccessKey;
 use crate::outbox::{Budget, Outbox, OutboxStats, Seconds};
+use crate::token::Claims;
 
 /// One connection, shared by its task, the channels it reads and those who look after it.
 pub struct Connection {
     id: Uuid,
     address: SocketAddr,
     opened: Instant,
-    access: ArcSwap<AccessKey>,
+    access: ArcSwap<Claims>,
     /// What waits for it.
     pub outbox: Outbox,
     pub(super) memberships: Mutex<Box<[Arc<Channel>]>>,
@@ -59,7 +59,7 @@ impl Hash for Connection {
 
 impl Connection {
     /// A connection that has shown a token and not yet entered the hub.
-    pub fn new(address: SocketAddr, access: Arc<AccessKey>, budget: Arc<Budget>, now: Seconds) -> Connection {
+    pub fn new(address: SocketAddr, access: Arc<Claims>, budget: Arc<Budget>, now: Seconds) -> Connection {
         Connection {
             id: Uuid::new_v4(),
             address,
@@ -91,11 +91,11 @@ impl Connection {
     }
 
     /// What its token lets it do.
-    pub fn access(&self) -> Guard<Arc<AccessKey>> {
+    pub fn access(&self) -> Guard<Arc<Claims>> {
         self.access.load()
     }
 
-    pub(super) fn set_access(&self, access: Arc<AccessKey>) {
+    pub(super) fn set_access(&self, access: Arc<Claims>) {
         self.access.store(access);
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::ages::Slot;
 use super::history::{Allowance, History, Keeping};
-use super::{Channel, Connection, Hub, Kept, Queued, Readers, Touched, forget_unused};
+use super::{Channel, Connection, FlushList, Hub, Kept, Queued, Readers, forget_unused};
 use crate::frame::Frame;
 use crate::message::{ChannelName, MessageId, Since};
 use crate::outbox::Pushed;
@@ -41,7 +41,7 @@ impl Hub {
         name: &str,
         frame: &Frame,
         is_excluded: impl Fn(&Arc<Connection>) -> bool,
-        touched: &mut Touched,
+        flush_list: &mut FlushList,
     ) -> Queued {
         let now = Instant::now();
         let name = ChannelName::checked(name);
@@ -59,7 +59,7 @@ impl Hub {
                 continue;
             }
             if name.is_internal() {
-                let readers = self.push(&channel, &readers, frame, is_excluded, touched);
+                let readers = self.push(&channel, &readers, frame, is_excluded, flush_list);
                 return Queued { readers, last: None };
             }
             let unread = readers.0.is_empty();
@@ -67,7 +67,7 @@ impl Hub {
             let frame = history.record(frame, now);
             history.file(&self.ages, &channel, unread, now);
             let last = Some(history.place(history.last()));
-            let queued = self.push(&channel, &readers, &frame, is_excluded, touched);
+            let queued = self.push(&channel, &readers, &frame, is_excluded, flush_list);
             drop(readers);
             self.relieve_history(now, CHANNELS_PER_PUBLISH);
             return Queued { readers: queued, last };

@@ -6,8 +6,8 @@ use std::thread::{self, Thread};
 use proptest::prelude::*;
 
 use super::*;
-use crate::access_key::{AccessKey, Keys, NewToken, Policy, issue, verify};
 use crate::outbox::testing::TestSink;
+use crate::token::{Claims, Keys, NewToken, Policy, issue, verify};
 
 const ALWAYS: usize = usize::MAX / 2;
 
@@ -15,7 +15,7 @@ fn hub() -> Hub {
     Hub::new(Arc::new(Budget::new(1_000_000, 1 << 30, 1 << 30, 1024)))
 }
 
-fn access(read: &[String]) -> AccessKey {
+fn access(read: &[String]) -> Claims {
     let keys = Keys::new([b"secret".as_slice()]);
     let policy = Policy {
         leeway: 0,
@@ -41,9 +41,9 @@ fn enter(hub: &Hub, read: &[String], room: usize) -> (Arc<Connection>, TestSink)
 fn publish(hub: &Hub, channel: &str, text: &str, publisher: Option<&Arc<Connection>>) -> usize {
     let data = format!("\"{text}\"");
     let delivery = Delivery { issuer: "i", channel, data: Some(&data), subject: None };
-    let mut touched = Touched::new();
-    let readers = hub.publish(&delivery, publisher, &mut touched);
-    touched.flush();
+    let mut flush_list = FlushList::new();
+    let readers = hub.publish(&delivery, publisher, &mut flush_list);
+    flush_list.flush();
     readers
 }
 
@@ -53,14 +53,14 @@ fn a_batch_counts_by_its_messages() {
     let channels = ["c".to_owned()];
     let (publisher, own) = enter(&hub, &channels, ALWAYS);
     let (reader, sink) = enter(&hub, &channels, ALWAYS);
-    let (mut batch, mut touched) = (Batch::new(), Touched::new());
-    assert_eq!(hub.publish_batch(&mut batch, None, &mut touched), 0, "it is empty");
+    let (mut batch, mut flush_list) = (Batch::new(), FlushList::new());
+    assert_eq!(hub.publish_batch(&mut batch, None, &mut flush_list), 0, "it is empty");
     for data in ["\"1\"", "\"2\"", "\"3\""] {
         batch.add(&Delivery { issuer: "i", channel: "c", data: Some(data), subject: None });
     }
-    assert_eq!(hub.publish_batch(&mut batch, Some(&publisher), &mut touched), 1, "readers");
+    assert_eq!(hub.publish_batch(&mut batch, Some(&publisher), &mut flush_list), 1, "readers");
     assert!(batch.is_empty());
-    touched.flush();
+    flush_list.flush();
     assert_eq!(received(&sink).iter().map(|(_, data)| data.as_str()).collect::<String>(), "123");
     assert_eq!((sink.writes(), own.written_len()), (1, 0));
     assert_eq!((hub.deliveries(), reader.stats().out.messages, reader.stats().out.greatest_queue), (3, 3, 3));
@@ -160,10 +160,10 @@ fn a_list_that_is_dropped_hands_its_promises_over() {
     let woken = Arc::new(Woken(AtomicBool::new(false)));
     let waker = Waker::from(woken.clone());
     reader.outbox.poll(&mut Context::from_waker(&waker));
-    let mut touched = Touched::new();
+    let mut flush_list = FlushList::new();
     let delivery = Delivery { issuer: "i", channel: "c", data: Some("\"x\""), subject: None };
-    hub.publish(&delivery, None, &mut touched);
-    drop(touched);
+    hub.publish(&delivery, None, &mut flush_list);
+    drop(flush_list);
     assert!(woken.0.load(Relaxed) && sink.written_len() == 0);
     reader.outbox.poll(&mut Context::from_waker(&waker));
     assert_eq!(received(&sink).len(), 1);
@@ -321,17 +321,17 @@ fn fault_49_all_readers_of_a_channel_see_one_order() {
             .map(|publisher| {
                 let (hub, channels) = (&hub, &channels);
                 scope.spawn(move || {
-                    let mut touched = Touched::new();
+                    let mut flush_list = FlushList::new();
                     for number in 0..MESSAGES {
                         let data = format!("\"{publisher} {number}\"");
                         let channel = &channels[number % channels.len()];
                         let delivery = Delivery { issuer: "i", channel, data: Some(&data), subject: None };
-                        assert_eq!(hub.publish(&delivery, None, &mut touched), READERS);
+                        assert_eq!(hub.publish(&delivery, None, &mut flush_list), READERS);
                         if number % 7 == 0 {
-                            touched.flush();
+                            flush_list.flush();
                         }
                     }
-                    touched.flush();
+                    flush_list.flush();
                 })
             })
             .collect();

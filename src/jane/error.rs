@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
-use crate::access_key::SecretFileError;
 use crate::admin::client;
-use crate::trust::TrustError;
+use crate::root_certificates::TrustError;
+use crate::token::SecretFileError;
 
 /// Why there is no connection.
 #[derive(Debug)]

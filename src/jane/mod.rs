@@ -20,12 +20,12 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use tokio::time::{sleep, timeout};
 
-use crate::access_key::ApiRights;
 use crate::completions;
 use crate::escape::escape_json;
-use crate::moment::span;
+use crate::root_certificates::client_config;
 use crate::terminal::{self, complain};
-use crate::trust::client_config;
+use crate::timestamp::span;
+use crate::token::ApiRights;
 use args::Arguments;
 use conversation::Console;
 use dial::{Dial, Socket};

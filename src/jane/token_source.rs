@@ -5,10 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use super::args::Arguments;
 use super::error::Error;
-use crate::access_key::{ApiRights, Keys, NewToken, issue, signing_secret};
 use crate::admin::api::{Hidden, TokenRequest};
 use crate::admin::client::Client;
 use crate::admin::path;
+use crate::token::{ApiRights, Keys, NewToken, issue, signing_secret};
 
 /// How long a token is valid. Each connection gets a new one, and a leaked token soon becomes useless.
 const LIFE: Duration = Duration::from_secs(3600);

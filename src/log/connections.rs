@@ -8,7 +8,7 @@ mod tests;
 
 use super::record::{MAX_TEXT_BYTES, printable};
 use super::sink::quoted;
-use crate::moment::span;
+use crate::timestamp::span;
 
 /// How long lines are counted before a summary says how many there were.
 pub const WINDOW: Duration = Duration::from_secs(10);

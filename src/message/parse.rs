@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
-use super::skipped::Skipped;
+use super::ignored_value::IgnoredValue;
 use super::{ChannelName, ChannelNameError, MessageId};
 
 /// The longest `ack`, in bytes after unescaping.
@@ -204,7 +204,7 @@ struct Keys<'a> {
 impl<'a> Keys<'a> {
     fn parse(text: &'a str) -> Result<Keys<'a>, BadMessage> {
         if !text.trim_ascii_start().starts_with('{') {
-            return Err(match serde_json::from_str::<Skipped>(text) {
+            return Err(match serde_json::from_str::<IgnoredValue>(text) {
                 Ok(_) => BadMessage::NotAnObject,
                 Err(error) => not_json(text, &error),
             });
@@ -309,7 +309,7 @@ impl<'de> Deserialize<'de> for Keys<'de> {
                         Key::Ack => (&mut keys.ack, "ack", &mut keys.duplicate_option),
                         Key::Exclude => (&mut keys.exclude, "exclude", &mut keys.duplicate_option),
                         Key::Other => {
-                            map.next_value::<Skipped>()?;
+                            map.next_value::<IgnoredValue>()?;
                             continue;
                         }
                     };

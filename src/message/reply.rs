@@ -5,7 +5,7 @@ use std::io::Write;
 use super::encode::{encode_text, quote};
 use super::{BadMessage, ChannelName, MessageId};
 use crate::frame::Frame;
-use crate::moment::{moment, rfc3339};
+use crate::timestamp::{moment, rfc3339};
 
 /// An error reply. The connection stays open.
 #[derive(Debug)]

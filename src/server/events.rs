@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use futures_util::Stream;
 use uuid::Uuid;
 
-use super::Ended;
+use super::closed::ClosedRecord;
 use crate::message::Delivery;
 use crate::sync::lock;
 
@@ -30,7 +30,7 @@ pub enum Event {
     /// A connection was accepted.
     Connected(Arc<Connected>),
     /// A connection was closed, or a request refused.
-    Ended(Arc<Ended>),
+    Closed(Arc<ClosedRecord>),
     /// The settings were read again.
     Reloaded(Arc<Reloaded>),
     /// Other secrets are in use; how many.

@@ -1,4 +1,4 @@
-//! Writing what a publish has touched: a few outboxes at once; many part by part, so that others' messages pass in
+//! Writing what a publish has queued: a few outboxes at once; many part by part, so that others' messages pass in
 //! between, by all of the runtime's workers.
 //!
 //! A part is written by whoever comes first: the task that published, or one of the server's helpers, of which there
@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use super::Server;
-use crate::hub::Touched;
+use crate::hub::FlushList;
 use crate::sync::lock;
 
 /// Outboxes that one task writes before it lets others run: some 1.5 ms of system calls.
@@ -25,19 +25,19 @@ thread_local! {
     /// The one that was done last, kept so that the next message needs none of its own.
     static SPARE: Cell<Option<Arc<Shared>>> = const { Cell::new(None) };
     /// The room of the part that is being written.
-    static PART: Cell<Touched> = const { Cell::new(Touched::new()) };
+    static PART: Cell<FlushList> = const { Cell::new(FlushList::new()) };
 }
 
-/// Writes what was touched. Few outboxes are written before this returns; more are left to what is returned, which the
+/// Writes the outboxes of a flush list. Few outboxes are written before this returns; more are left to what is returned, which the
 /// publisher polls to its end before it reads on, so that it can't run ahead of its readers' sockets.
-pub(super) fn flush(server: &Arc<Server>, touched: &mut Touched) -> Option<Writing> {
-    if touched.len() <= OUTBOXES_PER_PART {
-        touched.flush();
+pub(super) fn flush(server: &Arc<Server>, flush_list: &mut FlushList) -> Option<Writing> {
+    if flush_list.len() <= OUTBOXES_PER_PART {
+        flush_list.flush();
         return None;
     }
-    let parts = touched.len().div_ceil(OUTBOXES_PER_PART);
+    let parts = flush_list.len().div_ceil(OUTBOXES_PER_PART);
     let shared = SPARE.take().unwrap_or_default();
-    std::mem::swap(&mut lock(&shared.state).touched, touched);
+    std::mem::swap(&mut lock(&shared.state).flush_list, flush_list);
     server.helpers.ask(server, &shared, parts);
     Some(Writing(shared))
 }
@@ -53,7 +53,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     /// What nobody writes yet.
-    touched: Touched,
+    flush_list: FlushList,
     /// Parts that are being written by helpers.
     taken: usize,
     /// The task that published, when it has nothing to do but wait for them.
@@ -67,7 +67,7 @@ impl Writing {
             part.write(server);
         }
         let mut state = lock(&self.0.state);
-        if !state.touched.is_empty() {
+        if !state.flush_list.is_empty() {
             drop(state);
             yield_to_sockets(context);
             return Poll::Pending;
@@ -76,7 +76,7 @@ impl Writing {
             state.publisher = Some(context.waker().clone());
             return Poll::Pending;
         }
-        state.touched.trim();
+        state.flush_list.trim();
         drop(state);
         if Arc::strong_count(&self.0) == 1 {
             SPARE.set(Some(self.0.clone()));
@@ -89,27 +89,27 @@ impl Shared {
     /// Takes a part for the caller to write.
     fn take(self: &Arc<Self>) -> Option<Part> {
         let mut state = lock(&self.state);
-        if state.touched.is_empty() {
+        if state.flush_list.is_empty() {
             return None;
         }
-        let mut touched = PART.take();
-        state.touched.move_to(&mut touched, OUTBOXES_PER_PART);
+        let mut flush_list = PART.take();
+        state.flush_list.move_to(&mut flush_list, OUTBOXES_PER_PART);
         state.taken += 1;
-        Some(Part { touched, of: self.clone() })
+        Some(Part { flush_list, of: self.clone() })
     }
 }
 
 /// Outboxes that the holder writes. However it ends, the publisher is told.
 struct Part {
-    touched: Touched,
+    flush_list: FlushList,
     of: Arc<Shared>,
 }
 
 impl Part {
     fn write(mut self, server: &Server) {
-        match catch_unwind(AssertUnwindSafe(|| self.touched.flush())) {
+        match catch_unwind(AssertUnwindSafe(|| self.flush_list.flush())) {
             // The room is kept.
-            Ok(()) => PART.set(std::mem::take(&mut self.touched)),
+            Ok(()) => PART.set(std::mem::take(&mut self.flush_list)),
             // The outbox whose writing panicked has broken off by itself.
             Err(_panic) => _ = server.counters.panics.fetch_add(1, Relaxed),
         }
@@ -119,7 +119,7 @@ impl Part {
 impl Drop for Part {
     fn drop(&mut self) {
         // What a panic left goes to its connections' tasks before the publisher is told.
-        drop(std::mem::take(&mut self.touched));
+        drop(std::mem::take(&mut self.flush_list));
         let mut state = lock(&self.of.state);
         state.taken -= 1;
         if state.taken == 0
@@ -200,12 +200,12 @@ mod tests {
     use std::sync::{Condvar, Mutex};
 
     use super::*;
-    use crate::access_key::AccessKey;
     use crate::config::{Environment, Overrides, load};
     use crate::hub::Connection;
     use crate::message::{ChannelName, Delivery, Publish};
     use crate::outbox::Sink;
     use crate::outbox::testing::TestSink;
+    use crate::token::Claims;
 
     const READERS: usize = 5 * OUTBOXES_PER_PART + 1;
 
@@ -216,7 +216,7 @@ mod tests {
 
     /// Lets a reader of the one channel in.
     fn enter(server: &Server, sink: Box<dyn Sink>) -> Arc<Connection> {
-        let mut access = AccessKey::nobody();
+        let mut access = Claims::nobody();
         access.read = [ChannelName::internal("c")].into();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let reader = Connection::new(address, Arc::new(access), server.hub.budget().clone(), 0);
@@ -297,9 +297,9 @@ mod tests {
         let _readers: Vec<_> = (0..READERS).map(|_| enter(&server, Box::new(Gated(gate.clone())))).collect();
         let channel = ChannelName::internal("c");
         let delivery = Delivery { issuer: "", channel: channel.as_str(), data: Some("\"1\""), subject: None };
-        let mut touched = Touched::new();
-        server.hub.publish(&delivery, None, &mut touched);
-        let mut writing = flush(&server, &mut touched).unwrap();
+        let mut flush_list = FlushList::new();
+        server.hub.publish(&delivery, None, &mut flush_list);
+        let mut writing = flush(&server, &mut flush_list).unwrap();
         // Both workers hang in a write: this thread is none of them.
         while gate.waiting.load(Relaxed) < 2 {
             std::thread::yield_now();

@@ -9,7 +9,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::{Refusal, Server};
+use super::Server;
+use super::rejection::Rejection;
 use crate::config::LimitSettings;
 use crate::message::Rates;
 use crate::sync::lock;
@@ -119,7 +120,7 @@ impl Limits {
         address: IpAddr,
         limits: &LimitSettings,
         now: Duration,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Rejection> {
         let rate = limits.handshakes_per_second;
         if rate == 0 {
             return Ok(());
@@ -129,7 +130,7 @@ impl Limits {
         let mut shard = lock(self.handshakes.shard(&origin));
         let mut paid = shard.get(&origin).copied().unwrap_or(0);
         if !take(&mut paid, now, BURST / rate as u64) {
-            return Err(Refusal::Handshakes(rate));
+            return Err(Rejection::Handshakes(rate));
         }
         // An entry that the clock has passed is as good as none.
         if shard.len() >= SWEEP && shard.len() == shard.capacity() {
@@ -159,13 +160,13 @@ impl Seat {
         server: &Arc<Server>,
         address: IpAddr,
         limits: &LimitSettings,
-    ) -> Result<Seat, Refusal> {
+    ) -> Result<Seat, Rejection> {
         let max = limits.connections_per_address;
         let Some(origin) = Some(address).filter(|_| max > 0).and_then(Origin::of) else {
             return Ok(Seat::default());
         };
         if !server.limits.addresses.take(&origin, max) {
-            return Err(Refusal::PerAddress(max));
+            return Err(Rejection::PerAddress(max));
         }
         let counted = Counted { server: server.clone(), address: Some(origin), subject: None };
         Ok(Seat(Some(Box::new(counted))))
@@ -180,7 +181,7 @@ impl Seat {
         server: &Arc<Server>,
         subject: Option<&str>,
         limits: &LimitSettings,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Rejection> {
         let max = limits.connections_per_subject;
         let counted = self.0.as_deref().and_then(|counted| counted.subject.as_deref());
         let wanted = subject.filter(|_| max > 0);
@@ -189,7 +190,7 @@ impl Seat {
         }
         let wanted: Option<Box<str>> = wanted.map(Box::from);
         if wanted.as_ref().is_some_and(|subject| !server.limits.subjects.take(subject, max)) {
-            return Err(Refusal::PerSubject(max));
+            return Err(Rejection::PerSubject(max));
         }
         let new = || Box::new(Counted { server: server.clone(), address: None, subject: None });
         let counted = self.0.get_or_insert_with(new);

@@ -1,40 +1,23 @@
-//! The network side: listeners, HTTP and the handshake, one connection's life, and who looks after all of them.
+//! The network side: listeners, HTTP and the upgrade, one connection's life, and what watches all connections.
 //!
-//! In the order in which a client meets them: [`listener`] accepts, [`handshake`] speaks HTTP, [`upgrade`] lets in
-//! ([`api`] answers what is no WebSocket), [`session`] reads, publishes and writes, [`timekeeper`] watches the clock.
-//! [`cost`] says what a message costs.
+//! In the order in which a client meets them: [`accept`], [`http`], [`session`]. [`heartbeat`] watches all connections,
+//! [`limits`] and [`bans`] keep clients out, [`shutdown`] closes many connections in order, [`closed`] and [`events`] tell
+//! administrators what happened. [`cost`] says what a message costs.
 
-mod api;
+mod accept;
+mod background;
+mod bans;
+mod closed;
 #[doc = include_str!("cost.md")]
 mod cost {}
-mod departures;
-mod dev;
-mod disconnect;
-mod drain;
-mod ended;
 mod events;
-mod first_frame;
 mod flush;
-mod forwarded;
-mod frames;
-mod handshake;
+mod heartbeat;
+mod http;
 mod limits;
-pub mod listener;
-mod origin;
-mod pending;
-mod presence;
-mod proxy_header;
-mod publisher;
-mod refusal;
-mod refused_file;
-mod refused_subjects;
+mod rejection;
 mod session;
-mod stream;
-mod timekeeper;
-mod tls;
-mod tokens;
-mod upgrade;
-mod watched;
+mod shutdown;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -45,22 +28,23 @@ use arc_swap::{ArcSwap, Guard};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-pub use self::disconnect::Leave;
-pub use self::drain::SHORTEST_DRAIN;
-pub use self::ended::{Ended, EndedRing, ReasonCount};
+pub use self::accept::listener;
+pub use self::bans::file::{BanFile, BanFileError};
+pub use self::bans::{BanError, Bans, MAX_BANS};
+pub use self::closed::{ClosedRecord, ClosedRing, ReasonCount};
 pub use self::events::{Connected, Event, Events, Following, MAX_FOLLOWERS, Messages, Published, Reloaded};
-pub use self::refusal::Refusal;
-use self::refusal::Refused;
-pub use self::refused_file::{RefusedFile, RefusedFileError};
-pub use self::refused_subjects::{MAX_REFUSED, RefuseError, RefusedSubjects};
-use self::timekeeper::Timekeeper;
-use crate::access_key::{AccessKey, Keys, Policy, UnixSeconds};
+use self::heartbeat::Heartbeats;
+use self::rejection::Rejected;
+pub use self::rejection::Rejection;
+pub use self::shutdown::disconnect::Leave;
+pub use self::shutdown::drain::SHORTEST_DRAIN;
 use crate::close::CloseReason;
 use crate::config::Settings;
-use crate::hub::{Connection, Hub, Touched};
+use crate::hub::{Connection, FlushList, Hub};
 use crate::log::{self, ConnectionLog};
 use crate::message::{ChannelName, Delivery};
 use crate::outbox::{Budget, Seconds, Sink};
+use crate::token::{Claims, Keys, Policy, UnixSeconds};
 
 /// What may change while the server runs, replaced as a whole by a reload.
 #[derive(Debug)]
@@ -107,10 +91,10 @@ impl Live {
 
 impl Live {
     /// Why nobody more is let in where [`Live::max_connections`] are.
-    fn full(&self) -> Refusal {
+    fn full(&self) -> Rejection {
         match self.descriptor_limit {
-            None => Refusal::Full(self.max_connections),
-            Some(limit) => Refusal::OutOfDescriptors { limit, max: self.max_connections },
+            None => Rejection::Full(self.max_connections),
+            Some(limit) => Rejection::OutOfDescriptors { limit, max: self.max_connections },
         }
     }
 }
@@ -162,27 +146,27 @@ pub struct Server {
     /// The lines about connections.
     pub log: ConnectionLog,
     /// Who has left or was refused, and why.
-    pub ended: EndedRing,
+    pub closed: ClosedRing,
     /// Those who follow what happens.
     pub events: Arc<Events>,
     /// Who is kept out by name.
-    pub refused_subjects: RefusedSubjects,
+    pub bans: Bans,
     id: Uuid,
     started: Instant,
     live: ArcSwap<Live>,
     max_descriptors: usize,
     connected: AtomicUsize,
-    drain: drain::Drain,
+    drain: shutdown::drain::Drain,
     /// Told when a connection ends.
     left: Notify,
-    pending: Arc<pending::Pending>,
+    pending: Arc<accept::pending::Pending>,
     limits: limits::Limits,
-    accept_loops: listener::AcceptLoops,
+    accept_loops: accept::listener::AcceptLoops,
     helpers: flush::Helpers,
-    departures: departures::Departures,
-    tls: Option<tls::Acceptor>,
-    timekeeper: Timekeeper,
-    background: api::Background,
+    cleanup: session::cleanup::Cleanup,
+    tls: Option<accept::tls::Acceptor>,
+    heartbeats: Heartbeats,
+    background: background::Background,
     port: OnceLock<u16>,
 }
 
@@ -201,7 +185,8 @@ impl Server {
         let history = &live.settings.history;
         hub.keep(history.messages, history.ttl, history.bytes);
         // Made with or without a certificate: the listeners that speak TLS are settled at the start.
-        let acceptor = tls::Acceptor::new().inspect_err(|error| tracing::error!("no TLS: {error}")).ok();
+        let acceptor =
+            accept::tls::Acceptor::new().inspect_err(|error| tracing::error!("no TLS: {error}")).ok();
         if let Some(acceptor) = &acceptor {
             acceptor.set(live.settings.tls.as_ref());
         }
@@ -209,31 +194,31 @@ impl Server {
             hub,
             counters: Counters::default(),
             log: ConnectionLog::default(),
-            ended: EndedRing::default(),
+            closed: ClosedRing::default(),
             events: Arc::default(),
-            refused_subjects: RefusedSubjects::default(),
-            accept_loops: listener::AcceptLoops::default(),
+            bans: Bans::default(),
+            accept_loops: accept::listener::AcceptLoops::default(),
             helpers: flush::Helpers::default(),
-            departures: departures::Departures::default(),
+            cleanup: session::cleanup::Cleanup::default(),
             tls: acceptor,
             id: Uuid::new_v4(),
             started: Instant::now(),
             live: ArcSwap::from_pointee(live),
             max_descriptors,
             connected: AtomicUsize::new(0),
-            drain: drain::Drain::default(),
+            drain: shutdown::drain::Drain::default(),
             left: Notify::new(),
             pending: Arc::default(),
             limits: limits::Limits::default(),
-            timekeeper: Timekeeper::default(),
-            background: api::Background::default(),
+            heartbeats: Heartbeats::default(),
+            background: background::Background::default(),
             port: OnceLock::new(),
         })
     }
 
     /// Starts what looks after all connections: heartbeats, expiry, memory. Ends when dropped or aborted.
     pub async fn look_after(self: Arc<Self>) {
-        timekeeper::run(self).await;
+        heartbeat::run(self).await;
     }
 
     /// The id that stands as issuer in what HTTP and the administrator publish.
@@ -316,29 +301,29 @@ impl Server {
     }
 
     /// Counts, logs and remembers a refused request.
-    fn refused(&self, address: SocketAddr, refused: Refused) {
+    fn refused(&self, address: SocketAddr, refused: Rejected) {
         self.counters.refused.fetch_add(1, Relaxed);
         let code = refused.code();
-        let Refused { refusal, subject, .. } = refused;
-        let verified = !matches!(refusal, Refusal::Token(_));
-        let sentence = refusal.to_string();
+        let Rejected { rejection, subject, .. } = refused;
+        let verified = !matches!(rejection, Rejection::Token(_));
+        let sentence = rejection.to_string();
         let line = log::Refused {
             subject: subject.as_deref().filter(|_| verified),
             address: &address.to_string(),
             status: code,
-            reason: refusal.name(),
+            reason: rejection.name(),
             sentence: &sentence,
         };
         self.log.refused(&line, Instant::now());
-        self.remember(Ended {
+        self.remember(ClosedRecord {
             at: SystemTime::now(),
             connection: None,
             address,
             subject,
             verified,
-            reason: refusal.name(),
+            reason: rejection.name(),
             code,
-            sentence: ended::sentence(sentence),
+            sentence: closed::sentence(sentence),
             duration: Duration::ZERO,
             messages_in: 0,
             messages_out: 0,
@@ -370,7 +355,7 @@ impl Server {
             greatest_queue: stats.out.greatest_queue as u64,
         };
         self.log.closed(&line, Instant::now());
-        self.remember(Ended {
+        self.remember(ClosedRecord {
             at: SystemTime::now(),
             connection: Some(connection.id()),
             address: connection.address(),
@@ -388,28 +373,28 @@ impl Server {
         });
     }
 
-    fn remember(&self, ended: Ended) {
-        let ended = Arc::new(ended);
-        self.events.tell(|| Event::Ended(ended.clone()));
-        self.ended.add(ended, self.live().settings.admin.closed_ring);
+    fn remember(&self, record: ClosedRecord) {
+        let record = Arc::new(record);
+        self.events.tell(|| Event::Closed(record.clone()));
+        self.closed.add(record, self.live().settings.admin.closed_ring);
     }
 
     /// # Errors
     /// Too many handshakes a second from this address.
-    fn count_handshake(&self, address: IpAddr) -> Result<(), Refusal> {
+    fn count_handshake(&self, address: IpAddr) -> Result<(), Rejection> {
         self.limits.handshake(address, &self.live().settings.limits, self.started.elapsed())
     }
 
     /// Whose places a connection from this address counts among, where it is known.
     fn origin(&self, peer: SocketAddr) -> Option<limits::Origin> {
-        pending::origin(peer, &self.live().settings.limits.trusted_proxies)
+        accept::pending::origin(peer, &self.live().settings.limits.trusted_proxies)
     }
 
     /// # Errors
     /// An administrator keeps the token's subject out.
-    fn check_subject(&self, access: &AccessKey) -> Result<(), Refusal> {
-        let until = self.refused_subjects.until(access.subject.as_deref(), unix_now());
-        until.map_or(Ok(()), |until| Err(Refusal::Subject { until }))
+    fn check_subject(&self, access: &Claims) -> Result<(), Rejection> {
+        let until = self.bans.until(access.subject.as_deref(), unix_now());
+        until.map_or(Ok(()), |until| Err(Rejection::Subject { until }))
     }
 
     /// Waits until every accept loop has shown that it still runs.
@@ -422,13 +407,13 @@ impl Server {
         let channel = ChannelName::internal("probe");
         let address = SocketAddr::from(([0, 0, 0, 0], 0));
         let budget = self.hub.budget().clone();
-        let reader = Arc::new(Connection::new(address, Arc::new(AccessKey::nobody()), budget, self.now()));
+        let reader = Arc::new(Connection::new(address, Arc::new(Claims::nobody()), budget, self.now()));
         reader.outbox.attach(sink);
         self.hub.subscribe(&reader, std::slice::from_ref(&channel));
-        let mut touched = Touched::new();
+        let mut flush_list = FlushList::new();
         let delivery = Delivery { issuer: "", channel: channel.as_str(), data: None, subject: None };
-        self.hub.publish(&delivery, None, &mut touched);
-        touched.flush();
+        self.hub.publish(&delivery, None, &mut flush_list);
+        flush_list.flush();
         self.hub.subscribe(&reader, &[]);
     }
 

@@ -12,15 +12,18 @@ use circles::{Circle, circles};
 
 /// Which module may use which. What is not here may use nothing of ours.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("access_key", &["message", "moment", "regular_file"]),
-    ("admin", &["access_key", "http", "moment", "sync"]),
-    ("bench", &["access_key", "trust"]),
-    ("config", &["escape", "moment", "regular_file"]),
-    ("ctl", &["access_key", "admin", "bench", "completions", "escape", "moment", "terminal", "trust"]),
+    ("token", &["message", "timestamp", "regular_file"]),
+    ("admin", &["token", "http", "timestamp", "sync"]),
+    ("bench", &["token", "root_certificates"]),
+    ("config", &["escape", "timestamp", "regular_file"]),
+    (
+        "ctl",
+        &["token", "admin", "bench", "completions", "escape", "timestamp", "terminal", "root_certificates"],
+    ),
     (
         "daemon",
         &[
-            "access_key",
+            "token",
             "admin",
             "close",
             "completions",
@@ -40,17 +43,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("frame", &["close"]),
     ("http", &["sync"]),
-    ("hub", &["access_key", "close", "frame", "message", "outbox", "sync"]),
-    ("jane", &["access_key", "admin", "completions", "escape", "moment", "terminal", "trust"]),
-    ("log", &["escape", "moment"]),
-    ("message", &["frame", "moment"]),
+    ("hub", &["token", "close", "frame", "message", "outbox", "sync"]),
+    ("jane", &["token", "admin", "completions", "escape", "timestamp", "terminal", "root_certificates"]),
+    ("log", &["escape", "timestamp"]),
+    ("message", &["frame", "timestamp"]),
     ("metrics", &["http", "places", "sync"]),
     ("outbox", &["close", "frame", "sync"]),
     ("places", &["sync"]),
     (
         "server",
         &[
-            "access_key",
+            "token",
             "close",
             "config",
             "frame",
@@ -58,7 +61,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "hub",
             "log",
             "message",
-            "moment",
+            "timestamp",
             "outbox",
             "places",
             "regular_file",
@@ -66,12 +69,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("terminal", &["escape"]),
-    ("trust", &["regular_file"]),
+    ("root_certificates", &["regular_file"]),
 ];
 
 /// Crates of the network and the runtime: not for those who only know values.
 const NETWORK: &[&str] = &["tokio", "hyper", "socket2", "tokio_tungstenite"];
-const KNOW_NO_NETWORK: &[&str] = &["access_key", "close", "config", "hub", "sync"];
+const KNOW_NO_NETWORK: &[&str] = &["token", "close", "config", "hub", "sync"];
 
 /// Folders in which files may still import each other. The list only shrinks.
 const MAY_HAVE_CIRCLES: &[&str] = &["server"];

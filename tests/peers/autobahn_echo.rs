@@ -2,9 +2,9 @@
 //!
 //! Prints `listening on HOST:PORT/?auth=TOKEN` and serves until it is ended.
 
-use philote::access_key::{NewToken, issue};
 use philote::config::{Environment, Overrides, load};
 use philote::server::{Server, listener};
+use philote::token::{NewToken, issue};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:0".to_owned()).parse()?;

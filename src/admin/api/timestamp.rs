@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::moment::{moment, rfc3339};
+use crate::timestamp::{moment, rfc3339};
 
 /// A time, in JSON as RFC 3339 in UTC with a precision of one second (`2026-11-22T10:45:00Z`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

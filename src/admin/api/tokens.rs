@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Hidden, Timestamp};
-use crate::access_key::ApiRights;
+use crate::token::ApiRights;
 
 /// The default lifetime of a token: long enough to try things for a week, and short enough to be forgotten afterwards.
 pub const DEFAULT_TOKEN_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);

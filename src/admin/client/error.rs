@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::admin::api::Failure;
-use crate::moment::span;
+use crate::timestamp::span;
 
 /// The version of this program.
 pub(super) const OUR_VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -15,8 +15,8 @@ use rustls::sign::CertifiedKey;
 
 pub use self::error::TlsError;
 use self::validity::not_after;
-use crate::moment::{moment, rfc3339};
 use crate::regular_file::{self, FileError, without_mark};
+use crate::timestamp::{moment, rfc3339};
 
 /// Bytes of a file: room for [`MAX_CERTIFICATES`] of any sensible length.
 const LARGEST: u64 = 64 << 10;

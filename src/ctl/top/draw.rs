@@ -13,8 +13,8 @@ use super::lists::{Column, KINDS, Kind};
 use super::view::{Mode, Pane, Plot, View};
 use crate::admin::api::{DisconnectRequest, Status};
 use crate::escape::escape;
-use crate::moment::span;
 use crate::terminal::Style as Print;
+use crate::timestamp::span;
 
 const TERMINAL: Print = Print { terminal: true, colour: false };
 

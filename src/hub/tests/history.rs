@@ -190,13 +190,13 @@ fn what_was_promised_comes_though_history_is_turned_off_meanwhile() {
 #[test]
 fn a_batch_is_kept_message_by_message() {
     let hub = keeping(10);
-    let (mut batch, mut touched) = (Batch::new(), Touched::new());
+    let (mut batch, mut flush_list) = (Batch::new(), FlushList::new());
     for data in ["\"1\"", "\"2\"", "\"3\""] {
         batch.add(&Delivery { issuer: "i", channel: "c", data: Some(data), subject: None });
     }
     let (_reader, live) = enter(&hub, &["c".to_owned()], ALWAYS);
-    hub.publish_batch(&mut batch, None, &mut touched);
-    touched.flush();
+    hub.publish_batch(&mut batch, None, &mut flush_list);
+    flush_list.flush();
     let all = with_ids(&live);
     assert_eq!(all.iter().map(|(_, _, id)| id.number).collect::<Vec<_>>(), [1, 2, 3]);
     let (_, sink, told) = come_back(&hub, &["c".to_owned()], &[("c".into(), Some(all[0].2))]);

@@ -134,9 +134,9 @@ proptest! {
                         batch.add(&Delivery { issuer: "i", channel: &name, data: Some(&data), subject: None });
                         models[usize::from(channel)].publish(&text, on, keeps);
                     }
-                    let mut touched = Touched::new();
-                    hub.publish_batch(&mut batch, None, &mut touched);
-                    touched.flush();
+                    let mut flush_list = FlushList::new();
+                    hub.publish_batch(&mut batch, None, &mut flush_list);
+                    flush_list.flush();
                 }
                 Op::Leave(who) => {
                     let visitor = &mut visitors[who % 3];

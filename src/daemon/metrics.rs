@@ -1,0 +1,159 @@
+//! The daemon's figures for Prometheus. All of them are taken when somebody asks: a message pays for none.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::reload::LastReload;
+use crate::log::LogHandle;
+use crate::metrics::{Exposition, Kind::Counter, Kind::Gauge};
+use crate::server::Server;
+use crate::sync::lock;
+
+/// Bounds of the buckets of queues, in messages: from nothing to the default of `[limits] queue_messages`.
+const QUEUES: [u64; 8] = [0, 1, 4, 16, 64, 256, 1024, 4096];
+
+/// What is kept from one scrape to the next.
+pub(super) struct Metrics {
+    pub(super) log: LogHandle,
+    pub(super) last_reload: LastReload,
+    pub(super) started: SystemTime,
+    /// The greatest sums told so far: a connection that ends during a scrape may be missed by it, and a counter that
+    /// goes down looks like a restart.
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+impl Metrics {
+    pub(super) fn new(log: LogHandle, last_reload: LastReload, started: SystemTime) -> Metrics {
+        Metrics { log, last_reload, started, received: AtomicU64::new(0), sent: AtomicU64::new(0) }
+    }
+
+    /// All of them, as text. Locks one shard of connections at a time.
+    pub(super) fn text(&self, server: &Server) -> String {
+        let mut all = Exposition::default();
+        let counters = &server.counters;
+        let count = |counter: &AtomicU64| counter.load(Relaxed);
+        let live = server.live();
+
+        let version = [(env!("CARGO_PKG_VERSION"), 1)];
+        all.add_each("philote_build_info", Gauge, "The version that runs.", "version", version);
+        all.add("philote_connections", Gauge, "Open connections.", server.connected());
+        all.add(
+            "philote_connections_max",
+            Gauge,
+            "The most that are taken: max_connections, or what the limit on open files leaves.",
+            live.max_connections,
+        );
+        all.add(
+            "philote_connections_pending",
+            Gauge,
+            "Connections that have shown no token.",
+            server.pending(),
+        );
+        all.add("philote_draining", Gauge, "1 while the daemon stops.", u8::from(server.draining()));
+        let accepted = count(&counters.accepted);
+        all.add("philote_connections_accepted_total", Counter, "Connections let in.", accepted);
+        let reasons = server.closed.reasons();
+        let closed = reasons.iter().map(|one| (one.reason, one.closed)).filter(|(_, count)| *count > 0);
+        let name = "philote_connections_closed_total";
+        all.add_each(name, Counter, "Connections that ended, by reason.", "reason", closed);
+        let refused = reasons.iter().map(|one| (one.reason, one.total - one.closed));
+        let refused = refused.filter(|(_, count)| *count > 0);
+        let name = "philote_requests_refused_total";
+        all.add_each(name, Counter, "Requests refused, by reason.", "reason", refused);
+
+        let messages = count(&counters.messages_in);
+        all.add("philote_messages_received_total", Counter, "Messages from clients and backends.", messages);
+        let deliveries = server.hub.deliveries();
+        all.add("philote_deliveries_total", Counter, "Messages queued to readers.", deliveries);
+        let refused =
+            [("bad_message", count(&counters.bad_messages)), ("forbidden", count(&counters.forbidden))];
+        let name = "philote_messages_refused_total";
+        all.add_each(name, Counter, "Messages answered with an error, by its code.", "reason", refused);
+        let limited = count(&counters.rate_limited);
+        all.add(
+            "philote_messages_rate_limited_total",
+            Counter,
+            "Messages over a connection's rate.",
+            limited,
+        );
+        self.connections(server, &mut all);
+        all.add("philote_channels", Gauge, "Channels that somebody reads.", server.hub.channel_count());
+        let refused = server.hub.budget().refused_bytes();
+        all.add("philote_queued_bytes", Gauge, "Bytes that wait for sockets which refuse them.", refused);
+        let max = live.settings.limits.total_queue_bytes;
+        all.add("philote_queued_bytes_max", Gauge, "The most of these.", max);
+        let panics = count(&counters.panics);
+        all.add("philote_panics_total", Counter, "Connections that a fault of the daemon ended.", panics);
+        let dropped = self.log.dropped();
+        all.add("philote_log_records_dropped_total", Counter, "Log records that found no room.", dropped);
+
+        let reloads = [("applied", count(&counters.reloads)), ("refused", count(&counters.reloads_refused))];
+        all.add_each("philote_reloads_total", Counter, "Reloads, by result.", "result", reloads);
+        if let Some(last) = &*lock(&self.last_reload) {
+            let name = "philote_last_reload_successful";
+            all.add(name, Gauge, "1 if the last reload was applied.", u8::from(last.ok));
+            let name = "philote_last_reload_timestamp_seconds";
+            all.add(name, Gauge, "When the last reload was.", unix(last.at.0));
+        }
+        if let Some(tls) = &live.settings.tls {
+            let name = "philote_tls_certificate_expiry_timestamp_seconds";
+            all.add(name, Gauge, "When the certificate is valid no longer.", tls.expires);
+        }
+        self.process(&mut all);
+        all.into_text()
+    }
+
+    /// What is summed over all connections.
+    fn connections(&self, server: &Server, all: &mut Exposition) {
+        let mut counts = [0; QUEUES.len() + 1];
+        let mut waiting = 0;
+        let (mut received, mut sent) = server.counters.bytes_of_the_gone();
+        server.hub.each_connection(|connection| {
+            let stats = connection.stats();
+            let queued = stats.out.queued_messages as u64;
+            counts[QUEUES.partition_point(|bound| *bound < queued)] += 1;
+            waiting += queued;
+            received += stats.bytes_in;
+            sent += stats.out.bytes;
+        });
+        received = self.received.fetch_max(received, Relaxed).max(received);
+        sent = self.sent.fetch_max(sent, Relaxed).max(sent);
+        all.add("philote_received_bytes_total", Counter, "Bytes from clients.", received);
+        all.add("philote_sent_bytes_total", Counter, "Bytes to clients.", sent);
+        let help = "Messages that wait for each connection, at this moment.";
+        all.add_sizes("philote_queue_messages", help, &QUEUES, &counts, waiting);
+    }
+
+    /// What every program of Prometheus tells of its process. Left out where /proc is not to be read.
+    fn process(&self, all: &mut Exposition) {
+        let started = unix(self.started);
+        all.add("process_start_time_seconds", Gauge, "When the process started.", started);
+        if let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") {
+            all.add("process_open_fds", Gauge, "Open descriptors.", descriptors.count());
+        }
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        if let Some(limit) = limit.current {
+            all.add("process_max_fds", Gauge, "The most descriptors.", limit);
+        }
+        let page = rustix::param::page_size() as u64;
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        let pages: Vec<u64> = statm.split_ascii_whitespace().map_while(|word| word.parse().ok()).collect();
+        if let [size, resident, ..] = pages[..] {
+            all.add("process_virtual_memory_bytes", Gauge, "Address space.", size * page);
+            all.add("process_resident_memory_bytes", Gauge, "Memory in use.", resident * page);
+        }
+        // The name, in brackets, may hold blanks; user and system time are the 12th and 13th word behind it.
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        let words = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace();
+        let ticks: Vec<u64> = words.skip(11).take(2).filter_map(|word| word.parse().ok()).collect();
+        if let [user, system] = ticks[..] {
+            let seconds = (user + system) as f64 / rustix::param::clock_ticks_per_second() as f64;
+            all.add("process_cpu_seconds_total", Counter, "Processor time used.", seconds);
+        }
+    }
+}
+
+fn unix(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

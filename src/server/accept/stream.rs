@@ -1,0 +1,192 @@
+//! What a connection is made of: TCP, a Unix socket, or TLS over TCP, whole for HTTP and in halves for a session.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::sockopt::set_tcp_user_timeout;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::{TcpStream, UnixStream, tcp, unix};
+
+use super::tls::{TlsReader, TlsStream};
+use crate::outbox::Sink;
+
+/// The least time after which the system gives up a client: so long a slow reader may keep its window shut.
+const LEAST_USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A connection while HTTP is spoken.
+pub(crate) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Tls(Box<TlsStream>),
+}
+
+impl Stream {
+    /// Whether bytes, the end or an error wait in the socket. tokio is not asked, which takes a new socket for readable.
+    pub(super) fn has_input(&self) -> bool {
+        let peeked = match self {
+            Stream::Tcp(stream) => recv(stream, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT),
+            Stream::Unix(stream) => recv(stream, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT),
+            Stream::Tls(stream) => recv(stream.tcp(), &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT),
+        };
+        peeked != Err(Errno::AGAIN)
+    }
+
+    /// Waits until a read has something to say: bytes, the end or an error.
+    ///
+    /// tokio takes a socket that was just accepted for readable, so the kernel is asked.
+    pub(crate) async fn readable(&self) {
+        // An error here is one that the read finds as well.
+        let _ = match self {
+            Stream::Tcp(stream) => stream.peek(&mut [0]).await.map(drop),
+            Stream::Unix(stream) => loop {
+                if let Err(error) = stream.readable().await {
+                    break Err(error);
+                }
+                let peek = || Ok(recv(stream, &mut [0], RecvFlags::PEEK)?);
+                match stream.try_io(Interest::READABLE, peek) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    peeked => break peeked.map(drop),
+                }
+            },
+            Stream::Tls(stream) => stream.readable().await,
+        };
+    }
+
+    /// Has the system end a TCP connection whose client confirms nothing of what was sent for so long, or lets nothing
+    /// more be sent: behind the heartbeat it is the second line, which waits for whoever still reads.
+    pub(crate) fn set_user_timeout(&self, timeout: Duration) {
+        let socket = match self {
+            Stream::Tcp(stream) => stream,
+            Stream::Unix(_) => return,
+            Stream::Tls(stream) => stream.tcp(),
+        };
+        let millis = timeout.max(LEAST_USER_TIMEOUT).as_millis();
+        // Without it all goes on; the heartbeat needs longer where much was sent.
+        let _ = set_tcp_user_timeout(socket, u32::try_from(millis).unwrap_or(u32::MAX));
+    }
+
+    /// The two halves that a session works with.
+    pub(crate) fn into_split(self) -> (Reader, Box<dyn Sink>) {
+        match self {
+            Stream::Tcp(stream) => {
+                let (reader, writer) = stream.into_split();
+                (Reader::Tcp(reader), Box::new(TcpSink(writer)))
+            }
+            Stream::Unix(stream) => {
+                let (reader, writer) = stream.into_split();
+                (Reader::Unix(reader), Box::new(UnixSink(writer)))
+            }
+            Stream::Tls(stream) => {
+                let (reader, writer) = stream.into_split();
+                (Reader::Tls(reader), Box::new(writer))
+            }
+        }
+    }
+}
+
+macro_rules! each {
+    ($type:ident, $self:expr, $stream:ident => $call:expr) => {
+        match $self.get_mut() {
+            $type::Tcp($stream) => $call,
+            $type::Unix($stream) => $call,
+            $type::Tls($stream) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        each!(Stream, self, stream => Pin::new(stream).poll_read(context, buffer))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        each!(Stream, self, stream => Pin::new(stream).poll_write(context, bytes))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(Stream, self, stream => Pin::new(stream).poll_flush(context))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(Stream, self, stream => Pin::new(stream).poll_shutdown(context))
+    }
+}
+
+/// The receiving half. Every idle connection keeps one: it is a pointer, whatever the connection is made of.
+pub(crate) enum Reader {
+    Tcp(tcp::OwnedReadHalf),
+    Unix(unix::OwnedReadHalf),
+    Tls(Box<TlsReader>),
+}
+
+impl AsyncRead for Reader {
+    #[inline]
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Reader::Tcp(reader) => Pin::new(reader).poll_read(context, buffer),
+            Reader::Unix(reader) => Pin::new(reader).poll_read(context, buffer),
+            Reader::Tls(reader) => Pin::new(reader.as_mut()).poll_read(context, buffer),
+        }
+    }
+}
+
+/// The sending side of a TCP connection, written by whoever holds the promise.
+pub(crate) struct TcpSink(pub(crate) tcp::OwnedWriteHalf);
+
+impl Sink for TcpSink {
+    /// Asks the kernel first and tokio only after a rejection: what tokio knows of the socket is one more place in memory
+    /// that no cache holds, for every reader of every message.
+    fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let socket = self.0.as_ref();
+        let written = match slices {
+            [one] => send(socket, one, SendFlags::NOSIGNAL),
+            several => sendmsg(socket, several, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL),
+        };
+        match written {
+            // It notes the rejection, so that it tells when there is room.
+            Err(Errno::AGAIN) => self.0.try_write_vectored(slices),
+            written => Ok(written?),
+        }
+    }
+
+    fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.as_ref().poll_write_ready(context)
+    }
+
+    fn shutdown(&self) {
+        // An error here means that the peer is gone already, which the reading side finds out by itself.
+        let _ = SockRef::from(self.0.as_ref()).shutdown(std::net::Shutdown::Write);
+    }
+}
+
+/// The sending side of a connection over a Unix socket.
+struct UnixSink(unix::OwnedWriteHalf);
+
+impl Sink for UnixSink {
+    fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.try_write_vectored(slices)
+    }
+
+    fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.as_ref().poll_write_ready(context)
+    }
+
+    fn shutdown(&self) {
+        let _ = SockRef::from(self.0.as_ref()).shutdown(std::net::Shutdown::Write);
+    }
+}

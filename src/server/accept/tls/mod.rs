@@ -1,0 +1,90 @@
+//! TLS between a socket and the rest: what a handshake needs and the certificate that it shows.
+//!
+//! [`connection`] is a connection's two halves, [`state`] what they share.
+
+mod connection;
+mod state;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use rustls::server::{ClientHello, ResolvesServerCert, UnbufferedServerConnection};
+use rustls::sign::CertifiedKey;
+use rustls::{ServerConfig, version};
+use tokio::net::TcpStream;
+
+pub(crate) use self::connection::{TlsReader, TlsStream};
+use crate::config::{TlsSettings, provider};
+
+/// The server's side of all handshakes: one configuration, whose certificate may be replaced.
+pub(crate) struct Acceptor {
+    config: Arc<ServerConfig>,
+    certificate: Arc<Certificate>,
+}
+
+#[derive(Debug, Default)]
+struct Certificate(ArcSwapOption<CertifiedKey>);
+
+impl ResolvesServerCert for Certificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.0.load_full()
+    }
+}
+
+impl Acceptor {
+    /// TLS 1.2 and 1.3, with tickets for those who come back, and HTTP/1.1 as the one protocol.
+    ///
+    /// # Errors
+    /// The cryptography is not what it was built to be.
+    pub(crate) fn new() -> Result<Acceptor, rustls::Error> {
+        let certificate = Arc::new(Certificate::default());
+        let provider = provider();
+        let ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&version::TLS13, &version::TLS12])?
+            .with_no_client_auth()
+            .with_cert_resolver(certificate.clone());
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.ticketer = ticketer;
+        // Tickets carry the session: nothing of it stays here.
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        config.send_tls13_tickets = 1;
+        Ok(Acceptor { config: Arc::new(config), certificate })
+    }
+
+    /// Uses this certificate for handshakes from now on. Without one, the last stays: its listeners do too.
+    pub(crate) fn set(&self, tls: Option<&TlsSettings>) {
+        if let Some(tls) = tls {
+            self.certificate.0.store(Some(tls.certified.clone()));
+        }
+    }
+
+    /// Shakes hands, and calls `heard` whenever the client has said something. What the stream said before it failed tells whether it was TLS at all.
+    ///
+    /// # Errors
+    /// Why it is no TLS connection.
+    pub(crate) async fn accept(
+        &self,
+        stream: TcpStream,
+        heard: impl Fn(),
+    ) -> Result<TlsStream, HandshakeError> {
+        let connection = UnbufferedServerConnection::new(self.config.clone())
+            .map_err(|error| HandshakeError { error: Some(error), plain: None })?;
+        let mut stream = TlsStream::new(stream, connection);
+        match stream.shake_hands(heard).await {
+            Ok(()) => Ok(stream),
+            Err((error, looks_plain)) => {
+                let plain = looks_plain.then(|| stream.into_plain()).flatten();
+                Err(HandshakeError { error, plain })
+            }
+        }
+    }
+}
+
+/// Why a handshake came to nothing.
+pub(crate) struct HandshakeError {
+    /// What rustls found wrong; `None` where the client just left.
+    pub(crate) error: Option<rustls::Error>,
+    /// The connection, where its client spoke HTTP and can be told.
+    pub(crate) plain: Option<TcpStream>,
+}

@@ -1,0 +1,114 @@
+//! Who is kept out, on the disk: a rejection holds across restarts.
+
+use std::collections::BTreeMap;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::{fmt, io};
+
+use crate::config;
+use crate::regular_file::{self, FileError, without_mark};
+
+/// The largest file that is read, in bytes: room for [`MAX_BANS`](crate::server::bans::MAX_BANS) subjects of
+/// 255 bytes, each of which JSON may write as six.
+const LARGEST: u64 = 16 << 20;
+
+/// The file, one JSON object of subjects and the seconds since 1970 from which on they are taken again.
+#[derive(Debug, Default)]
+pub struct BanFile(Option<PathBuf>);
+
+/// Why it can't be read or written.
+#[derive(Debug)]
+pub enum BanFileError {
+    /// There is no directory to keep it in.
+    NoPlace,
+    /// It is no regular file, or the system does not let it be read.
+    Unreadable(PathBuf, FileError),
+    /// It is not what was written.
+    Damaged(PathBuf, serde_json::Error),
+    /// The system does not let it be written.
+    Unwritable(PathBuf, io::Error),
+}
+
+impl fmt::Display for BanFileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BanFileError::NoPlace => f.write_str(
+                "there is no directory to remember refused subjects in: set STATE_DIRECTORY or HOME",
+            ),
+            BanFileError::Unreadable(path, error) => {
+                write!(f, "can't read who is refused from {}: {error}", path.display())
+            }
+            BanFileError::Damaged(path, error) => write!(
+                f,
+                "{} does not say who is refused ({error}): mend it, or remove it to refuse nobody",
+                path.display()
+            ),
+            BanFileError::Unwritable(path, error) => {
+                write!(f, "can't remember who is refused in {}: {error}", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for BanFileError {}
+
+impl BanFile {
+    /// The file at this path; without one nobody can be kept out.
+    pub fn new(path: Option<PathBuf>) -> BanFile {
+        BanFile(path)
+    }
+
+    /// Who was kept out when it was last written; nobody where there is no file.
+    ///
+    /// # Errors
+    /// It is there and can't be read: who is to stay out must not get in by that.
+    pub(crate) fn load(&self) -> Result<BTreeMap<Box<str>, u64>, BanFileError> {
+        let Some(path) = &self.0 else { return Ok(BTreeMap::new()) };
+        match regular_file::read(path, LARGEST) {
+            Ok(content) => serde_json::from_slice(without_mark(&content.bytes))
+                .map_err(|error| BanFileError::Damaged(path.clone(), error)),
+            Err(FileError::System(error)) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+            Err(error) => Err(BanFileError::Unreadable(path.clone(), error)),
+        }
+    }
+
+    /// Replaces what is on the disk, whole.
+    pub(crate) fn save(&self, refused: &BTreeMap<Box<str>, u64>) -> Result<(), BanFileError> {
+        let path = self.0.as_ref().ok_or(BanFileError::NoPlace)?;
+        let unwritable = |error| BanFileError::Unwritable(path.clone(), error);
+        let text = serde_json::to_string_pretty(refused).map_err(|error| unwritable(error.into()))?;
+        if let Some(directory) = path.parent() {
+            DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unwritable)?;
+        }
+        config::replace_file(path, &(text + "\n")).map_err(unwritable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_saved_is_loaded_and_what_is_damaged_is_told() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("state/refused.json");
+        let file = BanFile::new(Some(path.clone()));
+        assert!(file.load().unwrap().is_empty());
+        file.save(&[("alice \"\n".into(), 7), ("bob".into(), u64::MAX)].into()).unwrap();
+        let loaded = file.load().unwrap();
+        assert_eq!(
+            loaded.into_iter().collect::<Vec<_>>(),
+            [("alice \"\n".into(), 7), ("bob".into(), u64::MAX)]
+        );
+        assert_eq!(
+            std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
+            1,
+            "nothing is left beside it"
+        );
+        std::fs::write(&path, "{").unwrap();
+        let error = file.load().unwrap_err().to_string();
+        assert!(error.contains("refused.json does not say who is refused"), "{error}");
+        assert!(BanFile::default().save(&BTreeMap::new()).is_err());
+    }
+}

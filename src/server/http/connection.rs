@@ -1,0 +1,364 @@
+//! HTTP on a new connection: the upgrade to a WebSocket, or an answer of the API.
+//!
+//! A connection has `[websocket] handshake_timeout` for each request, and `[http] keep_alive_timeout` until the next;
+//! one that is upgraded is handed to a session.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_KEY};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Version};
+use hyper_util::rt::TokioIo;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::upgrade::{Upgraded, has_word, upgrade};
+use super::watched::{Watch, Watched};
+use super::{api, dev, forwarded};
+use crate::http::{self, Turn, Wire, linger, write, write_within};
+use crate::server::Server;
+use crate::server::accept::listener::How;
+use crate::server::accept::pending::Waiting;
+use crate::server::accept::stream::Stream;
+use crate::server::rejection::{Answer, Rejected, Rejection};
+use crate::server::session::first_frame;
+use crate::server::session::task::Session;
+
+/// The longest request head, in bytes.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// How much longer an idle connection is kept than its client was told, whose request may be on its way.
+const KEEP_ALIVE_SLACK: Duration = Duration::from_secs(2);
+
+/// The most header lines of a request.
+const MAX_HEADERS: usize = 100;
+
+/// How long a client may take for what was unsent when its time was over.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What the requests of one connection share.
+struct Exchange {
+    server: Arc<Server>,
+    /// Who is at the other end: perhaps a proxy, whose requests tell for whom they are.
+    peer: SocketAddr,
+    how: How,
+    /// For each request.
+    timeout: Duration,
+    turn: Arc<Turn>,
+    waiting: Arc<Waiting>,
+    progress: Mutex<Progress>,
+    /// Told when the deadline has come nearer.
+    hurry: Notify,
+}
+
+/// How far a connection has come.
+struct Progress {
+    /// When the current request is to be done, or the next one to begin.
+    deadline: Instant,
+    /// The last answer is not written yet.
+    unwritten: bool,
+    /// Nothing was asked since the last answer.
+    idle: bool,
+    /// The upgrade that was answered with 101.
+    upgraded: Option<Upgraded>,
+    /// Who sent the last request.
+    client: SocketAddr,
+}
+
+/// What became of a connection that HTTP was spoken on.
+enum Outcome {
+    /// All is said; perhaps it was upgraded.
+    Done,
+    /// It is refused, and has not been told yet.
+    Rejected(Rejection),
+    /// It has to make room for others, and none of its requests is being answered.
+    SentAway {
+        rejection: Rejection,
+        /// It is not in the middle of an answer.
+        tell: bool,
+    },
+    /// There is nobody to tell.
+    Gone,
+}
+
+/// Speaks HTTP with a new connection, whose first request has until `deadline`. Returns the session if it was upgraded.
+pub(crate) async fn serve(
+    server: Arc<Server>,
+    stream: Stream,
+    peer: SocketAddr,
+    how: How,
+    deadline: Instant,
+    waiting: &Arc<Waiting>,
+) -> Option<Session> {
+    let timeout = server.live().settings.websocket.handshake_timeout;
+    let progress = Progress { deadline, upgraded: None, unwritten: false, idle: false, client: peer };
+    let exchange = Arc::new(Exchange {
+        server,
+        peer,
+        how,
+        timeout,
+        turn: Arc::default(),
+        waiting: waiting.clone(),
+        progress: Mutex::new(progress),
+        hurry: Notify::new(),
+    });
+    let (mut stream, read_ahead, outcome) = Box::pin(speak(&exchange, stream, waiting)).await;
+    let (upgraded, client) = {
+        let mut progress = exchange.lock();
+        (progress.upgraded.take(), progress.client)
+    };
+    let server = &exchange.server;
+    match (outcome, upgraded) {
+        (Outcome::Done, Some(Upgraded::Present(guard))) => {
+            return Some(Session::new(guard, stream, &read_ahead));
+        }
+        // In boxes, so that who showed a token with the request does not pay for their size.
+        (Outcome::Done, Some(Upgraded::TokenFollows)) => {
+            match Box::pin(first_frame::enter(server, &mut stream, client, &read_ahead, timeout, waiting))
+                .await
+            {
+                Ok((guard, rest)) => return Some(Session::new(guard, stream, &rest)),
+                Err(Some(refused)) => {
+                    Box::pin(first_frame::refuse(server, &mut stream, client, refused)).await;
+                }
+                Err(None) => {}
+            }
+        }
+        (Outcome::Done, Some(Upgraded::Rejected(refused))) => {
+            Box::pin(first_frame::refuse(server, &mut stream, client, refused)).await;
+        }
+        (Outcome::Rejected(rejection), _) => {
+            write(&mut stream, &rejection.bytes()).await;
+            server.refused(peer, rejection.into());
+        }
+        (Outcome::SentAway { rejection, tell }, _) => {
+            let answer = if tell { rejection.bytes() } else { Vec::new() };
+            server.refused(client, rejection.into());
+            Box::pin(server.pending.send_away(&mut stream, &answer)).await;
+            return None;
+        }
+        (Outcome::Done, None) | (Outcome::Gone, _) => {}
+    }
+    linger(&mut stream).await;
+    None
+}
+
+/// Answers requests until one is the last. Returns the stream, with nothing unsent, and what was read ahead.
+async fn speak(exchange: &Arc<Exchange>, stream: Stream, waiting: &Waiting) -> (Stream, Vec<u8>, Outcome) {
+    let service = {
+        let exchange = exchange.clone();
+        // hyper wants a future that may be moved when it gives back the stream.
+        service_fn(move |request| -> Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>> {
+            let exchange = exchange.clone();
+            Box::pin(async move { Ok(exchange.answer(request).await) })
+        })
+    };
+    let turn = &exchange.turn;
+    let mut http = http1::Builder::new()
+        // A client that only stopped sending gets its answer.
+        .half_close(true)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .max_headers(MAX_HEADERS)
+        .serve_connection(
+            TokioIo::new(Wire::new(Watched::new(stream, exchange.clone()), turn.clone())),
+            service,
+        );
+    let (ended, cut) = {
+        let done = std::future::poll_fn(|context| http.poll_without_shutdown(context));
+        tokio::select! {
+            biased;
+            result = done => (result, None),
+            () = exchange.timed_out() => (Ok(()), Some(Rejection::Timeout)),
+            rejection = waiting.told_to_go() => (Ok(()), Some(rejection)),
+        }
+    };
+    let parts = http.into_parts();
+    let (stream, unsent) = parts.io.into_inner().into_parts();
+    let mut stream = stream.into_inner();
+    // What was not taken until now hardly will be where the time is over.
+    let time = if cut.is_some() { LAST_WORDS } else { exchange.timeout };
+    let sent = unsent.is_empty() || write_within(&mut stream, &unsent, time).await;
+    let outcome = match (ended, cut) {
+        (_, Some(rejection @ (Rejection::Pending(_) | Rejection::Kept(_)))) => {
+            Outcome::SentAway { rejection, tell: sent }
+        }
+        _ if !sent => Outcome::Gone,
+        (Err(error), _) => malformed(&error).map_or(Outcome::Gone, Outcome::Rejected),
+        // A request was begun. One that never said a word asked for nothing.
+        (Ok(()), Some(rejection)) if !parts.read_buf.is_empty() => Outcome::Rejected(rejection),
+        (Ok(()), Some(_)) => Outcome::Gone,
+        (Ok(()), None) => Outcome::Done,
+    };
+    // A copy: even an empty slice keeps hyper's buffer of 8 KiB.
+    (stream, parts.read_buf.to_vec(), outcome)
+}
+
+/// Why hyper could not read a request; `None` where the connection broke.
+fn malformed(error: &hyper::Error) -> Option<Rejection> {
+    if error.is_parse_too_large() {
+        Some(Rejection::HeadTooLarge)
+    } else if error.is_parse() {
+        // hyper tells its kinds of errors apart by words only.
+        let error = error.to_string();
+        Some(if error.contains("URI") {
+            Rejection::BadRequest(
+                "the request's target is malformed: characters such as \" < > and bytes that are no UTF-8 must be \
+                 percent-encoded",
+            )
+        } else if error.contains("version") {
+            Rejection::BadRequest(
+                "the request line must end with HTTP/1.1, and spaces in its target must be percent-encoded",
+            )
+        } else {
+            Rejection::BadParameter(format!("this is not HTTP/1.1: {error}"))
+        })
+    } else if error.is_incomplete_message() {
+        Some(Rejection::BadRequest("the request ended before its head did"))
+    } else {
+        None
+    }
+}
+
+impl Exchange {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Progress> {
+        crate::sync::lock(&self.progress)
+    }
+
+    /// Waits until a request has taken too long to arrive, its answer to be taken, or the next request to begin. Each
+    /// request has its own time; one that arrived is answered, however long that takes.
+    async fn timed_out(&self) {
+        loop {
+            let deadline = self.lock().deadline;
+            if Instant::now() >= deadline && !self.turn.is_answering() {
+                return;
+            }
+            tokio::select! {
+                () = tokio::time::sleep_until(deadline) => self.turn.not_answering().await,
+                () = self.hurry.notified() => {}
+            }
+        }
+    }
+
+    /// A request begins; its time does where there was none in progress.
+    fn busy(&self, progress: &mut Progress) {
+        if std::mem::take(&mut progress.idle) {
+            progress.deadline = Instant::now() + self.timeout;
+            self.hurry.notify_one();
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let hidden = self.turn.begin(request.headers()).await;
+        if self.waiting.begin().is_err() {
+            // It has been told to go, and serve() tells its client.
+            return std::future::pending().await;
+        }
+        self.busy(&mut self.lock());
+        let keeps = keeps_alive(&request);
+        let trusted = &self.server.live_full().settings.limits.trusted_proxies;
+        let address = forwarded::client(self.peer, request.headers(), trusted);
+        let result = self.route(request, address, hidden).await;
+        let mut progress = self.lock();
+        // A client that does not take its answer is as silent as one that asks nothing.
+        self.waiting.go_on();
+        progress.client = address;
+        progress.unwritten = true;
+        progress.deadline = Instant::now() + self.timeout;
+        self.turn.answered();
+        match result {
+            Ok((mut answer, upgraded)) => {
+                if keeps && upgraded.is_none() {
+                    let seconds = self.server.live().settings.http.keep_alive_timeout.as_secs();
+                    if let Ok(value) = HeaderValue::from_str(&format!("timeout={seconds}")) {
+                        answer.headers_mut().insert("Keep-Alive", value);
+                    }
+                }
+                progress.upgraded = upgraded;
+                answer
+            }
+            Err(refused) => {
+                let answer = refused.rejection.answer();
+                self.server.refused(address, refused);
+                answer
+            }
+        }
+    }
+
+    async fn route(
+        &self,
+        request: Request<Incoming>,
+        address: SocketAddr,
+        hidden: usize,
+    ) -> Result<(Answer, Option<Upgraded>), Rejected> {
+        let headers = request.headers();
+        let chunked = http::check_framing(headers, hidden).map_err(Rejection::BadRequest)?;
+        if self.server.live().settings.dev {
+            dev::check(headers, &self.server.live().settings.websocket.allowed_origins)?;
+        }
+        let path = request.uri().path();
+        let api = path == "/api" || path.starts_with("/api/");
+        if chunked && !(api && request.method() == Method::POST) {
+            return Err(
+                Rejection::BadRequest("a request like this has no body, so no Transfer-Encoding").into()
+            );
+        }
+        let health = path == "/health" || path.starts_with("/health/");
+        if (api || health) && headers.contains_key(SEC_WEBSOCKET_KEY) {
+            return Err(Rejection::NotHere.into());
+        }
+        if api && !self.how.api {
+            return Err(Rejection::NotFound.into());
+        }
+        if health || api {
+            let deadline = self.lock().deadline;
+            return match api::answer(&self.server, &self.waiting, address, deadline, request).await {
+                Ok(answer) => Ok((answer, None)),
+                // Who guesses tokens here tries to come in as well.
+                Err(rejection @ Rejection::Token(_)) => {
+                    Err(self.server.count_handshake(address.ip()).err().unwrap_or(rejection).into())
+                }
+                Err(rejection) => Err(rejection.into()),
+            };
+        }
+        if self.server.live().settings.dev
+            && let Some(page) = dev::answer(&request)
+        {
+            return Ok((page, None));
+        }
+        let (answer, upgraded) = upgrade(&self.server, address, self.how, &request)?;
+        Ok((answer, Some(upgraded)))
+    }
+}
+
+impl Watch for Arc<Exchange> {
+    fn heard(&self) {
+        self.waiting.heard();
+        self.busy(&mut self.lock());
+    }
+
+    fn flushed(&self) {
+        let mut progress = self.lock();
+        if !std::mem::take(&mut progress.unwritten) {
+            return;
+        }
+        // Who was let in has left these places, or goes on to the first frame.
+        if progress.upgraded.is_none() {
+            let idle = self.server.live().settings.http.keep_alive_timeout + KEEP_ALIVE_SLACK;
+            progress.idle = true;
+            progress.deadline = Instant::now() + idle;
+            self.waiting.answered();
+        }
+    }
+}
+
+/// Whether the client of this request may send another one on the connection (RFC 9112 section 9.3).
+fn keeps_alive(request: &Request<Incoming>) -> bool {
+    let says = |word| has_word(request.headers(), CONNECTION, word);
+    if request.version() == Version::HTTP_11 { !says("close") } else { says("keep-alive") }
+}

@@ -1,0 +1,74 @@
+//! The tokens of an HTTP request, and which of them counts.
+
+use hyper::Request;
+use hyper::header::{AUTHORIZATION, HeaderValue};
+
+use crate::server::rejection::Rejection;
+use crate::server::{Live, unix_now};
+use crate::token::{Claims, TokenError, claimed_subject, verify};
+
+/// The tokens of a request. They are never merged: one of them counts.
+pub(crate) struct Tokens {
+    /// The header's, or that it is of another scheme.
+    header: Option<Result<String, TokenError>>,
+    query: Option<String>,
+}
+
+impl Tokens {
+    /// # Errors
+    /// `auth` twice in the query: it would be a matter of chance which one is meant.
+    pub(crate) fn of<B>(request: &Request<B>) -> Result<Tokens, Rejection> {
+        let query = request.uri().query().unwrap_or_default();
+        let mut auths = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "auth");
+        let query = auths.next().map(|(_, token)| token.into_owned());
+        if auths.next().is_some() {
+            return Err(Rejection::BadRequest("the query parameter auth stands there twice"));
+        }
+        let header = request.headers().get(AUTHORIZATION).map(|value| bearer(value).map(str::to_owned));
+        Ok(Tokens { header, query })
+    }
+
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.header.is_none() && self.query.is_none()
+    }
+
+    /// What the bearer may do: by the header's token if it authenticates, else by the query's.
+    pub(crate) fn verify(&self, live: &Live) -> Result<Claims, Rejection> {
+        let check = |token: &str| verify(token, &live.keys, &live.policy, unix_now());
+        let by_header = match &self.header {
+            Some(Ok(token)) => check(token),
+            Some(Err(error)) => Err(*error),
+            None => Err(TokenError::Missing),
+        };
+        let result = match (&self.query, by_header) {
+            (Some(query), Err(_)) => check(query),
+            (_, by_header) => by_header,
+        };
+        result.map_err(Rejection::Token)
+    }
+
+    /// Who the refused token says that it is for: the query's, whose error is the one that is told, else the header's.
+    pub(crate) fn claimed_subject(&self) -> Option<Box<str>> {
+        let header = || self.header.as_ref()?.as_deref().ok();
+        self.query.as_deref().or_else(header).and_then(claimed_subject)
+    }
+}
+
+/// The token of an Authorization header: behind `Bearer` in any case (RFC 6750 section 2.1), or bare.
+///
+/// # Errors
+/// The header is of another scheme. Only a well-known name is told: an unknown first word may be part of a secret.
+fn bearer(value: &HeaderValue) -> Result<&str, TokenError> {
+    const SCHEMES: [&str; 6] = ["Basic", "Token", "Digest", "JWT", "ApiKey", "Negotiate"];
+    let value = value.to_str().unwrap_or_default().trim();
+    let (scheme, token) = value.split_once([' ', '\t']).unwrap_or((value, ""));
+    let known = SCHEMES.into_iter().find(|known| known.eq_ignore_ascii_case(scheme));
+    if scheme.eq_ignore_ascii_case("bearer") {
+        Ok(token)
+    } else if token.is_empty() && known.is_none() {
+        Ok(value)
+    } else {
+        Err(TokenError::Scheme(known))
+    }
+}

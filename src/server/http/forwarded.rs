@@ -1,0 +1,104 @@
+//! Who is behind a proxy: `X-Forwarded-For`, or `Forwarded` (RFC 7239), believed from trusted proxies only.
+
+use std::net::{IpAddr, SocketAddr};
+
+use hyper::header::{FORWARDED, HeaderMap};
+
+use crate::config::TrustedProxies;
+
+/// The peer's address where it is no IP: the other end of a Unix socket.
+pub(crate) const UNIX_PEER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
+
+/// The client's address: the last one in the chain that no trusted proxy has. Port 0 where the proxy doesn't tell it.
+///
+/// Each proxy appends whom it saw, so what stands left of the first stranger is the stranger's own claim. `Forwarded`
+/// counts only where there is no `X-Forwarded-For`: a proxy writes one of them and passes the other on as it came.
+pub(crate) fn client(peer: SocketAddr, headers: &HeaderMap, trusted: &TrustedProxies) -> SocketAddr {
+    let believed = if peer == UNIX_PEER { trusted.unix } else { trusted.trusts(peer.ip()) };
+    if !believed {
+        return peer;
+    }
+    let lines =
+        |name| headers.get_all(name).iter().rev().map(|value: &hyper::header::HeaderValue| value.to_str());
+    const X_FORWARDED_FOR: &str = "x-forwarded-for";
+    let mut client = peer;
+    let of_x = headers.contains_key(X_FORWARDED_FOR);
+    let name = if of_x { X_FORWARDED_FOR } else { FORWARDED.as_str() };
+    for line in lines(name) {
+        // What can't be read ends the chain: nobody knows who wrote what stands before it.
+        let Ok(line) = line else { return client };
+        for entry in line.rsplit(',') {
+            let address = if of_x { address(entry.trim()) } else { address_of_for(entry) };
+            let Some(address) = address else { return client };
+            client = address;
+            if !trusted.trusts(client.ip()) {
+                return client;
+            }
+        }
+    }
+    client
+}
+
+/// `192.0.2.7`, `192.0.2.7:4711`, `2001:db8::7` or `[2001:db8::7]:4711`.
+fn address(text: &str) -> Option<SocketAddr> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let address = match bare.parse::<IpAddr>() {
+        Ok(ip) => SocketAddr::new(ip, 0),
+        Err(_) => text.parse().ok()?,
+    };
+    Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
+}
+
+/// The `for` of one element of `Forwarded`; none for `unknown` and names of the proxy's own.
+fn address_of_for(element: &str) -> Option<SocketAddr> {
+    let value = element.split(';').find_map(|pair| {
+        let (name, value) = pair.trim().split_once('=')?;
+        name.eq_ignore_ascii_case("for").then_some(value)
+    })?;
+    address(value.trim_matches('"'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Environment, Overrides, load};
+
+    fn client_of(peer: &str, headers: &[(&'static str, &'static str)]) -> String {
+        let set = vec!["limits.trusted_proxies=10.0.0.0/8,2001:db8::/32,unix".to_owned()];
+        let environment = Environment::new([("SECRET", "a secret of more than thirty-two characters")]);
+        let settings = load(&Overrides { set, ..Overrides::default() }, &environment).unwrap().settings;
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, value.parse().unwrap());
+        }
+        client(peer.parse().unwrap(), &map, &settings.limits.trusted_proxies).to_string()
+    }
+
+    #[test]
+    fn fault_73_only_trusted_proxies_are_believed() {
+        let x = "x-forwarded-for";
+        let spoofed = [(x, "198.51.100.1"), ("forwarded", "for=198.51.100.1")];
+        assert_eq!(client_of("203.0.113.9:5", &spoofed), "203.0.113.9:5", "from anyone else: ignored");
+        for (peer, headers, expected) in [
+            ("10.0.0.1:5", vec![(x, "198.51.100.7")], "198.51.100.7:0"),
+            ("10.0.0.1:5", vec![(x, "1.2.3.4, 198.51.100.7")], "198.51.100.7:0"),
+            ("10.0.0.1:5", vec![(x, "1.2.3.4"), (x, "198.51.100.7, 10.1.1.1")], "198.51.100.7:0"),
+            ("10.0.0.1:5", vec![(x, "10.2.2.2, 10.1.1.1")], "10.2.2.2:0"),
+            ("10.0.0.1:5", vec![(x, "1.2.3.4, rubbish, 10.1.1.1")], "10.1.1.1:0"),
+            ("10.0.0.1:5", vec![(x, "")], "10.0.0.1:5"),
+            ("10.0.0.1:5", vec![], "10.0.0.1:5"),
+            ("10.0.0.1:5", vec![(x, "198.51.100.7:81")], "198.51.100.7:81"),
+            ("[2001:db8::1]:5", vec![(x, "[2001:dead::7]:81")], "[2001:dead::7]:81"),
+            ("0.0.0.0:0", vec![(x, "::ffff:198.51.100.7")], "198.51.100.7:0"),
+            (
+                "10.0.0.1:5",
+                vec![("forwarded", "for=1.2.3.4, for=\"[2001:dead::7]:81\";proto=https")],
+                "[2001:dead::7]:81",
+            ),
+            ("10.0.0.1:5", vec![("forwarded", "for=1.2.3.4, for=_hidden")], "10.0.0.1:5"),
+            ("10.0.0.1:5", vec![("forwarded", "for=1.2.3.4"), (x, "198.51.100.7")], "198.51.100.7:0"),
+        ] {
+            assert_eq!(client_of(peer, &headers), expected, "{peer} {headers:?}");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The upgrade request: what RFC 6455 asks of it, and who is let in with it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use hyper::{Method, Request, Response, StatusCode, Version};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::credentials::Tokens;
+use super::origin;
+use crate::server::accept::listener::How;
+use crate::server::rejection::{Answer, Rejected, Rejection};
+use crate::server::session::guard::{ConnectionGuard, Slot};
+use crate::server::{Live, Server};
+use crate::token::Claims;
+
+/// What became of a connection that was answered with 101.
+pub(crate) enum Upgraded {
+    /// It is in.
+    Present(ConnectionGuard),
+    /// philote.v1: its token comes in the first frame.
+    TokenFollows,
+    /// philote.v1: it is refused, and reads why in a Close.
+    Rejected(Rejected),
+}
+
+/// The subprotocol that gives a browser what the classic protocol lacks.
+const V1: &str = "philote.v1";
+
+/// Checks an upgrade request and lets its connection in.
+///
+/// In the documented order: 400, 405 and 426, then 429, 503, 401, 403. With philote.v1 all from 429 on are told by a Close, which a page can read, but for a page of another origin: it has nothing to read here.
+pub(crate) fn upgrade(
+    server: &Arc<Server>,
+    address: SocketAddr,
+    how: How,
+    request: &Request<Incoming>,
+) -> Result<(Answer, Upgraded), Rejected> {
+    let key = check_upgrade(request, how)?;
+    let tokens = Tokens::of(request)?;
+    let live = server.live();
+    let v1 = has_word(request.headers(), SEC_WEBSOCKET_PROTOCOL, V1);
+    let upgraded = if v1 {
+        check_origin(request.headers(), &live)?;
+        let entered = if let Err(rejection) = server.count_handshake(address.ip()) {
+            Err(rejection.into())
+        } else if tokens.is_empty() {
+            Slot::free(server, &live).map(|()| Upgraded::TokenFollows).map_err(Rejected::from)
+        } else {
+            enter(server, address, &tokens, &live, |_| Ok(()), true)
+        };
+        entered.unwrap_or_else(Upgraded::Rejected)
+    } else {
+        let origin = |access: &Claims| {
+            check_origin(request.headers(), &live).map_err(|rejection| rejection.of(access.subject.clone()))
+        };
+        server.count_handshake(address.ip())?;
+        enter(server, address, &tokens, &live, origin, false)?
+    };
+
+    let mut answer = Response::new(Full::new(Bytes::new()));
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = answer.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    if v1 {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(V1));
+    }
+    let accept = derive_accept_key(key.as_bytes());
+    headers.insert(SEC_WEBSOCKET_ACCEPT, HeaderValue::from_str(&accept).map_err(|_| Rejection::Internal)?);
+    Ok((answer, upgraded))
+}
+
+/// Lets in who has shown a token with the request.
+fn enter(
+    server: &Arc<Server>,
+    address: SocketAddr,
+    tokens: &Tokens,
+    live: &Live,
+    check: impl FnOnce(&Claims) -> Result<(), Rejected>,
+    v1: bool,
+) -> Result<Upgraded, Rejected> {
+    let mut slot = Slot::take(server, live, address.ip())?;
+    let access = tokens.verify(live).map_err(|rejection| rejection.of(tokens.claimed_subject()))?;
+    check(&access)?;
+    server.check_subject(&access).map_err(|rejection| rejection.of(access.subject.clone()))?;
+    slot.set_subject(&access, live)?;
+    Ok(Upgraded::Present(ConnectionGuard::enter(slot, address, access, v1, &[])))
+}
+
+/// What RFC 6455 section 4.2.1 asks of a request. Returns the key.
+fn check_upgrade(request: &Request<Incoming>, how: How) -> Result<&str, Rejection> {
+    let headers = request.headers();
+    if request.version() != Version::HTTP_11 {
+        return Err(Rejection::BadRequest("a WebSocket needs HTTP/1.1"));
+    }
+    if request.method() != Method::GET {
+        return Err(Rejection::Method("GET"));
+    }
+    if !headers.contains_key(HOST) {
+        return Err(Rejection::BadRequest("the header Host is missing"));
+    }
+    if headers.get_all(ORIGIN).iter().nth(1).is_some() {
+        return Err(Rejection::BadRequest("the header Origin is there twice"));
+    }
+    if headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0") {
+        return Err(Rejection::BadRequest("an upgrade request has no body"));
+    }
+    if !headers.contains_key(UPGRADE) && !headers.contains_key(SEC_WEBSOCKET_KEY) {
+        return Err(Rejection::UpgradeRequired(if how.tls { "wss://" } else { "ws://" }));
+    }
+    if !has_word(headers, UPGRADE, "websocket") {
+        return Err(Rejection::BadRequest("the header Upgrade must be websocket"));
+    }
+    if !has_word(headers, CONNECTION, "upgrade") {
+        return Err(Rejection::BadRequest("the header Connection must name Upgrade"));
+    }
+    if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err(Rejection::Version);
+    }
+    let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();
+    let key = keys.next().and_then(|key| key.to_str().ok()).filter(|key| is_key(key));
+    match (key, keys.next()) {
+        (Some(key), None) => Ok(key),
+        _ => Err(Rejection::BadRequest("the header Sec-WebSocket-Key must be 16 bytes in base64")),
+    }
+}
+
+/// Whether a header that is a list of words has this one, in any case.
+pub(crate) fn has_word(headers: &HeaderMap, name: hyper::header::HeaderName, word: &str) -> bool {
+    let words =
+        headers.get_all(name).into_iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    words.into_iter().any(|one| one.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
+}
+
+/// Whether it is 16 bytes in base64. The sample key of RFC 6455 has bits set that no byte needs.
+fn is_key(key: &str) -> bool {
+    use base64::Engine;
+    use base64::engine::{GeneralPurpose, general_purpose::PAD};
+    static LENIENT: GeneralPurpose =
+        GeneralPurpose::new(&base64::alphabet::STANDARD, PAD.with_decode_allow_trailing_bits(true));
+    LENIENT.decode(key).is_ok_and(|bytes| bytes.len() == 16)
+}
+
+fn check_origin(headers: &HeaderMap, live: &Live) -> Result<(), Rejection> {
+    let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
+    let origin = String::from_utf8_lossy(origin.as_bytes());
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let websocket = &live.settings.websocket;
+    if origin::allowed(&origin, host, websocket.check_origin, &websocket.allowed_origins) {
+        Ok(())
+    } else {
+        Err(Rejection::Origin(origin.into_owned()))
+    }
+}

@@ -1,0 +1,68 @@
+//! A connection's stream while HTTP is spoken, which tells when its client was heard and when all was written.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::server::accept::stream::Stream;
+
+/// Who is told.
+pub(crate) trait Watch: Unpin {
+    /// Bytes have come.
+    fn heard(&self);
+    /// The kernel has all that was to be written so far.
+    fn flushed(&self);
+}
+
+/// The stream, and who watches it.
+pub(crate) struct Watched<W> {
+    stream: Stream,
+    watch: W,
+}
+
+impl<W> Watched<W> {
+    pub(crate) fn new(stream: Stream, watch: W) -> Watched<W> {
+        Watched { stream, watch }
+    }
+
+    pub(crate) fn into_inner(self) -> Stream {
+        self.stream
+    }
+}
+
+impl<W: Watch> AsyncRead for Watched<W> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        if buffer.filled().len() > before {
+            self.watch.heard();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<W: Watch> AsyncWrite for Watched<W> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        self.watch.flushed();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

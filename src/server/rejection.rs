@@ -1,0 +1,419 @@
+//! Why an HTTP request is refused, and the answer that says so.
+
+use std::fmt;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE};
+use hyper::{Response, StatusCode};
+use serde_json::json;
+
+use crate::close::CloseReason;
+use crate::frame::Frame;
+use crate::timestamp::{moment, rfc3339};
+use crate::token::{TokenError, UnixSeconds};
+
+/// An HTTP answer of Philote: always whole, never streamed.
+pub(crate) type Answer = Response<Full<Bytes>>;
+
+/// Seconds after which a client that found the server full should come back.
+const RETRY_AFTER_SECONDS: &str = "5";
+
+/// Why a request is refused. `Display` is the sentence that the client gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// A request or an upgrade that is not well formed.
+    BadRequest(&'static str),
+    /// A body that can't be published: which message, and why.
+    BadMessage(String),
+    /// A parameter or a body that is not what the route takes: which, and why.
+    BadParameter(String),
+    /// Another method than the route takes; those it takes.
+    Method(&'static str),
+    /// A plain GET where a WebSocket is spoken; the scheme of its URL.
+    UpgradeRequired(&'static str),
+    /// Another version of the WebSocket protocol than 13.
+    Version,
+    /// Nothing of this name under `/api/`.
+    NotFound,
+    /// A WebSocket where the API is.
+    NotHere,
+    /// A body over the limit, in bytes.
+    BodyTooLarge(usize),
+    /// A request head over the limits of length or number of lines.
+    HeadTooLarge,
+    /// The request head did not arrive in time.
+    Timeout,
+    /// Every place is taken; `max_connections`.
+    Full(usize),
+    /// Every place is taken that the limit on open files leaves.
+    OutOfDescriptors {
+        /// That limit.
+        limit: usize,
+        /// The places.
+        max: usize,
+    },
+    /// Too many connections have not shown a token yet, or too many of its address.
+    Pending(usize),
+    /// As many connections as may be are kept open for their backends' next requests.
+    Kept(usize),
+    /// The daemon stops.
+    Draining,
+    /// No valid token.
+    Token(TokenError),
+    /// The token is valid and does not open the API.
+    NotApi,
+    /// The token opens other parts of the API; the right that is missing.
+    ApiRight(&'static str),
+    /// The token does not let its bearer publish on this channel.
+    Channel(String),
+    /// The token does not let its bearer see this channel.
+    HiddenChannel(String),
+    /// As many subjects as may be are kept out.
+    RefusedSubjects(usize),
+    /// As many orders to disconnect many connections as may be are being carried out.
+    Spreads(usize),
+    /// As many requests of this kind as may be are being carried out, and none ended in time.
+    Busy(usize),
+    /// It could not be remembered who is to be kept out.
+    NotRemembered,
+    /// A name of this server that is not this machine's own, on a server for development.
+    DevHost(String),
+    /// A page of another origin.
+    Origin(String),
+    /// A client of philote.v1 that sent no token in time.
+    TokenTimeout,
+    /// A client of philote.v1 that sent more pings than this before its token.
+    Pings(usize),
+    /// The first messages of clients without a token have as many bytes in memory as they may have.
+    FirstMessages(usize),
+    /// A client of philote.v1 that sent something else before its token.
+    TokenFirst,
+    /// Frames of a client of philote.v1 that broke the protocol before its token came.
+    Frames(CloseReason),
+    /// The token's subject is kept out by an administrator, until this time.
+    Subject {
+        /// Seconds since 1970.
+        until: UnixSeconds,
+    },
+    /// As many connections of its address as there may be; `connections_per_address`.
+    PerAddress(usize),
+    /// As many connections of its subject as there may be; `connections_per_subject`.
+    PerSubject(usize),
+    /// Too many handshakes from its address; `handshakes_per_second`.
+    Handshakes(usize),
+    /// Not TLS, or none that both sides speak; what is wrong.
+    Tls(String),
+    /// TLS was expected and HTTP came.
+    PlainHttp,
+    /// The header of the PROXY protocol is missing or malformed.
+    ProxyHeader,
+    /// A fault of the server.
+    Internal,
+}
+
+/// A rejection, and whose request it was as far as that is known.
+pub(crate) struct Rejected {
+    pub(crate) rejection: Rejection,
+    /// The `sub` of the token; only claimed where it is the token that was refused.
+    pub(crate) subject: Option<Box<str>>,
+    /// Told by a close code rather than an HTTP status, as on philote.v1.
+    pub(crate) by_close: bool,
+}
+
+impl Rejected {
+    /// The close code or the HTTP status that it is told with.
+    pub(crate) fn code(&self) -> u16 {
+        if self.by_close { self.rejection.close_code() } else { self.rejection.status().as_u16() }
+    }
+}
+
+impl From<Rejection> for Rejected {
+    fn from(rejection: Rejection) -> Rejected {
+        Rejected { rejection, subject: None, by_close: false }
+    }
+}
+
+impl Rejection {
+    /// The same, with whose request it was.
+    pub(crate) fn of(self, subject: Option<Box<str>>) -> Rejected {
+        Rejected { rejection: self, subject, by_close: false }
+    }
+
+    /// The HTTP status.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Rejection::BadRequest(_)
+            | Rejection::BadMessage(_)
+            | Rejection::BadParameter(_)
+            | Rejection::Tls(_)
+            | Rejection::PlainHttp
+            | Rejection::ProxyHeader => StatusCode::BAD_REQUEST,
+            Rejection::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Rejection::UpgradeRequired(_) | Rejection::Version => StatusCode::UPGRADE_REQUIRED,
+            Rejection::NotFound | Rejection::NotHere => StatusCode::NOT_FOUND,
+            Rejection::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Rejection::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Rejection::Timeout => StatusCode::REQUEST_TIMEOUT,
+            Rejection::Full(_)
+            | Rejection::OutOfDescriptors { .. }
+            | Rejection::Pending(_)
+            | Rejection::Kept(_)
+            | Rejection::FirstMessages(_)
+            | Rejection::Draining
+            | Rejection::Spreads(_)
+            | Rejection::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Rejection::Token(_) | Rejection::TokenTimeout | Rejection::TokenFirst | Rejection::Frames(_) => {
+                StatusCode::UNAUTHORIZED
+            }
+            Rejection::NotApi
+            | Rejection::ApiRight(_)
+            | Rejection::Channel(_)
+            | Rejection::HiddenChannel(_)
+            | Rejection::DevHost(_)
+            | Rejection::Origin(_)
+            | Rejection::Subject { .. } => StatusCode::FORBIDDEN,
+            Rejection::RefusedSubjects(_) => StatusCode::CONFLICT,
+            Rejection::PerAddress(_)
+            | Rejection::PerSubject(_)
+            | Rejection::Handshakes(_)
+            | Rejection::Pings(_) => StatusCode::TOO_MANY_REQUESTS,
+            Rejection::Internal | Rejection::NotRemembered => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The close code, on philote.v1.
+    fn close_code(&self) -> u16 {
+        match self {
+            Rejection::Full(_)
+            | Rejection::OutOfDescriptors { .. }
+            | Rejection::Pending(_)
+            | Rejection::FirstMessages(_)
+            | Rejection::Draining => 1013,
+            Rejection::Token(_) | Rejection::TokenTimeout | Rejection::TokenFirst => 4401,
+            Rejection::Frames(reason) => reason.code(),
+            Rejection::PerAddress(_)
+            | Rejection::PerSubject(_)
+            | Rejection::Handshakes(_)
+            | Rejection::Pings(_) => 4429,
+            Rejection::Internal => 1011,
+            _ => 4403,
+        }
+    }
+
+    /// The Close that tells it, on philote.v1.
+    pub(crate) fn close(&self) -> Frame {
+        Frame::close_with(self.close_code(), &self.to_string())
+    }
+
+    /// The `error` of the answer's body.
+    fn code(&self) -> &'static str {
+        match self {
+            Rejection::BadRequest(_) | Rejection::BadParameter(_) | Rejection::PlainHttp => "bad_request",
+            Rejection::Tls(_) => "tls_handshake",
+            Rejection::ProxyHeader => "proxy_header",
+            Rejection::BadMessage(_) => "bad_message",
+            Rejection::Method(_) => "method_not_allowed",
+            Rejection::UpgradeRequired(_) | Rejection::Version => "upgrade_required",
+            Rejection::NotFound | Rejection::NotHere => "not_found",
+            Rejection::BodyTooLarge(_) => "body_too_large",
+            Rejection::HeadTooLarge => "head_too_large",
+            Rejection::Timeout => "request_timeout",
+            Rejection::Full(_)
+            | Rejection::OutOfDescriptors { .. }
+            | Rejection::Pending(_)
+            | Rejection::Kept(_)
+            | Rejection::FirstMessages(_)
+            | Rejection::Draining
+            | Rejection::Spreads(_)
+            | Rejection::Busy(_) => "unavailable",
+            Rejection::Token(_) | Rejection::TokenTimeout | Rejection::TokenFirst | Rejection::Frames(_) => {
+                "unauthorized"
+            }
+            Rejection::NotApi
+            | Rejection::ApiRight(_)
+            | Rejection::Channel(_)
+            | Rejection::HiddenChannel(_)
+            | Rejection::DevHost(_)
+            | Rejection::Origin(_)
+            | Rejection::Subject { .. } => "forbidden",
+            Rejection::RefusedSubjects(_) => "conflict",
+            Rejection::PerAddress(_)
+            | Rejection::PerSubject(_)
+            | Rejection::Handshakes(_)
+            | Rejection::Pings(_) => "rate_limited",
+            Rejection::Internal | Rejection::NotRemembered => "internal_error",
+        }
+    }
+
+    /// A stable name in snake case, for logs and counters: finer than the code.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Rejection::Full(_) => "max_connections",
+            Rejection::OutOfDescriptors { .. } => "descriptor_limit",
+            Rejection::Pending(_) => "max_pending",
+            Rejection::Kept(_) => "max_kept",
+            Rejection::Draining => "draining",
+            Rejection::Token(error) => error.name(),
+            Rejection::TokenTimeout => "token_timeout",
+            Rejection::TokenFirst => "token_not_first",
+            Rejection::Pings(_) => "pings_before_token",
+            Rejection::FirstMessages(_) => "first_messages",
+            Rejection::Frames(reason) => reason.name(),
+            Rejection::NotApi | Rejection::ApiRight(_) => "not_api",
+            Rejection::Channel(_) | Rejection::HiddenChannel(_) => "channel",
+            Rejection::DevHost(_) => "host",
+            Rejection::Origin(_) => "origin",
+            Rejection::Subject { .. } => "subject_refused",
+            Rejection::PerAddress(_) => "connections_per_address",
+            Rejection::PerSubject(_) => "connections_per_subject",
+            Rejection::Handshakes(_) => "handshakes_per_second",
+            other => other.code(),
+        }
+    }
+
+    /// The answer, with `{"error": CODE, "message": SENTENCE}` as its body.
+    pub(crate) fn answer(&self) -> Answer {
+        let body = json!({"error": self.code(), "message": self.to_string()}).to_string();
+        let mut answer = json_answer(self.status(), body);
+        let headers = answer.headers_mut();
+        match self {
+            Rejection::Method(allowed) => headers.insert(ALLOW, HeaderValue::from_static(allowed)),
+            Rejection::Version => headers.insert("Sec-WebSocket-Version", HeaderValue::from_static("13")),
+            Rejection::Full(_)
+            | Rejection::OutOfDescriptors { .. }
+            | Rejection::Pending(_)
+            | Rejection::Kept(_)
+            | Rejection::Draining
+            | Rejection::Spreads(_)
+            | Rejection::Busy(_)
+            | Rejection::PerAddress(_)
+            | Rejection::PerSubject(_)
+            | Rejection::Handshakes(_) => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS))
+            }
+            Rejection::Token(_) => headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
+            _ => None,
+        };
+        let connection = if self.status() == StatusCode::UPGRADE_REQUIRED {
+            // RFC 9110 section 7.8: Connection names it as well.
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            "upgrade, close"
+        } else {
+            "close"
+        };
+        headers.insert(CONNECTION, HeaderValue::from_static(connection));
+        answer
+    }
+
+    /// The same answer as bytes, for a stream that no HTTP library serves any more.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let answer = self.answer();
+        let body = json!({"error": self.code(), "message": self.to_string()}).to_string();
+        let mut bytes =
+            format!("HTTP/1.1 {}\r\nContent-Length: {}\r\n", answer.status(), body.len()).into_bytes();
+        for (name, value) in answer.headers() {
+            bytes.extend_from_slice(name.as_str().as_bytes());
+            bytes.extend_from_slice(b": ");
+            bytes.extend_from_slice(value.as_bytes());
+            bytes.extend_from_slice(b"\r\n");
+        }
+        bytes.extend_from_slice(b"\r\n");
+        bytes.extend_from_slice(body.as_bytes());
+        bytes
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Rejection::BadRequest(sentence) => f.write_str(sentence),
+            Rejection::BadMessage(sentence) | Rejection::BadParameter(sentence) => f.write_str(sentence),
+            Rejection::Method(allowed) => write!(f, "this route takes {allowed} only"),
+            Rejection::UpgradeRequired(scheme) => write!(f, "this is a WebSocket server: connect with {scheme}"),
+            Rejection::Version => f.write_str("only version 13 of the WebSocket protocol is spoken here"),
+            Rejection::NotFound => f.write_str("there is no such route in the API"),
+            Rejection::NotHere => f.write_str(
+                "no WebSocket is served at /api and /health, or below: connect with any other path, such as /",
+            ),
+            Rejection::BodyTooLarge(max) => write!(f, "the body may have {max} bytes at most"),
+            Rejection::HeadTooLarge => f.write_str("the request head may have 16 KiB and 100 lines at most"),
+            Rejection::Tls(reason) => write!(f, "the TLS handshake failed: {reason}"),
+            Rejection::PlainHttp => f.write_str("this port speaks TLS: connect with wss:// or https://"),
+            Rejection::ProxyHeader => f.write_str(
+                "this listener wants a header of the PROXY protocol first (proxy_protocol = true)",
+            ),
+            Rejection::Timeout => f.write_str("the request did not arrive in time"),
+            Rejection::Full(max) => write!(f, "the server is full: max_connections is {max}"),
+            Rejection::OutOfDescriptors { limit, max } => {
+                write!(f, "the server is full: its limit of {limit} open files leaves {max} connections")
+            }
+            Rejection::Pending(max) => write!(
+                f,
+                "too many connections without a token: {max} may wait, three quarters of them of one address"
+            ),
+            Rejection::Kept(max) => {
+                write!(f, "{max} connections with a token are kept open, and this one was idle longest")
+            }
+            Rejection::Draining => f.write_str("the server is stopping"),
+            Rejection::Token(error) => error.fmt(f),
+            Rejection::TokenTimeout => f.write_str("no token: send {\"auth\": TOKEN} as the first frame"),
+            Rejection::Pings(max) => write!(f, "more than {max} pings before the token: send it first"),
+            Rejection::FirstMessages(max) => {
+                write!(f, "first messages of clients without a token fill {max} bytes; reconnect later")
+            }
+            Rejection::TokenFirst => f.write_str("the first message must be {\"auth\": TOKEN}"),
+            Rejection::Frames(reason) => f.write_str(reason.sentence()),
+            Rejection::NotApi => {
+                f.write_str("this token does not open the API: it needs the claim \"api\": true")
+            }
+            Rejection::ApiRight(right) => {
+                write!(
+                    f,
+                    "this token does not open this part of the API: its claim \"api\" lacks \"{right}\""
+                )
+            }
+            Rejection::HiddenChannel(channel) => write!(f, "this token may not see channel \"{channel}\""),
+            Rejection::RefusedSubjects(max) => write!(f, "{max} subjects are refused already"),
+            Rejection::Spreads(max) => {
+                write!(
+                    f,
+                    "nothing was done: {max} orders to disconnect many connections are being carried out"
+                )
+            }
+            Rejection::Busy(max) => {
+                write!(f, "nothing was done: {max} requests like this are being carried out already")
+            }
+            Rejection::NotRemembered => f.write_str(
+                "nothing was done: it could not be remembered who is refused; the server's log says why",
+            ),
+            Rejection::Channel(channel) => write!(f, "this token may not publish on channel \"{channel}\""),
+            Rejection::DevHost(host) => {
+                write!(f, "a server for development is reached as localhost or 127.0.0.1, not as {host}")
+            }
+            Rejection::Origin(origin) => write!(f, "pages of the origin {origin} may not connect here"),
+            Rejection::Subject { until } => {
+                let until = rfc3339(moment(*until));
+                write!(f, "an administrator refuses this token's subject until {until}")
+            }
+            Rejection::PerAddress(max) => {
+                write!(f, "this address has all its connections: connections_per_address is {max}")
+            }
+            Rejection::PerSubject(max) => {
+                write!(f, "this token's subject has all its connections: connections_per_subject is {max}")
+            }
+            Rejection::Handshakes(rate) => {
+                write!(f, "this address connects too often: handshakes_per_second is {rate}")
+            }
+            Rejection::Internal => f.write_str("a fault of the server"),
+        }
+    }
+}
+
+/// An answer with a JSON body.
+pub(crate) fn json_answer(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}

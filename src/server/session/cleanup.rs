@@ -1,0 +1,153 @@
+//! Taking connections that have ended out of the hub, a few at a time.
+//!
+//! What an end asks for, in channels, limits, log and memory, is many times the work of noticing it. When half of all
+//! connections drop at one instant, a newcomer waits until the sockets that stand before its own have been looked at:
+//! all ends are noticed first, and what they ask for is done in between.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use tokio::runtime::Handle;
+
+use super::guard::EndedConnection;
+use crate::server::Server;
+use crate::sync::lock;
+
+/// Cleanup that are completed before others run and the sockets are looked at: less than half a millisecond.
+const PER_TURN: usize = 32;
+
+/// Those who have ended and are still in the hub. Never more than there are connections: each holds its slot.
+#[derive(Default)]
+pub(crate) struct Cleanup(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    ended: VecDeque<EndedConnection>,
+    /// A task sees to them.
+    served: bool,
+}
+
+impl Cleanup {
+    /// Leaves a departure to a task; outside of a runtime, where there is none, completes it at once.
+    pub(crate) fn add(&self, server: &Arc<Server>, departure: EndedConnection) {
+        let Ok(runtime) = Handle::try_current() else { return departure.complete() };
+        let mut waiting = lock(&self.0);
+        waiting.ended.push_back(departure);
+        if !waiting.served {
+            waiting.served = true;
+            drop(waiting);
+            runtime.spawn(complete_all(server.clone()));
+        }
+    }
+
+    /// Completes some of those that wait. False where there are none.
+    pub(crate) fn complete_some(&self) -> bool {
+        let some = lock(&self.0).take();
+        let found = !some.is_empty();
+        some.into_iter().for_each(EndedConnection::complete);
+        found
+    }
+
+    /// Asks for a slot until it is given, or none of those who hold one has ended: nobody is refused for the sake of
+    /// connections that are no more.
+    pub(crate) fn make_room<T, E>(&self, mut ask: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+        loop {
+            match ask() {
+                Err(_) if self.complete_some() => {}
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Whether there are none; then whoever comes next needs another task.
+    fn end(&self) -> bool {
+        let mut waiting = lock(&self.0);
+        let end = waiting.ended.is_empty();
+        if end {
+            *waiting = Waiting::default();
+        }
+        end
+    }
+}
+
+impl Waiting {
+    fn take(&mut self) -> Vec<EndedConnection> {
+        let count = self.ended.len().min(PER_TURN);
+        self.ended.drain(..count).collect()
+    }
+}
+
+async fn complete_all(server: Arc<Server>) {
+    loop {
+        tokio::task::yield_now().await;
+        server.cleanup.complete_some();
+        if server.cleanup.end() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use super::*;
+    use crate::config::{Environment, Overrides, load};
+    use crate::server::session::guard::{ConnectionGuard, Slot};
+    use crate::token::Claims;
+
+    const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+    fn server(settings: &[(&'static str, &'static str)]) -> Arc<Server> {
+        let secret = ("SECRET", "a secret of more than thirty-two characters");
+        let environment = Environment::new(settings.iter().copied().chain([secret]));
+        Server::new(load(&Overrides::default(), &environment).unwrap().settings, 1024)
+    }
+
+    fn enter(server: &Arc<Server>) -> ConnectionGuard {
+        let Ok(slot) = Slot::take(server, &server.live(), ADDRESS.ip()) else { panic!("no slot") };
+        ConnectionGuard::enter(slot, ADDRESS, Claims::nobody(), false, &[])
+    }
+
+    #[tokio::test]
+    async fn others_run_while_many_depart() {
+        const MANY: usize = 5 * PER_TURN + 1;
+        let server = server(&[]);
+        let present: Vec<ConnectionGuard> = (0..MANY).map(|_| enter(&server)).collect();
+        assert_eq!(server.connected(), MANY);
+        drop(present);
+        let mut turns = 0;
+        let mut before = MANY;
+        while before > 0 {
+            tokio::task::yield_now().await;
+            let now = server.connected();
+            assert!(before - now <= PER_TURN, "{before} before another's turn, {now} after it");
+            before = now;
+            turns += 1;
+        }
+        assert!(turns >= 6, "{turns}");
+        assert_eq!(server.counters.closed.load(Relaxed), MANY as u64);
+        // All are gone, and with them the room and the task: the next one needs another.
+        while lock(&server.cleanup.0).served {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(lock(&server.cleanup.0).ended.capacity(), 0);
+        drop(enter(&server));
+        while server.connected() > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    #[tokio::test]
+    async fn nobody_is_refused_for_the_sake_of_connections_that_are_no_more() {
+        for setting in ["MAX_CONNECTIONS", "PHILOTE_LIMITS_CONNECTIONS_PER_ADDRESS"] {
+            let server = server(&[(setting, "100")]);
+            let mut present: Vec<ConnectionGuard> = (0..100).map(|_| enter(&server)).collect();
+            assert!(Slot::take(&server, &server.live(), ADDRESS.ip()).is_err());
+            present.truncate(50);
+            assert_eq!(server.connected(), 100, "nobody has had a turn to complete a departure");
+            present.extend((0..50).map(|_| enter(&server)));
+            assert!(Slot::take(&server, &server.live(), ADDRESS.ip()).is_err());
+        }
+    }
+}

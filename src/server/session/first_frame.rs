@@ -1,0 +1,152 @@
+//! philote.v1 before its token: the first frame brings it, within `[websocket] handshake_timeout`.
+//!
+//! Who has shown no token holds no slot among the `max_connections`, only one among the strangers' (see
+//! [`crate::server::accept::pending`]), and has limits of its own: a few pings, and of a long first message no more than strangers
+//! together may have in memory. What it is refused for, it reads in a Close.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Message;
+
+use super::frames::{FrameLimits, FrameReader, Received};
+use super::guard::{ConnectionGuard, Slot};
+use crate::frame::Frame;
+use crate::http::{linger, write};
+use crate::message::FromClient;
+use crate::server::accept::pending::Waiting;
+use crate::server::accept::stream::Stream;
+use crate::server::rejection::{Rejected, Rejection};
+use crate::server::{Server, unix_now};
+use crate::token::{claimed_subject, verify_in_frame};
+
+/// Pings and pongs before the token: a client may try whether the path is there, and has nothing to keep alive yet.
+pub(crate) const MAX_PINGS: usize = 16;
+
+/// What one read takes at most, in bytes: a usual token whole.
+const READ_BYTES: usize = 4 * 1024;
+
+/// Waits for the token and lets its bearer in. Returns what was read behind it, too.
+///
+/// # Errors
+/// Why it is refused; nothing where the client ended it.
+pub(crate) async fn enter(
+    server: &Arc<Server>,
+    stream: &mut Stream,
+    address: SocketAddr,
+    read_ahead: &[u8],
+    timeout: Duration,
+    waiting: &Waiting,
+) -> Result<(ConnectionGuard, Vec<u8>), Option<Rejected>> {
+    let deadline = Instant::now() + timeout;
+    let origin = server.origin(address);
+    waiting.belong(origin).map_err(Rejected::from)?;
+    waiting.go_on();
+    let first = async {
+        // As long as nothing of the message has come, it is as silent as one that has only connected.
+        if read_ahead.is_empty() && waiting.fall_silent(origin) {
+            stream.readable().await;
+            waiting.speak(origin).await.map_err(Rejected::from)?;
+        }
+        first_message(server, stream, read_ahead, waiting).await
+    };
+    let (message, rest) = match waiting.within(deadline, first).await {
+        Ok(first) => first?,
+        Err(Rejection::Timeout) => return Err(Some(Rejection::TokenTimeout.into())),
+        Err(rejection) => return Err(Some(rejection.into())),
+    };
+    // It is judged: its slot is not needed for silence.
+    waiting.begin().map_err(Rejected::from)?;
+    Ok((let_in(server, address, &message)?, rest))
+}
+
+/// Tells a rejection by a Close.
+pub(crate) async fn refuse(server: &Server, stream: &mut Stream, address: SocketAddr, refused: Rejected) {
+    write(stream, &refused.rejection.close()).await;
+    server.refused(address, Rejected { by_close: true, ..refused });
+    linger(stream).await;
+}
+
+/// Reads to the end of the first message; pings before it are answered.
+async fn first_message(
+    server: &Server,
+    stream: &mut Stream,
+    read_ahead: &[u8],
+    waiting: &Waiting,
+) -> Result<(Message, Vec<u8>), Option<Rejected>> {
+    let mut frames = FrameReader::default();
+    let mut bytes = read_ahead.to_vec();
+    let mut memory = waiting.first_message();
+    let mut pings = 0;
+    loop {
+        let limits = {
+            let live = server.live();
+            let read_buffer = live.settings.websocket.read_buffer_size;
+            FrameLimits { message: live.policy.longest_auth(), read_buffer }
+        };
+        memory.hold(bytes.len()).map_err(Rejected::from)?;
+        let mut first = None;
+        let mut closed = false;
+        let mut replies: Vec<Frame> = Vec::new();
+        let mut rest = &bytes[..];
+        let read = frames.read(&mut rest, limits, server.now(), |received| {
+            match received {
+                Received::Message(message) => first = Some(message),
+                Received::Ping(pong) => {
+                    pings += 1;
+                    replies.push(pong);
+                }
+                Received::Pong => pings += 1,
+                Received::Close(_, answer) => {
+                    closed = true;
+                    replies.push(answer);
+                }
+            }
+            first.is_none() && !closed && pings <= MAX_PINGS
+        });
+        let rest = rest.to_vec();
+        for reply in &replies {
+            stream.write_all(reply).await.map_err(|_| None)?;
+        }
+        read.map_err(|reason| Some(Rejection::Frames(reason).into()))?;
+        if closed {
+            return Err(None);
+        }
+        if let Some(first) = first {
+            return Ok((first, rest));
+        }
+        if pings > MAX_PINGS {
+            return Err(Some(Rejection::Pings(MAX_PINGS).into()));
+        }
+        bytes = rest;
+        if bytes.is_empty() {
+            // No room is made before there is something to read.
+            stream.readable().await;
+            bytes.reserve_exact(READ_BYTES);
+            if stream.read_buf(&mut bytes).await.map_err(|_| None)? == 0 {
+                return Err(None);
+            }
+            waiting.heard();
+        }
+    }
+}
+
+/// Lets in the bearer of the token in the first message.
+fn let_in(server: &Arc<Server>, address: SocketAddr, message: &Message) -> Result<ConnectionGuard, Rejected> {
+    let live = server.live();
+    let text = message.to_text().map_err(|_| Rejection::TokenFirst)?;
+    let first = FromClient::parse(text, live.settings.limits.channel_name_bytes, true);
+    let Ok(FromClient::Auth(auth)) = first else { return Err(Rejection::TokenFirst.into()) };
+    if auth.token.is_empty() {
+        return Err(Rejection::TokenFirst.into());
+    }
+    let mut slot = Slot::take(server, &live, address.ip())?;
+    let access = verify_in_frame(&auth.token, &live.keys, &live.policy, unix_now())
+        .map_err(|error| Rejection::Token(error).of(claimed_subject(&auth.token)))?;
+    server.check_subject(&access).map_err(|rejection| rejection.of(access.subject.clone()))?;
+    slot.set_subject(&access, &live)?;
+    Ok(ConnectionGuard::enter(slot, address, access, true, &auth.since))
+}

@@ -1,0 +1,275 @@
+//! From a socket's bytes to messages: tungstenite keeps the protocol, one context a thread serves all connections
+//! that are between two messages.
+//!
+//! A WebSocket context costs several hundred bytes and a read buffer. Between two messages a fresh one is as good as
+//! the old one, so only a connection in the middle of a message owns one. [`Boundary`] finds those moments.
+
+use std::cell::Cell;
+use std::io::{self, Read, Write};
+
+use tokio_tungstenite::tungstenite::Error;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig, WebSocketContext};
+
+use crate::close::CloseReason;
+use crate::frame::Frame;
+use crate::outbox::Seconds;
+
+/// Data frames that one message may come in.
+const MAX_FRAGMENTS: u32 = 1024;
+
+/// The sizes that a context works with, from `[websocket]`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FrameLimits {
+    /// `max_message_size`, for a message and for each of its frames, in bytes.
+    pub message: usize,
+    /// `read_buffer_size`: what a context takes from its feed at once, in bytes.
+    pub read_buffer: usize,
+}
+
+impl Received {
+    /// What counts against a connection's rate, in bytes of payload; not a Close, which ends it.
+    pub(crate) fn size(&self) -> Option<usize> {
+        match self {
+            Received::Message(message) => Some(message.len()),
+            Received::Ping(pong) => Some(pong.len()),
+            Received::Pong => Some(0),
+            Received::Close(..) => None,
+        }
+    }
+}
+
+/// Follows the frames of a stream without looking into them (RFC 6455 section 5.2).
+#[derive(Debug, Default)]
+pub(crate) struct Boundary {
+    header: [u8; 14],
+    /// Header bytes seen of the current frame; 0 between two frames.
+    have: u8,
+    /// Payload bytes of the current frame that are still to come.
+    remaining: u64,
+    /// Data frames of the current message so far; 0 between two messages.
+    fragments: u32,
+    /// When the current message, or the frame that is about to begin one, was begun.
+    began: Seconds,
+}
+
+impl Boundary {
+    /// When the message in progress began, if one is.
+    pub(crate) fn began(&self) -> Option<Seconds> {
+        (self.have > 0 || self.fragments > 0).then_some(self.began)
+    }
+
+    /// Takes bytes up to the end of the current frame, and returns how many.
+    fn advance(&mut self, bytes: &[u8], now: Seconds) -> usize {
+        let mut used = 0;
+        while used < bytes.len() {
+            let have = usize::from(self.have);
+            if have < self.header_length() {
+                if self.began().is_none() {
+                    self.began = now;
+                }
+                self.header[have] = bytes[used];
+                self.have += 1;
+                used += 1;
+                if have + 1 == self.header_length() {
+                    self.begin_payload();
+                }
+            } else {
+                let taken = self.remaining.min((bytes.len() - used) as u64);
+                self.remaining -= taken;
+                used += taken as usize;
+            }
+            if self.remaining == 0 && usize::from(self.have) == self.header_length() {
+                self.end_frame();
+                break;
+            }
+        }
+        used
+    }
+
+    /// The length of the current frame's header, as far as its first two bytes tell.
+    fn header_length(&self) -> usize {
+        if self.have < 2 {
+            return 2;
+        }
+        let length = match self.header[1] & 0x7f {
+            126 => 2,
+            127 => 8,
+            _ => 0,
+        };
+        let mask = if self.header[1] & 0x80 != 0 { 4 } else { 0 };
+        2 + length + mask
+    }
+
+    fn begin_payload(&mut self) {
+        self.remaining = match self.header[1] & 0x7f {
+            126 => u64::from(u16::from_be_bytes([self.header[2], self.header[3]])),
+            127 => {
+                let mut length = [0; 8];
+                length.copy_from_slice(&self.header[2..10]);
+                u64::from_be_bytes(length)
+            }
+            length => u64::from(length),
+        };
+        if !self.is_control() {
+            self.fragments += 1;
+        }
+    }
+
+    fn end_frame(&mut self) {
+        let is_final = self.header[0] & 0x80 != 0;
+        if is_final && !self.is_control() {
+            self.fragments = 0;
+        }
+        self.have = 0;
+    }
+
+    /// Control frames may come between the fragments of a message.
+    fn is_control(&self) -> bool {
+        self.header[0] & 0x08 != 0
+    }
+}
+
+/// What a context reads from and answers to. Never gives it more than the current frame.
+struct Feed<'bytes, 'reader> {
+    bytes: &'bytes [u8],
+    boundary: &'reader mut Boundary,
+    now: Seconds,
+    replies: Vec<u8>,
+}
+
+impl Read for Feed<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.boundary.fragments > MAX_FRAGMENTS {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
+        let offered = &self.bytes[..self.bytes.len().min(buffer.len())];
+        if offered.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let taken = self.boundary.advance(offered, self.now);
+        buffer[..taken].copy_from_slice(&offered[..taken]);
+        self.bytes = &self.bytes[taken..];
+        Ok(taken)
+    }
+}
+
+impl Write for Feed<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.replies.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What a client's bytes mean.
+#[derive(Debug)]
+pub(crate) enum Received {
+    /// A text or binary message.
+    Message(Message),
+    /// A ping; the pong that answers it.
+    Ping(Frame),
+    /// A pong.
+    Pong,
+    /// The client's Close, and the Close that answers it.
+    Close(CloseReason, Frame),
+}
+
+thread_local! {
+    /// The context of all connections of this thread that are between two messages.
+    static SPARE: Cell<Option<Box<WebSocketContext>>> = const { Cell::new(None) };
+}
+
+/// One connection's side of the protocol.
+#[derive(Debug, Default)]
+pub(crate) struct FrameReader {
+    boundary: Boundary,
+    /// Its own context, in the middle of a message only.
+    context: Option<Box<WebSocketContext>>,
+}
+
+impl FrameReader {
+    /// When the message in progress began, if one is.
+    pub(crate) fn message_began(&self) -> Option<Seconds> {
+        self.boundary.began()
+    }
+
+    /// Shows what `bytes` hold to `take` until it returns false or nothing whole is left. What was used of `bytes` is
+    /// cut off.
+    ///
+    /// # Errors
+    /// The reason to close with. Nothing that comes after it counts.
+    pub(crate) fn read(
+        &mut self,
+        bytes: &mut &[u8],
+        limits: FrameLimits,
+        now: Seconds,
+        mut take: impl FnMut(Received) -> bool,
+    ) -> Result<(), CloseReason> {
+        let mut context = self.context.take().or_else(|| SPARE.take()).unwrap_or_else(|| {
+            let config = WebSocketConfig::default().read_buffer_size(limits.read_buffer).write_buffer_size(0);
+            Box::new(WebSocketContext::new(Role::Server, Some(config)))
+        });
+        context.set_config(|config| {
+            config.max_message_size = Some(limits.message);
+            config.max_frame_size = Some(limits.message);
+        });
+        let mut feed = Feed { bytes, boundary: &mut self.boundary, now, replies: Vec::new() };
+        let result = loop {
+            match context.read(&mut feed) {
+                Ok(Message::Ping(_)) => {
+                    // The pong must be out before another connection may get this context.
+                    let _ = context.flush(&mut feed);
+                    let pong = Frame::finished(&feed.replies, 1);
+                    feed.replies.clear();
+                    if !take(Received::Ping(pong)) {
+                        break Ok(());
+                    }
+                }
+                Ok(Message::Pong(_)) => {
+                    if !take(Received::Pong) {
+                        break Ok(());
+                    }
+                }
+                // A code that must not be sent (RFC 6455 section 7.4.1): tungstenite puts 1002 in its place.
+                Ok(Message::Close(Some(close))) if close.code == CloseCode::Protocol => {
+                    return Err(CloseReason::ProtocolError);
+                }
+                Ok(Message::Close(_)) => {
+                    let _ = context.flush(&mut feed);
+                    let answer = Frame::finished(&feed.replies, 1);
+                    *bytes = feed.bytes;
+                    take(Received::Close(CloseReason::ClientClosed, answer));
+                    return Ok(());
+                }
+                Ok(message) => {
+                    if !take(Received::Message(message)) {
+                        break Ok(());
+                    }
+                }
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => break Ok(()),
+                Err(error) => return Err(reason(&error)),
+            }
+        };
+        *bytes = feed.bytes;
+        if self.boundary.began().is_none() {
+            SPARE.set(Some(context));
+        } else {
+            self.context = Some(context);
+        }
+        result
+    }
+}
+
+/// The close reason of a protocol error.
+fn reason(error: &Error) -> CloseReason {
+    match error {
+        Error::Io(_) => CloseReason::TooManyFragments,
+        Error::Capacity(_) => CloseReason::MessageTooBig,
+        Error::Utf8(_) => CloseReason::InvalidUtf8,
+        _ => CloseReason::ProtocolError,
+    }
+}

@@ -1,0 +1,224 @@
+//! What a connection's messages ask for: to publish, or another access.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use arc_swap::Guard;
+use tokio_tungstenite::tungstenite::protocol::Message;
+
+use super::frames::Received;
+use super::guard::access_frame;
+use crate::close::CloseReason;
+use crate::frame::Frame;
+use crate::hub::{Connection, FlushList};
+use crate::message::{Auth, BadMessage, Batch, Delivery, ErrorReply, FromClient, Publish};
+use crate::outbox::{Pushed, Seconds};
+use crate::server::limits::{Seat, Verdict, rates_of};
+use crate::server::{Live, Server, unix_now};
+use crate::token::{Claims, verify_in_frame};
+
+/// Tokens that one connection may show in frames in a second: verifying one costs as much as many messages.
+const MAX_AUTHS_PER_SECOND: u32 = 100;
+
+/// Tokens shown in frames in this second.
+#[derive(Default)]
+pub(crate) struct Auths {
+    second: Seconds,
+    count: u32,
+}
+
+/// The message that makes the tests' build panic.
+#[cfg(test)]
+pub(crate) const PANIC: &str = "panic";
+
+/// What is needed to handle one connection's messages.
+pub(crate) struct Inbound<'a> {
+    pub(crate) server: &'a Arc<Server>,
+    pub(crate) connection: &'a Arc<Connection>,
+    pub(crate) v1: bool,
+    pub(crate) live: &'a Live,
+    pub(crate) access: Guard<Arc<Claims>>,
+    pub(crate) auths: &'a mut Auths,
+    pub(crate) seat: &'a mut Seat,
+    pub(crate) now: Seconds,
+    pub(crate) id: &'a str,
+    pub(crate) flush_list: &'a mut FlushList,
+    /// What was published last and not queued yet.
+    pub(crate) batch: &'a mut Batch,
+    /// It has got what it missed: that is to be written before its next message is looked at, because what another
+    /// resume may bring is what the queue has room for.
+    pub(crate) resumed: bool,
+}
+
+impl Inbound<'_> {
+    /// The longest message that is read, in bytes. One over `max_message_size` must bring a token.
+    pub(crate) fn longest_message(&self) -> usize {
+        let auth = self.access.longest_auth(&self.live.policy);
+        self.live.settings.websocket.max_message_size.max(auth)
+    }
+
+    /// Does what a client's message asks for, or answers why not. False where the connection is closed for its length.
+    pub(crate) fn take(&mut self, message: &Message) -> bool {
+        if cfg!(feature = "echo") {
+            self.answer(Frame::of(message));
+            return true;
+        }
+        let text = match message {
+            Message::Text(text) => Ok(text.as_str()),
+            Message::Binary(bytes) => std::str::from_utf8(bytes).map_err(|_| BadMessage::NotUtf8),
+            _ => return true,
+        };
+        #[cfg(test)]
+        assert_ne!(text, Ok(PANIC), "on purpose");
+        let names = self.live.settings.limits.channel_name_bytes;
+        match text.and_then(|text| FromClient::parse(text, names, self.v1)) {
+            Ok(FromClient::Auth(auth)) => self.authenticate(&auth),
+            _ if message.len() > self.live.settings.websocket.max_message_size => {
+                self.send();
+                self.connection.outbox.close(CloseReason::MessageTooBig);
+                return false;
+            }
+            Ok(FromClient::Publish(publish)) => self.publish(&publish),
+            Err(error) => {
+                self.server.counters.bad_messages.fetch_add(1, Relaxed);
+                let ack = text_of(message).filter(|_| self.v1).and_then(FromClient::ack_of);
+                self.answer(ErrorReply::BadMessage { error, ack }.encode());
+            }
+        }
+        true
+    }
+
+    fn publish(&mut self, publish: &Publish<'_>) {
+        if !self.access.may_write(&publish.channel) {
+            self.server.counters.forbidden.fetch_add(1, Relaxed);
+            let reply = ErrorReply::Forbidden { channel: &publish.channel, ack: publish.ack };
+            return self.answer(reply.encode());
+        }
+        let shown = self.live.settings.websocket.show_subject;
+        let delivery = Delivery {
+            issuer: self.id,
+            channel: &publish.channel,
+            data: publish.data,
+            subject: self.access.subject.as_deref().filter(|_| shown),
+        };
+        // Who follows the traffic is told how many readers each message had: each goes by itself then.
+        let followed = self.server.events.follow_messages();
+        if followed || !self.batch.takes(&publish.channel) {
+            queue(self.server, self.connection, self.batch, self.flush_list);
+        }
+        self.batch.add(&delivery);
+        if let Some(ack) = publish.ack {
+            self.batch.ask(ack);
+        }
+        if followed {
+            let readers = queue(self.server, self.connection, self.batch, self.flush_list);
+            self.server.events.tell_message(&delivery, readers);
+        }
+    }
+
+    /// Replaces the access by that of another token. What came before it is published with the old one, what comes
+    /// after it with the new.
+    #[cold]
+    fn authenticate(&mut self, auth: &Auth<'_>) {
+        self.send();
+        if self.auths.second != self.now {
+            *self.auths = Auths { second: self.now, count: 0 };
+        }
+        self.auths.count += 1;
+        if self.auths.count > MAX_AUTHS_PER_SECOND {
+            return self.answer(ErrorReply::TooManyAuths(MAX_AUTHS_PER_SECOND).encode());
+        }
+        let access = match verify_in_frame(&auth.token, &self.live.keys, &self.live.policy, unix_now()) {
+            Ok(access) => access,
+            Err(error) => return self.answer(ErrorReply::Unauthorized(&error.to_string()).encode()),
+        };
+        if self.server.check_subject(&access).is_err() {
+            self.connection.outbox.close(CloseReason::SubjectRefused);
+            return;
+        }
+        let subject = access.subject.as_deref();
+        let (server, limits) = (self.server, &self.live.settings.limits);
+        if let Err(rejection) = server.cleanup.make_room(|| self.seat.set_subject(server, subject, limits)) {
+            return self.answer(ErrorReply::Unauthorized(&rejection.to_string()).encode());
+        }
+        let before = self.access.expires;
+        let (connection, flush_list, live) = (self.connection, &mut *self.flush_list, self.live);
+        self.server.hub.replace_access(connection, Arc::new(access), &auth.since, |places| {
+            answer(connection, access_frame(connection, places, live), flush_list);
+        });
+        self.resumed = !auth.since.is_empty();
+        self.server.heartbeats.refile(connection, before);
+        self.access = connection.access();
+        // A reload or a rejection that began meanwhile has looked at the old access.
+        if self.access.key.as_ref().is_some_and(|key| !self.server.live().keys.contains(key)) {
+            connection.outbox.close(CloseReason::KeyWithdrawn);
+        } else if self.server.check_subject(&self.access).is_err() {
+            connection.outbox.close(CloseReason::SubjectRefused);
+        }
+    }
+
+    /// Says that something was over the rate and is not handled. False where that was too much for too long.
+    ///
+    /// On philote.v1 whatever waits for an answer gets this one: otherwise nobody could tell what to send again.
+    #[cold]
+    pub(crate) fn over_rate(&mut self, verdict: Verdict, received: &Received) -> bool {
+        self.server.counters.rate_limited.fetch_add(1, Relaxed);
+        match verdict {
+            Verdict::Refused { answer } => {
+                let message = if let Received::Message(message) = received { text_of(message) } else { None };
+                let text = message.filter(|_| self.v1);
+                let ack = text.and_then(FromClient::ack_of);
+                if answer || ack.is_some() || text.is_some_and(FromClient::is_auth) {
+                    let rates = rates_of(&self.live.settings.limits);
+                    self.answer(ErrorReply::RateLimited { ack, rates }.encode());
+                }
+            }
+            Verdict::Close => {
+                // What was published before it is.
+                self.send();
+                self.connection.outbox.close(CloseReason::RateLimited);
+            }
+            Verdict::Taken => {}
+        }
+        verdict != Verdict::Close
+    }
+
+    /// Queues what was gathered to its readers.
+    pub(crate) fn send(&mut self) {
+        queue(self.server, self.connection, self.batch, self.flush_list);
+    }
+
+    /// Sends something to the client itself, in order with its other messages.
+    pub(crate) fn answer(&mut self, frame: Frame) {
+        if self.batch.is_asked() {
+            self.send();
+        }
+        answer(self.connection, frame, self.flush_list);
+    }
+}
+
+/// A message's text, where it is one.
+#[cold]
+fn text_of(message: &Message) -> Option<&str> {
+    message.to_text().ok()
+}
+
+/// Queues what was gathered to its readers, and to its publisher the answers that it asked for.
+fn queue(
+    server: &Server,
+    publisher: &Arc<Connection>,
+    batch: &mut Batch,
+    flush_list: &mut FlushList,
+) -> usize {
+    let readers = server.hub.publish_batch(batch, Some(publisher), flush_list);
+    if let Some(acks) = batch.take_acks(readers) {
+        answer(publisher, acks, flush_list);
+    }
+    readers
+}
+
+fn answer(connection: &Arc<Connection>, frame: Frame, flush_list: &mut FlushList) {
+    if connection.outbox.push(frame) == Pushed::Promised {
+        flush_list.promised(connection);
+    }
+}

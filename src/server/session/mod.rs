@@ -1,0 +1,12 @@
+//! One connection's life after the handshake.
+//!
+//! In reading order: [`task`] reads, publishes and writes, [`frames`] turns bytes into messages, and [`inbound`] does
+//! what each message asks for. On philote.v1 [`first_frame`] comes before the task. [`guard`] ties the connection to the
+//! hub, and [`cleanup`] takes it out when it has ended. A session knows the hub, and neither listeners nor HTTP.
+
+pub(crate) mod cleanup;
+pub(crate) mod first_frame;
+mod frames;
+pub(crate) mod guard;
+mod inbound;
+pub(crate) mod task;

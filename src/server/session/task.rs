@@ -1,0 +1,377 @@
+//! One connection's life after the handshake: read, publish, write, and end.
+//!
+//! The task is a hand-written future, so that an idle connection keeps no more than these fields: no read buffer
+//! (each thread has one), no timer, no state of the handshake.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::Sleep;
+use uuid::fmt::Hyphenated;
+
+use super::frames::{FrameLimits, FrameReader, Received};
+use super::guard::ConnectionGuard;
+use super::inbound::{Auths, Inbound};
+use crate::close::CloseReason;
+use crate::hub::FlushList;
+use crate::message::Batch;
+use crate::outbox::{Seconds, Standing};
+use crate::server::accept::stream::{Reader, Stream};
+use crate::server::flush::{Writing, flush, yield_to_sockets};
+use crate::server::limits::{Rate, Verdict};
+
+/// What one read takes from a socket at most, and so what a publisher may bring before its readers' queues are
+/// written.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Messages handled before the outboxes on the flush list are written.
+const MESSAGES_PER_FLUSH: u64 = 256;
+
+/// How long a message may take from its first byte to its last.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the Close handshake may take, from the decision to the end of the socket.
+pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Reads thrown away at once after the Close was decided.
+const DISCARDED_READS: usize = 16;
+
+thread_local! {
+    /// The one read buffer of all connections on this thread.
+    static READ_BUFFER: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
+    /// The allocation of the flush list, kept between publishes.
+    static FLUSH_LIST: Cell<FlushList> = const { Cell::new(FlushList::new()) };
+    /// The room in which messages are encoded, kept in the same way.
+    static BATCH: Cell<Batch> = const { Cell::new(Batch::new()) };
+}
+
+/// The future that carries a connection.
+pub(crate) struct Session {
+    guard: ConnectionGuard,
+    reader: Reader,
+    frames: FrameReader,
+    /// Bytes that were read and not handled yet: what came with the handshake, or what a large batch left.
+    unhandled: Bytes,
+    /// The writing of what this connection published, where that goes to many outboxes.
+    flushing: Option<Writing>,
+    /// The deadline of the message in progress, or of the Close.
+    deadline: Option<Pin<Box<Sleep>>>,
+    /// What it has sent of late, where a rate is set.
+    rate: Option<Box<Rate>>,
+    /// The Close has been decided: what the client sends is thrown away.
+    ending: bool,
+    /// The sending direction is shut.
+    shut: bool,
+    auths: Auths,
+}
+
+/// Whether a step left the task something to wait for.
+enum Step {
+    /// Look again at once.
+    Again,
+    /// Let others run, then look again.
+    Yield,
+}
+
+impl Session {
+    /// Takes over the socket after the 101, with what was read behind the request.
+    pub(crate) fn new(guard: ConnectionGuard, stream: Stream, read_ahead: &[u8]) -> Session {
+        let websocket = &guard.server().live().settings.websocket;
+        stream.set_user_timeout(2 * (websocket.ping_interval + websocket.pong_timeout));
+        let (reader, writer) = stream.into_split();
+        guard.connection.received(read_ahead.len(), guard.server().now());
+        guard.connection.outbox.attach(writer);
+        Session {
+            guard,
+            reader,
+            frames: FrameReader::default(),
+            // A copy: even an empty slice would keep hyper's buffer of 8 KiB.
+            unhandled: Bytes::copy_from_slice(read_ahead),
+            flushing: None,
+            deadline: None,
+            rate: None,
+            ending: false,
+            shut: false,
+            auths: Auths::default(),
+        }
+    }
+
+    fn step(&mut self, context: &mut Context<'_>) -> Poll<Result<Step, Ended>> {
+        let now = self.guard.server().now();
+        let standing = self.guard.connection.outbox.poll(context);
+        if standing.broken {
+            return Poll::Ready(Err(Ended));
+        }
+        if let Some(writing) = &mut self.flushing {
+            ready!(writing.poll(context, self.guard.server()));
+            self.flushing = None;
+        }
+        if standing.closing.is_some() {
+            return self.end(context, standing);
+        }
+        self.check_message_deadline(context, now);
+        self.receive(context, now)
+    }
+
+    /// Handles what has arrived: one read of the socket, or what an earlier one left.
+    fn receive(&mut self, context: &mut Context<'_>, now: Seconds) -> Poll<Result<Step, Ended>> {
+        if !self.unhandled.is_empty() {
+            let bytes = std::mem::take(&mut self.unhandled);
+            let mut rest = &bytes[..];
+            self.handle(&mut rest, now);
+            self.unhandled = bytes.slice(bytes.len() - rest.len()..);
+            return Poll::Ready(Ok(Step::Yield));
+        }
+        let mut buffer = READ_BUFFER.take().unwrap_or_else(|| vec![0; READ_BYTES].into_boxed_slice());
+        let mut target = ReadBuf::new(&mut buffer);
+        let result = Pin::new(&mut self.reader).poll_read(context, &mut target);
+        let count = target.filled().len();
+        let step = match result {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(())) if count > 0 => {
+                self.guard.connection.received(count, now);
+                let mut rest = &buffer[..count];
+                self.handle(&mut rest, now);
+                self.unhandled = Bytes::copy_from_slice(rest);
+                Poll::Ready(Ok(if count == READ_BYTES { Step::Yield } else { Step::Again }))
+            }
+            // The end of the stream without a Close, or a reset: nobody is left to talk to.
+            Poll::Ready(Ok(())) => Poll::Ready(Err(Ended)),
+            Poll::Ready(Err(error)) => {
+                self.guard.connection.outbox.close(CloseReason::of_error(&error));
+                Poll::Ready(Err(Ended))
+            }
+        };
+        READ_BUFFER.set(Some(buffer));
+        step
+    }
+
+    /// Handles messages until the bytes are used up or a flush is due, then writes the outboxes on the flush list.
+    fn handle(&mut self, bytes: &mut &[u8], now: Seconds) {
+        let ConnectionGuard { connection, v1, slot } = &mut self.guard;
+        let (server, connection) = (&slot.server, &*connection);
+        let live = server.live();
+        let mut flush_list = FLUSH_LIST.take();
+        let mut batch = BATCH.take();
+        let mut id = [0; Hyphenated::LENGTH];
+        let mut publisher = Inbound {
+            server,
+            connection,
+            v1: *v1,
+            live: &live,
+            access: connection.access(),
+            auths: &mut self.auths,
+            seat: &mut slot.seat,
+            now,
+            id: connection.id().hyphenated().encode_lower(&mut id),
+            flush_list: &mut flush_list,
+            batch: &mut batch,
+            resumed: false,
+        };
+        let limits = FrameLimits {
+            message: publisher.longest_message(),
+            read_buffer: live.settings.websocket.read_buffer_size,
+        };
+        let rates = &live.settings.limits;
+        let mut rate = if rates.messages_per_second == 0 && rates.bytes_per_second == 0 {
+            None
+        } else {
+            Some(self.rate.get_or_insert_default())
+        };
+        let mut handled = 0;
+        let mut messages = 0;
+        let result = self.frames.read(bytes, limits, now, |received| {
+            handled += 1;
+            if let (Some(rate), Some(size)) = (&mut rate, received.size()) {
+                let verdict = rate.judge(size, rates, server.started().elapsed());
+                if verdict != Verdict::Taken {
+                    return publisher.over_rate(verdict, &received) && handled < MESSAGES_PER_FLUSH;
+                }
+            }
+            match received {
+                Received::Message(message) => {
+                    messages += 1;
+                    if !publisher.take(&message) {
+                        return false;
+                    }
+                }
+                Received::Ping(pong) => publisher.answer(pong),
+                Received::Pong => {}
+                Received::Close(reason, answer) => {
+                    connection.outbox.close_with(reason, Some(answer));
+                }
+            }
+            handled < MESSAGES_PER_FLUSH && !publisher.resumed
+        });
+        publisher.send();
+        if let Err(reason) = result {
+            connection.outbox.close(reason);
+        }
+        connection.received_messages(messages, now);
+        server.counters.messages_in.fetch_add(messages, Relaxed);
+        self.flushing = flush(server, &mut flush_list);
+        flush_list.trim();
+        FLUSH_LIST.set(flush_list);
+        BATCH.set(batch);
+    }
+
+    /// Sees to it that a message which was begun is finished in time, or the connection closed.
+    ///
+    /// The timer of one message stays set when it is done; if it fires in the middle of a later one, that one gets the
+    /// rest of its time.
+    fn check_message_deadline(&mut self, context: &mut Context<'_>, now: Seconds) {
+        let Some(began) = self.frames.message_began() else { return };
+        let timeout = MESSAGE_TIMEOUT.as_secs() as Seconds;
+        loop {
+            let left = Duration::from_secs(u64::from((began + timeout).saturating_sub(now)));
+            let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(left)));
+            if deadline.as_mut().poll(context).is_pending() {
+                return;
+            }
+            self.deadline = None;
+            if left.is_zero() {
+                self.guard.connection.outbox.close(CloseReason::MessageTooSlow);
+                return;
+            }
+        }
+    }
+
+    /// Sends what waits and the Close, shuts the sending direction, and waits for the client's end, all in
+    /// [`CLOSE_TIMEOUT`], and before the end of a drain.
+    ///
+    /// What the client still sends is read and thrown away: a socket that is closed with unread bytes sends a reset,
+    /// and a reset makes the client's system forget the Close.
+    fn end(&mut self, context: &mut Context<'_>, standing: Standing) -> Poll<Result<Step, Ended>> {
+        if !self.ending {
+            self.ending = true;
+            self.frames = FrameReader::default();
+            self.unhandled = Bytes::new();
+            let deadline = self.guard.server().drain.close_by();
+            self.deadline = Some(Box::pin(tokio::time::sleep_until(deadline)));
+        }
+        if standing.drained && !self.shut {
+            self.shut = true;
+            self.guard.connection.outbox.shutdown();
+        }
+        if self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(context).is_ready()) {
+            self.guard.server().drain.cut(self.guard.connection.id());
+            return Poll::Ready(Err(Ended));
+        }
+        let mut buffer = READ_BUFFER.take().unwrap_or_else(|| vec![0; READ_BYTES].into_boxed_slice());
+        let mut result = Poll::Ready(Ok(Step::Yield));
+        for _ in 0..DISCARDED_READS {
+            let mut target = ReadBuf::new(&mut buffer);
+            match Pin::new(&mut self.reader).poll_read(context, &mut target) {
+                Poll::Ready(Ok(())) if !target.filled().is_empty() => {}
+                // The client sends no more: what is still to be written, it may yet read.
+                Poll::Ready(Ok(())) if !self.shut => {
+                    result = Poll::Pending;
+                    break;
+                }
+                Poll::Ready(_) => {
+                    result = Poll::Ready(Err(Ended));
+                    break;
+                }
+                Poll::Pending => {
+                    result = Poll::Pending;
+                    break;
+                }
+            }
+        }
+        READ_BUFFER.set(Some(buffer));
+        result
+    }
+}
+
+/// The connection has ended.
+struct Ended;
+
+impl Future for Session {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            // One connection's panic is that connection's end.
+            let step = catch_unwind(AssertUnwindSafe(|| self.step(context)));
+            match step {
+                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Ready(Ok(Step::Again))) => {}
+                Ok(Poll::Ready(Ok(Step::Yield))) => {
+                    yield_to_sockets(context);
+                    return Poll::Pending;
+                }
+                Ok(Poll::Ready(Err(Ended))) => return Poll::Ready(()),
+                Err(_panic) => {
+                    self.guard.server().counters.panics.fetch_add(1, Relaxed);
+                    if !self.guard.connection.outbox.close(CloseReason::InternalError) {
+                        // It was closing already, and can't even do that.
+                        return Poll::Ready(());
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio_tungstenite::tungstenite::Message;
+    use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+    use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+    use super::*;
+    use crate::config::{Environment, Overrides, load};
+    use crate::server::Server;
+    use crate::server::accept::listener;
+    use crate::server::session::inbound::PANIC;
+    use crate::token::{NewToken, issue};
+
+    type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+    async fn connect(server: &Server, address: std::net::SocketAddr) -> Client {
+        let channels = vec!["c".to_owned()];
+        let token = NewToken { read: channels.clone(), write: Some(channels), ..NewToken::default() };
+        let token = issue(&token, &server.live().keys).unwrap();
+        let request = format!("ws://{address}/?auth={token}").into_client_request().unwrap();
+        connect_async(request).await.unwrap().0
+    }
+
+    async fn next(client: &mut Client) -> Option<Message> {
+        use futures_util::StreamExt;
+        client.next().await.and_then(Result::ok)
+    }
+
+    async fn send(client: &mut Client, text: &str) {
+        use futures_util::SinkExt;
+        client.send(Message::text(text)).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn fault_55_a_panic_costs_one_connection() {
+        let environment = Environment::new([("SECRET", "a secret of more than thirty-two characters")]);
+        let server = Server::new(load(&Overrides::default(), &environment).unwrap().settings, 1024);
+        let listener = TcpListener::from_std(listener::bind(([127, 0, 0, 1], 0).into()).unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(listener::accept(server.clone(), listener));
+        let (mut one, mut other) = (connect(&server, address).await, connect(&server, address).await);
+        send(&mut one, r#"{"channel":"c","data":"before"}"#).await;
+        send(&mut one, PANIC).await;
+        let Some(Message::Text(text)) = next(&mut other).await else { panic!("a message") };
+        assert!(text.contains("before"), "what was published before the panic is delivered");
+        let Some(Message::Close(Some(close))) = next(&mut one).await else { panic!("a Close") };
+        assert_eq!(u16::from(close.code), 1011);
+        assert_eq!(server.counters.panics.load(Relaxed), 1);
+        let mut third = connect(&server, address).await;
+        send(&mut third, r#"{"channel":"c","data":"after"}"#).await;
+        let Some(Message::Text(text)) = next(&mut other).await else { panic!("a message") };
+        assert!(text.contains("after"));
+    }
+}

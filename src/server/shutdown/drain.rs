@@ -1,0 +1,177 @@
+//! The end of all connections when the daemon stops: in order, and within the time that was set for it.
+
+use std::fmt;
+use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
+
+use tokio::time::{Instant, interval, timeout, timeout_at};
+use uuid::Uuid;
+
+use crate::close::CloseReason;
+use crate::server::session::task::CLOSE_TIMEOUT;
+use crate::server::{Server, is_withdrawn};
+use crate::sync::lock;
+
+/// The shortest drain: with less, a Close would not even be written before its connection is cut.
+pub const SHORTEST_DRAIN: Duration = Duration::from_secs(1);
+
+/// How long before the end of the drain connections are cut, so that they are gone, and logged, by then.
+const CUT_AHEAD: Duration = Duration::from_millis(250);
+
+/// How long those who were accepted before a restart have to show a token; the next daemon waits for this one's end.
+const LAST_HANDSHAKES: Duration = Duration::from_secs(1);
+
+/// Ids that the log names of those that were cut.
+const NAMED: usize = 10;
+
+/// A drain in progress, and the connections that did not end after their Close.
+#[derive(Debug, Default)]
+pub(crate) struct Drain {
+    begun: OnceLock<Begun>,
+    cut: Mutex<Cut>,
+}
+
+#[derive(Debug)]
+struct Begun {
+    reason: CloseReason,
+    cut_at: Instant,
+}
+
+/// Connections that were cut: how many, and the first of them.
+#[derive(Debug, Default)]
+struct Cut {
+    count: usize,
+    ids: Vec<Uuid>,
+}
+
+impl Drain {
+    /// Why all are sent away, once they are.
+    pub(crate) fn reason(&self) -> Option<CloseReason> {
+        self.begun.get().map(|begun| begun.reason)
+    }
+
+    /// Until when a connection that closes from now on may take for its Close.
+    pub(crate) fn close_by(&self) -> Instant {
+        let usual = Instant::now() + CLOSE_TIMEOUT;
+        self.begun.get().map_or(usual, |begun| usual.min(begun.cut_at))
+    }
+
+    /// Remembers a connection whose time for its Close was over during a drain.
+    pub(crate) fn cut(&self, id: Uuid) {
+        if self.begun.get().is_some() {
+            lock(&self.cut).add(id);
+        }
+    }
+}
+
+impl Cut {
+    fn add(&mut self, id: Uuid) {
+        self.count += 1;
+        if self.ids.len() < NAMED {
+            self.ids.push(id);
+        }
+    }
+}
+
+/// `30 did not close in time and were cut: ID, ID, ... and 20 more`.
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let were = if self.count == 1 { "was" } else { "were" };
+        write!(f, "{} did not close in time and {were} cut: ", self.count)?;
+        let ids: Vec<String> = self.ids.iter().map(Uuid::to_string).collect();
+        f.write_str(&ids.join(", "))?;
+        match self.count - self.ids.len() {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+impl Server {
+    /// Whether it takes no new connections because it stops.
+    pub fn draining(&self) -> bool {
+        self.drain.reason().is_some()
+    }
+
+    /// Stops in order, within `within` or [`SHORTEST_DRAIN`]: takes no new connections, closes all with `reason`
+    /// spread over the first two thirds, and waits until they have gone. Those that have not are cut, and logged.
+    ///
+    /// With [`CloseReason::Restarting`] nobody is refused: who was accepted already is let in, and then asked to
+    /// come again like all others.
+    pub async fn drain(&self, reason: CloseReason, within: Duration) {
+        let within = within.max(SHORTEST_DRAIN);
+        let end = Instant::now() + within;
+        let begun = Begun { reason, cut_at: end.checked_sub(CUT_AHEAD).unwrap_or(end) };
+        let _ = self.drain.begun.set(begun);
+        let answers = CLOSE_TIMEOUT.min(within / 3);
+        let handshakes =
+            if reason == CloseReason::Restarting { LAST_HANDSHAKES.min(answers) } else { Duration::ZERO };
+        let mut ids = Vec::new();
+        self.hub.each_connection(|connection| ids.push(connection.id()));
+        let all = ids.len();
+        self.close_spread(ids, reason, within - answers - handshakes).await;
+        if reason == CloseReason::Restarting {
+            let _ = timeout(handshakes, self.pending.none()).await;
+        }
+        // Who was let in while the flag was set and the list was made.
+        self.hub.each_connection(|connection| {
+            connection.outbox.close(reason);
+        });
+        let gone = async {
+            loop {
+                let left = self.left.notified();
+                if self.connected() == 0 {
+                    break;
+                }
+                left.await;
+            }
+            self.background.batches_done().await;
+        };
+        let _ = timeout_at(end, gone).await;
+        while self.cleanup.complete_some() {}
+        // Who could not even be cut in time ends with the process.
+        self.hub.each_connection(|connection| self.drain.cut(connection.id()));
+        let cut = lock(&self.drain.cut);
+        if cut.count > 0 {
+            tracing::warn!(connections = cut.count, "of {all} connections {cut}");
+        }
+    }
+
+    /// Closes connections in slices, evenly over `spread`, so that their clients do not all come back at once.
+    pub async fn close_spread(&self, ids: Vec<Uuid>, reason: CloseReason, spread: Duration) {
+        const SLICE: Duration = Duration::from_millis(50);
+        let slices = (spread.as_millis() / SLICE.as_millis()).max(1) as usize;
+        let mut tick = interval(SLICE);
+        for slice in ids.chunks(ids.len().div_ceil(slices).max(1)) {
+            tick.tick().await;
+            for id in slice {
+                let Some(connection) = self.hub.connection(id) else { continue };
+                // Until its turn came it may have shown a token of a key that is in force.
+                if reason != CloseReason::KeyWithdrawn || is_withdrawn(&connection, &self.live().keys) {
+                    connection.outbox.close(reason);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_names_some_of_those_that_were_cut() {
+        let drain = Drain::default();
+        drain.cut(Uuid::nil());
+        assert_eq!(lock(&drain.cut).count, 0, "no drain has begun");
+        let mut cut = Cut::default();
+        cut.add(Uuid::nil());
+        let nil = Uuid::nil().to_string();
+        assert_eq!(cut.to_string(), format!("1 did not close in time and was cut: {nil}"));
+        (0..NAMED + 20).for_each(|_| cut.add(Uuid::nil()));
+        let text = cut.to_string();
+        assert!(text.starts_with("31 did not close in time and were cut: "), "{text}");
+        assert!(text.ends_with(&format!("{nil} and 21 more")), "{text}");
+        assert_eq!(text.matches(&nil).count(), NAMED);
+    }
+}

@@ -1,0 +1,132 @@
+//! What is wrong with claims that cannot be read. Only names of types are told: a value may be a secret.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
+
+use super::{ApiRight, ClaimError, TokenError};
+
+/// What `read` and `write` must be.
+pub(super) const NAMES: &str = "an array of channel names";
+/// What `exp` and `nbf` must be.
+pub(super) const DATE: &str = "a number of seconds since 1970";
+/// What `sub` must be.
+pub(super) const SUBJECT: &str = "a string of at most 255 bytes";
+/// What `api` must be.
+const RIGHTS: &str =
+    "true, false or an array of rights (publish, channels, subjects, connections, disconnect, info)";
+
+/// A claim that means something: its name, what it must be, and what a value is that cannot be that.
+type Rule = (&'static str, &'static str, fn(&Value) -> Option<&'static str>);
+
+const RULES: [Rule; 8] = [
+    ("read", NAMES, not_names),
+    ("write", NAMES, not_names),
+    ("api", RIGHTS, not_rights),
+    ("sub", SUBJECT, not_text),
+    ("exp", DATE, not_a_date),
+    ("nbf", DATE, not_a_date),
+    ("iss", "a string", |_| None),
+    ("aud", "a string or an array of strings", |_| None),
+];
+
+/// Why the claims of a token whose signature is good cannot be read.
+#[cold]
+pub(super) fn diagnose(token: &str) -> TokenError {
+    let Ok(RawClaims(claims)) = jsonwebtoken::dangerous::insecure_decode_claims(token) else {
+        return TokenError::NotClaims;
+    };
+    for (name, expected, wrong) in RULES {
+        let mut values = claims.iter().filter(|(known, _)| *known == name).map(|(_, value)| value);
+        let Some(value) = values.next() else { continue };
+        if values.next().is_some() {
+            return TokenError::Claim(name, ClaimError::Twice);
+        }
+        if let Some(found) = wrong(value) {
+            return TokenError::Claim(name, ClaimError::Value { expected, found });
+        }
+    }
+    // JSON that the reader of claims refuses for another reason, such as a number beyond all ranges.
+    TokenError::NotClaims
+}
+
+/// The claims of [`RULES`] in the order of the token, one that is there twice included.
+struct RawClaims(Vec<(&'static str, Value)>);
+
+impl<'de> Deserialize<'de> for RawClaims {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ClaimsVisitor;
+        impl<'de> Visitor<'de> for ClaimsVisitor {
+            type Value = RawClaims;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawClaims, A::Error> {
+                let mut claims = Vec::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    let value = map.next_value()?;
+                    if let Some((known, ..)) = RULES.iter().find(|(known, ..)| *known == name) {
+                        claims.push((*known, value));
+                    }
+                }
+                Ok(RawClaims(claims))
+            }
+        }
+        deserializer.deserialize_map(ClaimsVisitor)
+    }
+}
+
+fn type_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+fn not_names(value: &Value) -> Option<&'static str> {
+    match value {
+        Value::Null => None,
+        Value::Array(items) => match items.iter().find(|item| !item.is_string())? {
+            Value::Null => Some("an array with null in it"),
+            Value::Bool(_) => Some("an array with a boolean in it"),
+            Value::Number(_) => Some("an array with a number in it"),
+            Value::Array(_) => Some("an array with an array in it"),
+            _ => Some("an array with an object in it"),
+        },
+        other => Some(type_of(other)),
+    }
+}
+
+fn not_rights(value: &Value) -> Option<&'static str> {
+    match value {
+        Value::Array(items) => {
+            let known = |item: &Value| item.as_str().is_some_and(|name| ApiRight::named(name).is_some());
+            not_names(value)
+                .or_else(|| (!items.iter().all(known)).then_some("an array with an unknown right in it"))
+        }
+        Value::Null | Value::Bool(_) => None,
+        other => Some(type_of(other)),
+    }
+}
+
+fn not_text(value: &Value) -> Option<&'static str> {
+    match value {
+        Value::Null | Value::String(_) => None,
+        other => Some(type_of(other)),
+    }
+}
+
+fn not_a_date(value: &Value) -> Option<&'static str> {
+    match value {
+        Value::Number(_) => None,
+        Value::Null => Some("null; leave the claim out for no limit"),
+        other => Some(type_of(other)),
+    }
+}

@@ -1,0 +1,273 @@
+//! From a token to what its bearer may do: the header chooses the keys, a signature is checked, then the claims.
+
+use std::fmt;
+use std::sync::Arc;
+
+use jsonwebtoken::errors::ErrorKind;
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
+
+use super::diagnosis::{DATE, NAMES, SUBJECT, diagnose};
+use super::{
+    ApiRights, ClaimError, Claims, Key, Keys, MAX_REQUEST_TOKEN_BYTES, MAX_SUBJECT_BYTES, MAX_TOKEN_BYTES,
+    Policy, TokenError, UnixSeconds,
+};
+use crate::message::{ChannelName, ChannelNameError};
+use crate::timestamp::MAX_DATE;
+
+/// Checks a token as it stood in a request.
+///
+/// ```
+/// use philote::token::{Keys, NewToken, Policy, issue, verify};
+///
+/// let keys = Keys::new([b"a secret of the server's".as_slice()]);
+/// let policy = Policy { leeway: 5, require_expiry: false, issuer: None, audience: None, channels: 16, channel_name_bytes: 255 };
+/// let wanted = NewToken { read: vec!["chat".into()], expires: Some(1_000), ..NewToken::default() };
+/// let token = issue(&wanted, &keys).unwrap();
+///
+/// let access = verify(&token, &keys, &policy, 1_004).unwrap();
+/// assert_eq!(access.read[0].as_str(), "chat");
+/// assert!(verify(&token, &keys, &policy, 1_005).is_err(), "expired: exp plus the leeway has come");
+/// ```
+///
+/// White space around it is not part of it: a token that was read from a file ends with a newline.
+pub fn verify(token: &str, keys: &Keys, policy: &Policy, now: UnixSeconds) -> Result<Claims, TokenError> {
+    if token.trim_ascii().len() > MAX_REQUEST_TOKEN_BYTES {
+        return Err(TokenError::TooLong);
+    }
+    verify_in_frame(token, keys, policy, now)
+}
+
+/// Checks a token as it stood in a message, which may bring a longer one: [`Policy::longest_token`].
+pub fn verify_in_frame(
+    token: &str,
+    keys: &Keys,
+    policy: &Policy,
+    now: UnixSeconds,
+) -> Result<Claims, TokenError> {
+    let token = token.trim_ascii();
+    if token.is_empty() {
+        return Err(TokenError::Missing);
+    }
+    if token.len() > policy.longest_token() {
+        return Err(TokenError::TooLongForMessage(policy.longest_token()));
+    }
+    let (claims, key) = decode(token, keys)?;
+    claims.check(key, token.len(), policy, now)
+}
+
+/// Finds the key that signed the token, and what it claims.
+///
+/// The keys that are tried are only the ones that its algorithm is for: a public key is never taken for a secret. Of
+/// public keys it is those with the token's `kid`, or all where it has none.
+fn decode(token: &str, keys: &Keys) -> Result<(RawClaims, Arc<Key>), TokenError> {
+    let header = jsonwebtoken::decode_header(token).map_err(|error| match error.kind() {
+        ErrorKind::InvalidAlgorithmName
+        | ErrorKind::UnsupportedAlgorithm
+        | ErrorKind::InvalidAlgorithm
+        | ErrorKind::MissingAlgorithm => TokenError::Algorithm(keys.algorithms()),
+        _ => TokenError::Malformed,
+    })?;
+    if header.crit.is_some() {
+        return Err(TokenError::Critical);
+    }
+    let kid = header.kid.as_deref();
+    let mut candidates = keys.candidates(kid, header.alg).peekable();
+    if candidates.peek().is_none() {
+        let known_algorithm = keys.candidates(None, header.alg).next().is_some();
+        return Err(if known_algorithm {
+            TokenError::UnknownKey
+        } else {
+            TokenError::Algorithm(keys.algorithms())
+        });
+    }
+    // decode_header has found both dots.
+    let (signed, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
+    for key in candidates {
+        // The library's own decode() reads the header twice more, and the claims once more.
+        let verified = jsonwebtoken::crypto::verify(signature, signed.as_bytes(), key.decoding(), header.alg);
+        if verified.map_err(|_| TokenError::Malformed)? {
+            return Ok((claims(token)?, key.clone()));
+        }
+    }
+    Err(TokenError::BadSignature)
+}
+
+/// The claims of a token whose signature is good.
+fn claims(token: &str) -> Result<RawClaims, TokenError> {
+    jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|error| match error.kind() {
+        ErrorKind::Json(_) => diagnose(token),
+        _ => TokenError::Malformed,
+    })
+}
+
+/// The claims that mean something, as they stood there.
+struct RawClaims(ClaimsObject);
+
+#[derive(Deserialize)]
+struct ClaimsObject {
+    #[serde(default, deserialize_with = "names")]
+    read: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "names")]
+    write: Option<Vec<String>>,
+    #[serde(default)]
+    api: Option<ApiRights>,
+    #[serde(default)]
+    sub: Option<String>,
+    #[serde(default, deserialize_with = "not_null")]
+    exp: Option<f64>,
+    #[serde(default, deserialize_with = "not_null")]
+    nbf: Option<f64>,
+    #[serde(default)]
+    iss: serde_json::Value,
+    #[serde(default)]
+    aud: serde_json::Value,
+}
+
+/// The names in `read` or `write`. Null is the empty list and not the absent claim, which would let the API show every
+/// channel.
+fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    Option::deserialize(deserializer).map(|names| Some(names.unwrap_or_default()))
+}
+
+/// A date. Null is no date and not the absence of a limit: JavaScript writes it for NaN, which is what an expiry that
+/// was computed from nothing comes to.
+fn not_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    f64::deserialize(deserializer).map(Some)
+}
+
+impl<'de> Deserialize<'de> for RawClaims {
+    /// Only an object: a derived struct would take an array too.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ClaimsVisitor;
+        impl<'de> Visitor<'de> for ClaimsVisitor {
+            type Value = ClaimsObject;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ClaimsObject, A::Error> {
+                ClaimsObject::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+        deserializer.deserialize_map(ClaimsVisitor).map(RawClaims)
+    }
+}
+
+impl RawClaims {
+    fn check(
+        self,
+        key: Arc<Key>,
+        token_bytes: usize,
+        policy: &Policy,
+        now: UnixSeconds,
+    ) -> Result<Claims, TokenError> {
+        let RawClaims(claims) = self;
+        let expires = claims.exp.map(|exp| date(exp, "exp")).transpose()?;
+        if expires.is_some_and(|expires| now >= expires + policy.leeway) {
+            return Err(TokenError::Expired);
+        }
+        if expires.is_none() && policy.require_expiry {
+            return Err(TokenError::NoExpiry);
+        }
+        let not_before = claims.nbf.map(|nbf| date(nbf, "nbf")).transpose()?;
+        if not_before.is_some_and(|not_before| not_before > now + policy.leeway) {
+            return Err(TokenError::NotYetValid);
+        }
+        if policy.issuer.as_ref().is_some_and(|issuer| claims.iss != issuer.as_str()) {
+            return Err(TokenError::Issuer);
+        }
+        let names = |audience: &String| match &claims.aud {
+            serde_json::Value::Array(all) => all.iter().any(|one| one == audience.as_str()),
+            one => one == audience.as_str(),
+        };
+        if policy.audience.as_ref().is_some_and(|audience| !names(audience)) {
+            return Err(TokenError::Audience);
+        }
+        if claims.sub.as_ref().is_some_and(|sub| sub.len() > MAX_SUBJECT_BYTES) {
+            let found = "a longer one";
+            return Err(TokenError::Claim("sub", ClaimError::Value { expected: SUBJECT, found }));
+        }
+        Ok(Claims {
+            reads: claims.read.is_some(),
+            read: channels(claims.read.unwrap_or_default(), "read", policy)?,
+            write: claims.write.map(|names| channels(names, "write", policy)).transpose()?,
+            api: claims.api.unwrap_or_default(),
+            token_bytes,
+            subject: claims.sub.map(String::into_boxed_str),
+            expires,
+            key: Some(key),
+        })
+    }
+}
+
+/// A NumericDate in whole seconds; a fraction is cut off.
+fn date(value: f64, claim: &'static str) -> Result<UnixSeconds, TokenError> {
+    let found = match value {
+        _ if value < 0.0 => "a negative number",
+        _ if value <= MAX_DATE as f64 => return Ok(value as UnixSeconds),
+        _ => "a date after the year 9999; perhaps it is in milliseconds",
+    };
+    Err(TokenError::Claim(claim, ClaimError::Value { expected: DATE, found }))
+}
+
+fn channels(
+    names: Vec<String>,
+    claim: &'static str,
+    policy: &Policy,
+) -> Result<Box<[ChannelName]>, TokenError> {
+    if names.len() > policy.channels {
+        return Err(TokenError::TooManyChannels);
+    }
+    let check = |name: &String| ChannelName::new(name, policy.channel_name_bytes);
+    let names: Result<Vec<_>, _> = names.iter().map(check).collect();
+    let mut names = names.map_err(|error| TokenError::Claim(claim, wrong_name(&error)))?;
+    names.sort_unstable();
+    names.dedup();
+    Ok(names.into_boxed_slice())
+}
+
+fn wrong_name(error: &ChannelNameError) -> ClaimError {
+    let found = match error {
+        ChannelNameError::TooLong { max, .. } => return ClaimError::LongName(*max),
+        ChannelNameError::Empty => "an array with an empty name in it",
+        ChannelNameError::ControlCharacter => "an array with a control character in a name",
+    };
+    ClaimError::Value { expected: NAMES, found }
+}
+
+/// What a token says, believed or not, and what this server makes of it.
+#[derive(Debug)]
+pub struct Inspection {
+    /// The header, where it can be decoded.
+    pub header: Option<serde_json::Value>,
+    /// The claims, where they can be decoded.
+    pub claims: Option<serde_json::Value>,
+    /// Which key signed it, as a phrase; none of them did otherwise.
+    pub signed_by: Option<Box<str>>,
+    /// What its bearer may do, or why it is refused.
+    pub verdict: Result<Claims, TokenError>,
+}
+
+/// Takes a token apart for its administrator.
+pub fn inspect(token: &str, keys: &Keys, policy: &Policy, now: UnixSeconds) -> Inspection {
+    let token = token.trim_ascii();
+    let signed_by = decode(token, keys).ok().map(|(_, key)| key.name().into());
+    Inspection {
+        header: jsonwebtoken::decode_header(token).ok().and_then(|header| serde_json::to_value(header).ok()),
+        claims: jsonwebtoken::dangerous::insecure_decode_claims(token).ok(),
+        signed_by,
+        verdict: verify_in_frame(token, keys, policy, now),
+    }
+}
+
+/// The `sub` that a token claims, believed or not: to find the refusals of somebody whose token is no good.
+pub fn claimed_subject(token: &str) -> Option<Box<str>> {
+    let token = token.trim_ascii();
+    if token.len() > MAX_TOKEN_BYTES {
+        return None;
+    }
+    let claims: serde_json::Value = jsonwebtoken::dangerous::insecure_decode_claims(token).ok()?;
+    claims.get("sub")?.as_str().filter(|sub| sub.len() <= MAX_SUBJECT_BYTES).map(Box::from)
+}
