@@ -1,10 +1,15 @@
-//! The daemon, from its command line to the end of its drain: a straight line to read.
+//! The daemon: reads its settings, opens its listeners, serves until a signal stops it, and drains.
+//!
+//! In reading order: [`main`] and `serve` in this file, `listeners`, `drain`, `reload`; then `control`, which answers the
+//! admin socket with `listing` and `steering`; then `metrics` and `rates`, `expiry`, `watchdog`; and `dev` with `terminal`.
 
 mod control;
 mod descriptors;
 mod dev;
+mod drain;
 mod error;
 mod expiry;
+mod listeners;
 mod listing;
 mod metrics;
 mod rates;
@@ -13,20 +18,22 @@ mod steering;
 mod terminal;
 mod watchdog;
 
-use std::os::unix::fs::MetadataExt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use clap::Parser;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tracing::level_filters::LevelFilter;
 
 use self::control::DaemonControl;
+use self::drain::drain;
 use self::error::StartError;
 use self::expiry::ExpiryWatch;
+use self::listeners::Listeners;
 use self::metrics::Metrics;
 use self::rates::Rates;
 use self::reload::{ReloadRequest, Reloader};
@@ -34,34 +41,29 @@ use self::steering::Steering;
 use self::terminal::StartedOn;
 use self::watchdog::{Watchdog, Workers};
 use crate::admin::{self, api::Timestamp};
-use crate::close::CloseReason;
 use crate::completions;
-use crate::config::{
-    self, Address, AdminSocket, CommandLine, Drain, Environment, Listener, LogFormat, LogLevel, Settings,
-};
+use crate::config::{self, AdminSocket, CommandLine, Environment, Listener, LogFormat, LogLevel, Settings};
 use crate::escape::escape;
 use crate::log::{self, LogHandle};
-use crate::server::{BanFile, SHORTEST_DRAIN, Server, listener, unix_now};
+use crate::server::{BanFile, Server, listener, unix_now};
 use crate::signals::{self, Signal};
-use crate::systemd::{self, Notifier, PassedSocket};
+use crate::systemd::Notifier;
 
-/// How long the log may take to write what is queued when the daemon ends.
+/// The time that the log gets at the end to write its queued records.
 const LAST_LOG: Duration = Duration::from_secs(1);
 
-/// How often `systemctl status` gets new figures.
+/// The interval at which `systemctl status` gets a new status line.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The longest drain of sockets that systemd keeps: the clients' next connections wait in them already.
-const PASSED_SOCKETS_DRAIN: Duration = Duration::from_secs(5);
-
 /// The files in the state directory that the daemon replaces.
-const OWN_FILES: [&str; 2] = ["secret", REFUSED_FILE];
+const STATE_FILES: [&str; 2] = ["secret", REFUSED_FILE];
 
-/// Who is kept out, across restarts.
+/// The file of banned subjects, which outlives a restart.
 const REFUSED_FILE: &str = "refused.json";
 
-/// Runs the program `philote`. The exit status: 0 stopped as asked, or the settings are good; 1 it can't run; 2 a wrong
-/// option; 78 a wrong setting (EX_CONFIG of sysexits.h, which the unit takes as a reason not to start again).
+/// Runs the program `philote`. Its exit status is 0 if it stopped on request or the settings are valid, 1 if it cannot run,
+/// 2 for an invalid option, and 78 for an invalid setting (`EX_CONFIG` in sysexits.h, after which the unit does not restart
+/// it).
 pub fn main() -> ExitCode {
     completions::answer_shell::<CommandLine>("philote");
     match run(CommandLine::parse()) {
@@ -86,7 +88,7 @@ fn run(command_line: CommandLine) -> Result<(), StartError> {
     if command_line.check {
         config::check_for_service(&loaded)?;
         config::check(&loaded).iter().for_each(|line| println!("{}", escape(line)));
-        println!("the settings are good");
+        println!("the settings are valid");
         return Ok(());
     }
 
@@ -96,7 +98,8 @@ fn run(command_line: CommandLine) -> Result<(), StartError> {
     let log = log::init(format(&loaded.settings), log_level(loaded.settings.log.level))?;
     let notifier = Arc::new(Notifier::from_environment());
     loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    for file in environment.state_directory().iter().flat_map(|state| OWN_FILES.map(|name| state.join(name)))
+    for file in
+        environment.state_directory().iter().flat_map(|state| STATE_FILES.map(|name| state.join(name)))
     {
         config::remove_unfinished(&file).iter().for_each(|removed| tracing::warn!("{removed}"));
     }
@@ -116,11 +119,11 @@ fn run(command_line: CommandLine) -> Result<(), StartError> {
     result
 }
 
-/// Serves until told to stop.
+/// Serves until a signal stops the daemon, then drains.
 fn serve(
     server: Arc<Server>,
     reloader: Reloader,
-    (mut signals, started_on): (mpsc::Receiver<Signal>, &StartedOn),
+    (signals, started_on): (mpsc::Receiver<Signal>, &StartedOn),
     log: &LogHandle,
     notifier: &Arc<Notifier>,
 ) -> Result<(), StartError> {
@@ -130,44 +133,14 @@ fn serve(
     let runtime = builder.enable_all().build().map_err(StartError::Runtime)?;
     let _entered = runtime.enter();
 
-    // Before anybody is let in.
+    // The bans must be known before the first connection is accepted.
     let state = reloader.environment().state_directory();
     let refused = BanFile::new(state.map(|directory| directory.join(REFUSED_FILE)));
     server.bans.remember_in(refused)?;
-    let passed = systemd::passed_listeners()?;
-    let from_systemd = !passed.is_empty();
-    let listeners = if from_systemd {
-        passed.into_iter().map(|passed| of_passed(passed, &settings)).collect::<Result<_, _>>()?
-    } else {
-        bind(&settings)?
-    };
-    let mut open = Vec::new();
-    let mut addresses = Vec::new();
-    let mut accepting = Vec::new();
-    for (socket, listener) in listeners {
-        let (door, address): (listener::Door, _) = match socket {
-            PassedSocket::Tcp(socket) => {
-                let socket = TcpListener::from_std(socket).map_err(StartError::Runtime)?;
-                let address = socket.local_addr().map_err(StartError::Runtime)?;
-                if settings.dev && !address.ip().is_loopback() {
-                    return Err(StartError::DevSocket(address));
-                }
-                server.set_port(address.port());
-                addresses.push(address);
-                (socket.into(), Address::Tcp(address))
-            }
-            PassedSocket::Unix(socket) => (
-                UnixListener::from_std(socket).map_err(StartError::Runtime)?.into(),
-                listener.address.clone(),
-            ),
-        };
-        accepting.push(runtime.spawn(listener::accept(server.clone(), door.of(&listener))));
-        open.push(Listener { address, ..listener });
-    }
-    let made = if from_systemd { Vec::new() } else { names_of(&open) };
+    let listeners = Listeners::open(&server, &runtime, &settings)?;
     runtime.spawn(server.clone().look_after());
 
-    let (requests, mut reloads) = mpsc::channel::<ReloadRequest>(1);
+    let (requests, reloads) = mpsc::channel::<ReloadRequest>(1);
     let rates = Arc::new(Rates::default());
     let drain_ends = Arc::new(OnceLock::new());
     let started = Timestamp::now();
@@ -177,7 +150,7 @@ fn serve(
         log: log.clone(),
         reloads: requests,
         last_reload: reloader.report(),
-        listeners: open.iter().map(Listener::to_string).collect(),
+        listeners: listeners.open.iter().map(Listener::to_string).collect(),
         config_file: reloader.config_file(),
         drain_ends: drain_ends.clone(),
         started,
@@ -187,148 +160,79 @@ fn serve(
     };
     let admin = start_admin(&settings, &reloader, control)?;
     if let Some(address) = settings.metrics.listen {
-        let listener = listener::bind(address).map_err(|source| StartError::Metrics { address, source })?;
-        // On the admin thread, which answers while the data path is saturated.
-        let _entered = admin.handle().enter();
-        let listener = TcpListener::from_std(listener).map_err(StartError::Runtime)?;
-        let address = listener.local_addr().map_err(StartError::Runtime)?;
-        let served = server.clone();
-        admin.handle().spawn(crate::metrics::serve(listener, Arc::new(move || metrics.text(&served))));
-        tracing::info!("its figures are at http://{address}/metrics");
+        serve_metrics(address, &admin, metrics, server.clone())?;
     }
     let watchdog = Watchdog::new(server.clone(), runtime.handle().clone(), workers);
     admin.handle().spawn(watchdog.watch(notifier.clone()));
     #[cfg(debug_assertions)]
     watchdog::block_on_purpose(runtime.handle());
 
-    announce(&open, admin.path(), &reloader);
+    announce(&listeners.open, admin.path(), &reloader);
     if settings.dev {
-        dev::announce(&server, &addresses);
+        dev::announce(&server, &listeners.open);
     }
     notifier.ready();
-
     runtime.block_on(async {
-        let mut reloader = reloader;
-        let mut tick = tokio::time::interval(Duration::from_secs(1));
-        let mut told: Option<Instant> = None;
-        let mut expiry = ExpiryWatch::default();
-        loop {
-            tokio::select! {
-                signal = signals.recv() => match signal {
-                    Some(Signal::Hangup) if settings.dev && started_on.is_gone() => {
-                        tracing::info!("SIGHUP, and the terminal is gone: stopping");
-                        break;
-                    }
-                    Some(Signal::Hangup) => { let _ = reloader.reload(); }
-                    Some(stop) => {
-                        tracing::info!("{stop}: stopping");
-                        break;
-                    }
-                    None => break,
-                },
-                Some(request) = reloads.recv() => request.serve(&mut reloader),
-                _ = tick.tick() => {
-                    rates.sample(&server);
-                    server.log.tick(Instant::now());
-                    if let Some(warning) = expiry.look(server.live().settings.tls.as_ref(), unix_now()) {
-                        tracing::warn!("{warning}");
-                    }
-                    if told.is_none_or(|at| at.elapsed() >= STATUS_INTERVAL) {
-                        told = Some(Instant::now());
-                        notifier.status(&rates.line(&server));
-                        rates.warn_if_nearly_full(&server);
-                    }
-                }
-            }
-        }
-        drain(&server, notifier, from_systemd, accepting, &drain_ends).await;
+        let mut main_loop =
+            MainLoop { server: &server, reloader, reloads, signals, started_on, notifier, rates };
+        main_loop.run().await;
+        drain(&server, notifier, &listeners, &drain_ends).await;
     });
     server.events.end();
     admin.stop();
     runtime.shutdown_background();
-    for (path, inode) in made {
-        // Another daemon's may stand there by now.
-        if std::fs::symlink_metadata(&path).is_ok_and(|there| there.ino() == inode) {
-            let _ = std::fs::remove_file(path);
-        }
-    }
+    listeners.remove_sockets();
     Ok(())
 }
 
-/// Says goodbye to every client, spread over the drain time, and cuts those that have not answered at its end.
-async fn drain(
-    server: &Arc<Server>,
-    notifier: &Notifier,
-    from_systemd: bool,
-    accepting: Vec<tokio::task::JoinHandle<()>>,
-    ends: &OnceLock<Timestamp>,
-) {
-    let (reason, within) = match (from_systemd, server.drain_time()) {
-        (true, within) => (CloseReason::Restarting, within.min(PASSED_SOCKETS_DRAIN)),
-        (false, within) => (CloseReason::Stopping, within),
-    };
-    let within = within.max(SHORTEST_DRAIN);
-    let _ = ends.set(Timestamp(SystemTime::now() + within));
-    notifier.stopping();
-    notifier.extend_timeout(within + Duration::from_secs(15));
-    notifier.status(&format!("stopping: closing {} connections", server.connected()));
-    if from_systemd {
-        // Who connects from now on is served by the next daemon: the socket stays open at systemd.
-        accepting.iter().for_each(tokio::task::JoinHandle::abort);
-    }
-    server.drain(reason, within).await;
-    server.log.finish(Instant::now());
+/// The main loop of the daemon, and what it uses.
+struct MainLoop<'a> {
+    server: &'a Arc<Server>,
+    reloader: Reloader,
+    reloads: mpsc::Receiver<ReloadRequest>,
+    signals: mpsc::Receiver<Signal>,
+    started_on: &'a StartedOn,
+    notifier: &'a Notifier,
+    rates: Arc<Rates>,
 }
 
-/// Binds what the settings say. The default falls back to IPv4 where there is no IPv6.
-fn bind(settings: &Settings) -> Result<Vec<(PassedSocket, Listener)>, StartError> {
-    let mut bound = Vec::new();
-    for listener in settings.listen.listeners() {
-        let failed = |source| StartError::Bind { address: listener.address.clone(), source };
-        let socket = match &listener.address {
-            Address::Unix(path) => PassedSocket::Unix(listener::bind_unix(path).map_err(failed)?),
-            Address::Tcp(address) => {
-                let socket = match (listener::bind(*address), settings.listen.without_ipv6()) {
-                    (Err(error), Some(ipv4)) if error::means_no_ipv6(&error) => listener::bind(ipv4),
-                    (result, _) => result,
-                };
-                PassedSocket::Tcp(socket.map_err(failed)?)
+impl MainLoop<'_> {
+    /// Reloads on request and does the work of each second, until a signal stops the daemon.
+    async fn run(&mut self) {
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        let mut status_sent: Option<Instant> = None;
+        let mut expiry = ExpiryWatch::default();
+        loop {
+            tokio::select! {
+                signal = self.signals.recv() => match signal {
+                    Some(Signal::Hangup) if self.server.live().settings.dev && self.started_on.is_gone() => {
+                        tracing::info!("SIGHUP, and the terminal is gone: stopping");
+                        return;
+                    }
+                    Some(Signal::Hangup) => { let _ = self.reloader.reload(); }
+                    Some(stop) => {
+                        tracing::info!("{stop}: stopping");
+                        return;
+                    }
+                    None => return,
+                },
+                Some(request) = self.reloads.recv() => request.serve(&mut self.reloader),
+                _ = tick.tick() => {
+                    self.rates.sample(self.server);
+                    self.server.log.tick(Instant::now());
+                    let warning = expiry.look(self.server.live().settings.tls.as_ref(), unix_now());
+                    if let Some(warning) = warning {
+                        tracing::warn!("{warning}");
+                    }
+                    if status_sent.is_none_or(|at| at.elapsed() >= STATUS_INTERVAL) {
+                        status_sent = Some(Instant::now());
+                        self.notifier.status(&self.rates.line(self.server));
+                        self.rates.warn_if_nearly_full(self.server);
+                    }
+                }
             }
-        };
-        bound.push((socket, listener.clone()));
-    }
-    Ok(bound)
-}
-
-/// A socket that systemd passed, with how `listen` says it is spoken to.
-fn of_passed(
-    passed: systemd::PassedListener,
-    settings: &Settings,
-) -> Result<(PassedSocket, Listener), StartError> {
-    let address = match &passed.socket {
-        PassedSocket::Tcp(socket) => Address::Tcp(socket.local_addr().map_err(StartError::Runtime)?),
-        PassedSocket::Unix(socket) => {
-            let address = socket.local_addr().map_err(StartError::Runtime)?;
-            Address::Unix(address.as_pathname().unwrap_or(std::path::Path::new("")).to_owned())
         }
-    };
-    let listener = settings.listen.for_passed_socket(&address).unwrap_or_else(|| {
-        tracing::warn!(
-            "listen has no entry for {address}, which systemd passed: it is served as a plain string would be"
-        );
-        let tls = settings.tls.is_some() && matches!(address, Address::Tcp(_));
-        Listener { tls, ..Listener::plain(address) }
-    });
-    Ok((passed.socket, listener))
-}
-
-/// The names of Unix sockets, each with what the file system calls the socket.
-fn names_of(open: &[Listener]) -> Vec<(PathBuf, u64)> {
-    let name = |listener: &Listener| match &listener.address {
-        Address::Unix(path) => Some((path.clone(), std::fs::symlink_metadata(path).ok()?.ino())),
-        Address::Tcp(_) => None,
-    };
-    open.iter().filter_map(name).collect()
+    }
 }
 
 fn start_admin(
@@ -347,22 +251,41 @@ fn start_admin(
     admin::server::Server::start(socket, Arc::new(control)).map_err(StartError::Runtime)
 }
 
-/// Tells whoever started it what there is and what to type next.
+/// Serves the metrics at this address.
+fn serve_metrics(
+    address: SocketAddr,
+    admin: &admin::server::Server,
+    metrics: Arc<Metrics>,
+    server: Arc<Server>,
+) -> Result<(), StartError> {
+    let listener = listener::bind(address).map_err(|source| StartError::Metrics { address, source })?;
+    // The admin thread responds even if the threads of the connections are busy.
+    let _entered = admin.handle().enter();
+    let listener = TcpListener::from_std(listener).map_err(StartError::Runtime)?;
+    let address = listener.local_addr().map_err(StartError::Runtime)?;
+    admin.handle().spawn(crate::metrics::serve(listener, Arc::new(move || metrics.text(&server))));
+    tracing::info!("the metrics are at http://{address}/metrics");
+    Ok(())
+}
+
+/// Logs the addresses of the daemon and the next commands for its administrator.
 fn announce(open: &[Listener], admin_socket: Option<&std::path::Path>, reloader: &Reloader) {
     for listener in open {
         tracing::info!("philote {} is listening on {listener}", env!("CARGO_PKG_VERSION"));
     }
     match admin_socket {
-        Some(path) => tracing::info!("its administrator asks it on {}", path.display()),
-        None => tracing::info!("it has no admin socket: philotectl can't ask it, and SIGHUP reloads it"),
+        Some(path) => tracing::info!("the admin socket is {}", path.display()),
+        None => tracing::info!(
+            "there is no admin socket: philotectl cannot connect, and only SIGHUP reloads the settings"
+        ),
     }
     let source = reloader.secret_source();
     let tool = philotectl();
-    tracing::info!("{source}; give it to your backend: {tool} secret show");
-    tracing::info!("for a token to try it with: {tool} token --read chat --write chat");
+    tracing::info!("{source}; to show it for your backend, run: {tool} secret show");
+    tracing::info!("for a first test, get a token with: {tool} token --read chat --write chat");
 }
 
-/// How `philotectl` is called from here: by its name where it is installed, from the build directory by cargo.
+/// Returns the command that runs `philotectl`: its name if it is installed, or cargo in a build directory.
 fn philotectl() -> &'static str {
     let built = std::env::current_exe().is_ok_and(|path| {
         let mut parents = path.ancestors().skip(1);
@@ -385,16 +308,5 @@ fn log_level(level: LogLevel) -> LevelFilter {
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Warning => LevelFilter::WARN,
         LogLevel::Error => LevelFilter::ERROR,
-    }
-}
-
-impl Server {
-    /// How long a drain may take, from the first Close to the last answer: as set, or a second for each 1,000 connections, from 10 s to 2 min.
-    fn drain_time(&self) -> Duration {
-        match self.live().settings.shutdown.drain {
-            Drain::Fixed(time) => time,
-            Drain::Auto if self.connected() == 0 => Duration::ZERO,
-            Drain::Auto => Duration::from_secs((self.connected() as u64 / 1000).clamp(10, 120)),
-        }
     }
 }

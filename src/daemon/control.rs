@@ -1,4 +1,4 @@
-//! What the admin socket may ask of the daemon, answered.
+//! Answers the requests of the admin socket.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
@@ -25,13 +25,13 @@ use crate::message::ChannelName;
 use crate::server::{Event, Live, MAX_FOLLOWERS, Messages, Server, unix_now};
 use crate::token::{self, NewToken, inspect, issue};
 
-/// The daemon, as its administrator sees it.
+/// The daemon, as the admin socket controls it.
 pub(super) struct DaemonControl {
     pub(super) server: Arc<Server>,
     pub(super) log: LogHandle,
     pub(super) reloads: mpsc::Sender<ReloadRequest>,
     pub(super) last_reload: LastReload,
-    /// The addresses that it listens on.
+    /// The listeners, as text.
     pub(super) listeners: Vec<String>,
     pub(super) config_file: Option<std::path::PathBuf>,
     pub(super) started: Timestamp,
@@ -47,7 +47,7 @@ impl DaemonControl {
         if self.server.draining() { State::Draining } else { State::Serving }
     }
 
-    /// Changes the daemon's own secret file, then has it read.
+    /// Changes the generated secret file, then reloads.
     fn change_secret(
         &self,
         change: impl FnOnce(&SecretSource) -> Result<std::path::PathBuf, crate::config::SecretError>,
@@ -57,7 +57,7 @@ impl DaemonControl {
         let path = change(source).map_err(|error| match source.generated_file() {
             Some(_) => Failure::new(Code::Refused, error.to_string()),
             None => Failure::new(Code::Conflict, error.to_string())
-                .hint("change it where it comes from, then: philotectl reload"),
+                .hint("change it at its source, then run: philotectl reload"),
         })?;
         let reloaded = ReloadRequest::ask(&self.reloads, false)?;
         let secrets = self.server.live().settings.auth.secrets.iter().count() as u64;
@@ -129,9 +129,9 @@ impl Control for DaemonControl {
         };
         let signed =
             issue(&token, &live.keys).map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
-        // What this daemon would refuse must not leave it.
+        // The daemon must not issue a token that it would refuse.
         token::verify(&signed, &live.keys, &live.policy, now).map_err(|error| {
-            Failure::new(Code::Refused, format!("this daemon would not accept it: {error}"))
+            Failure::new(Code::Refused, format!("this daemon would refuse the token: {error}"))
         })?;
         Ok(IssuedToken { token: Hidden(signed), expires_at: expires.map(Timestamp::from_unix) })
     }
@@ -241,19 +241,18 @@ impl Control for DaemonControl {
             EventQuery { messages: true, channel: Some(channel) } => Messages::Of(channel),
             EventQuery { messages: false, channel: None } => Messages::None,
             EventQuery { messages: false, channel: Some(_) } => {
-                let message = "a channel is given only together with messages";
+                let message = "channel needs messages";
                 return Err(Failure::new(Code::BadRequest, message));
             }
         };
-        let following =
-            self.server.events.follow(messages).ok_or_else(|| {
-                Failure::new(Code::Conflict, format!("{MAX_FOLLOWERS} follow events already"))
-            })?;
+        let following = self.server.events.follow(messages).ok_or_else(|| {
+            Failure::new(Code::Conflict, format!("{MAX_FOLLOWERS} clients follow events already"))
+        })?;
         Ok(Box::pin(following.map(event)))
     }
 }
 
-/// An event as the administrator sees it.
+/// Converts an event to its document.
 fn event(event: Event) -> api::Event {
     let owned = |subject: &Option<Box<str>>| subject.as_deref().map(str::to_owned);
     match event {
@@ -278,7 +277,7 @@ fn event(event: Event) -> api::Event {
             issuer: message.issuer.to_string(),
             subject: owned(&message.subject),
             channel: message.channel.to_string(),
-            // It was checked to be a JSON string when it came in.
+            // It was checked to be a JSON string when it arrived.
             data: message.data.as_ref().map(|data| serde_json::from_str(data).unwrap_or_default()),
             readers: message.readers as u64,
         },
@@ -286,7 +285,7 @@ fn event(event: Event) -> api::Event {
     }
 }
 
-/// A sentence that names the channel, where the check of the finished token could only name the claim.
+/// Checks the channels of a request, so that the error names the channel. The check of the token names only the claim.
 fn check_request(request: &TokenRequest, live: &Live) -> Result<(), Failure> {
     let max = live.policy.channel_name_bytes;
     let channels = request.read.iter().chain(request.write.iter().flatten());
@@ -295,7 +294,7 @@ fn check_request(request: &TokenRequest, live: &Live) -> Result<(), Failure> {
             .map_err(|error| Failure::new(Code::Refused, format!("channel {channel:?}: {error}")))?;
     }
     if request.expires_in.is_some_and(|life| Duration::from_secs(life).is_zero()) {
-        return Err(Failure::new(Code::Refused, "a token must live for a second at least"));
+        return Err(Failure::new(Code::Refused, "a token must be valid for at least 1 second"));
     }
     Ok(())
 }

@@ -1,9 +1,8 @@
 //! The output of `--dev` at its start: a warning, and what a developer needs for trying it out.
 
 use std::io::Write;
-use std::net::SocketAddr;
 
-use crate::config::{DEV_SECRET, SecretSource, Settings};
+use crate::config::{Address, DEV_SECRET, Listener, SecretSource, Settings};
 use crate::server::{Server, unix_now};
 use crate::terminal::{Style, Tone};
 use crate::token::{ApiRights, NewToken, issue};
@@ -19,7 +18,7 @@ const SUBJECT: &str = "dev";
 
 /// Prints a warning, the address of the page, the secret and a token on standard output. They are not logged, because the
 /// log never contains a token.
-pub(super) fn announce(server: &Server, addresses: &[SocketAddr]) {
+pub(super) fn announce(server: &Server, listeners: &[Listener]) {
     let live = server.live();
     let mut token = NewToken { read: vec![CHANNEL.to_owned()], api: ApiRights::ALL, ..NewToken::default() };
     token.write = Some(token.read.clone());
@@ -30,7 +29,11 @@ pub(super) fn announce(server: &Server, addresses: &[SocketAddr]) {
 
     let mut output = std::io::stdout();
     let warning = Style::of(&output).paint(Tone::Bad, WARNING);
-    let pages: String = addresses.iter().map(|address| format!("page    http://{address}/\n")).collect();
+    let page = |listener: &Listener| match &listener.address {
+        Address::Tcp(address) => Some(format!("page    http://{address}/\n")),
+        Address::Unix(_) => None,
+    };
+    let pages: String = listeners.iter().filter_map(page).collect();
     let token = issue(&token, &live.keys).unwrap_or_else(|error| format!("none: {error}"));
     let text = format!("{warning}\n{pages}secret  {}\ntoken   {token}\n", secret(&live.settings));
     // The output may be closed. The daemon serves all the same.

@@ -1,4 +1,4 @@
-//! Why the daemon can't run.
+//! Why the daemon cannot run.
 
 use std::fmt;
 use std::io;
@@ -11,7 +11,7 @@ use crate::server::BanFileError;
 use crate::signals::SignalError;
 use crate::systemd::SystemdError;
 
-/// Why the daemon can't run. `Display` is the sentence for its administrator.
+/// Why the daemon cannot run. `Display` is the error message for the administrator.
 #[derive(Debug)]
 pub(super) enum StartError {
     Config(ConfigError),
@@ -27,7 +27,7 @@ pub(super) enum StartError {
 }
 
 impl StartError {
-    /// 78 for a wrong setting, which no restart mends; 1 for all else.
+    /// Returns 78 for an invalid setting, which a restart cannot repair, and 1 for everything else.
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             StartError::Config(error) => error.exit_code(),
@@ -36,7 +36,7 @@ impl StartError {
     }
 }
 
-/// Whether binding `[::]` failed because the system has no IPv6.
+/// Returns whether binding `[::]` failed because the system has no IPv6.
 pub(super) fn means_no_ipv6(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let codes = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL];
@@ -54,23 +54,25 @@ impl fmt::Display for StartError {
             StartError::Refused(error) => error.fmt(f),
             StartError::Bind { address, source } if source.kind() == io::ErrorKind::AddrInUse => write!(
                 f,
-                "listen: {address} is in use already: another daemon runs there; stop it, or choose another port, \
+                "listen: {address} is in use: another program listens there; stop it, or choose another port, \
                  for example PORT=6381"
             ),
             StartError::Bind { address, source } if source.kind() == io::ErrorKind::PermissionDenied => {
                 write!(
                     f,
-                    "listen: {address} may not be bound: ports under 1024 need the capability CAP_NET_BIND_SERVICE"
+                    "listen: no permission to bind {address}: ports below 1024 need the capability CAP_NET_BIND_SERVICE"
                 )
             }
             StartError::DevSocket(address) => {
                 write!(f, "--dev: the socket passed by systemd, {address}, is reachable from other machines")
             }
             StartError::Metrics { address, source } => {
-                write!(f, "metrics.listen: can't listen on {address}: {source}")
+                write!(f, "metrics.listen: cannot listen on {address}: {source}")
             }
-            StartError::Bind { address, source } => write!(f, "listen: can't listen on {address}: {source}"),
-            StartError::Runtime(error) => write!(f, "the system refuses what the daemon needs: {error}"),
+            StartError::Bind { address, source } => write!(f, "listen: cannot listen on {address}: {source}"),
+            StartError::Runtime(error) => {
+                write!(f, "the system refused a resource that the daemon needs: {error}")
+            }
         }
     }
 }

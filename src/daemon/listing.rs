@@ -1,4 +1,5 @@
-//! The lists of what is alive and what has ended: filtered and sorted where it is, and only what is shown is copied.
+//! The lists of connections, closed connections and channels. Filtering and sorting happen in place, and only the shown
+//! rows are copied.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -14,14 +15,14 @@ use crate::hub;
 use crate::message::ChannelName;
 use crate::server::{ClosedRecord, Server};
 
-/// The greatest of many, in room for `limit` of them.
-struct Greatest<T> {
+/// Selects the `limit` items of highest rank.
+struct Top<T> {
     limit: usize,
     heap: BinaryHeap<Reverse<Ranked<T>>>,
     offered: u64,
 }
 
-/// Something with its rank. Of equals the first one offered stays in front.
+/// An item with its rank. Of items with the same rank, the one offered first counts as higher.
 struct Ranked<T> {
     rank: (u64, Reverse<u64>),
     item: T,
@@ -47,12 +48,12 @@ impl<T> Ord for Ranked<T> {
     }
 }
 
-impl<T> Greatest<T> {
-    fn new(limit: Option<usize>) -> Greatest<T> {
-        Greatest { limit: limit.unwrap_or(DEFAULT_ROWS).min(MAX_ROWS), heap: BinaryHeap::new(), offered: 0 }
+impl<T> Top<T> {
+    fn new(limit: Option<usize>) -> Top<T> {
+        Top { limit: limit.unwrap_or(DEFAULT_ROWS).min(MAX_ROWS), heap: BinaryHeap::new(), offered: 0 }
     }
 
-    /// Counts something, and keeps it if it is among the greatest so far.
+    /// Counts an item, and keeps it if it is among the highest so far.
     fn offer(&mut self, rank: u64, item: impl FnOnce() -> T) {
         let rank = (rank, Reverse(self.offered));
         self.offered += 1;
@@ -65,14 +66,14 @@ impl<T> Greatest<T> {
         }
     }
 
-    /// The greatest, in order.
+    /// Returns the items, highest first.
     fn take(self) -> impl Iterator<Item = T> {
         self.heap.into_sorted_vec().into_iter().map(|Reverse(ranked)| ranked.item)
     }
 }
 
-/// Whether all that is asked for holds of a connection.
-pub(super) fn is_meant(
+/// Returns whether a connection matches all of the given filters.
+pub(super) fn matches(
     connection: &hub::Connection,
     channel: Option<&str>,
     subject: Option<&str>,
@@ -85,9 +86,9 @@ pub(super) fn is_meant(
         && channel.is_none_or(concerns)
 }
 
-/// The open connections that are asked for.
+/// Returns the open connections that match a query.
 pub(super) fn connections(server: &Server, query: &ConnectionQuery) -> Connections {
-    let mut greatest = Greatest::new(query.limit);
+    let mut top = Top::new(query.limit);
     let rank = |connection: &hub::Connection| {
         let age = || connection.opened().elapsed().as_micros() as u64;
         let stats = || connection.stats();
@@ -105,8 +106,8 @@ pub(super) fn connections(server: &Server, query: &ConnectionQuery) -> Connectio
     };
     let (channel, subject) = (query.channel.as_deref(), query.subject.as_deref());
     let mut offer = |connection: &Arc<hub::Connection>| {
-        if is_meant(connection, channel, subject, query.address) {
-            greatest.offer(rank(connection), || connection.clone());
+        if matches(connection, channel, subject, query.address) {
+            top.offer(rank(connection), || connection.clone());
         }
     };
     let whole = query.id.as_ref().and_then(api::IdPrefix::whole);
@@ -120,8 +121,8 @@ pub(super) fn connections(server: &Server, query: &ConnectionQuery) -> Connectio
         (None, None) => server.hub.each_connection(offer),
     }
     let names = if whole.is_some() { usize::MAX } else { MAX_NAMES };
-    let matched = greatest.offered;
-    let connections = greatest.take().map(|connection| row(server, &connection, names)).collect();
+    let matched = top.offered;
+    let connections = top.take().map(|connection| row(server, &connection, names)).collect();
     Connections { matched, connections }
 }
 
@@ -153,10 +154,10 @@ fn row(server: &Server, connection: &hub::Connection, names: usize) -> Connectio
     }
 }
 
-/// The ended connections and refused requests that are asked for.
+/// Returns the closed connections and refused requests that match a query.
 pub(super) fn closed(server: &Server, query: &ClosedQuery) -> ClosedConnections {
-    let mut greatest = Greatest::new(query.limit);
-    let is_meant = |ended: &ClosedRecord| {
+    let mut top = Top::new(query.limit);
+    let matches = |ended: &ClosedRecord| {
         let is_id = |id: &api::IdPrefix| ended.connection.is_some_and(|connection| id.matches(&connection));
         query.id.as_ref().is_none_or(is_id)
             && query.reason.as_deref().is_none_or(|reason| reason == ended.reason)
@@ -177,8 +178,8 @@ pub(super) fn closed(server: &Server, query: &ClosedQuery) -> ClosedConnections 
         }
     };
     server.closed.each(|ended| {
-        if is_meant(ended) {
-            greatest.offer(rank(ended), || ended.clone());
+        if matches(ended) {
+            top.offer(rank(ended), || ended.clone());
         }
     });
     let reasons = server.closed.reasons().into_iter().map(|count| api::ReasonCount {
@@ -187,13 +188,13 @@ pub(super) fn closed(server: &Server, query: &ClosedQuery) -> ClosedConnections 
         remembered: count.kept,
     });
     ClosedConnections {
-        matched: greatest.offered,
-        connections: greatest.take().map(|ended| ended_row(&ended)).collect(),
+        matched: top.offered,
+        connections: top.take().map(|ended| ended_row(&ended)).collect(),
         reasons: reasons.collect(),
     }
 }
 
-/// An ended connection as the administrator sees it.
+/// Returns the row of a closed connection.
 pub(super) fn ended_row(ended: &ClosedRecord) -> ClosedConnection {
     ClosedConnection {
         at: Timestamp(ended.at),
@@ -214,9 +215,9 @@ pub(super) fn ended_row(ended: &ClosedRecord) -> ClosedConnection {
     }
 }
 
-/// The channels that are asked for.
+/// Returns the channels that match a query.
 pub(super) fn channels(server: &Server, query: &ChannelQuery) -> Channels {
-    let mut greatest = Greatest::new(query.limit);
+    let mut top = Top::new(query.limit);
     server.hub.each_channel(|name, stats| {
         if query.prefix.as_deref().is_none_or(|prefix| name.as_str().starts_with(prefix)) {
             let rank = match query.sort {
@@ -224,11 +225,11 @@ pub(super) fn channels(server: &Server, query: &ChannelQuery) -> Channels {
                 ChannelSort::Rate => (f64::from(stats.messages_per_second) * 1000.0) as u64,
                 ChannelSort::Messages => stats.messages,
             };
-            greatest.offer(rank, || (name.clone(), stats));
+            top.offer(rank, || (name.clone(), stats));
         }
     });
-    let matched = greatest.offered;
-    let shown: Vec<_> = greatest.take().collect();
+    let matched = top.offered;
+    let shown: Vec<_> = top.take().collect();
     let writers = server.count_writers(shown.iter().map(|(name, _)| name.as_str()));
     let row = |(name, stats): &(ChannelName, hub::ChannelStats)| Channel {
         channel: name.as_str().to_owned(),
@@ -245,22 +246,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_greatest_come_first_and_no_more_are_kept() {
-        let mut greatest = Greatest::new(Some(3));
+    fn the_highest_ranks_come_first_and_only_they_are_kept() {
+        let mut top = Top::new(Some(3));
         let mut made = 0;
         for rank in [5, 1, 9, 7, 9, 2] {
-            greatest.offer(rank, || {
+            top.offer(rank, || {
                 made += 1;
                 rank * 10 + made
             });
-            assert!(greatest.heap.len() <= 3);
+            assert!(top.heap.len() <= 3);
         }
-        assert_eq!(greatest.offered, 6);
-        assert_eq!(made, 5, "what is not kept is not made");
-        assert_eq!(greatest.take().collect::<Vec<_>>(), [93, 95, 74], "of equals the first comes first");
-        let mut none = Greatest::new(Some(0));
+        assert_eq!(top.offered, 6);
+        assert_eq!(made, 5, "only kept items are created");
+        assert_eq!(
+            top.take().collect::<Vec<_>>(),
+            [93, 95, 74],
+            "of equal ranks the first offered comes first"
+        );
+        let mut none = Top::new(Some(0));
         none.offer(1, || ());
         assert_eq!((none.offered, none.take().count()), (1, 0));
-        assert_eq!(Greatest::<()>::new(Some(usize::MAX)).limit, MAX_ROWS);
+        assert_eq!(Top::<()>::new(Some(usize::MAX)).limit, MAX_ROWS);
     }
 }

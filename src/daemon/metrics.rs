@@ -1,4 +1,4 @@
-//! The daemon's figures for Prometheus. All of them are taken when somebody asks: a message pays for none.
+//! The metrics for Prometheus. They are collected only when they are read, so they cost a message nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,16 +9,16 @@ use crate::metrics::{Exposition, Kind::Counter, Kind::Gauge};
 use crate::server::Server;
 use crate::sync::lock;
 
-/// Bounds of the buckets of queues, in messages: from nothing to the default of `[limits] queue_messages`.
+/// The buckets of queue lengths, in messages, from 0 to the default of `[limits] queue_messages`.
 const QUEUES: [u64; 8] = [0, 1, 4, 16, 64, 256, 1024, 4096];
 
-/// What is kept from one scrape to the next.
+/// The state between two scrapes.
 pub(super) struct Metrics {
     pub(super) log: LogHandle,
     pub(super) last_reload: LastReload,
     pub(super) started: SystemTime,
-    /// The greatest sums told so far: a connection that ends during a scrape may be missed by it, and a counter that
-    /// goes down looks like a restart.
+    /// The largest sums reported so far. A scrape may miss a connection that closes during it, and a counter that
+    /// decreases would look like a restart.
     received: AtomicU64,
     sent: AtomicU64,
 }
@@ -28,7 +28,7 @@ impl Metrics {
         Metrics { log, last_reload, started, received: AtomicU64::new(0), sent: AtomicU64::new(0) }
     }
 
-    /// All of them, as text. Locks one shard of connections at a time.
+    /// Returns all metrics as text. Locks one shard of connections at a time.
     pub(super) fn text(&self, server: &Server) -> String {
         let mut all = Exposition::default();
         let counters = &server.counters;
@@ -36,27 +36,27 @@ impl Metrics {
         let live = server.live();
 
         let version = [(env!("CARGO_PKG_VERSION"), 1)];
-        all.add_each("philote_build_info", Gauge, "The version that runs.", "version", version);
+        all.add_each("philote_build_info", Gauge, "The running version.", "version", version);
         all.add("philote_connections", Gauge, "Open connections.", server.connected());
         all.add(
             "philote_connections_max",
             Gauge,
-            "The most that are taken: max_connections, or what the limit on open files leaves.",
+            "The most open connections: max_connections, or what the limit of open files allows.",
             live.max_connections,
         );
         all.add(
             "philote_connections_pending",
             Gauge,
-            "Connections that have shown no token.",
+            "Connections without a token so far.",
             server.pending(),
         );
         all.add("philote_draining", Gauge, "1 while the daemon stops.", u8::from(server.draining()));
         let accepted = count(&counters.accepted);
-        all.add("philote_connections_accepted_total", Counter, "Connections let in.", accepted);
+        all.add("philote_connections_accepted_total", Counter, "Connections admitted.", accepted);
         let reasons = server.closed.reasons();
         let closed = reasons.iter().map(|one| (one.reason, one.closed)).filter(|(_, count)| *count > 0);
         let name = "philote_connections_closed_total";
-        all.add_each(name, Counter, "Connections that ended, by reason.", "reason", closed);
+        all.add_each(name, Counter, "Connections closed, by reason.", "reason", closed);
         let refused = reasons.iter().map(|one| (one.reason, one.total - one.closed));
         let refused = refused.filter(|(_, count)| *count > 0);
         let name = "philote_requests_refused_total";
@@ -65,7 +65,7 @@ impl Metrics {
         let messages = count(&counters.messages_in);
         all.add("philote_messages_received_total", Counter, "Messages from clients and backends.", messages);
         let deliveries = server.hub.deliveries();
-        all.add("philote_deliveries_total", Counter, "Messages queued to readers.", deliveries);
+        all.add("philote_deliveries_total", Counter, "Messages queued for readers.", deliveries);
         let refused =
             [("bad_message", count(&counters.bad_messages)), ("forbidden", count(&counters.forbidden))];
         let name = "philote_messages_refused_total";
@@ -78,15 +78,20 @@ impl Metrics {
             limited,
         );
         self.connections(server, &mut all);
-        all.add("philote_channels", Gauge, "Channels that somebody reads.", server.hub.channel_count());
+        all.add("philote_channels", Gauge, "Channels with readers.", server.hub.channel_count());
         let refused = server.hub.budget().refused_bytes();
-        all.add("philote_queued_bytes", Gauge, "Bytes that wait for sockets which refuse them.", refused);
+        all.add("philote_queued_bytes", Gauge, "Bytes waiting for sockets that are full.", refused);
         let max = live.settings.limits.total_queue_bytes;
-        all.add("philote_queued_bytes_max", Gauge, "The most of these.", max);
+        all.add("philote_queued_bytes_max", Gauge, "The most bytes that may wait: total_queue_bytes.", max);
         let panics = count(&counters.panics);
-        all.add("philote_panics_total", Counter, "Connections that a fault of the daemon ended.", panics);
+        all.add("philote_panics_total", Counter, "Connections ended by a fault of the daemon.", panics);
         let dropped = self.log.dropped();
-        all.add("philote_log_records_dropped_total", Counter, "Log records that found no room.", dropped);
+        all.add(
+            "philote_log_records_dropped_total",
+            Counter,
+            "Log records dropped because the log was too slow.",
+            dropped,
+        );
 
         let reloads = [("applied", count(&counters.reloads)), ("refused", count(&counters.reloads_refused))];
         all.add_each("philote_reloads_total", Counter, "Reloads, by result.", "result", reloads);
@@ -94,17 +99,17 @@ impl Metrics {
             let name = "philote_last_reload_successful";
             all.add(name, Gauge, "1 if the last reload was applied.", u8::from(last.ok));
             let name = "philote_last_reload_timestamp_seconds";
-            all.add(name, Gauge, "When the last reload was.", unix(last.at.0));
+            all.add(name, Gauge, "Time of the last reload.", unix(last.at.0));
         }
         if let Some(tls) = &live.settings.tls {
             let name = "philote_tls_certificate_expiry_timestamp_seconds";
-            all.add(name, Gauge, "When the certificate is valid no longer.", tls.expires);
+            all.add(name, Gauge, "Expiry of the certificate.", tls.expires);
         }
         self.process(&mut all);
         all.into_text()
     }
 
-    /// What is summed over all connections.
+    /// Adds the sums over all connections.
     fn connections(&self, server: &Server, all: &mut Exposition) {
         let mut counts = [0; QUEUES.len() + 1];
         let mut waiting = 0;
@@ -121,20 +126,20 @@ impl Metrics {
         sent = self.sent.fetch_max(sent, Relaxed).max(sent);
         all.add("philote_received_bytes_total", Counter, "Bytes from clients.", received);
         all.add("philote_sent_bytes_total", Counter, "Bytes to clients.", sent);
-        let help = "Messages that wait for each connection, at this moment.";
+        let help = "Messages waiting for each connection at this moment.";
         all.add_sizes("philote_queue_messages", help, &QUEUES, &counts, waiting);
     }
 
-    /// What every program of Prometheus tells of its process. Left out where /proc is not to be read.
+    /// Adds the metrics of the process that every Prometheus client has. Leaves out those for which /proc cannot be read.
     fn process(&self, all: &mut Exposition) {
         let started = unix(self.started);
-        all.add("process_start_time_seconds", Gauge, "When the process started.", started);
+        all.add("process_start_time_seconds", Gauge, "Start time of the process.", started);
         if let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") {
             all.add("process_open_fds", Gauge, "Open descriptors.", descriptors.count());
         }
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
         if let Some(limit) = limit.current {
-            all.add("process_max_fds", Gauge, "The most descriptors.", limit);
+            all.add("process_max_fds", Gauge, "The limit of open descriptors.", limit);
         }
         let page = rustix::param::page_size() as u64;
         let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
@@ -143,7 +148,7 @@ impl Metrics {
             all.add("process_virtual_memory_bytes", Gauge, "Address space.", size * page);
             all.add("process_resident_memory_bytes", Gauge, "Memory in use.", resident * page);
         }
-        // The name, in brackets, may hold blanks; user and system time are the 12th and 13th word behind it.
+        // The name, in parentheses, may have blanks. User and system time are the 12th and 13th field after it.
         let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
         let words = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace();
         let ticks: Vec<u64> = words.skip(11).take(2).filter_map(|word| word.parse().ok()).collect();

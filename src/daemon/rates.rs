@@ -1,4 +1,4 @@
-//! The daemon's figures over the last seconds, for `status` and `systemctl status`.
+//! Rates over the last seconds, for `philotectl status` and `systemctl status`.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -9,18 +9,18 @@ use super::descriptors::RAISE_DESCRIPTORS;
 use crate::server::Server;
 use crate::sync::lock;
 
-/// Seconds that rates are taken over.
+/// Seconds over which rates are computed.
 const WINDOW: usize = 5;
 
-/// How often the rates of channels are taken: often enough to follow by eye, seldom enough that a hundred thousand
-/// channels cost half a percent of a core.
+/// The interval at which the rates of channels are sampled. It is short enough to watch, and long enough that a hundred
+/// thousand channels cost half a percent of a core.
 const CHANNELS_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The share of `max_connections` from which on a warning is due, and below which it may come again, in percent.
+/// The percentage of `max_connections` at which a warning is logged, and below which it may be logged again.
 const NEARLY_FULL: usize = 80;
-const EASED: usize = 70;
+const RECOVERED: usize = 70;
 
-/// Samples of the counters, one a second.
+/// Samples of the counters, one per second.
 #[derive(Default)]
 pub(super) struct Rates {
     samples: Mutex<VecDeque<Sample>>,
@@ -46,7 +46,7 @@ impl Sample {
 }
 
 impl Rates {
-    /// To be called once a second.
+    /// Takes a sample. Call it once per second.
     pub(super) fn sample(&self, server: &Server) {
         let mut samples = lock(&self.samples);
         if samples.len() > WINDOW {
@@ -62,7 +62,7 @@ impl Rates {
         }
     }
 
-    /// Messages and deliveries a second.
+    /// Returns the messages and the deliveries per second.
     pub(super) fn per_second(&self, server: &Server) -> (f64, f64) {
         let now = Sample::of(server);
         let Some(then) = lock(&self.samples).front().copied() else { return (0.0, 0.0) };
@@ -71,7 +71,7 @@ impl Rates {
         (rate(now.messages, then.messages), rate(now.deliveries, then.deliveries))
     }
 
-    /// One line for `systemctl status`.
+    /// Returns the status line for `systemctl status`.
     pub(super) fn line(&self, server: &Server) -> String {
         let (messages, deliveries) = self.per_second(server);
         format!(
@@ -82,27 +82,27 @@ impl Rates {
         )
     }
 
-    /// Warns once when most places are taken, and again only after it had eased.
+    /// Logs a warning when [`NEARLY_FULL`] is reached, and again only after the number fell below [`RECOVERED`].
     pub(super) fn warn_if_nearly_full(&self, server: &Server) {
         let (connected, max) = (server.connected(), server.live().max_connections);
         let percent = connected * 100 / max.max(1);
         if percent >= NEARLY_FULL && !self.warned.swap(true, Relaxed) {
             match server.live().descriptor_limit {
                 None => tracing::warn!(
-                    "{connected} of {max} connections are in use: more than max_connections are refused"
+                    "{connected} of {max} connections are open: more than max_connections are refused"
                 ),
                 Some(limit) => tracing::warn!(
-                    "{connected} of {max} connections are in use, as many as the limit of {limit} open files leaves: \
+                    "{connected} of {max} connections are open, the most that the limit of {limit} open files allows: \
                      more are refused; raise the limit ({RAISE_DESCRIPTORS})"
                 ),
             }
-        } else if percent < EASED {
+        } else if percent < RECOVERED {
             self.warned.store(false, Relaxed);
         }
     }
 }
 
-/// Resident memory of this process in bytes; 0 where /proc is not to be read.
+/// Returns the resident memory of this process in bytes, or 0 if /proc cannot be read.
 pub(super) fn resident_bytes() -> u64 {
     let pages = std::fs::read_to_string("/proc/self/statm").ok().and_then(|text| {
         let second = text.split_ascii_whitespace().nth(1)?;

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::drain::drain_time;
 use crate::admin::api::{Code, Failure, ReloadReport, Reloaded, Timestamp};
 use crate::config::{self, Changes, Environment, Loaded, Overrides, SecretSource, Settings};
 use crate::log::LogHandle;
@@ -160,7 +161,7 @@ impl Reloader {
             let secrets = settings.auth.secrets.iter().count();
             self.server.events.tell(|| Event::SecretChanged(SystemTime::now(), secrets));
         }
-        let spread = self.server.drain_time();
+        let spread = drain_time(&self.server);
         let closing = self.server.reload(settings, spread);
         loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         self.loaded = loaded;

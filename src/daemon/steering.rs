@@ -1,11 +1,11 @@
-//! What the administrator does to connections: disconnect, keep out, publish to.
+//! Actions of administrators on clients: disconnect, ban, publish.
 
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
-use super::listing::is_meant;
+use super::listing::matches;
 use crate::admin::api::{
     Code, DisconnectRequest, Disconnected, Failure, IdPrefix, Lifted, PublishRequest, Published,
     PublishedMessage, RefusedSubject, RefusedSubjects, Timestamp,
@@ -13,18 +13,18 @@ use crate::admin::api::{
 use crate::message::{ChannelName, Publish};
 use crate::server::{BanError, Leave, Server, unix_now};
 
-/// Ids in one request that are not whole: each is compared with every connection's.
+/// Prefixes of ids in one request. Each is compared with the id of every connection.
 const MAX_PREFIXES: usize = 100;
 
-/// Closes connections and keeps subjects out.
+/// Disconnects, bans and publishes for administrators.
 pub(super) struct Steering {
     server: Arc<Server>,
-    /// Where connections live, which the admin thread is not.
+    /// The runtime of the connections; the admin thread has another.
     runtime: Handle,
 }
 
 impl Steering {
-    /// Steers `server`, whose tasks run on `runtime`.
+    /// Acts on `server`, whose tasks run on `runtime`.
     pub(super) fn new(server: Arc<Server>, runtime: Handle) -> Steering {
         Steering { server, runtime }
     }
@@ -33,16 +33,16 @@ impl Steering {
         check(request)?;
         let until = request.refuse_for.map(|seconds| unix_now().saturating_add(seconds));
         let matched = if request.dry_run {
-            self.meant(request)?.len()
+            self.matching(request)?.len()
         } else {
             let leave = match (&request.subject, until) {
                 (Some(subject), Some(until)) => Leave::Refused { subject, until },
                 _ if request.reconnect => Leave::ToReconnect,
                 _ => Leave::ForGood,
             };
-            // Closes that are spread are spread by a task.
+            // Spreading closes over time takes a task.
             let _entered = self.runtime.enter();
-            self.server.disconnect(&leave, || self.meant(request))?
+            self.server.disconnect(&leave, || self.matching(request))?
         };
         Ok(Disconnected {
             matched: matched as u64,
@@ -51,13 +51,13 @@ impl Steering {
         })
     }
 
-    /// The connections that a request means, except those that are on their way out.
-    fn meant(&self, request: &DisconnectRequest) -> Result<Vec<Uuid>, Failure> {
+    /// Returns the connections that match a request, except those that are closing.
+    fn matching(&self, request: &DisconnectRequest) -> Result<Vec<Uuid>, Failure> {
         let (channel, subject) = (request.channel.as_deref(), request.subject.as_deref());
         let mut ids = Vec::new();
         let mut look_at = |connection: &Arc<crate::hub::Connection>| {
             let open = connection.outbox.closing().is_none();
-            if open && is_meant(connection, channel, subject, request.address) {
+            if open && matches(connection, channel, subject, request.address) {
                 ids.push(connection.id());
             }
         };
@@ -80,8 +80,8 @@ impl Steering {
             });
         }
         if let Some((prefix, count)) = prefixes.iter().zip(found).find(|(_, count)| *count > 1) {
-            let message = format!("the ids of {count} connections begin with {prefix}");
-            return Err(Failure::new(Code::Refused, message).hint("give more of the id"));
+            let message = format!("{count} connections have ids that begin with {prefix}");
+            return Err(Failure::new(Code::Refused, message).hint("give a longer prefix"));
         }
         ids.sort_unstable();
         ids.dedup();
@@ -112,7 +112,7 @@ impl Steering {
             let text = message.data.as_ref().map(serde_json::to_string).transpose();
             let text = text.map_err(|error| refuse(error.to_string()))?;
             if text.as_ref().is_some_and(|text| text.len() > limits.1) {
-                return Err(refuse(format!("data is over max_message_size, {} bytes", limits.1)));
+                return Err(refuse(format!("data is longer than max_message_size, {} bytes", limits.1)));
             }
             texts.push(text);
         }
@@ -137,20 +137,24 @@ impl Steering {
     }
 }
 
-/// Whether a request says whom it means, and nothing that contradicts it.
+/// Checks that a request selects connections without contradicting itself.
 fn check(request: &DisconnectRequest) -> Result<(), Failure> {
     let DisconnectRequest { ids, channel, subject, address, all, reconnect, refuse_for, .. } = request;
     let others = !ids.is_empty() || channel.is_some() || address.is_some();
     let wrong = match () {
-        () if *all && (others || subject.is_some()) => "all means everybody: give nothing beside it",
-        () if !*all && !others && subject.is_none() => "say whom: ids, channel, subject, address or all",
-        () if refuse_for.is_some() && (others || subject.is_none()) => {
-            "refuse_for keeps a subject out: give a subject and nothing beside it"
+        () if *all && (others || subject.is_some()) => {
+            "all selects every connection: leave out the other filters"
         }
-        () if refuse_for.is_some() && *reconnect => "who is refused can't be asked to reconnect",
-        () if *refuse_for == Some(0) => "refuse_for must be a second at least",
+        () if !*all && !others && subject.is_none() => {
+            "the request selects nobody: give ids, channel, subject, address or all"
+        }
+        () if refuse_for.is_some() && (others || subject.is_none()) => {
+            "refuse_for bans a subject: give subject and no other filter"
+        }
+        () if refuse_for.is_some() && *reconnect => "refuse_for and reconnect exclude each other",
+        () if *refuse_for == Some(0) => "refuse_for must be at least 1 second",
         () if ids.iter().filter(|id| id.whole().is_none()).count() > MAX_PREFIXES => {
-            "at most 100 ids may be cut short"
+            "at most 100 ids may be prefixes"
         }
         () => return Ok(()),
     };
@@ -163,7 +167,7 @@ impl From<BanError> for Failure {
             BanError::TooMany => Failure::new(Code::Conflict, error.to_string())
                 .hint("lift some: philotectl refused --remove SUBJECT"),
             BanError::Spreads(_) => Failure::new(Code::Conflict, error.to_string())
-                .hint("nothing was done: try again when they are done"),
+                .hint("nothing was done: try again when they are finished"),
             BanError::NotRemembered(error) => {
                 Failure::new(Code::Internal, error.to_string()).hint("nothing was changed")
             }

@@ -162,7 +162,7 @@ fn a_slow_follower_loses_and_is_told_while_delivery_goes_on() {
     // Its place is free again.
     let followers: Vec<Follower> = (0..16).map(|_| Follower::start(&daemon, &[])).collect();
     let (code, text) = ctl(&daemon, &["events"]);
-    assert_eq!((code, text.as_str()), (1, "16 follow events already\n"));
+    assert_eq!((code, text.as_str()), (1, "16 clients follow events already\n"));
     drop(followers);
 }
 
@@ -215,7 +215,7 @@ fn publish_obeys_the_limits_of_messages() {
     assert_eq!(answer, expected);
     assert_eq!((reader.data(), reader.data()), ("a".into(), "b".into()));
     let (code, text) = ctl(&daemon, &["publish", "chat", &"x".repeat(2_000)]);
-    assert_eq!((code, text.as_str()), (1, "message 0: data is over max_message_size, 1024 bytes\n"));
+    assert_eq!((code, text.as_str()), (1, "message 0: data is longer than max_message_size, 1024 bytes\n"));
     let (code, text) = ctl(&daemon, &["publish", "", "x"]);
     assert_eq!((code, text.as_str()), (1, "message 0: a channel's name must not be empty\n"));
     reader.settle();

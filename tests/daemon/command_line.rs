@@ -157,8 +157,8 @@ fn without_an_admin_socket_it_serves_and_philotectl_says_so() {
         Daemon::start_with("[admin]\nsocket = \"none\"\n[metrics]\nlisten = \"127.0.0.1:0\"\n", |command| {
             command.env_remove("PHILOTE_ADMIN_SOCKET");
         });
-    assert!(daemon.log().contains("it has no admin socket"), "{}", daemon.log());
-    assert!(daemon.log().contains("its figures are at http://127.0.0.1:"), "{}", daemon.log());
+    assert!(daemon.log().contains("there is no admin socket"), "{}", daemon.log());
+    assert!(daemon.log().contains("the metrics are at http://127.0.0.1:"), "{}", daemon.log());
     let mut client = daemon.client(&["c"]);
     client.settle();
     let files: Vec<_> =
@@ -204,7 +204,7 @@ fn the_descriptor_limit_is_said_at_start() {
     // What is in the way is named wherever a person reads that it is full.
     let answer = daemon.exchange(crate::support::upgrade(&token, "Connection: close\r\n"));
     assert!(answer.contains("its limit of 200 open files leaves 136 connections"), "{answer}");
-    daemon.wait_for_line("as many as the limit of 200 open files leaves");
+    daemon.wait_for_line("the most that the limit of 200 open files allows");
     let (_, status) = crate::admin::ctl(&daemon, &["status"]);
     let full = "136 of 136, FULL: raise the limit of 200 open files (LimitNOFILE= in the unit, ulimit -n in a shell)";
     assert!(status.contains(full) && !status.contains("raise max_connections"), "{status}");

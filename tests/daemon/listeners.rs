@@ -120,7 +120,7 @@ fn a_unix_socket_is_served_replaced_and_removed() {
     let output = philote(second.path()).env("SECRET", SECRET).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("is in use already"), "{said}");
+    assert!(said.contains("is in use: "), "{said}");
 
     daemon.signal(Signal::TERM);
     assert_eq!(one.closed().0, 1001);

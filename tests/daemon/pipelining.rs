@@ -94,7 +94,7 @@ impl Everywhere {
         let listeners = daemon.admin("GET", "/v1/status", "")["listeners"].clone();
         let (tls, proxy) = (port(listeners[1].as_str().unwrap()), port(listeners[2].as_str().unwrap()));
         let log = daemon.log();
-        let metrics = port(log.split("its figures are at ").nth(1).unwrap().lines().next().unwrap());
+        let metrics = port(log.split("the metrics are at ").nth(1).unwrap().lines().next().unwrap());
         Everywhere { daemon, authority, tls, proxy, metrics }
     }
 

@@ -99,7 +99,7 @@ impl Daemon {
         let mut daemon = Daemon { child, port: 0, directory, lines, log };
         let line = daemon.wait_for_line("listening on ");
         daemon.port = port_in(&line);
-        daemon.wait_for_line("for a token to try it with");
+        daemon.wait_for_line("for a first test, get a token with");
         daemon
     }
 

@@ -251,7 +251,7 @@ fn fault_65_a_stopped_journald_stops_nothing() {
     deaf.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut bytes = [0; 65_536];
     let mut seen = String::new();
-    while !seen.contains("for a token to try it with") {
+    while !seen.contains("for a first test, get a token with") {
         let count = deaf.recv(&mut bytes).unwrap();
         seen.push_str(&String::from_utf8_lossy(&bytes[..count]));
     }

@@ -68,7 +68,10 @@ fn an_id_that_is_cut_too_short_is_not_guessed() {
     let answers: Vec<(i32, String)> =
         digits.iter().map(|digit| ctl(&daemon, &["disconnect", "--dry-run", digit])).collect();
     let (_, ambiguous) = answers.iter().find(|(code, _)| *code == 1).unwrap();
-    assert!(ambiguous.ends_with("\ngive more of the id\n") && ambiguous.contains(" connections begin with "));
+    assert!(
+        ambiguous.ends_with("\ngive a longer prefix\n")
+            && ambiguous.contains(" connections have ids that begin with ")
+    );
     clients.iter_mut().for_each(Client::settle);
 }
 

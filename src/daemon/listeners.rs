@@ -1,0 +1,125 @@
+//! Opens the listeners, and removes their Unix sockets at the end.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+
+use super::error::{self, StartError};
+use crate::config::{Address, Listener, Settings};
+use crate::server::{Server, listener};
+use crate::systemd::{self, PassedListener, PassedSocket};
+
+/// The open listeners, each with a running accept loop.
+pub(super) struct Listeners {
+    /// The listeners, with the addresses at which they are bound.
+    pub(super) open: Vec<Listener>,
+    /// Whether systemd passed the sockets. It keeps them open after the daemon stops.
+    pub(super) from_systemd: bool,
+    accept_loops: Vec<JoinHandle<()>>,
+    /// The Unix sockets that the daemon created, with their inodes.
+    created: Vec<(PathBuf, u64)>,
+}
+
+impl Listeners {
+    /// Takes the sockets that systemd passed, or else binds those of `listen`, and starts their accept loops.
+    pub(super) fn open(
+        server: &Arc<Server>,
+        runtime: &Runtime,
+        settings: &Settings,
+    ) -> Result<Listeners, StartError> {
+        let passed = systemd::passed_listeners()?;
+        let from_systemd = !passed.is_empty();
+        let sockets = if from_systemd {
+            passed.into_iter().map(|passed| describe(passed, settings)).collect::<Result<_, _>>()?
+        } else {
+            bind(settings)?
+        };
+        let (mut open, mut accept_loops) = (Vec::new(), Vec::new());
+        for (socket, listener) in sockets {
+            let (door, address): (listener::Door, _) = match socket {
+                PassedSocket::Tcp(socket) => {
+                    let socket = TcpListener::from_std(socket).map_err(StartError::Runtime)?;
+                    let address = socket.local_addr().map_err(StartError::Runtime)?;
+                    if settings.dev && !address.ip().is_loopback() {
+                        return Err(StartError::DevSocket(address));
+                    }
+                    server.set_port(address.port());
+                    (socket.into(), Address::Tcp(address))
+                }
+                PassedSocket::Unix(socket) => (
+                    UnixListener::from_std(socket).map_err(StartError::Runtime)?.into(),
+                    listener.address.clone(),
+                ),
+            };
+            accept_loops.push(runtime.spawn(listener::accept(server.clone(), door.of(&listener))));
+            open.push(Listener { address, ..listener });
+        }
+        let created = if from_systemd { Vec::new() } else { sockets_with_inodes(&open) };
+        Ok(Listeners { open, from_systemd, accept_loops, created })
+    }
+
+    /// Stops accepting connections.
+    pub(super) fn stop_accepting(&self) {
+        self.accept_loops.iter().for_each(JoinHandle::abort);
+    }
+
+    /// Removes the Unix sockets that the daemon created, except those that another daemon has replaced.
+    pub(super) fn remove_sockets(self) {
+        for (path, inode) in self.created {
+            if std::fs::symlink_metadata(&path).is_ok_and(|found| found.ino() == inode) {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+}
+
+/// Binds the addresses of `listen`. The default address falls back to IPv4 on a machine without IPv6.
+fn bind(settings: &Settings) -> Result<Vec<(PassedSocket, Listener)>, StartError> {
+    let mut bound = Vec::new();
+    for listener in settings.listen.listeners() {
+        let failed = |source| StartError::Bind { address: listener.address.clone(), source };
+        let socket = match &listener.address {
+            Address::Unix(path) => PassedSocket::Unix(listener::bind_unix(path).map_err(failed)?),
+            Address::Tcp(address) => {
+                let socket = match (listener::bind(*address), settings.listen.without_ipv6()) {
+                    (Err(error), Some(ipv4)) if error::means_no_ipv6(&error) => listener::bind(ipv4),
+                    (result, _) => result,
+                };
+                PassedSocket::Tcp(socket.map_err(failed)?)
+            }
+        };
+        bound.push((socket, listener.clone()));
+    }
+    Ok(bound)
+}
+
+/// Returns a socket that systemd passed with the listener of `listen` that describes it.
+fn describe(passed: PassedListener, settings: &Settings) -> Result<(PassedSocket, Listener), StartError> {
+    let address = match &passed.socket {
+        PassedSocket::Tcp(socket) => Address::Tcp(socket.local_addr().map_err(StartError::Runtime)?),
+        PassedSocket::Unix(socket) => {
+            let address = socket.local_addr().map_err(StartError::Runtime)?;
+            Address::Unix(address.as_pathname().unwrap_or(Path::new("")).to_owned())
+        }
+    };
+    let listener = settings.listen.for_passed_socket(&address).unwrap_or_else(|| {
+        tracing::warn!(
+            "listen has no entry for {address}, which systemd passed: it is treated like a plain string in listen"
+        );
+        let tls = settings.tls.is_some() && matches!(address, Address::Tcp(_));
+        Listener { tls, ..Listener::plain(address) }
+    });
+    Ok((passed.socket, listener))
+}
+
+fn sockets_with_inodes(open: &[Listener]) -> Vec<(PathBuf, u64)> {
+    let socket = |listener: &Listener| match &listener.address {
+        Address::Unix(path) => Some((path.clone(), std::fs::symlink_metadata(path).ok()?.ino())),
+        Address::Tcp(_) => None,
+    };
+    open.iter().filter_map(socket).collect()
+}
