@@ -1,4 +1,4 @@
-//! The manual pages name everything that the code has: each key, option, command, exit status, close code and path.
+//! The manual pages describe everything in the code: each key, option, command, exit status, close code and path.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that fails should say where")]
 
@@ -9,7 +9,7 @@ use philote::close::CloseReason;
 use philote::config::{Environment, KEYS, Overrides, Reload, load};
 use philote::token::ApiRight;
 
-/// A page's source, or that of a part of it.
+/// The source of a page or of a part of it.
 struct Page {
     name: String,
     text: String,
@@ -21,7 +21,7 @@ impl Page {
         Page { name: format!("man/{name}"), text: fs::read_to_string(path).unwrap() }
     }
 
-    /// What stands between the line `header` and the next line that begins with one of `ends`.
+    /// The lines from `header` to the next line that begins with one of `ends`.
     fn part(&self, header: &str, ends: &[&str]) -> Option<Page> {
         let after =
             self.text.lines().skip_while(|line| *line != header && !line.starts_with(&format!("{header} ")));
@@ -35,7 +35,7 @@ impl Page {
         self.part(&format!(".Sh {title}"), &[".Sh"]).unwrap_or_else(|| panic!("{} has no {title}", self.name))
     }
 
-    /// Whether `word` is there, not as the beginning of a longer one.
+    /// Whether the page contains `word`, but not as a part of a longer word.
     fn has(&self, word: &str) -> bool {
         let goes_on = |c: char| c.is_alphanumeric() || c == '_' || c == '-' || c == '/';
         self.text.match_indices(word).any(|(at, _)| {
@@ -46,13 +46,13 @@ impl Page {
     }
 }
 
-/// Fails with a sentence for each thing that is missing.
+/// Fails with one sentence for each missing item.
 fn expect_nothing(missing: &[String]) {
-    assert!(missing.is_empty(), "the manual is behind the code:\n  {}\n", missing.join("\n  "));
+    assert!(missing.is_empty(), "the manual lacks parts of the code:\n  {}\n", missing.join("\n  "));
 }
 
 #[test]
-fn every_key_has_its_entry() {
+fn every_key_has_an_entry() {
     let page = Page::read("philote.toml.5");
     let mut missing = Vec::new();
     for key in KEYS {
@@ -89,7 +89,7 @@ fn every_key_has_its_entry() {
 }
 
 #[test]
-fn every_entry_is_of_a_key_and_its_example_is_valid() {
+fn every_entry_names_a_key_and_has_a_valid_example() {
     let page = Page::read("philote.toml.5").section("KEYS");
     let mut section = String::new();
     let mut examples = 0;
@@ -103,7 +103,10 @@ fn every_entry_is_of_a_key_and_its_example_is_valid() {
             continue;
         };
         let key = KEYS.iter().find(|key| key.section() == section && key.name() == name);
-        assert!(key.is_some(), "man/philote.toml.5 has an entry for {name} in [{section}], which is no key");
+        assert!(
+            key.is_some(),
+            "man/philote.toml.5 has an entry for {name} in [{section}], which is not a key"
+        );
         let title = if section.is_empty() {
             ".Ss \\&At the top of the file".into()
         } else {
@@ -112,7 +115,7 @@ fn every_entry_is_of_a_key_and_its_example_is_valid() {
         let part = page.part(&title, &[".Ss"]).unwrap();
         let entry = part.part(&format!(".It Ic {name}"), &[".It", ".El"]).unwrap();
         let Some(value) = example(&entry, name) else { continue };
-        // What names files depends on the machine.
+        // Values that name files depend on the machine.
         if value.contains("\"/") {
             continue;
         }
@@ -122,7 +125,7 @@ fn every_entry_is_of_a_key_and_its_example_is_valid() {
         let overrides = Overrides { config: Some(file.path().to_owned()), ..Overrides::default() };
         let environment = Environment::new([("HOME", file.path().parent().unwrap().as_os_str())]);
         if let Err(error) = load(&overrides, &environment) {
-            // Some keys come in pairs; the example of one alone is told to want the other.
+            // Some keys come in pairs, and the error for one without the other names no line.
             let line = if section.is_empty() { ":1:" } else { ":2:" };
             assert!(!error.to_string().contains(line), "man/philote.toml.5: {name} = {value}: {error}");
         }
@@ -143,7 +146,7 @@ fn help(program: &str, words: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The long options and, where there is only that, short ones of a help text.
+/// The options of a help text: the long ones, and short ones without a long form.
 fn options(help: &str) -> Vec<String> {
     let option = |line: &str| {
         let line = line.trim_start();
@@ -154,12 +157,12 @@ fn options(help: &str) -> Vec<String> {
         Some(word.split([' ', '=', '.', '[']).next()?.to_owned())
     };
     let lines = help.lines().filter(|line| line.starts_with("  ") && line.trim_start().starts_with('-'));
-    // "- open: ..." is a possible value.
+    // "- open: ..." is a possible value, not an option.
     let lines = lines.filter(|line| !line.trim_start().starts_with("- "));
     lines.filter_map(option).collect()
 }
 
-/// The words below a help text's "Commands:".
+/// The command names below a help text's "Commands:".
 fn commands(help: &str) -> Vec<String> {
     let lines =
         help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
@@ -171,7 +174,7 @@ fn commands(help: &str) -> Vec<String> {
         .collect()
 }
 
-/// As mdoc writes it: `--reason` is `Fl -reason`, `-x` is `Fl x`.
+/// An option in mdoc: `--reason` is `Fl -reason`, `-x` is `Fl x`.
 fn flag(option: &str) -> String {
     option.replacen('-', "", 1)
 }
@@ -283,7 +286,7 @@ fn every_close_code_is_described() {
 
 #[test]
 fn every_path_of_the_http_api_is_described() {
-    // Which is held against the code by a test of its own.
+    // Another test compares this file with the code.
     let path = format!("{}/src/server/http/api/openapi.json", env!("CARGO_MANIFEST_DIR"));
     let document: serde_json::Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
     let http = Page::read("philote-protocol.7").section("HTTP API");
@@ -307,9 +310,9 @@ fn every_right_of_the_http_api_is_described() {
     expect_nothing(&missing.map(|name| format!("{} has no {name}", page.name)).collect::<Vec<_>>());
 }
 
-/// Where a word of a macro's line begins with a quotation mark, mdoc takes it for its own and does not print it.
+/// mdoc takes a quotation mark at the beginning of an argument as its own and does not print it.
 #[test]
-fn no_quotation_mark_is_lost() {
+fn no_quotation_mark_is_lost_in_mdoc() {
     let mut lost = Vec::new();
     for entry in fs::read_dir(format!("{}/man", env!("CARGO_MANIFEST_DIR"))).unwrap() {
         let page = Page::read(entry.unwrap().file_name().to_str().unwrap());

@@ -1,4 +1,4 @@
-//! philotectl as a process: what it prints for whom, and how it ends.
+//! philotectl as a process: its output for people and programs, and its exit status.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
@@ -8,7 +8,8 @@ use std::process::Command;
 use philote::admin::api::*;
 use serde_json::json;
 
-use crate::fake::{Daemon, Ended, SECRET, TOKEN, gate, philotectl, run};
+use crate::fake::{Daemon, SECRET, TOKEN, gate};
+use crate::process::{Ended, philotectl, run};
 use crate::terminal::OnTerminal;
 
 pub(crate) const EVERY_COMMAND: [&str; 20] = [
@@ -39,7 +40,7 @@ fn ended(code: i32, out: &str, err: &str) -> Ended {
 }
 
 #[test]
-fn status_piped_is_plain_and_exact() {
+fn status_in_a_pipe_is_plain_and_exact() {
     let daemon = Daemon::start();
     let expected = "version\t1.0.0\nstate\tserving\nprocess\t4711\nup\t3 days 4 h, since 2026-11-22T10:45:00Z\n\
                     listening\t[::]:6380\nconnections\t12 of 255\n\
@@ -51,7 +52,7 @@ fn status_piped_is_plain_and_exact() {
 }
 
 #[test]
-fn status_says_when_it_is_full_draining_or_was_refused_a_reload() {
+fn status_reports_a_full_server_a_drain_and_a_refused_reload() {
     let daemon = Daemon::start();
     {
         let mut status = daemon.fake.status.lock().unwrap();
@@ -79,13 +80,13 @@ fn status_says_when_it_is_full_draining_or_was_refused_a_reload() {
 }
 
 #[test]
-fn on_a_terminal_it_is_aligned_and_coloured_unless_told_not_to() {
+fn output_on_a_terminal_is_aligned_and_coloured_unless_no_color_is_set() {
     let daemon = Daemon::start();
     daemon.fake.status.lock().unwrap().connections = 255;
     let on_terminal = |no_color: &str| {
         let mut command = philotectl(&daemon.path, "status");
         let mut terminal = OnTerminal::start(command.env("NO_COLOR", no_color));
-        // Its last line.
+        // The last line of the output.
         let shown = terminal.see("older one still verifies\r\n").replace('\r', "");
         assert_eq!(terminal.end(), 0);
         shown
@@ -100,7 +101,7 @@ fn on_a_terminal_it_is_aligned_and_coloured_unless_told_not_to() {
 }
 
 #[test]
-fn token_prints_the_token_alone() {
+fn token_prints_only_the_token_on_standard_output() {
     let daemon = Daemon::start();
     let token = format!("{TOKEN}\n");
     let mut issued = daemon.ctl("token --read chat --read news --write chat --subject alice --expires-in 1h");
@@ -179,7 +180,7 @@ fn secrets_are_shown_set_and_rotated() {
 }
 
 #[test]
-fn reload_says_what_came_of_it() {
+fn reload_prints_its_result() {
     let daemon = Daemon::start();
     let applied = "applied\tlimits.queue_bytes, log.level\nneeds a restart\tlisten\n\
                    closing\t2 connections whose key was removed are being closed\n";
@@ -194,7 +195,7 @@ fn reload_says_what_came_of_it() {
 }
 
 #[test]
-fn wait_ready_waits() {
+fn wait_ready_waits_until_the_daemon_serves_or_the_timeout_ends() {
     let daemon = Daemon::start();
     assert_eq!(daemon.ctl("wait-ready"), ended(0, "philote is ready\n", ""));
     *daemon.fake.ready.lock().unwrap() = Err(Failure::new(Code::NotReady, "philote is starting"));
@@ -217,7 +218,7 @@ fn wait_ready_waits() {
 }
 
 #[test]
-fn every_command_against_a_stopped_daemon() {
+fn every_command_reports_a_stopped_daemon() {
     let mut daemon = Daemon::start();
     daemon.stop();
     let socket = daemon.path.display();
@@ -263,7 +264,7 @@ fn every_command_speaks_json_and_survives_a_closed_pipe() {
 }
 
 #[test]
-fn wrong_arguments_are_one_line_and_one_hint() {
+fn wrong_arguments_print_one_line_and_one_hint() {
     for (line, message, hint) in [
         ("statsu", "unrecognized subcommand 'statsu'", "a similar subcommand exists: 'status'"),
         ("status --jsno", "unexpected argument '--jsno' found", "a similar argument exists: '--json'"),
@@ -299,7 +300,7 @@ fn a_daemon_that_does_not_answer_is_a_timeout() {
     go.send(()).unwrap();
 }
 
-/// Answers one connection with bytes as they are.
+/// Answers one connection with these bytes.
 fn answering(answer: String) -> (tempfile::TempDir, std::path::PathBuf, std::thread::JoinHandle<()>) {
     let scratch = tempfile::tempdir().unwrap();
     let path = scratch.path().join("admin.sock");
@@ -313,7 +314,7 @@ fn answering(answer: String) -> (tempfile::TempDir, std::path::PathBuf, std::thr
 }
 
 #[test]
-fn fault_69_a_daemon_of_another_version_and_what_is_no_daemon_are_told_apart() {
+fn fault_69_another_version_and_another_program_get_different_errors() {
     let version = env!("CARGO_PKG_VERSION");
     let other = format!(
         "the running philote is version 0.9.0, this program is version {version}, and these versions \
@@ -342,7 +343,7 @@ fn fault_69_a_daemon_of_another_version_and_what_is_no_daemon_are_told_apart() {
 }
 
 #[test]
-fn the_socket_is_found_by_option_then_environment_then_session() {
+fn the_socket_comes_from_the_option_then_the_environment_then_the_session() {
     let daemon = Daemon::start();
     let mut by_option = Command::new(env!("CARGO_BIN_EXE_philotectl"));
     by_option
@@ -353,7 +354,7 @@ fn the_socket_is_found_by_option_then_environment_then_session() {
         .arg("status");
     assert_eq!(run(by_option, b"").code, 0);
 
-    // In a session: nothing at the system's place (or a daemon that is not this one), ours in the runtime directory.
+    // In a session: no daemon (or another one) at the system's path, ours in the runtime directory.
     let session = daemon.directory().join("philote");
     std::fs::create_dir(&session).unwrap();
     std::fs::rename(&daemon.path, session.join("admin.sock")).unwrap();

@@ -1,11 +1,9 @@
-//! A daemon that is only its answers: the real admin server over a made-up `Control`.
+//! A fake daemon: the real admin server over a `Control` with canned answers.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, LazyLock, Mutex};
 
@@ -16,22 +14,20 @@ use philote::admin::{Control, EventStream};
 
 use crate::output;
 
-/// What must appear in no log, and in no answer but those that are asked for it.
+/// Must appear in no log, and only in answers that contain the secret by design.
 pub(crate) const SECRET: &str = "correct-horse-battery-staple";
-/// The same of the token that is issued.
+/// The same for the issued token.
 pub(crate) const TOKEN: &str = "header.claims.signature";
-/// An unprivileged user that exists everywhere.
-pub(crate) const NOBODY: u32 = 65534;
 
-/// Answers as it was told to.
+/// A `Control` whose answers the test sets.
 pub(crate) struct Fake {
     pub(crate) status: Mutex<Status>,
     pub(crate) reload: Mutex<Result<Reloaded, Failure>>,
     pub(crate) ready: Mutex<Result<Ready, Failure>>,
     pub(crate) inspection: Mutex<Inspection>,
-    /// What arrived, for the test to look at.
+    /// The requests that arrived, for the test to check.
     pub(crate) seen: Mutex<Vec<String>>,
-    /// A reload tells that it has begun and waits here, where a test asked for that.
+    /// If set, a reload reports its start and waits here.
     pub(crate) gate: Mutex<Option<(Sender<()>, Receiver<()>)>>,
 }
 
@@ -203,7 +199,7 @@ pub(crate) fn a_channel() -> Channel {
     Channel { channel: "chat".into(), readers: 1234, writers: 5, messages: 678, messages_per_second }
 }
 
-/// One of each kind.
+/// One event of each kind.
 pub(crate) fn every_event() -> Vec<Event> {
     let at = Timestamp::from_unix(1_795_344_300);
     let Connection { id, subject, address, .. } = connection();
@@ -240,7 +236,7 @@ impl Fake {
     }
 }
 
-/// A running fake, on a socket in a directory of its own.
+/// A running fake daemon, on a socket in its own directory.
 pub(crate) struct Daemon {
     pub(crate) fake: Arc<Fake>,
     pub(crate) path: PathBuf,
@@ -257,7 +253,7 @@ impl Daemon {
     pub(crate) fn with_mode(mode: u32) -> Self {
         LazyLock::force(&LOG);
         let scratch = tempfile::tempdir().unwrap();
-        // Others may come as far as the socket: its own mode is what keeps them out.
+        // Other users may reach the socket; only its mode keeps them out.
         std::fs::set_permissions(scratch.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let path = scratch.path().join("admin.sock");
         let reloaded = Reloaded {
@@ -296,15 +292,10 @@ impl Daemon {
         self.scratch.path()
     }
 
-    /// Runs philotectl with the words of `line` against this daemon.
-    pub(crate) fn ctl(&self, line: &str) -> Ended {
-        run(philotectl(&self.path, line), b"")
-    }
-
-    /// Sends bytes as they are and reads until the server closes.
+    /// Sends these bytes and reads until the server closes.
     pub(crate) fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = UnixStream::connect(&self.path).unwrap();
-        // The server may have heard enough before all is written.
+        // The server may answer and close before everything is written.
         let _ = stream.write_all(bytes);
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
@@ -316,7 +307,7 @@ impl Daemon {
         answer
     }
 
-    /// One request by hand: status line and body.
+    /// Sends one request by hand, and returns the status code and the body.
     pub(crate) fn http(&self, method: &str, path: &str, body: &str) -> (u16, serde_json::Value) {
         let length = body.len();
         let answer = self.raw(
@@ -324,7 +315,7 @@ impl Daemon {
                 .as_bytes(),
         );
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        assert!(body.ends_with('\n'), "an answer ends its line, for people with curl");
+        assert!(body.ends_with('\n'), "the answer must end with a newline, for users of curl");
         (head[9..12].parse().unwrap(), serde_json::from_str(body).unwrap())
     }
 }
@@ -362,66 +353,7 @@ pub(crate) fn status() -> Status {
     }
 }
 
-/// philotectl with the words of `line`, told to use the socket at `path`, in an environment of its own.
-pub(crate) fn philotectl(path: &Path, line: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_philotectl"));
-    command.args(line.split_whitespace()).env_clear().env("PHILOTE_ADMIN_SOCKET", path);
-    command
-}
-
-/// How a process ended.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Ended {
-    pub(crate) code: i32,
-    pub(crate) out: String,
-    pub(crate) err: String,
-}
-
-impl Ended {
-    pub(crate) fn json(&self) -> serde_json::Value {
-        assert_eq!(self.err, "", "with --json nothing is told on the side");
-        serde_json::from_str(&self.out).unwrap()
-    }
-}
-
-pub(crate) fn run(mut command: Command, stdin: &[u8]) -> Ended {
-    let line: Vec<String> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // It may end without having read it.
-    let _ = child.stdin.take().unwrap().write_all(stdin);
-    let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
-    let ended = Ended {
-        code: status.code().unwrap_or(-1),
-        out: String::from_utf8(stdout).unwrap(),
-        err: String::from_utf8(stderr).unwrap(),
-    };
-    output::keep(&ended.err);
-    // A shell's line is one word.
-    if !output::may_print_secrets(line.iter().flat_map(|word| word.split_whitespace())) {
-        output::keep(&ended.out);
-    }
-    ended
-}
-
-/// philotectl run by another user, from a copy that this user can reach. Only root can become another.
-pub(crate) fn as_nobody(daemon: &Daemon, line: &str) -> Ended {
-    assert!(rustix::process::geteuid().is_root(), "this test needs root");
-    let scratch = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(scratch.path(), PermissionsExt::from_mode(0o755)).unwrap();
-    let program = scratch.path().join("philotectl");
-    // Not written by this process: a test that starts another program at this instant would hold the copy open for
-    // writing, and what is open for writing can't be run.
-    assert!(
-        Command::new("cp").arg(env!("CARGO_BIN_EXE_philotectl")).arg(&program).status().unwrap().success()
-    );
-    let mut command = Command::new(program);
-    command.args(line.split_whitespace()).env_clear().env("PHILOTE_ADMIN_SOCKET", &daemon.path);
-    command.uid(NOBODY).gid(NOBODY).current_dir("/");
-    run(command, b"secret")
-}
-
-/// All that was logged by this process, as text.
+/// Everything that this process has logged, as text.
 pub(crate) fn log() -> String {
     String::from_utf8(LOG.lock().unwrap().clone()).unwrap()
 }
@@ -448,7 +380,7 @@ impl Write for Lines {
     }
 }
 
-/// A gate that a reload waits at: `begun` yields when it stands there, dropping `go` or sending opens it.
+/// A gate at which a reload waits: `begun` yields when the reload is there; sending to `go` or dropping it opens the gate.
 pub(crate) fn gate(fake: &Fake) -> (Receiver<()>, Sender<()>) {
     let ((begun_in, begun), (go, go_out)) = (channel(), channel());
     *fake.gate.lock().unwrap() = Some((begun_in, go_out));

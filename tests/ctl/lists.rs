@@ -1,17 +1,18 @@
-//! The lists and what acts on them: what is asked of the daemon, and how its answer is printed for whom.
+//! The lists and the commands that act on them: the requests to the daemon, and how each answer is printed.
 
 use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::fake::{self, Daemon, Ended, philotectl, run};
+use crate::fake::{self, Daemon};
+use crate::process::{Ended, philotectl, run};
 use crate::terminal::OnTerminal;
 
 fn ended(code: i32, out: &str, err: &str) -> Ended {
     Ended { code, out: out.into(), err: err.into() }
 }
 
-/// What stands on a terminal of this width.
+/// The output on a terminal with this number of columns.
 fn on_terminal(daemon: &Daemon, line: &str, columns: u16, last: &str) -> String {
     let mut command = philotectl(&daemon.path, line);
     let mut terminal = OnTerminal::start_with(command.env("NO_COLOR", "1"), columns);
@@ -21,7 +22,7 @@ fn on_terminal(daemon: &Daemon, line: &str, columns: u16, last: &str) -> String 
 }
 
 #[test]
-fn connections_piped_are_whole_and_plain() {
+fn connections_in_a_pipe_are_plain_and_not_truncated() {
     let daemon = Daemon::start();
     let row = |id: &str, subject: &str, channels: &str| {
         format!(
@@ -46,7 +47,7 @@ fn connections_piped_are_whole_and_plain() {
 }
 
 #[test]
-fn lists_fit_the_terminal_and_say_what_they_leave_out() {
+fn lists_fit_the_terminal_and_report_omitted_rows() {
     let daemon = Daemon::start();
     let wide = on_terminal(&daemon, "connections", 160, "12,345 connections");
     let expected = "\
@@ -61,7 +62,7 @@ showing 2 of 12,345 connections";
     assert_eq!(
         daemon.fake.last_seen().split("limit").nth(1),
         Some(": Some(100) }"),
-        "a person gets what a person can read"
+        "a terminal gets readable units"
     );
     for columns in [80, 100, 120] {
         for line in ["connections", "connections --state closed", "channels", "refused"] {
@@ -71,7 +72,7 @@ showing 2 of 12,345 connections";
         }
     }
     let narrow = on_terminal(&daemon, "connections --sort queued", 80, "12,345 connections");
-    assert!(narrow.contains("QUEUED"), "what is sorted by stays: {narrow}");
+    assert!(narrow.contains("QUEUED"), "the sort column must stay: {narrow}");
     let closed = on_terminal(&daemon, "connections --state closed", 80, "counted");
     for part in ["slow_consumer", "4413", "too slow", "(alice)", "showing 2 of 2", "40,000 bad_signature"] {
         assert!(closed.contains(part), "{part} in {closed}");
@@ -79,7 +80,7 @@ showing 2 of 12,345 connections";
 }
 
 #[test]
-fn closed_connections_piped_say_why() {
+fn closed_connections_in_a_pipe_show_the_reason() {
     let daemon = Daemon::start();
     let rows = "2026-11-22T10:45:00Z\t5f0c6b0e-6c3c-4c0e-9a53-0d8e3c1f3b7a\talice\t192.0.2.7:51234\t\
                 slow_consumer\t4413\t12.5\t4096\t0\t4097\t5\t1048576\ttoo slow: more was waiting for this \
@@ -103,9 +104,9 @@ fn closed_connections_piped_say_why() {
     }
 }
 
-/// The shapes that programs rely on. A change here is a change that breaks them.
+/// The JSON documents that programs rely on. Any change here breaks them.
 #[test]
-fn every_shape_is_what_programs_were_told() {
+fn json_documents_keep_their_shapes() {
     let daemon = Daemon::start();
     let connection = json!({
         "id": "5f0c6b0e-6c3c-4c0e-9a53-0d8e3c1f3b7a",
@@ -187,7 +188,7 @@ fn every_shape_is_what_programs_were_told() {
 }
 
 #[test]
-fn disconnect_says_how_many_and_of_none_so_by_its_status() {
+fn disconnect_prints_the_number_and_exits_6_for_none() {
     let daemon = Daemon::start();
     let line = |arguments: &str| daemon.ctl(&format!("disconnect {arguments}"));
     assert_eq!(line("--all"), ended(0, "2 connections are being disconnected\n", ""));
@@ -232,7 +233,7 @@ fn disconnect_says_how_many_and_of_none_so_by_its_status() {
 }
 
 #[test]
-fn publish_takes_an_argument_or_lines() {
+fn publish_takes_an_argument_or_lines_of_standard_input() {
     let daemon = Daemon::start();
     assert_eq!(daemon.ctl("publish chat hello"), ended(0, "1 message queued for 3 readers\n", ""));
     let seen = daemon.fake.seen.lock().unwrap().len();
@@ -251,7 +252,7 @@ fn publish_takes_an_argument_or_lines() {
 }
 
 #[test]
-fn events_are_lines_until_the_daemon_ends_them() {
+fn events_prints_one_line_each_until_the_daemon_ends() {
     let daemon = Daemon::start();
     let found = daemon.ctl("events --messages --channel chat");
     assert_eq!(daemon.fake.last_seen(), "EventQuery { messages: true, channel: Some(\"chat\") }");
@@ -270,7 +271,7 @@ fn events_are_lines_until_the_daemon_ends_them() {
     let err =
         "following events; end with Ctrl-C\nphilote has stopped\nstart it: sudo systemctl start philote\n";
     assert_eq!(found, ended(3, &out, err));
-    assert_eq!(daemon.ctl("events --channel chat").code, 2, "a channel without messages");
+    assert_eq!(daemon.ctl("events --channel chat").code, 2, "--channel needs --messages");
     let mut daemon = daemon;
     daemon.stop();
     assert!(daemon.ctl("events").err.starts_with("philote is not running: no socket at "));
@@ -278,7 +279,7 @@ fn events_are_lines_until_the_daemon_ends_them() {
 }
 
 #[test]
-fn watching_goes_on_until_nobody_reads() {
+fn watch_repeats_until_its_reader_is_gone() {
     let daemon = Daemon::start();
     for line in ["connections", "channels", "refused", "status"] {
         let mut shell = std::process::Command::new("sh");
@@ -292,7 +293,7 @@ fn watching_goes_on_until_nobody_reads() {
     let shown = on_terminal_until(&daemon, "channels --watch 0.1");
     assert!(
         shown.matches("\x1b[H\x1b[2J").count() >= 2,
-        "each time from the top of an empty screen: {shown:?}"
+        "each repetition starts at the top of an empty screen: {shown:?}"
     );
     assert_eq!(daemon.ctl("channels --watch 0").code, 2);
 }
@@ -302,7 +303,7 @@ fn run_with(daemon: &Daemon, mut command: std::process::Command) -> Ended {
     run(command, b"")
 }
 
-/// What a command that goes on has shown when it has shown the same twice.
+/// The output of a repeating command once it has shown the same text twice.
 fn on_terminal_until(daemon: &Daemon, line: &str) -> String {
     let mut terminal = OnTerminal::start(&mut philotectl(&daemon.path, line));
     terminal.see("\x1b[2J\x1b[2mCHANNEL");
@@ -317,7 +318,7 @@ fn on_terminal_until(daemon: &Daemon, line: &str) -> String {
 }
 
 #[test]
-fn max_used_fails_above_its_share() {
+fn max_used_exits_1_above_its_percentage() {
     let daemon = Daemon::start();
     daemon.fake.status.lock().unwrap().connections = 204;
     assert_eq!(daemon.ctl("status --max-used 80%").code, 0, "204 of 255 is 80%");
@@ -330,7 +331,7 @@ fn max_used_fails_above_its_share() {
 }
 
 #[test]
-fn a_dry_run_says_what_would_be() {
+fn a_dry_run_prints_what_would_be_done() {
     let daemon = Daemon::start();
     let would = "would be applied\tlimits.queue_bytes, log.level\nneeds a restart\tlisten\n\
                  would be closed\t2 connections whose key would be removed\n";
@@ -338,7 +339,7 @@ fn a_dry_run_says_what_would_be() {
 }
 
 #[test]
-fn completions_know_channels_and_connections() {
+fn completions_include_channels_and_connections() {
     let daemon = Daemon::start();
     let complete = |words: &str, at: usize| {
         let mut command = philotectl(&daemon.path, &format!("-- {words}"));
@@ -357,11 +358,11 @@ fn completions_know_channels_and_connections() {
         assert!(script.code == 0 && script.out.contains("PHILOTE_COMPLETE"), "{script:?}");
     }
     let nobody = complete_without_daemon();
-    assert_eq!(nobody, ended(0, "", ""), "a shell has no place for errors");
+    assert_eq!(nobody, ended(0, "", ""), "completion must not print errors into the shell");
 }
 
 #[test]
-fn every_program_completes_its_options_and_tells_shells_how_to_ask() {
+fn every_program_completes_its_options_and_prints_completion_scripts() {
     for (program, path, typed, option) in [
         ("philote", env!("CARGO_BIN_EXE_philote"), "--print", "--print-config"),
         ("philotectl", env!("CARGO_BIN_EXE_philotectl"), "wait", "wait-ready"),

@@ -1,4 +1,4 @@
-//! The admin socket and philotectl, as processes and over real sockets, against a daemon that is only its answers.
+//! The admin socket and philotectl, as processes and over real sockets, against a fake daemon.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that fails should say where")]
 
@@ -9,6 +9,7 @@ mod manual;
 #[allow(unreachable_pub, reason = "shared with the other tests")]
 #[path = "../daemon/output.rs"]
 mod output;
+mod process;
 mod socket;
 #[path = "../jane/terminal.rs"]
 mod terminal;

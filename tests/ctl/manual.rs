@@ -1,5 +1,5 @@
-//! The manual against the program: each JSON example in philote-admin(7) is exactly what its type reads and writes, and
-//! each route stands there.
+//! Compares philote-admin(7) with the program: each JSON example has exactly the shape of its type, and each route is
+//! listed.
 
 use philote::admin::api::*;
 use serde::Serialize;
@@ -8,10 +8,10 @@ use serde_json::Value;
 
 const PAGE: &str = include_str!("../../man/philote-admin.7");
 
-/// What is asked of an example.
+/// A check of one example.
 type Check = fn(&str);
 
-/// Reads an example as its type and writes it again: nothing may be lost, added or of another form.
+/// Parses an example as its type and serializes it again; nothing may be lost, added or changed.
 fn round<T: DeserializeOwned + Serialize>(example: &str) {
     let shown: Value = serde_json::from_str(example).unwrap_or_else(|error| panic!("{error}: {example}"));
     let read: T = serde_json::from_str(example).unwrap_or_else(|error| panic!("{error}: {example}"));
@@ -27,7 +27,7 @@ fn every_example_in_the_manual_has_the_shape_of_its_type() {
         ("DisconnectRequest", round::<DisconnectRequest>),
         ("Disconnected", round::<Disconnected>),
         ("Event", |events| {
-            // Each is a line where it is sent, and several here.
+            // The daemon sends each event on one line; the manual page breaks the lines.
             for event in serde_json::Deserializer::from_str(events).into_iter::<Value>() {
                 round::<Event>(&event.unwrap().to_string());
             }

@@ -1,4 +1,4 @@
-//! The admin server over a raw socket: every route, and everything a stranger can throw at it.
+//! The admin server over a raw socket: every route, and hostile or broken requests.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -12,9 +12,10 @@ use philote::admin::server::{DEADLINE, MAX_BODY, MAX_CLIENTS, MAX_HEAD, MAX_PUBL
 use serde_json::json;
 
 use crate::commands::EVERY_COMMAND;
-use crate::fake::{Daemon, Ended, SECRET, TOKEN, as_nobody, gate, log, philotectl, run};
+use crate::fake::{Daemon, SECRET, TOKEN, gate, log};
+use crate::process::{Ended, as_nobody, philotectl, run};
 
-/// Set in the process whose descriptors are used up.
+/// Set in the process that uses up its descriptors.
 const STARVED: &str = "PHILOTE_TEST_STARVED";
 
 #[test]
@@ -83,7 +84,7 @@ fn every_route_of_lists_and_steering_answers() {
     assert_eq!(daemon.http("POST", "/v1/reload", r#"{"dry_run": true}"#).1["dry_run"], true);
     let large =
         format!(r#"{{"messages": [{{"channel": "chat", "data": "{}"}}]}}"#, "x".repeat(MAX_PUBLISH - 52));
-    assert_eq!(daemon.http("POST", "/v1/publish", &large).0, 200, "of messages it takes more");
+    assert_eq!(daemon.http("POST", "/v1/publish", &large).0, 200, "publishing accepts a larger body");
     assert_eq!(daemon.http("POST", "/v1/publish", &(large + &" ".repeat(9))).0, 413);
 
     let stream = daemon.raw(b"GET /v1/events?messages=true HTTP/1.1\r\nHost: x\r\n\r\n");
@@ -110,7 +111,7 @@ fn every_route_of_lists_and_steering_answers() {
 #[ignore = "needs curl: tests/run includes it"]
 fn curl_gets_the_same_answers() {
     let daemon = Daemon::start();
-    // What philotectl is told, and the same by hand: method, route, body.
+    // Arguments of philotectl, and the same request by hand: method, route, body.
     for (line, method, route, body) in [
         ("status", "GET", "status", ""),
         ("wait-ready", "GET", "ready", ""),
@@ -176,7 +177,7 @@ fn curl_gets_the_same_answers() {
 }
 
 #[test]
-fn a_request_without_a_matching_route_is_an_error() {
+fn an_unknown_route_method_or_key_gets_an_error_and_a_hint() {
     let daemon = Daemon::start();
     let (code, failure) = daemon.http("GET", "/v1/nothing", "");
     assert_eq!((code, &failure["error"]), (404, &json!("not_found")));
@@ -188,7 +189,7 @@ fn a_request_without_a_matching_route_is_an_error() {
 }
 
 #[test]
-fn fault_67_garbage_and_a_mebibyte_are_refused() {
+fn fault_67_garbage_and_a_body_of_one_mebibyte_are_refused() {
     let daemon = Daemon::start();
     assert!(daemon.raw(&[0xff; 4096]).starts_with("HTTP/1.1 400 "));
     assert!(
@@ -211,7 +212,7 @@ fn fault_67_garbage_and_a_mebibyte_are_refused() {
 }
 
 #[test]
-fn fault_67_half_a_request_then_silence_is_cut_off() {
+fn fault_67_a_request_that_stops_halfway_is_cut_at_the_deadline() {
     let daemon = Daemon::start();
     let start = Instant::now();
     let halves: [(&[u8], &str); 3] = [
@@ -237,19 +238,19 @@ fn fault_67_half_a_request_then_silence_is_cut_off() {
 }
 
 #[test]
-fn fault_67_a_thousand_idle_clients_keep_nobody_out() {
+fn fault_67_a_thousand_idle_clients_do_not_block_another_client() {
     let daemon = Daemon::start();
     let half = b"GET /v1/status HTTP/1.1\r\nHost: phi";
     let connect = |_| {
         let mut stream = UnixStream::connect(&daemon.path).unwrap();
-        // Some have been sent away by the time they speak.
+        // The server may have closed some connections already.
         let _ = stream.write_all(half);
         stream
     };
     let idle: Vec<_> = (0..1000).map(connect).collect();
     let start = Instant::now();
     assert_eq!(daemon.http("GET", "/v1/ready", "").0, 200);
-    assert!(start.elapsed() < DEADLINE, "somebody's place was given to who has something to ask");
+    assert!(start.elapsed() < DEADLINE, "no slot was given to a client with a request");
     let cut_off = idle
         .iter()
         .filter(|stream| {
@@ -261,14 +262,14 @@ fn fault_67_a_thousand_idle_clients_keep_nobody_out() {
 }
 
 #[test]
-fn who_has_asked_keeps_its_place_while_others_come() {
+fn a_client_with_a_request_keeps_its_slot_while_idle_ones_connect() {
     let daemon = Daemon::start();
     let (begun, go) = gate(&daemon.fake);
     std::thread::scope(|scope| {
         let reload = scope.spawn(|| daemon.http("POST", "/v1/reload", "").0);
         begun.recv().unwrap();
         let idle: Vec<_> = (0..2 * MAX_CLIENTS).map(|_| UnixStream::connect(&daemon.path).unwrap()).collect();
-        assert_eq!(daemon.http("GET", "/v1/status", "").0, 200, "a command that waits stops nobody");
+        assert_eq!(daemon.http("GET", "/v1/status", "").0, 200, "a waiting command must not block others");
         drop(idle);
         go.send(()).unwrap();
         assert_eq!(reload.join().unwrap(), 200);
@@ -276,8 +277,8 @@ fn who_has_asked_keeps_its_place_while_others_come() {
 }
 
 #[test]
-fn fault_54_an_administrator_gets_in_when_no_descriptor_is_left() {
-    // In a process of its own, which this one watches: nothing works well in one without descriptors.
+fn fault_54_the_admin_socket_answers_when_no_descriptor_is_left() {
+    // In its own process, which this one watches, because little works in a process without descriptors.
     let mut starved = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "socket::starved", "--nocapture"])
         .env(STARVED, "1")
@@ -296,7 +297,7 @@ fn fault_54_an_administrator_gets_in_when_no_descriptor_is_left() {
 
 #[test]
 fn starved() {
-    // The other half of fault 54: in a process of its own, because the limit is a process's.
+    // The other half of fault 54. It needs its own process, because the limit applies to a process.
     if std::env::var_os(STARVED).is_none() {
         return;
     }
@@ -311,7 +312,7 @@ fn starved() {
 }
 
 #[test]
-fn the_file_has_its_mode_and_goes_with_the_server() {
+fn the_socket_has_its_mode_and_is_removed_with_the_server() {
     let mut daemon = Daemon::with_mode(0o600);
     assert_eq!(std::fs::metadata(&daemon.path).unwrap().mode() & 0o7777, 0o600);
     daemon.stop();
@@ -319,7 +320,7 @@ fn the_file_has_its_mode_and_goes_with_the_server() {
 }
 
 #[test]
-fn stopping_waits_for_answers_in_progress_and_not_for_ever() {
+fn stopping_waits_a_bounded_time_for_answers_in_progress() {
     let mut daemon = Daemon::start();
     let (begun, go) = gate(&daemon.fake);
     let path = daemon.path.clone();
@@ -332,13 +333,13 @@ fn stopping_waits_for_answers_in_progress_and_not_for_ever() {
     });
     begun.recv().unwrap();
     daemon.stop();
-    assert_eq!(stuck.join().unwrap(), "", "it was let go without an answer");
+    assert_eq!(stuck.join().unwrap(), "", "it must end without an answer");
     drop(go);
 }
 
 #[test]
 #[ignore = "needs root: tests/run includes it"]
-fn fault_67_another_user_is_kept_out_by_the_mode_and_from_the_secret_by_who_it_is() {
+fn fault_67_another_user_is_refused_by_the_mode_and_never_sees_the_secret() {
     let closed = Daemon::with_mode(0o660);
     let sentence = format!(
         "permission denied on {}\njoin its group: sudo usermod -aG philote $USER, then log in again\n",
@@ -358,13 +359,13 @@ fn fault_67_another_user_is_kept_out_by_the_mode_and_from_the_secret_by_who_it_i
     assert!(log().lines().any(|line| line.contains("command=\"secret show\"")
         && line.contains("peer_uid=65534")
         && line.contains("only root and")));
-    // A directory that cannot even be looked into is no sign that nothing runs there.
+    // If the directory cannot be read, philotectl must not conclude that no daemon runs.
     std::fs::set_permissions(open.directory(), PermissionsExt::from_mode(0o700)).unwrap();
     assert_eq!(as_nobody(&open, "status").code, 4);
 }
 
 #[test]
-fn what_changes_or_issues_something_leaves_an_audit_line_without_secrets() {
+fn changes_and_issued_tokens_are_logged_without_secrets() {
     let daemon = Daemon::start();
     let mark = format!("mark-{}", std::process::id());
     let token = format!(r#"{{"read": ["{mark}"], "subject": "eve\u001b[2J\nx"}}"#);

@@ -1,14 +1,14 @@
-//! jane as a process, with pipes at its ends.
+//! jane as a process, with pipes as its standard streams.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-/// Far longer than anything takes: a test that waits so long has failed.
+/// Far longer than any step takes; a test that waits this long has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A running jane. Its lines are read as they come.
+/// A running jane, whose output is read line by line.
 pub(crate) struct Jane {
     child: Child,
     pub(crate) stdin: Option<Box<dyn Write>>,
@@ -16,7 +16,7 @@ pub(crate) struct Jane {
     err: Receiver<String>,
 }
 
-/// jane with the words of `line`, in an environment of its own.
+/// jane with the arguments in `line` and its own environment.
 pub(crate) fn command(line: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_jane"));
     command.args(line.split_whitespace()).env_clear().env("USER", "grace");
@@ -52,7 +52,7 @@ impl Jane {
         self.err.recv_timeout(PATIENCE).unwrap()
     }
 
-    /// Waits for its end: exit status, the rest of standard output and of standard error.
+    /// Waits for its end, and returns the exit status and the rest of standard output and standard error.
     pub(crate) fn end(mut self) -> (i32, Vec<String>, Vec<String>) {
         drop(self.stdin.take());
         let rest = |lines: Receiver<String>| {
@@ -61,7 +61,7 @@ impl Jane {
                 match lines.recv_timeout(PATIENCE) {
                     Ok(line) => all.push(line),
                     Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return all,
-                    Err(error) => panic!("it does not end: {error}; {all:?}"),
+                    Err(error) => panic!("jane does not exit: {error}; {all:?}"),
                 }
             }
         };
@@ -69,7 +69,7 @@ impl Jane {
         (self.child.wait().unwrap().code().unwrap(), out, err)
     }
 
-    /// Interrupts it, as Ctrl-C does.
+    /// Interrupts jane, as Ctrl-C does.
     pub(crate) fn interrupt(mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();

@@ -1,4 +1,4 @@
-//! Why it was refused or sent away, in words; and when it comes back.
+//! The sentences that jane prints when it is refused or disconnected, and when it reconnects.
 
 use std::net::TcpListener;
 use std::process::Stdio;
@@ -8,7 +8,7 @@ use rustix::fs::{CWD, Mode, mkfifoat};
 use crate::process::{Jane, command};
 use crate::server::Server;
 
-/// jane with a token or a secret against `server`, with its input held open.
+/// jane with a token or a secret against `server`; its standard input stays open.
 fn jane(server: &Server, access: &str) -> Jane {
     Jane::start(&format!("-p {} -c chat {access}", server.address()))
 }
@@ -18,14 +18,14 @@ fn failed(jane: Jane, message: &str, hint: Option<&str>) {
     assert_eq!(jane.end(), (1, vec![], lines));
 }
 
-/// An answer's head, for this body.
+/// The head of an answer with this body.
 fn http(status: &str, body: &str) -> (String, String) {
     let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len());
     (head, body.into())
 }
 
 #[test]
-fn a_refusal_is_the_server_s_sentence() {
+fn a_rejection_prints_the_sentence_of_the_server() {
     let server = Server::start();
     let address = server.address();
     let (head, body) = http("401 Unauthorized", r#"{"message": "the token's signature does not match"}"#);
@@ -34,7 +34,7 @@ fn a_refusal_is_the_server_s_sentence() {
         ("-t a.b.c", "ask the server's administrator for a token: philotectl token"),
     ] {
         let jane = jane(&server, access);
-        // The sentence comes in packets of its own.
+        // The sentence arrives in separate packets.
         server.answer(&[&head, &body[..20], &body[20..]]);
         let message = format!("{address} refused: the token's signature does not match (401)");
         failed(jane, &message, Some(hint));
@@ -51,7 +51,7 @@ fn a_refusal_is_the_server_s_sentence() {
 }
 
 #[test]
-fn what_is_no_philote_is_told_so() {
+fn a_server_that_is_not_philote_gets_an_error_and_a_hint() {
     let server = Server::start();
     let address = server.address();
     for answer in [
@@ -69,7 +69,7 @@ fn what_is_no_philote_is_told_so() {
 }
 
 #[test]
-fn nobody_there_is_final_at_first_and_not_later() {
+fn an_unreachable_server_is_final_at_first_and_retried_later() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let jane_alone = Jane::start(&format!("-p {nobody} -c chat -t a.b.c"));
     let message = format!("cannot connect to {nobody}: Connection refused (os error 111)");
@@ -80,21 +80,21 @@ fn nobody_there_is_final_at_first_and_not_later() {
     server.accept().close(1012, "please reconnect");
     assert!(jane.err().starts_with("connected to "));
     assert!(jane.err().starts_with("closed by the server: please reconnect (1012); reconnecting in "));
-    // Full for a moment.
+    // The server is full for a moment.
     server.answer(&["HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"]);
     assert!(jane.err().contains(" refused: Service Unavailable (503); reconnecting in "));
     let peer = server.accept();
     assert!(jane.err().starts_with("connected to "));
     peer.close(4413, "too slow");
     assert!(jane.err().starts_with("closed by the server: too slow (4413); reconnecting in "));
-    // Then the secret was changed.
+    // Then the secret is changed.
     server.answer(&["HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"]);
     let message = format!("{} refused: Unauthorized (401)", server.address());
     failed(jane, &message, Some("ask the server's administrator for a token: philotectl token"));
 }
 
 #[test]
-fn an_expired_token_is_made_anew_where_that_is_possible() {
+fn an_expired_token_is_replaced_if_jane_can_sign_one() {
     let server = Server::start();
     let fixed = jane(&server, "-t a.b.c");
     server.accept().close(4401, "the token expired");
@@ -115,7 +115,7 @@ fn an_expired_token_is_made_anew_where_that_is_possible() {
 }
 
 #[test]
-fn without_any_token_it_says_what_to_give() {
+fn without_any_token_the_error_names_the_options() {
     let nowhere =
         command("-c chat").env("PHILOTE_ADMIN_SOCKET", "/none.sock").stdin(Stdio::null()).output().unwrap();
     let err = String::from_utf8(nowhere.stderr).unwrap();
@@ -130,7 +130,7 @@ fn without_any_token_it_says_what_to_give() {
 }
 
 #[test]
-fn mistakes_on_the_command_line_end_with_2_and_in_files_with_1() {
+fn wrong_arguments_exit_2_and_unreadable_files_exit_1() {
     for (line, message, hint) in [
         (
             "",

@@ -1,4 +1,4 @@
-//! The server's side of a conversation, step by step as the test says.
+//! A server that a test scripts step by step.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::{Message, WebSocket, accept_hdr};
 pub(crate) trait Stream: Read + Write {}
 impl<T: Read + Write> Stream for T {}
 
-/// Listens on a port that the system chose.
+/// Listens on a port that the system chooses.
 pub(crate) struct Server(TcpListener);
 
 impl Server {
@@ -21,12 +21,12 @@ impl Server {
         Self(TcpListener::bind("127.0.0.1:0").unwrap())
     }
 
-    /// The next client, untouched.
+    /// The next client's TCP connection.
     pub(crate) fn tcp(&self) -> TcpStream {
         self.0.accept().unwrap().0
     }
 
-    /// For `-p`.
+    /// The address, for `-p`.
     pub(crate) fn address(&self) -> String {
         self.0.local_addr().unwrap().to_string()
     }
@@ -42,7 +42,7 @@ impl Server {
         Peer::over(Box::new(rustls::StreamOwned::new(connection, self.0.accept().unwrap().0)))
     }
 
-    /// The next client's request, answered with bytes as they are, one write each; returns its head.
+    /// Reads the next client's request and answers with these bytes, in one write for each; returns the request's head.
     pub(crate) fn answer(&self, parts: &[&str]) -> String {
         let mut stream = self.0.accept().unwrap().0;
         let head = head(&mut stream);
@@ -64,7 +64,7 @@ fn head(stream: &mut TcpStream) -> String {
     String::from_utf8(head).unwrap()
 }
 
-/// One client.
+/// The connection of one client.
 pub(crate) struct Peer {
     socket: WebSocket<Box<dyn Stream>>,
     pub(crate) authorization: String,
@@ -76,14 +76,14 @@ impl Peer {
         #[expect(clippy::result_large_err, reason = "tungstenite's callback")]
         let socket =
             accept_hdr(stream, |request: &Request, response: Response| -> Result<_, ErrorResponse> {
-                assert_eq!(request.uri().to_string(), "/", "the token stays out of the address");
+                assert_eq!(request.uri().to_string(), "/", "the token must not be in the URL");
                 authorization = request.headers()["authorization"].to_str().unwrap().into();
                 Ok(response)
             });
         Self { socket: socket.unwrap(), authorization }
     }
 
-    /// The claims of the token that it came with, if `secret` signed it.
+    /// The claims of the client's token, if it was signed with `secret`.
     pub(crate) fn claims(&self, secret: &str) -> Value {
         claims(&self.authorization, secret)
     }
@@ -103,20 +103,20 @@ impl Peer {
         self.socket.send(Message::text(text)).unwrap();
     }
 
-    /// Delivers `data` on channel chat.
+    /// Delivers `data` on the channel chat.
     pub(crate) fn deliver(&mut self, data: &str) {
         let issuer = "0123abcd-0000-4000-8000-000000000000";
         let frame = serde_json::json!({"issuer": issuer, "channel": "chat", "data": data, "subject": "ada"});
         self.send(&frame.to_string());
     }
 
-    /// Closes, and reads until the client has gone.
+    /// Closes the connection, and reads until the client has closed it too.
     pub(crate) fn close(mut self, code: u16, reason: &str) {
         self.socket.close(Some(CloseFrame { code: code.into(), reason: reason.into() })).unwrap();
         while self.socket.read().is_ok() {}
     }
 
-    /// Reads the client's goodbye, which this answers, and returns its code.
+    /// Reads and answers the client's Close, and returns its code.
     pub(crate) fn goodbye(mut self) -> u16 {
         let code = match self.socket.read().unwrap() {
             Message::Close(frame) => frame.map_or(1005, |frame| frame.code.into()),

@@ -1,4 +1,4 @@
-//! Conversations: what goes out, what is shown, and how it ends.
+//! Conversations: what jane publishes, what it prints, and how it ends.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::server::{Server, claims};
 use crate::terminal::OnTerminal;
 
 #[test]
-fn publishes_what_is_typed_and_shows_what_arrives() {
+fn typed_lines_are_published_and_arriving_messages_are_printed() {
     let server = Server::start();
     let mut jane = Jane::start(&format!("-p {} -c chat -c news -s hunter2", server.address()));
     let mut peer = server.accept();
@@ -22,7 +22,7 @@ fn publishes_what_is_typed_and_shows_what_arrives() {
     assert_eq!(jane.err(), format!("connected to {}: chat, news", server.address()));
     jane.write("grüß dich\n\n\"quoted\"\n");
     for data in ["grüß dich", "", "\"quoted\""] {
-        assert_eq!(peer.recv(), json!({"channel": "chat", "data": data}), "the first channel is for writing");
+        assert_eq!(peer.recv(), json!({"channel": "chat", "data": data}), "lines go to the first channel");
     }
     peer.deliver("hello \u{1b}]0;title\u{7}\r\nworld");
     assert_eq!(jane.out(), r"0123abcd ada chat: hello \u{1b}]0;title\u{7}\r\nworld");
@@ -34,7 +34,7 @@ fn publishes_what_is_typed_and_shows_what_arrives() {
 }
 
 #[test]
-fn a_pipe_is_published_and_confirmed() {
+fn lines_of_a_pipe_are_published_before_jane_exits() {
     let server = Server::start();
     let mut jane = Jane::start(&format!("-p {} -c chat -t a.b.c", server.address()));
     jane.write("hi\nno newline at the end");
@@ -50,7 +50,7 @@ fn a_pipe_is_published_and_confirmed() {
 }
 
 #[test]
-fn what_was_not_published_is_told_and_fails_a_pipe() {
+fn a_rejected_line_is_reported_and_a_pipe_then_exits_1() {
     let server = Server::start();
     let mut jane = Jane::start(&format!("-p {} -c chat -t a.b.c", server.address()));
     let mut peer = server.accept();
@@ -65,7 +65,7 @@ fn what_was_not_published_is_told_and_fails_a_pipe() {
 }
 
 #[test]
-fn a_pipe_over_a_connection_that_broke_is_not_called_published() {
+fn lines_lost_with_a_connection_are_not_reported_as_published() {
     let server = Server::start();
     let mut jane = Jane::start(&format!("-p {} -c chat -t a.b.c", server.address()));
     let mut peer = server.accept();
@@ -86,7 +86,7 @@ fn a_pipe_over_a_connection_that_broke_is_not_called_published() {
 }
 
 #[test]
-fn with_no_input_it_listens_until_nobody_reads_or_it_is_interrupted() {
+fn without_input_jane_prints_until_its_reader_is_gone_or_it_is_interrupted() {
     let server = Server::start();
     let line = format!("-p {} -c chat -t a.b.c", server.address());
     let jane = Jane::spawn(command(&line).stdin(Stdio::null()));
@@ -123,21 +123,21 @@ fn in_a_terminal_it_has_colours_by_issuer_and_ends_with_ctrl_d() {
     bob_s.deliver("hello, bob");
     assert!(!bob.see("0123abcd ada chat: hello, bob\r\n").contains('\x1b'));
     bob.press("\nhi\n");
-    assert_eq!(bob_s.recv()["data"], "hi", "an empty line is a slip of the return key");
+    assert_eq!(bob_s.recv()["data"], "hi", "an empty line is not published");
     ada_s.deliver("hi \u{1b}[2J");
     let screen = ada.see("hi \\u{1b}[2J\r\n");
     let colour = screen.split_once("m0123abcd ada\x1b[0m \x1b[2mchat:\x1b[0m hi ").unwrap().0;
     assert!(colour.contains("\x1b["), "{screen:?}");
     ada.press("\x04");
     assert_eq!((ada_s.goodbye(), ada.end()), (1000, 0));
-    // And where the server is gone, Ctrl-D does not wait for it.
+    // If the server is gone, Ctrl-D does not wait for it.
     bob_s.close(4403, "told to leave by an administrator");
     bob.see("closed by the server: told to leave by an administrator (4403)\r\n");
     assert_eq!(bob.end(), 1);
 }
 
 #[test]
-fn info_prints_what_the_server_says_about_itself() {
+fn info_prints_the_description_of_the_server() {
     let server = Server::start();
     for word in ["-info", "--info"] {
         let jane = Jane::start(&format!("-p {} -s hunter2 {word}", server.address()));
@@ -154,7 +154,7 @@ fn info_prints_what_the_server_says_about_itself() {
 }
 
 #[test]
-fn without_a_secret_the_local_daemon_gives_the_token() {
+fn without_a_secret_the_local_daemon_issues_the_token() {
     let daemon = crate::fake::Daemon::start();
     let server = Server::start();
     let line = format!("-p {} -c chat", server.address());
@@ -171,7 +171,7 @@ fn without_a_secret_the_local_daemon_gives_the_token() {
 }
 
 #[test]
-fn secure_is_tls_with_a_certificate_that_is_trusted() {
+fn secure_uses_tls_and_checks_the_certificate() {
     let scratch = tempfile::tempdir().unwrap();
     let authority = scratch.path().join("ca.pem");
     let made = rcgen::generate_simple_self_signed(["localhost".into(), "127.0.0.1".into()]).unwrap();
@@ -205,7 +205,7 @@ fn secure_is_tls_with_a_certificate_that_is_trusted() {
     assert_eq!(code, 1);
     assert!(err[0].starts_with("cannot take authorities from /nothing/here: "), "{err:?}");
 
-    // Without that certificate the server is a stranger.
+    // Without that certificate the server is not trusted.
     let line = format!("-p {} -c chat -s hunter2 -secure", server.address());
     let jane = Jane::start(&line);
     let refused = std::thread::spawn(move || {

@@ -1,6 +1,6 @@
-//! A program in a pseudo-terminal of its own: what people see, and what they press.
+//! A program in its own pseudo-terminal: its screen, and the keys that are pressed.
 
-#![allow(dead_code, reason = "each of the test programs needs a part of it")]
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -13,10 +13,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-/// Far longer than anything takes: a test that waits so long has failed.
+/// Far longer than any step takes; a test that waits this long has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The program.
+/// A program in a pseudo-terminal.
 pub(crate) struct OnTerminal {
     child: Child,
     keys: File,
@@ -29,7 +29,7 @@ impl OnTerminal {
         Self::start_with(command, 80)
     }
 
-    /// On a terminal with so many columns.
+    /// Starts a program on a terminal with this number of columns.
     pub(crate) fn start_with(command: &mut Command, columns: u16) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&master).unwrap();
@@ -43,14 +43,14 @@ impl OnTerminal {
         };
         command.env("TERM", "xterm").stdin(terminal()).stdout(terminal()).stderr(terminal());
         let child = command.spawn().unwrap();
-        // The command still holds its ends of the terminal, which would keep the screen from ending.
+        // The command still holds its ends of the terminal, which would keep the screen open.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let keys = File::from(master);
         let mut reader = keys.try_clone().unwrap();
         let (send, screen) = channel();
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
-            // Reading ends with an error when nobody has the terminal open any more.
+            // Reading ends with an error when no process has the terminal open any more.
             while let Ok(read @ 1..) = reader.read(&mut buffer) {
                 if send.send(buffer[..read].to_vec()).is_err() {
                     return;
@@ -64,7 +64,7 @@ impl OnTerminal {
         self.keys.write_all(keys.as_bytes()).unwrap();
     }
 
-    /// Waits until `text` is on the screen, and returns all that has been.
+    /// Waits until `text` is on the screen, and returns everything printed so far.
     pub(crate) fn see(&mut self, text: &str) -> &str {
         while !self.shown.contains(text) {
             match self.screen.recv_timeout(PATIENCE) {
@@ -75,14 +75,14 @@ impl OnTerminal {
         &self.shown
     }
 
-    /// Waits until there is more on the screen, and returns all that has been.
+    /// Waits until there is more on the screen, and returns everything printed so far.
     pub(crate) fn more(&mut self) -> &str {
         let bytes = self.screen.recv_timeout(PATIENCE).unwrap();
         self.shown.push_str(&String::from_utf8_lossy(&bytes));
         &self.shown
     }
 
-    /// Interrupts it, as Ctrl-C does where the program is the terminal's own.
+    /// Interrupts the program, as Ctrl-C does in its own terminal.
     pub(crate) fn interrupt(mut self) {
         kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
         let _ = self.child.wait().unwrap();
@@ -98,7 +98,7 @@ impl OnTerminal {
 }
 
 impl Drop for OnTerminal {
-    /// A daemon would outlive the test that started it.
+    /// A daemon would otherwise outlive the test that started it.
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
