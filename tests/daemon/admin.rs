@@ -1,4 +1,4 @@
-//! The administrator's commands against a real daemon with real clients.
+//! Commands of an administrator against a real daemon with real clients.
 
 mod lists;
 mod steering;
@@ -27,7 +27,7 @@ fn philotectl(daemon: &Daemon, line: &[&str]) -> Command {
     command
 }
 
-/// What philotectl ended with and printed.
+/// The exit status and the output of philotectl.
 pub fn ctl(daemon: &Daemon, line: &[&str]) -> (i32, String) {
     let Output { status, stdout, stderr } = philotectl(daemon, line).output().unwrap();
     let text = String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap();
@@ -46,7 +46,7 @@ fn named(daemon: &Daemon, subject: &str, channel: &str) -> Client {
     daemon.client_with(&json!({"read": [channel], "write": [channel], "sub": subject}))
 }
 
-/// A follower of events, as a process.
+/// A `philotectl events` process.
 struct Follower {
     child: std::process::Child,
     lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
@@ -79,7 +79,7 @@ impl Drop for Follower {
 }
 
 #[test]
-fn events_are_told_as_they_happen() {
+fn events_are_printed_as_they_happen() {
     let mut daemon = Daemon::start_with("", |command| {
         command.env_remove("SECRET");
     });
@@ -95,7 +95,7 @@ fn events_are_told_as_they_happen() {
     let line = everything.see("message on news");
     assert!(line.contains(" of alice to 0 readers: one"), "{line}");
     assert!(everything.see("message on chat").ends_with(" of alice to 0 readers: two \\u{1b}[2J"));
-    assert!(chat.see("message").contains("message on chat"), "the other channel is not told");
+    assert!(chat.see("message").contains("message on chat"), "messages of the other channel are not shown");
     assert_eq!(ctl(&daemon, &["publish", "chat", "three"]).1, "1 message queued for 1 reader\n");
     assert_eq!(alice.data(), "three");
     assert!(chat.see("message").ends_with(" to 1 reader: three"));
@@ -126,7 +126,7 @@ fn events_are_told_as_they_happen() {
     }
     assert!(daemon.log().contains("admin: events with the messages of \"chat\" by uid "));
 
-    // Who follows is told when it ends, and holds nothing up.
+    // A follower is told when the daemon ends, and does not delay the end.
     daemon.signal(rustix::process::Signal::TERM);
     let began = Instant::now();
     assert!(daemon.wait().success());
@@ -135,7 +135,7 @@ fn events_are_told_as_they_happen() {
 }
 
 #[test]
-fn a_slow_follower_loses_and_is_told_while_delivery_goes_on() {
+fn a_slow_follower_misses_events_and_delivery_is_not_delayed() {
     const MESSAGES: usize = 60_000;
     let daemon = Daemon::start("");
     let mut follower = Follower::start(&daemon, &["--messages"]);
@@ -156,10 +156,10 @@ fn a_slow_follower_loses_and_is_told_while_delivery_goes_on() {
     }
     writer.settle();
     reading.join().unwrap();
-    // It has not read a line so far: a pipe and some sockets' worth is all that waits for it.
+    // It has not read a line so far, so only a pipe and some sockets' worth waits for it.
     assert!(follower.see("missed").contains(" events missed: this program reads too slowly"));
     drop(follower);
-    // Its place is free again.
+    // Its slot is free again.
     let followers: Vec<Follower> = (0..16).map(|_| Follower::start(&daemon, &[])).collect();
     let (code, text) = ctl(&daemon, &["events"]);
     assert_eq!((code, text.as_str()), (1, "16 clients follow events already\n"));
@@ -167,7 +167,7 @@ fn a_slow_follower_loses_and_is_told_while_delivery_goes_on() {
 }
 
 #[test]
-fn log_level_and_dry_run_change_what_they_say() {
+fn log_level_changes_the_level_and_a_dry_run_changes_nothing() {
     let daemon = Daemon::start("");
     assert_eq!(ctl(&daemon, &["log-level"]).1, "info\n");
     assert_eq!(ctl(&daemon, &["log-level", "warning"]).1, "warning; the setting is info\n");
@@ -201,7 +201,7 @@ fn log_level_and_dry_run_change_what_they_say() {
 }
 
 #[test]
-fn publish_obeys_the_limits_of_messages() {
+fn publish_enforces_the_limits_of_messages() {
     let daemon = Daemon::start("[websocket]\nmax_message_size = \"1KiB\"\n");
     let mut reader = daemon.client_with(&json!({"read": ["chat"]}));
     let answer = daemon.admin(
@@ -222,13 +222,13 @@ fn publish_obeys_the_limits_of_messages() {
 }
 
 #[test]
-fn fault_67_whoever_misuses_the_admin_socket_disturbs_nobody() {
+fn fault_67_misuse_of_the_admin_socket_affects_no_client() {
     let mut daemon = Daemon::start("");
     let mut reader = daemon.client_with(&json!({"read": ["chat"]}));
     let mut writer = daemon.client_with(&json!({"write": ["chat"]}));
     let done = Arc::new(AtomicBool::new(false));
     let misused = done.clone();
-    // From before the first of them to after the last.
+    // From before the first of them connects until after the last has ended.
     let talking = std::thread::spawn(move || {
         let (mut number, mut longest) = (0, Duration::ZERO);
         while !misused.load(Relaxed) || number < 1_000 {
@@ -251,7 +251,7 @@ fn fault_67_whoever_misuses_the_admin_socket_disturbs_nobody() {
     let idle: Vec<_> = (0..1_000)
         .map(|number| {
             let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
-            // Some have been sent away by the time they speak.
+            // The server may have closed some connections already.
             let _ = stream.write_all(parts[number % parts.len()]);
             stream
         })
@@ -266,7 +266,7 @@ fn fault_67_whoever_misuses_the_admin_socket_disturbs_nobody() {
     println!("resident KiB before 1,000 such clients {}, with them {}", before >> 10, after >> 10);
     assert!(after < before + (16 << 20), "{before} to {after}");
     assert_eq!(ctl(&daemon, &["status"]).0, DONE);
-    // Nor do they hold up the end.
+    // Nor do they delay the end.
     daemon.signal(rustix::process::Signal::TERM);
     assert!(daemon.wait().success());
     assert!(!daemon.log().contains("panicked"), "{}", daemon.log());
@@ -274,7 +274,7 @@ fn fault_67_whoever_misuses_the_admin_socket_disturbs_nobody() {
 }
 
 #[test]
-fn bench_states_what_the_server_and_itself_cost() {
+fn bench_reports_the_cpu_time_of_the_server_and_of_itself() {
     let daemon = Daemon::start("");
     let load = ["bench", "fanout", "--connections", "20", "--duration", "200ms"];
     let (code, table) = ctl(&daemon, &load);
@@ -285,7 +285,7 @@ fn bench_states_what_the_server_and_itself_cost() {
     {
         assert!(table.contains(part), "{part} in {table}");
     }
-    // Another server by its address, with a secret of its own.
+    // Another server, by its address and with its own secret.
     let secret = daemon.directory.path().join("secret");
     std::fs::write(&secret, format!("{}\n", crate::support::SECRET)).unwrap();
     let url = format!("ws://127.0.0.1:{}", daemon.port);

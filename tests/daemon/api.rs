@@ -1,4 +1,4 @@
-//! The API for backends: each route, each right, each refusal, each bound.
+//! The API for backends: each route, each right, each rejection, each limit.
 
 use serde_json::{Value, json};
 
@@ -24,14 +24,14 @@ impl<'a> Backend<'a> {
         self.daemon.http(method, path, &self.token, &body)
     }
 
-    /// What a GET answers.
+    /// The answer to a GET.
     fn get(&self, path: &str) -> Value {
         let (code, answer) = self.ask("GET", path, &Value::Null);
         assert_eq!(code, 200, "{path}: {answer}");
         answer
     }
 
-    /// What is said to a request that is refused.
+    /// The sentence with which a request is refused.
     fn refused(&self, code: u16, method: &str, path: &str, body: &Value) -> String {
         let (refused, answer) = self.ask(method, path, body);
         assert_eq!(refused, code, "{method} {path} {body}: {answer}");
@@ -52,7 +52,7 @@ impl<'a> Backend<'a> {
     }
 }
 
-/// Somebody who reads and writes a channel.
+/// A client that reads and writes a channel.
 fn named(daemon: &Daemon, subject: &str, channel: &str) -> Client {
     daemon.client_with(&json!({"read": [channel], "write": [channel], "sub": subject}))
 }
@@ -65,7 +65,7 @@ fn id_of(backend: &Backend<'_>, subject: &str) -> String {
 }
 
 #[test]
-fn who_is_excluded_does_not_get_a_message() {
+fn an_excluded_connection_does_not_get_the_message() {
     for config in ["", "[history]\nmessages = 10\n"] {
         let daemon = Daemon::start(config);
         let backend = Backend::all(&daemon);
@@ -89,7 +89,7 @@ fn who_is_excluded_does_not_get_a_message() {
             client.settle();
         }
         let ids = |count| json!({"channel": "chat", "data": "x", "exclude": vec![nobody; count]});
-        assert_eq!(backend.publish(&ids(100)), [3], "as many as may be");
+        assert_eq!(backend.publish(&ids(100)), [3], "as many as are allowed");
         for bad in [ids(101), json!([{"channel": "chat", "data": "x", "exclude": 7}])] {
             let sentence = backend.refused(400, "POST", "/api/publish", &bad);
             assert_eq!(sentence, "message 0: exclude must be a connection's id, or an array of at most 100");
@@ -98,7 +98,7 @@ fn who_is_excluded_does_not_get_a_message() {
 }
 
 #[test]
-fn channels_are_shown_in_pages() {
+fn channels_are_listed_in_pages() {
     let daemon = Daemon::start("");
     let backend = Backend::all(&daemon);
     assert_eq!(backend.get("/api/channels"), json!({"channels": [], "next": null}));
@@ -123,7 +123,7 @@ fn channels_are_shown_in_pages() {
     for wrong in ["limit=0", "limit=1001", "limit=x", "limit=1&limit=2"] {
         backend.refused(400, "GET", &format!("/api/channels?{wrong}"), &Value::Null);
     }
-    // A read that the token claims is all that it sees.
+    // If the token has the claim `read`, it may show only those channels.
     let narrow = Backend::new(&daemon, &json!({"api": true, "read": ["b", "unread"]}));
     assert_eq!(names(&narrow.get("/api/channels")), ["b"]);
     assert_eq!(narrow.get("/api/channels/unread")["writers"], 1);
@@ -137,12 +137,12 @@ fn channels_are_shown_in_pages() {
 }
 
 #[test]
-fn no_page_is_longer_than_its_bound() {
+fn no_page_exceeds_its_limit_in_bytes() {
     let daemon = Daemon::start("max_connections = 2000\n[limits]\nchannels_per_token = 1001\n");
     let names: Vec<String> = (0..1001).map(|number| format!("{number:04}")).collect();
     let token = sign(&json!({"read": names}));
     let mut first = daemon.client_with(&json!({"read": ["0000"]}));
-    // A token of so many channels is too long for a request.
+    // A token with this many channels is too long for a request.
     first.send(json!({"auth": token}).to_string());
     assert_eq!(first.receive()["access"]["read"].as_array().unwrap().len(), 1001);
     let backend = Backend::all(&daemon);
@@ -156,11 +156,7 @@ fn no_page_is_longer_than_its_bound() {
     assert_eq!((&room["readers"], &room["writers"]), (&json!(1001), &json!(1001)));
     let rest = backend.get("/api/channels/room?limit=1000&after=0999");
     assert_eq!((&rest["subjects"], &rest["next"]), (&json!(["1000"]), &Value::Null));
-    assert_eq!(
-        backend.get("/api/channels/room")["subjects"].as_array().unwrap().len(),
-        100,
-        "when nobody says"
-    );
+    assert_eq!(backend.get("/api/channels/room")["subjects"].as_array().unwrap().len(), 100, "by default");
 
     let _same: Vec<Client> = (0..101).map(|_| named(&daemon, "same", "other")).collect();
     let page = backend.get("/api/connections?subject=same");
@@ -183,7 +179,7 @@ fn no_page_is_longer_than_its_bound() {
 }
 
 #[test]
-fn a_channel_is_named_in_the_path() {
+fn a_channel_is_selected_by_the_path() {
     let daemon = Daemon::start("");
     let backend = Backend::all(&daemon);
     let name = "a room/\u{fc} 100%?#";
@@ -193,9 +189,13 @@ fn a_channel_is_named_in_the_path() {
     alice.settle();
     let expected = json!({"channel": name, "readers": 3, "writers": 3, "subjects": ["alice"], "next": null});
     assert_eq!(backend.get("/api/channels/a%20room%2F%c3%BC%20100%25%3F%23"), expected);
-    assert_eq!(backend.get("/api/channels/a%20room/%C3%BC%20100%25%3f%23"), expected, "a slash may stay");
+    assert_eq!(
+        backend.get("/api/channels/a%20room/%C3%BC%20100%25%3f%23"),
+        expected,
+        "a slash needs no encoding"
+    );
     let none = json!({"channel": "none", "readers": 0, "writers": 0, "subjects": [], "next": null});
-    assert_eq!(backend.get("/api/channels/none"), none, "nothing is declared, so nothing is unknown");
+    assert_eq!(backend.get("/api/channels/none"), none, "channels need no declaration, so none is unknown");
     for wrong in ["%ff", "%", "%zz", "a%0a", &"x".repeat(256)] {
         backend.refused(400, "GET", &format!("/api/channels/{wrong}"), &Value::Null);
     }
@@ -203,7 +203,7 @@ fn a_channel_is_named_in_the_path() {
 }
 
 #[test]
-fn connections_are_those_of_a_subject() {
+fn connections_lists_those_of_one_subject() {
     let daemon = Daemon::start("");
     let backend = Backend::all(&daemon);
     let until = crate::support::unix_now() + 3600;
@@ -224,14 +224,14 @@ fn connections_are_those_of_a_subject() {
         (&admin["connections"][0]["id"], &admin["connections"][0]["expires_at"])
     );
     assert!(humantime::parse_rfc3339(row["connected_at"].as_str().unwrap()).is_ok(), "{row}");
-    assert_eq!(row.get("address"), None, "where somebody is, is the administrator's to know");
+    assert_eq!(row.get("address"), None, "only administrators may see addresses");
     assert_eq!(backend.get("/api/connections?subject=carol"), json!({"connections": [], "next": null}));
     let sentence = backend.refused(400, "GET", "/api/connections", &Value::Null);
     assert_eq!(sentence, "say whose connections: ?subject=NAME");
 }
 
 #[test]
-fn disconnect_means_what_philotectl_means() {
+fn disconnect_closes_and_refuses_as_philotectl_does() {
     let daemon = Daemon::start("");
     let backend = Backend::all(&daemon);
     let mut alices = ["a", "b"].map(|channel| named(&daemon, "alice", channel));
@@ -267,11 +267,11 @@ fn disconnect_means_what_philotectl_means() {
     );
     let token = sign(&json!({"read": ["a"], "sub": "alice"}));
     assert_eq!(status(&daemon.exchange(upgrade(&token, ""))), 403);
-    // Her own API token is none any more either.
+    // Her API token is no longer valid either.
     let hers = Backend::new(&daemon, &json!({"api": true, "sub": "alice"}));
     hers.refused(403, "GET", "/api/info", &Value::Null);
 
-    // Across a restart, for whoever uses which way.
+    // Also after a restart, on every way in.
     let directory = daemon.take_directory();
     let mut command = crate::support::philote(directory.path());
     command.env("SECRET", SECRET).env("PORT", "0");
@@ -282,13 +282,13 @@ fn disconnect_means_what_philotectl_means() {
 }
 
 #[test]
-fn what_cannot_be_remembered_is_not_done() {
+fn a_refusal_that_cannot_be_stored_closes_nothing() {
     let daemon = Daemon::start("");
     let backend = Backend::all(&daemon);
     let mut alice = named(&daemon, "alice", "a");
     let until = crate::support::unix_now() + 3600;
     let state = daemon.directory.path().join(".local/state/philote");
-    // Where the file would be is a directory.
+    // A directory has the name of the file.
     std::fs::create_dir_all(state.join("refused.json/x")).unwrap();
     let order = json!({"subject": "alice", "refuse_for": "1h"});
     let sentence = backend.refused(500, "POST", "/api/disconnect", &order);
@@ -312,7 +312,7 @@ fn what_cannot_be_remembered_is_not_done() {
 }
 
 #[test]
-fn each_right_opens_its_own_route() {
+fn each_right_allows_only_its_own_route() {
     let daemon = Daemon::start("");
     let routes = [
         ("publish", "POST", "/api/publish", json!({"channel": "c", "data": "x"})),
@@ -339,7 +339,7 @@ fn each_right_opens_its_own_route() {
     let channel = |api: Value| Backend::new(&daemon, &json!({"api": api})).get("/api/channels/c");
     assert_eq!(channel(json!(["channels"])), json!({"channel": "c", "readers": 1, "writers": 1}));
     assert_eq!(channel(json!(["channels", "subjects"]))["subjects"], json!(["reader"]));
-    // A client's token opens nothing, whatever it names.
+    // A client's token allows nothing here, whatever channels it names.
     for claims in [json!({"read": ["c"], "write": ["c"]}), json!({"api": false}), json!({"api": []})] {
         let client = Backend::new(&daemon, &claims);
         for (_, method, path, body) in &routes {
@@ -359,12 +359,16 @@ fn each_right_opens_its_own_route() {
         sentence.starts_with(expected) && sentence.ends_with("not an array with an unknown right in it"),
         "{sentence}"
     );
-    // philotectl makes such tokens.
+    // philotectl issues such tokens.
     let token = |body: Value| {
         daemon.admin("POST", "/v1/token", &body.to_string())["token"].as_str().unwrap().to_owned()
     };
     let narrow = Backend { daemon: &daemon, token: token(json!({"api": ["channels", "info"]})) };
-    assert_eq!(narrow.get("/api/channels")["channels"][0]["channel"], "c", "no read is any");
+    assert_eq!(
+        narrow.get("/api/channels")["channels"][0]["channel"],
+        "c",
+        "without `read` the token may show any channel"
+    );
     narrow.refused(403, "POST", "/api/publish", &json!({"channel": "c", "data": "x"}));
     daemon.wait_for_line("with api: channels, info by uid");
     let all = Backend { daemon: &daemon, token: token(json!({"api": true, "expires_in": null})) };
@@ -372,7 +376,7 @@ fn each_right_opens_its_own_route() {
 }
 
 #[test]
-fn the_document_is_served_to_everybody_and_methods_are_told() {
+fn openapi_needs_no_token_and_a_405_lists_the_methods() {
     let daemon = Daemon::start("");
     let get =
         |path: &str| daemon.exchange(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));

@@ -1,15 +1,15 @@
-//! Bodies: chunked ones, those that are framed in two ways, too large ones, and those that come in tiny pieces.
+//! Bodies: chunked, with two lengths, too large, and in tiny pieces.
 
 use std::io::{Read, Write};
 
 use serde_json::json;
 
-use crate::pipelining::{Everywhere, FLAT, KINDS, first_answer, read_all, request};
+use crate::everywhere::{Everywhere, FLAT, KINDS, first_answer, read_all, request};
 use crate::support::*;
 
 const MESSAGE: &str = r#"{"channel":"c","data":"x"}"#;
 
-/// A request that must never be answered: it stands where a body is.
+/// A request that must never be answered, because it is sent as a part of a body.
 const SMUGGLED: &str = "GET /health HTTP/1.1\r\nHost: smuggled\r\n\r\n";
 
 fn api() -> String {
@@ -21,7 +21,7 @@ fn publish(lines: &str, body: &str) -> String {
     format!("POST /api/publish?auth={} HTTP/1.1\r\nHost: x\r\n{lines}\r\n{body}", api())
 }
 
-/// A body in chunks of so many bytes.
+/// A body in chunks of this many bytes.
 fn in_chunks(body: &str, size: usize) -> String {
     let mut chunks = String::new();
     for chunk in body.as_bytes().chunks(size) {
@@ -31,7 +31,7 @@ fn in_chunks(body: &str, size: usize) -> String {
 }
 
 #[test]
-fn chunked_bodies_were_refused() {
+fn chunked_bodies_are_accepted() {
     let everywhere = Everywhere::start("");
     let mut reader = everywhere.daemon.client(&["c"]);
     let close = "GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
@@ -39,13 +39,13 @@ fn chunked_bodies_were_refused() {
         for body in [
             in_chunks(MESSAGE, 1),
             in_chunks(MESSAGE, 100),
-            // An extension, capital hex digits, leading zeros and a trailer, as RFC 9112 has them.
+            // An extension, capital hex digits, leading zeros and a trailer, as RFC 9112 allows.
             format!("00001A;name=value\r\n{MESSAGE}\r\n0\r\nX-Trailer: x\r\n\r\n"),
         ] {
             for coding in ["chunked", "Chunked", "CHUNKED"] {
                 let mut stream = everywhere.connect(kind);
                 let request = publish(&format!("Transfer-Encoding: {coding}\r\n"), &body);
-                // The connection goes on behind it.
+                // The connection is still usable after it.
                 stream.write_all(format!("{request}{request}{close}").as_bytes()).unwrap();
                 let bytes = read_all(&mut *stream);
                 let (first, rest) = first_answer(&bytes);
@@ -76,7 +76,7 @@ fn chunked_bodies_were_refused() {
 }
 
 #[test]
-fn a_body_whose_end_is_told_in_two_ways_is_refused_and_never_read_as_a_request() {
+fn a_body_with_two_lengths_is_refused_and_never_read_as_a_request() {
     let everywhere = Everywhere::start("[websocket]\nhandshake_timeout = '2s'");
     let mut reader = everywhere.daemon.client(&["c"]);
     let chunked = in_chunks(MESSAGE, 100);
@@ -142,7 +142,7 @@ fn a_body_whose_end_is_told_in_two_ways_is_refused_and_never_read_as_a_request()
         }
     }
     reader.settle();
-    // A chunk may be announced that never comes.
+    // A chunk may be announced and never arrive.
     let endless = publish(te, &format!("FFFFFFFFFFFFFFFF\r\n{MESSAGE}\r\n0\r\n\r\n{SMUGGLED}"));
     assert_eq!(first_answer(everywhere.daemon.exchange(endless).as_bytes()), (408, &b""[..]));
     // The same on the admin socket.
@@ -163,7 +163,7 @@ fn a_body_whose_end_is_told_in_two_ways_is_refused_and_never_read_as_a_request()
 }
 
 #[test]
-fn a_hidden_length_is_found_behind_other_requests_in_the_same_packet() {
+fn a_second_length_is_found_after_other_requests_in_the_same_packet() {
     let everywhere = Everywhere::start("");
     let both = publish("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", &in_chunks(MESSAGE, 9));
     let before = publish(&format!("Content-Length: {}\r\n", MESSAGE.len()), MESSAGE);
@@ -178,7 +178,7 @@ fn a_hidden_length_is_found_behind_other_requests_in_the_same_packet() {
 }
 
 #[test]
-fn a_body_that_nobody_reads_is_never_read_as_a_request() {
+fn an_unread_body_is_never_read_as_a_request() {
     let everywhere = Everywhere::start("");
     let length = SMUGGLED.len() * 1000;
     for kind in KINDS {
@@ -194,17 +194,17 @@ fn a_body_that_nobody_reads_is_never_read_as_a_request() {
 }
 
 #[test]
-fn a_413_comes_at_once_where_the_client_waits_to_be_told_to_go_on() {
+fn a_413_is_sent_at_once_if_the_client_expects_100_continue() {
     let everywhere = Everywhere::start("");
     for kind in KINDS {
         let expect = "Expect: 100-continue\r\n";
         let mut stream = everywhere.connect(kind);
         stream.write_all(publish(&format!("{expect}Content-Length: 2000000\r\n"), "").as_bytes()).unwrap();
-        // Nothing of the body is sent.
+        // No byte of the body has been sent.
         let bytes = read_all(&mut *stream);
         assert_eq!(first_answer(&bytes), (413, &b""[..]), "{kind}: {}", String::from_utf8_lossy(&bytes));
 
-        // One that fits is asked for, whatever the way in which its length is told.
+        // The server asks for a body that fits, however its length is given.
         for (lines, body) in [
             (format!("Content-Length: {}\r\n", MESSAGE.len()), MESSAGE.to_owned()),
             ("Transfer-Encoding: chunked\r\n".to_owned(), in_chunks(MESSAGE, 9)),
@@ -219,7 +219,7 @@ fn a_413_comes_at_once_where_the_client_waits_to_be_told_to_go_on() {
             stream.write_all(body.as_bytes()).unwrap();
             assert_eq!(first_answer(&read_all(&mut *stream)).0, 200, "{kind}");
         }
-        // A refusal needs no body either.
+        // A rejection needs no body either.
         let mut stream = everywhere.connect(kind);
         stream
             .write_all(
@@ -236,7 +236,7 @@ fn a_413_comes_at_once_where_the_client_waits_to_be_told_to_go_on() {
 }
 
 #[test]
-fn the_413_of_a_large_body_was_lost_in_a_reset() {
+fn the_413_of_a_large_body_is_not_lost_in_a_reset() {
     let everywhere = Everywhere::start("");
     for kind in KINDS.into_iter().chain(["admin"]) {
         let path = if kind == "admin" { "/v1/publish" } else { "/api/publish" };
@@ -248,7 +248,7 @@ fn the_413_of_a_large_body_was_lost_in_a_reset() {
                     + &in_chunks(&data, 1 << 20),
             ] {
                 let mut stream = everywhere.connect(kind);
-                // Like a library that sends all before it reads.
+                // Like a library that sends the whole request before it reads.
                 stream
                     .write_all(request.as_bytes())
                     .unwrap_or_else(|error| panic!("{kind}, {size}: {error}"));
@@ -259,13 +259,13 @@ fn the_413_of_a_large_body_was_lost_in_a_reset() {
 }
 
 #[test]
-fn a_body_in_tiny_pieces_held_a_read_buffer_for_each() {
+fn a_body_in_tiny_pieces_does_not_hold_a_read_buffer_for_each() {
     let everywhere = Everywhere::start("");
     let data = "x".repeat(60_000);
     let body = json!({"channel": "c", "data": data}).to_string();
     let before = everywhere.daemon.peak();
     for kind in KINDS {
-        // As many chunks as there are bytes, and as many packets.
+        // One chunk and one packet for each byte.
         let chunked = publish("Transfer-Encoding: chunked\r\nConnection: close\r\n", &in_chunks(&body, 1));
         let mut stream = everywhere.connect(kind);
         stream.write_all(chunked.as_bytes()).unwrap();

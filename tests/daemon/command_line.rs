@@ -1,4 +1,4 @@
-//! Starting it, well and badly.
+//! Starting the daemon, with valid and with wrong arguments and settings.
 
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ fn text(output: &Output) -> String {
 }
 
 #[test]
-fn a_mistyped_key_is_named_with_its_place_and_the_nearest() {
+fn a_mistyped_key_is_reported_with_its_line_and_the_nearest_key() {
     let output = run("max_connections = 10\n\n[limits]\nqueue_bites = \"1MiB\"\n", |command| {
         command.arg("--check");
     });
@@ -34,7 +34,7 @@ fn a_mistyped_key_is_named_with_its_place_and_the_nearest() {
 }
 
 #[test]
-fn fault_30_a_mistake_beside_the_secret_does_not_print_it() {
+fn fault_30_an_error_beside_the_secret_does_not_print_it() {
     for config in [
         "[auth]\nsecret = \"do not show me\" oops\n",
         "[auth]\nsecret = \"do not show me\nleeway = 5\n",
@@ -55,7 +55,7 @@ fn fault_30_a_mistake_beside_the_secret_does_not_print_it() {
 }
 
 #[test]
-fn fault_27_an_empty_secret_needs_the_opt_in_and_a_short_one_is_warned_of() {
+fn fault_27_an_empty_secret_needs_the_opt_in_and_a_short_one_causes_a_warning() {
     let output = run("", |command| {
         command.env("SECRET", "").arg("--check");
     });
@@ -66,7 +66,7 @@ fn fault_27_an_empty_secret_needs_the_opt_in_and_a_short_one_is_warned_of() {
     });
     let said = text(&output);
     assert!(output.status.code() == Some(78) && said.contains("philote.toml:2: auth.secret"), "{said}");
-    // A short one is warned of, and not shown.
+    // A short secret causes a warning that does not show it.
     let daemon = Daemon::start_with("", |command| {
         command.env("SECRET", "sh0rt");
     });
@@ -80,7 +80,7 @@ fn fault_27_an_empty_secret_needs_the_opt_in_and_a_short_one_is_warned_of() {
 }
 
 #[test]
-fn nothing_but_defaults_makes_a_secret_and_says_what_to_type() {
+fn with_defaults_only_the_daemon_creates_a_secret_and_prints_the_next_command() {
     let directory = TempDir::new().unwrap();
     let mut command = philote(directory.path());
     command.env("PORT", "0");
@@ -113,11 +113,11 @@ fn fault_62_a_port_in_use_and_fault_68_a_socket_in_use() {
     daemon.client(&["c"]).settle();
 }
 
-/// In a network of its own, where the kernel's bound for unprivileged ports is not lowered, and without the capability
-/// even as root.
+/// Runs in its own network namespace, where the kernel's limit for unprivileged ports is not lowered, and without the
+/// capability even as root.
 #[test]
 #[ignore = "needs root or user namespaces: tests/run includes it"]
-fn fault_62_port_80_without_the_capability_is_named_with_what_it_needs() {
+fn fault_62_port_80_without_the_capability_gets_an_error_with_a_hint() {
     let directory = TempDir::new().unwrap();
     let plain = philote(directory.path());
     let mut command = Command::new("unshare");
@@ -134,9 +134,9 @@ fn fault_62_port_80_without_the_capability_is_named_with_what_it_needs() {
     assert!(said.contains("listen: [::]:80 ") && said.contains("CAP_NET_BIND_SERVICE"), "{said}");
 }
 
-/// The read-only root of a container, or a user of its own.
+/// The read-only root of a container, or an unprivileged user.
 #[test]
-fn an_admin_socket_that_cannot_be_placed_names_the_ways_out() {
+fn the_error_for_an_admin_socket_that_cannot_be_created_says_how_to_proceed() {
     let directory = TempDir::new().unwrap();
     let file = directory.path().join("file");
     std::fs::write(&file, "").unwrap();
@@ -152,7 +152,7 @@ fn an_admin_socket_that_cannot_be_placed_names_the_ways_out() {
 }
 
 #[test]
-fn without_an_admin_socket_it_serves_and_philotectl_says_so() {
+fn without_an_admin_socket_the_daemon_serves_and_philotectl_says_so() {
     let mut daemon =
         Daemon::start_with("[admin]\nsocket = \"none\"\n[metrics]\nlisten = \"127.0.0.1:0\"\n", |command| {
             command.env_remove("PHILOTE_ADMIN_SOCKET");
@@ -176,7 +176,7 @@ fn without_an_admin_socket_it_serves_and_philotectl_says_so() {
     assert!(daemon.wait().success());
 }
 
-/// A daemon that may open so many files.
+/// A daemon that may open this many files.
 fn with_descriptors(limit: u32, config: &str) -> Daemon {
     Daemon::start_with(config, |command| {
         let program = command.get_program().to_owned();
@@ -193,7 +193,7 @@ fn with_descriptors(limit: u32, config: &str) -> Daemon {
 }
 
 #[test]
-fn the_descriptor_limit_is_said_at_start() {
+fn the_descriptor_limit_is_logged_at_start() {
     let daemon = with_descriptors(200, "max_connections = 1000\n");
     let log = daemon.log();
     assert!(log.contains("leaves 136 connections") && log.contains("LimitNOFILE"), "{log}");
@@ -201,7 +201,7 @@ fn the_descriptor_limit_is_said_at_start() {
     let token = crate::support::sign(&serde_json::json!({}));
     let error = daemon.try_client(&token).map(drop).unwrap_err().to_string();
     assert!(error.contains("503"), "{error}");
-    // What is in the way is named wherever a person reads that it is full.
+    // The descriptor limit is named wherever the daemon reports that it is full.
     let answer = daemon.exchange(crate::support::upgrade(&token, "Connection: close\r\n"));
     assert!(answer.contains("its limit of 200 open files leaves 136 connections"), "{answer}");
     daemon.wait_for_line("the most that the limit of 200 open files allows");
@@ -215,10 +215,10 @@ fn the_descriptor_limit_is_said_at_start() {
 }
 
 #[test]
-fn fault_54_out_of_descriptors_it_neither_spins_nor_fills_the_log() {
+fn fault_54_without_descriptors_accept_neither_spins_nor_fills_the_log() {
     let daemon = with_descriptors(200, "[websocket]\nhandshake_timeout = \"60s\"\n");
     let mut client = daemon.client(&["c"]);
-    // More silent connections than there are descriptors: the rest waits in the kernel.
+    // There are more silent connections than descriptors; the rest waits in the kernel.
     let silent: Vec<_> = (0..300).map(|_| daemon.connect()).collect();
     daemon.wait_for_line("can't accept connections: Too many open files (os error 24); trying again");
     let (began, work) = (Instant::now(), daemon.processor_time());
@@ -229,7 +229,7 @@ fn fault_54_out_of_descriptors_it_neither_spins_nor_fills_the_log() {
     assert!(work < took / 4, "it spins: {work:?} of {took:?}");
     assert_eq!(daemon.admin("GET", "/v1/status", "")["connections"], 1, "the admin socket answers");
     client.settle();
-    // The silent ones make room once they have been so for their time.
+    // The silent connections give up their slots after a while.
     daemon.client(&["c"]).settle();
     assert!(daemon.metric("philote_requests_refused_total{reason=\"max_pending\"}") > 0);
     drop(silent);

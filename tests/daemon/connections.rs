@@ -1,4 +1,4 @@
-//! Places, heartbeats and slow readers.
+//! Slots for connections, heartbeats and slow readers.
 
 use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::support::{Client, Daemon, frame, header, sign, status, upgrade};
 
 #[test]
-fn fault_52_all_at_once_get_101_or_503() {
+fn fault_52_connections_at_once_get_101_or_503() {
     let daemon = Daemon::start("max_connections = 100\n");
     let token = sign(&json!({"read": ["c"]}));
     let streams: Vec<_> = (0..400)
@@ -37,11 +37,11 @@ fn fault_52_all_at_once_get_101_or_503() {
 }
 
 #[test]
-fn a_client_that_answers_no_ping_is_closed_and_one_that_does_is_not() {
+fn a_client_that_answers_no_ping_is_closed_and_another_is_not() {
     let daemon = Daemon::start("[websocket]\nping_interval = \"1s\"\npong_timeout = \"1s\"\n");
     let mut alive = daemon.client(&["c"]);
     let mut dead = daemon.client(&["c"]);
-    // Raw bytes: a library would answer.
+    // Raw bytes, because a library would answer.
     let mut bytes = [0; 512];
     let mut seen = Vec::new();
     let alive = std::thread::spawn(move || {
@@ -62,10 +62,10 @@ fn a_client_that_answers_no_ping_is_closed_and_one_that_does_is_not() {
     alive.join().unwrap();
 }
 
-/// Bytes that keep coming, and even whole frames, do not help: a message is dated by its first byte.
+/// A slow message is not kept alive by more bytes or whole frames, because its age counts from its first byte.
 #[test]
-fn fault_35_a_message_that_comes_slowly_is_dated_by_its_first_byte() {
-    // No ping meanwhile: the client's pong would fall into the middle of its frame.
+fn fault_35_a_slow_message_is_cut_by_the_age_of_its_first_byte() {
+    // No ping is sent meanwhile, because the client's pong would fall into the middle of its frame.
     let daemon = Daemon::start("[websocket]\nping_interval = \"5m\"\n");
     let whole = frame(0x81, br#"{"channel":"c","data":"a longer one"}"#);
     let bytes: Vec<Vec<u8>> = whole.iter().map(|byte| vec![*byte]).collect();
@@ -80,19 +80,19 @@ fn fault_35_a_message_that_comes_slowly_is_dated_by_its_first_byte() {
         let answer = client.join().unwrap();
         assert_eq!(answer[2..4], 1008_u16.to_be_bytes(), "{answer:?}");
         assert_eq!(&answer[4..], b"a message took too long to arrive");
-        // Each would have taken 80 s.
+        // Each message would have taken 80 s.
         let took = began.elapsed();
         assert!(took >= Duration::from_secs(29) && took < Duration::from_secs(60), "{took:?}");
     }
     daemon.wait_until("their places are free", |status| status["connections"] == 0);
 }
 
-/// Sends a piece every two seconds until the server ends the connection, and returns what came.
+/// Sends a piece every two seconds until the server ends the connection, and returns everything received.
 fn trickle(mut client: Client, pieces: Vec<Vec<u8>>) -> Vec<u8> {
     let stream = client.stream();
     let mut answer = Vec::new();
     let mut buffer = [0; 256];
-    // Reading for that long is the pause.
+    // The read timeout is the pause.
     stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     for piece in pieces {
         stream.write_all(&piece).unwrap();
@@ -109,7 +109,7 @@ fn trickle(mut client: Client, pieces: Vec<Vec<u8>>) -> Vec<u8> {
 }
 
 #[test]
-fn fault_52_a_large_batch_closes_nobody() {
+fn fault_52_a_large_batch_closes_no_reader() {
     const MESSAGES: usize = 2_000;
     const READERS: usize = 20;
     let daemon = Daemon::start("");
@@ -128,7 +128,7 @@ fn fault_52_a_large_batch_closes_nobody() {
     let mut writer = daemon.client(&["c"]);
     let one_write: Vec<u8> = (0..MESSAGES).flat_map(|number| frame(0x81, text(number).as_bytes())).collect();
     writer.stream().write_all(&one_write).unwrap();
-    // It reads the channel as well, and gets nothing of its own.
+    // The publisher reads the channel as well, and gets none of its own messages.
     writer.settle();
     let batch: Vec<String> = (MESSAGES..MESSAGES * 2).map(text).collect();
     let api = sign(&json!({"api": true}));
@@ -138,10 +138,10 @@ fn fault_52_a_large_batch_closes_nobody() {
     readers.into_iter().for_each(|reader| reader.join().unwrap());
 }
 
-/// Guarantees 1 to 4: the one that stops is closed, the others have everything, the publisher is never slowed, and
-/// memory comes back.
+/// Guarantees 1 to 4: the reader that stops is closed, the others get everything, the publisher is never slowed, and
+/// the memory is freed.
 #[test]
-fn fault_50_a_reader_that_stops() {
+fn fault_50_a_reader_that_stops_is_closed_and_slows_nothing() {
     const MESSAGES: usize = 200_000;
     let daemon = Daemon::start("");
     let before = daemon.memory().0;
@@ -167,7 +167,7 @@ fn fault_50_a_reader_that_stops() {
         writer.settle();
         began.elapsed()
     };
-    // It reads again once it has been judged, while the others go on.
+    // It reads again once the daemon has judged it, while the others go on.
     let (published, (code, messages)) = std::thread::scope(|scope| {
         let publishing = scope.spawn(publish);
         let judged = || daemon.admin("GET", "/v1/connections", "").to_string().contains("slow_consumer");
@@ -181,7 +181,7 @@ fn fault_50_a_reader_that_stops() {
     let peak = daemon.peak();
     assert_eq!(code, 4413);
     for (number, message) in messages.iter().enumerate() {
-        assert_eq!(message["data"], number.to_string(), "what came before is without a gap");
+        assert_eq!(message["data"], number.to_string(), "no message before the Close is missing");
     }
     drop((writer, stopped));
     daemon.wait_until("all are gone", |status| status["connections"] == 0 && status["queued_bytes"] == 0);
@@ -194,7 +194,7 @@ fn fault_50_a_reader_that_stops() {
         peak >> 10,
         after >> 10
     );
-    // queue_bytes is 1 MiB; all that was published is 16 MiB.
+    // queue_bytes is 1 MiB; 16 MiB are published in total.
     assert!(peak < before + (12 << 20), "memory was not flat: {before} to {peak}");
     assert!(after < before + (8 << 20), "memory did not come back: {before} to {after}");
 }
@@ -205,14 +205,14 @@ fn read_all(mut reader: Client, messages: usize) {
     }
 }
 
-/// Each has a channel of its own, so that no two queues share a message.
+/// Each reader has its own channel, so that no two queues share a message.
 #[test]
-fn fault_51_all_stop_at_once() {
+fn fault_51_memory_is_bounded_when_all_readers_stop() {
     const READERS: usize = 20;
     const TOTAL: u64 = 24 << 20;
     const DATA: usize = 50_000;
     const MESSAGES: usize = 160;
-    // No ping meanwhile: nobody reads it.
+    // No ping is sent meanwhile, because no client reads it.
     let daemon = Daemon::start(
         "[websocket]\nping_interval = \"5m\"\n\
          [limits]\nqueue_messages = 100000\nqueue_bytes = \"16MiB\"\ntotal_queue_bytes = \"24MiB\"\n",
@@ -243,7 +243,7 @@ fn fault_51_all_stop_at_once() {
         greatest >> 10,
         grown >> 10
     );
-    // A batch may pass the limit before the longest queues go. What is freed is not all given back, hence twice.
+    // A batch may exceed the limit before the longest queues are closed. The allocator keeps some freed memory, hence twice.
     assert!((TOTAL / 2..=TOTAL + (4 << 20)).contains(&greatest), "{greatest}");
     assert!(grown < 2 * TOTAL, "{grown}");
     let ended = daemon.ended(1);
@@ -252,9 +252,9 @@ fn fault_51_all_stop_at_once() {
     drop(stopped);
 }
 
-/// A burst many times as large as what may wait for all, were it counted for each reader, before a socket has refused.
+/// The burst would exceed `total_queue_bytes` many times if it were counted for each reader before a socket was full.
 #[test]
-fn fault_51_a_burst_for_a_thousand_readers_that_read_closes_nobody() {
+fn fault_51_a_burst_closes_none_of_a_thousand_readers_that_read() {
     const READERS: usize = 1_000;
     const MESSAGES: usize = 100;
     let daemon = Daemon::start(

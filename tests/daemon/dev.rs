@@ -1,4 +1,4 @@
-//! `philote --dev`: what it prints, and the page that no other server has.
+//! `philote --dev`: its output, and the page that only it serves.
 
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
@@ -26,7 +26,7 @@ fn start() -> Daemon {
 }
 
 #[test]
-fn it_warns_in_red_and_prints_a_token_that_works() {
+fn dev_warns_in_red_and_prints_a_valid_token() {
     let directory = TempDir::new().unwrap();
     let mut command = philote(directory.path());
     let mut terminal = OnTerminal::start(command.env("PORT", "0").arg("--dev"));
@@ -53,7 +53,7 @@ fn it_warns_in_red_and_prints_a_token_that_works() {
 }
 
 #[test]
-fn the_page_and_its_client_are_served_and_nothing_else_is_new() {
+fn dev_serves_the_page_and_its_client_and_changes_no_other_route() {
     let daemon = start();
     let get = |path: &str| {
         daemon.exchange(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
@@ -64,7 +64,7 @@ fn the_page_and_its_client_are_served_and_nothing_else_is_new() {
     let policy = header(&page, "content-security-policy").unwrap();
     assert!(policy.starts_with("default-src 'none'; script-src 'self' 'sha256-"), "{policy}");
     assert!(text(&page).contains("for development only"));
-    assert!(text(&page).contains(SECRET), "the page signs with the secret that the daemon has");
+    assert!(text(&page).contains(SECRET), "the page must sign with the daemon's secret");
     let client = get("/philote.js");
     assert_eq!(header(&client, "content-type"), Some("text/javascript; charset=utf-8"));
     assert_eq!(text(&client), include_str!("../../packaging/npm/philote.js"));
@@ -74,7 +74,7 @@ fn the_page_and_its_client_are_served_and_nothing_else_is_new() {
     daemon.try_client(&token).unwrap().settle();
 }
 
-/// A daemon on a terminal of its own, which is closed when the file is dropped.
+/// A daemon on its own terminal, which closes when the file is dropped.
 fn on_own_terminal(script: &str) -> (Daemon, std::fs::File) {
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     grantpt(&master).unwrap();
@@ -93,12 +93,12 @@ fn on_own_terminal(script: &str) -> (Daemon, std::fs::File) {
     (Daemon::spawn(command, directory), master.into())
 }
 
-/// As open(2) takes it: the test itself must not get the terminal.
+/// The flags of open(2): the test itself must not get the terminal.
 const O_NOCTTY: i32 = 0o400;
 
 #[test]
-fn it_ends_with_its_terminal_and_reloads_at_any_other_hangup() {
-    // The tests themselves may have been started by something that ignores hangups.
+fn dev_ends_with_its_terminal_and_reloads_at_any_other_hangup() {
+    // The program that started the tests may ignore hangups.
     let (mut daemon, terminal) = on_own_terminal("exec env --default-signal=HUP setsid --ctty \"$0\" --dev");
     daemon.signal(Signal::HUP);
     daemon.wait_for_line("reloaded");
@@ -115,9 +115,9 @@ fn it_ends_with_its_terminal_and_reloads_at_any_other_hangup() {
     }
 }
 
-/// Any page that is open in the developer's browser could reach it, and knows its secret.
+/// Any page that is open in the developer's browser could connect, and knows the secret.
 #[test]
-fn pages_of_other_sites_and_rebound_names_are_kept_out_of_every_route() {
+fn dev_refuses_other_sites_and_rebound_names_on_every_route() {
     let daemon = start();
     let token = sign_with(&json!({"read": ["c"], "write": ["c"], "api": true}), SECRET);
     let body = r#"{"channel": "c", "data": "x"}"#;
@@ -196,7 +196,7 @@ fn pages_of_other_sites_and_rebound_names_are_kept_out_of_every_route() {
 }
 
 #[test]
-fn without_dev_there_is_no_page() {
+fn without_dev_the_page_is_not_served() {
     let daemon = Daemon::start("");
     for path in ["/", "/philote.js"] {
         let answer = daemon.exchange(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
@@ -207,7 +207,7 @@ fn without_dev_there_is_no_page() {
 }
 
 #[test]
-fn others_are_kept_out_and_nobody_needs_to_read_what_it_prints() {
+fn dev_refuses_public_addresses_and_survives_a_closed_output() {
     let directory = TempDir::new().unwrap();
     let mut command = philote(directory.path());
     let output = command.args(["--dev", "--listen", "0.0.0.0:0"]).output().unwrap();

@@ -1,4 +1,4 @@
-//! Bytes that break the protocol, or stretch it.
+//! Frames and bytes that violate the protocol, or reach its limits.
 
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -16,7 +16,7 @@ fn close_after(daemon: &Daemon, bytes: &[u8]) -> u16 {
 }
 
 #[test]
-fn fault_32_33_39_broken_frames_close_with_a_code() {
+fn fault_32_33_39_invalid_frames_close_with_a_code() {
     let daemon = Daemon::start("");
     let mut bystander = daemon.client(&["c"]);
     let message = br#"{"channel":"c","data":"x"}"#;
@@ -71,9 +71,13 @@ fn fault_32_33_39_broken_frames_close_with_a_code() {
         assert_eq!(close_after(&daemon, &frame(0x88, &code.to_be_bytes())), 1002, "{code}");
     }
     for code in [1000_u16, 1001, 3000, 4999] {
-        assert_eq!(close_after(&daemon, &frame(0x88, &code.to_be_bytes())), code, "its own code comes back");
+        assert_eq!(
+            close_after(&daemon, &frame(0x88, &code.to_be_bytes())),
+            code,
+            "the server answers with the same code"
+        );
     }
-    // The bystander's place alone is taken, and nothing of all this was delivered to it.
+    // Only the bystander is still connected, and it received none of this.
     daemon.wait_until("all places are free again", |status| status["connections"] == 1);
     bystander.settle();
 }
@@ -92,8 +96,8 @@ fn fault_34_declared_lengths_allocate_nothing() {
         assert_eq!(code, 1009, "{length}");
     }
     let mut clients: Vec<Client> = (0..1000).map(|_| daemon.client(&[])).collect();
-    // After its clients, so that only what the frames bring is seen; the peaks, because what was reserved for them goes
-    // with the connection.
+    // Measured after the clients have connected, so that only the effect of the frames counts. The peaks are used, because
+    // memory that was reserved for a frame is freed with its connection.
     daemon.forget_peak();
     let (resident, space) = (daemon.peak(), daemon.peak_address_space());
     for (number, client) in clients.iter_mut().enumerate() {
@@ -109,12 +113,12 @@ fn fault_34_declared_lengths_allocate_nothing() {
         space >> 10,
         resident >> 10
     );
-    // The limit's 64 KiB for each would be 64 MiB.
+    // 64 KiB, the limit, for each would be 64 MiB.
     assert!(space < 32 << 20 && resident < 8 << 20, "address space grew by {space}, resident by {resident}");
 }
 
 #[test]
-fn fault_36_fragments_are_bounded() {
+fn fault_36_the_number_of_fragments_is_bounded() {
     let daemon = Daemon::start("");
     let mut other = daemon.client(&["c"]);
     let flood = |first: &[u8], rest: &[u8], count: usize| -> Vec<u8> {
@@ -139,7 +143,7 @@ fn fault_36_fragments_are_bounded() {
         for _ in 0..5 {
             for bytes in &floods {
                 let mut client = daemon.client(&["c"]);
-                // The server may have ended it before all is sent.
+                // The server may have closed the connection before everything is sent.
                 let _ = client.stream().write_all(bytes);
                 assert_eq!(client.closed().0, 1008);
             }
@@ -150,7 +154,7 @@ fn fault_36_fragments_are_bounded() {
     let work = daemon.processor_time() - before;
     println!("others: {exchanges} exchanges, the longest {longest:?}; {work:?} of processor time for all");
     assert!(exchanges > 0 && longest < Duration::from_secs(2), "{exchanges}, {longest:?}");
-    // A message in as many pieces as are allowed is whole.
+    // A message with the maximum number of fragments is accepted.
     let text = br#"{"channel":"c","data":"pieces"}"#;
     let mut pieces = frame(0x01, b"");
     text.iter().for_each(|byte| pieces.extend(frame(0x00, &[*byte])));
@@ -161,7 +165,7 @@ fn fault_36_fragments_are_bounded() {
 }
 
 #[test]
-fn fault_37_pings_without_reading_end_with_a_full_queue() {
+fn fault_37_pings_without_reading_close_with_a_full_queue() {
     let daemon = Daemon::start("");
     let mut client = daemon.client(&["c"]);
     client.settle();
@@ -171,10 +175,10 @@ fn fault_37_pings_without_reading_end_with_a_full_queue() {
     client.stream().set_write_timeout(Some(Duration::from_secs(1))).unwrap();
     let mut sent = 0_u64;
     let deadline = Instant::now() + PATIENCE;
-    // Until the server, which throws away what comes after its Close for a time, has ended the connection.
+    // After its Close the server discards what arrives for a while; send until it has closed the connection.
     while client.stream().write_all(&pings).is_ok() {
         sent += pings.len() as u64;
-        assert!(Instant::now() < deadline, "it takes pings for ever: {sent}");
+        assert!(Instant::now() < deadline, "it still reads pings: {sent}");
     }
     let row = daemon.ended(1).remove(0);
     assert_eq!((&row["code"], &row["reason"]), (&json!(4413), &json!("slow_consumer")), "{row}");
@@ -184,7 +188,7 @@ fn fault_37_pings_without_reading_end_with_a_full_queue() {
         sent >> 10,
         grown >> 10
     );
-    // queue_bytes is 1 MiB, and what waits in one queue is no more than it with what one read brought.
+    // queue_bytes is 1 MiB, and a queue exceeds it by at most the answers to one read.
     assert!(grown < 8 << 20, "{grown}");
 }
 
@@ -207,10 +211,10 @@ fn fault_39_data_after_a_close_is_ignored() {
     reader.settle();
 }
 
-/// However it came to its Close, a client that never answers it, and keeps its own side open, has no socket here for
-/// longer than the deadline: what it reads of or not.
+/// A client that never answers a Close, and keeps its own side open, loses its connection at the deadline, whatever the
+/// reason of the Close and however much it reads.
 #[test]
-fn fault_40_a_close_that_is_never_answered() {
+fn fault_40_a_close_that_is_never_answered_ends_at_the_deadline() {
     let daemon = Daemon::start("[auth]\nleeway = \"0s\"\n");
     let mut writer = daemon.client_with(&json!({"write": ["full"]}));
     writer.settle();
@@ -220,7 +224,7 @@ fn fault_40_a_close_that_is_never_answered() {
     let mut broken = daemon.client_with(&claims("broken", "c"));
     let mut disconnected = daemon.client_with(&claims("disconnected", "c"));
     let mut expired = daemon.client_with(&json!({"read": ["c"], "exp": unix_now() + 2}));
-    // It reads nothing of all that waits for it, so that its Close can't even be sent.
+    // It reads none of the messages that wait for it, so that not even the Close can be sent.
     let full = daemon.client_with(&claims("full", "full"));
     let text = "x".repeat(50_000);
     while daemon.admin("GET", "/v1/connections?subject=full", "")["connections"][0]["queued_bytes"].as_u64()
@@ -234,7 +238,7 @@ fn fault_40_a_close_that_is_never_answered() {
         daemon.admin("POST", "/v1/disconnect", &json!({"subject": subject}).to_string());
     }
     for (client, code) in [(&mut broken, 1002_u16), (&mut disconnected, 4403), (&mut expired, 4401)] {
-        // Raw bytes: a library would answer. The server's end comes behind its Close.
+        // Raw bytes, because a library would answer. The server ends the connection after its Close.
         let mut bytes = Vec::new();
         client.stream().read_to_end(&mut bytes).unwrap();
         assert_eq!((bytes[0], &bytes[2..4]), (0x88, &code.to_be_bytes()[..]), "{bytes:?}");
@@ -245,10 +249,10 @@ fn fault_40_a_close_that_is_never_answered() {
     drop((broken, disconnected, expired, full));
 }
 
-/// Clients reset their connections at every stage: in the handshake, right after the 101, in the middle of a frame, and
-/// while messages are being sent to them.
+/// Clients reset their connections at every stage: in the handshake, right after the 101, within a frame, and while
+/// messages are being sent to them.
 #[test]
-fn fault_41_resets_leave_nothing() {
+fn fault_41_resets_at_every_stage_leave_no_connection() {
     let daemon = Daemon::start("max_connections = 1000\n");
     daemon.client(&["c"]).settle();
     daemon.wait_until("it has gone", |status| status["connections"] == 0);
@@ -260,7 +264,7 @@ fn fault_41_resets_leave_nothing() {
     let token = sign(&json!({"read": ["c"], "write": ["c"]}));
     let request = upgrade(&token, "");
     for number in 0..300 {
-        // The whole request, whose answer is on its way, and parts of it.
+        // The whole request, whose answer is being sent, and parts of it.
         let mut handshake = daemon.connect();
         let part = [request.len(), 0, 1, request.len() / 2, request.len() - 1][number % 5];
         handshake.write_all(&request.as_bytes()[..part]).unwrap();
@@ -303,15 +307,18 @@ fn fault_41_resets_leave_nothing() {
 }
 
 #[test]
-fn fault_42_binary_frames_are_taken_as_text() {
+fn fault_42_binary_frames_are_handled_as_text() {
     let daemon = Daemon::start("");
     let (mut writer, mut reader) = (daemon.client(&["c"]), daemon.client(&["c"]));
     for data in ["binary", "\u{e9}\u{1f600}", ""] {
         let message = json!({"channel": "c", "data": data}).to_string();
         writer.socket.send(Message::binary(message.clone().into_bytes())).unwrap();
         let read = reader.socket.read().unwrap();
-        assert!(matches!(&read, Message::Text(text) if text.contains(data)), "readers get text: {read:?}");
-        // In pieces as well.
+        assert!(
+            matches!(&read, Message::Text(text) if text.contains(data)),
+            "readers must get a text frame: {read:?}"
+        );
+        // Fragmented as well.
         let (one, two) = message.as_bytes().split_at(5);
         writer.stream().write_all(&[frame(0x02, one), frame(0x80, two)].concat()).unwrap();
         assert_eq!(reader.data(), data);

@@ -1,18 +1,18 @@
-//! Clients that stop sending, or leave, after a request: they are answered, and what was begun is done whole.
+//! Clients that stop sending, or close the connection, after a request: each started request is completed.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
 
 use serde_json::json;
 
-use crate::pipelining::{Everywhere, KINDS, first_answer, read_all, request};
+use crate::everywhere::{Everywhere, KINDS, first_answer, read_all, request};
 use crate::support::*;
 
-/// Requests of each kind: what a race lost now and then is lost at least once.
+/// Requests of each kind, so many that a rare race occurs at least once.
 const TIMES: usize = 100;
 
 #[test]
-fn half_closed_requests_were_dropped_midway() {
+fn half_closed_requests_are_answered_completely() {
     let everywhere = Everywhere::start("");
     let api = sign(&json!({"api": true}));
     let batch: Vec<_> = (0..200).map(|n| json!({"channel": "nobody", "data": n.to_string()})).collect();
@@ -30,7 +30,7 @@ fn half_closed_requests_were_dropped_midway() {
         (200, chunked),
         (401, request("GET", "/api/info", "bad", "")),
         (426, request("GET", "/", "", "")),
-        // The body or the head never comes.
+        // The body or the head never arrives.
         (400, request("POST", "/api/publish", &api, "{}").replace("Length: 2", "Length: 9")),
         (400, "GET / HT".to_owned()),
     ];
@@ -62,7 +62,7 @@ fn half_closed_requests_were_dropped_midway() {
 }
 
 #[test]
-fn several_requests_before_the_end_of_sending_are_all_answered() {
+fn all_requests_sent_before_the_client_half_closes_are_answered() {
     let everywhere = Everywhere::start("");
     for kind in KINDS {
         let mut stream = everywhere.connect(kind);
@@ -80,7 +80,7 @@ fn several_requests_before_the_end_of_sending_are_all_answered() {
 }
 
 #[test]
-fn of_a_batch_whose_client_left_256_messages_were_delivered() {
+fn a_batch_whose_client_disconnects_is_delivered_completely() {
     const BATCH: usize = 5_000;
     let daemon = Daemon::start("");
     let api = sign(&json!({"api": true}));
@@ -107,7 +107,7 @@ fn of_a_batch_whose_client_left_256_messages_were_delivered() {
             "closes" => drop(stream),
             "resets" => {
                 socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
-                // In the middle of the batch; before, it would take back what is not read yet.
+                // In the middle of the batch. Earlier, the daemon would discard the unread part.
                 begins.recv_timeout(PATIENCE).unwrap();
                 drop(stream);
             }

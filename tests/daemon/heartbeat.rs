@@ -1,4 +1,4 @@
-//! Who is alive: readers that are frozen, gone or slow, on channels that are busy.
+//! Heartbeats: readers that are frozen, gone or slow, on busy channels.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ use crate::support::{Client, Daemon, PATIENCE, sign};
 
 const BEATS: &str = "[websocket]\nping_interval = \"1s\"\npong_timeout = \"1s\"\n";
 
-/// Those that have ended, if it is this one alone.
+/// The closed connections, if this is the only one.
 fn ended(daemon: &Daemon, subject: &str) -> Option<Value> {
     let answer = daemon.admin("GET", "/v1/connections/closed", "");
     let rows = answer["connections"].as_array().unwrap();
@@ -20,7 +20,7 @@ fn ended(daemon: &Daemon, subject: &str) -> Option<Value> {
     rows.first().cloned()
 }
 
-/// Its system goes on taking what a frozen client is sent, so that it was never pinged while its channel was busy.
+/// The system of a frozen client still accepts data, so the client was never pinged while its channel was busy.
 #[test]
 fn fault_79_a_frozen_reader_of_a_busy_channel_is_closed() {
     let daemon = Daemon::start("[websocket]\nping_interval = \"2s\"\npong_timeout = \"2s\"\n");
@@ -35,15 +35,15 @@ fn fault_79_a_frozen_reader_of_a_busy_channel_is_closed() {
         if let Some(row) = ended(&daemon, "frozen") {
             break row;
         }
-        assert!(began.elapsed() < PATIENCE, "still there after {:?}", began.elapsed());
-        // A busy channel, not a flood.
+        assert!(began.elapsed() < PATIENCE, "the connection is still open after {:?}", began.elapsed());
+        // A busy channel, but not a flood.
         std::thread::sleep(Duration::from_millis(100));
     };
     println!("closed after {:?}", began.elapsed());
     assert_eq!(row["reason"], "no_pong", "{row}");
 }
 
-/// Reads some 160 KB a second.
+/// Reads about 160 KB a second.
 struct Slow(TcpStream);
 
 impl Read for Slow {
@@ -64,9 +64,9 @@ impl Write for Slow {
     }
 }
 
-/// The ping lies behind a MiB in the kernel's buffers: the answer comes seconds after `pong_timeout`.
+/// The ping waits behind a MiB in the kernel's buffers, so the answer arrives seconds after `pong_timeout`.
 #[test]
-fn a_slow_reader_that_still_reads_is_not_called_dead() {
+fn a_slow_reader_that_still_reads_is_not_closed() {
     const MESSAGES: usize = 100;
     let daemon = Daemon::start(BEATS);
     let token = sign(&json!({"read": ["c"], "sub": "slow"}));
@@ -92,8 +92,8 @@ fn a_slow_reader_that_still_reads_is_not_called_dead() {
     assert!(ended(&daemon, "nobody").is_none());
 }
 
-/// The second line: the system itself gives up a client that lets nothing more be sent, long before it could have read
-/// what waits for it at the pace of the slowest reader.
+/// The second check: the daemon closes a client whose system accepts no more data, long before the client could have read
+/// the waiting messages at the pace of the slowest reader.
 #[test]
 fn fault_79_a_frozen_reader_with_full_buffers_is_closed_on_a_quiet_channel() {
     let daemon =
@@ -102,14 +102,14 @@ fn fault_79_a_frozen_reader_with_full_buffers_is_closed_on_a_quiet_channel() {
     let mut writer = daemon.client_with(&json!({"write": ["c"]}));
     let text = "x".repeat(50_000);
     let queued = |status: &Value| status["queued_bytes"].as_u64().unwrap() > 0;
-    // Until its socket refuses, and then some.
+    // Until the socket is full, and somewhat more.
     while !queued(&daemon.admin("GET", "/v1/status", "")) {
         writer.publish("c", &text);
         writer.settle();
     }
     let began = Instant::now();
     let row = loop {
-        // It answers pings in between.
+        // It answers pings meanwhile.
         writer.settle();
         if let Some(row) = ended(&daemon, "frozen") {
             break row;
@@ -121,9 +121,9 @@ fn fault_79_a_frozen_reader_with_full_buffers_is_closed_on_a_quiet_channel() {
     assert_eq!(row["reason"], "no_pong", "{row}");
 }
 
-/// A paused container, a stopped process: what clients answered meanwhile lies in their sockets.
+/// A paused container or a stopped process: the answers of clients wait in their sockets.
 #[test]
-fn a_daemon_that_was_stopped_reads_before_it_judges() {
+fn a_daemon_that_was_stopped_reads_answers_before_it_closes_clients() {
     let daemon = Daemon::start("[websocket]\nping_interval = \"1s\"\npong_timeout = \"2s\"\n");
     let mut clients: Vec<Client> = (0..50).map(|_| daemon.client(&["c"])).collect();
     for client in &mut clients {

@@ -1,4 +1,4 @@
-//! History: who comes back gets what it missed, or hears that it does not.
+//! History: a client that reconnects gets what it missed, or is told that it does not.
 
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ fn enter(daemon: &Daemon, claims: &Value, since: &Value) -> (Client, Value) {
 }
 
 #[test]
-fn who_comes_back_gets_what_it_missed() {
+fn a_client_that_resumes_gets_what_it_missed() {
     let daemon = Daemon::start("[history]\nmessages = 5\n");
     let claims = json!({"read": ["chat", "news"], "write": ["chat"]});
     let mut classic = daemon.client(&["chat", "news"]);
@@ -46,12 +46,12 @@ fn who_comes_back_gets_what_it_missed() {
 
     let later = json!({"auth": sign(&json!({"read": ["news"]}))}).to_string();
     client.send(later);
-    assert!(client.receive()["access"].get("ids").is_none(), "it joins nothing");
+    assert!(client.receive()["access"].get("ids").is_none(), "it joins no channel");
     classic.publish("chat", "5");
     classic.settle();
     client.send(json!({"auth": sign(&claims), "since": {"chat": id, "news": id}}).to_string());
     let access = client.receive()["access"].take();
-    assert_eq!(access["recovered"], json!({"chat": true}), "news was never left");
+    assert_eq!(access["recovered"], json!({"chat": true}), "the client never left the channel news");
     assert_eq!(access["ids"], json!({"chat": id}));
     assert_eq!([client.data(), client.data(), client.data(), client.data()], ["2", "3", "4", "5"]);
 
@@ -62,13 +62,13 @@ fn who_comes_back_gets_what_it_missed() {
     let (mut late, access) = enter(&daemon, &claims, &json!({"chat": id}));
     assert_eq!(access["recovered"], json!({"chat": false}));
     classic.publish("chat", "10");
-    assert_eq!(late.data(), "10", "on from here");
+    assert_eq!(late.data(), "10", "new messages follow");
     let (mut new, _) = enter(&daemon, &claims, &json!({"chat": null}));
     assert_eq!((0..5).map(|_| new.data()).collect::<Vec<_>>(), ["6", "7", "8", "9", "10"]);
 }
 
 #[test]
-fn what_is_kept_of_a_channel_that_is_read_already_comes_again_when_it_is_named_without_an_id() {
+fn a_channel_named_with_null_is_delivered_again_although_it_is_read() {
     let daemon = Daemon::start("[history]\nmessages = 3\n");
     let claims = json!({"read": ["chat", "news"]});
     let mut classic = daemon.client(&["chat", "news"]);
@@ -84,7 +84,7 @@ fn what_is_kept_of_a_channel_that_is_read_already_comes_again_when_it_is_named_w
     classic.publish("chat", "5");
     classic.publish("news", "n");
     let rest: Vec<String> = (0..5).map(|_| client.data()).collect();
-    assert_eq!(rest, ["2", "3", "4", "5", "n"], "all that is kept, and on from there without a double");
+    assert_eq!(rest, ["2", "3", "4", "5", "n"], "everything kept, then new messages, without a duplicate");
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn a_restart_changes_the_epoch() {
 }
 
 #[test]
-fn a_reload_turns_history_off_and_on_and_nobody_is_told_wrong() {
+fn a_reload_turns_history_off_and_on_and_recovered_stays_correct() {
     let on = "[history]\nmessages = 5\n";
     let daemon = Daemon::start(on);
     let reload = |settings| {
@@ -136,12 +136,12 @@ fn a_reload_turns_history_off_and_on_and_nobody_is_told_wrong() {
     drop(client);
     reload(on);
     let (_client, access) = enter(&daemon, &claims, &places);
-    assert_eq!(access["recovered"]["chat"], false, "what was published meanwhile is not kept");
+    assert_eq!(access["recovered"]["chat"], false, "messages without a history are not kept");
     assert_ne!(access["ids"]["chat"], places["chat"]);
 }
 
 #[test]
-fn what_one_says_oneself_is_nothing_missed() {
+fn own_messages_are_not_missed_messages() {
     let daemon = Daemon::start("[history]\nmessages = 5\n");
     let claims = json!({"read": ["chat"], "write": ["chat"]});
     let (mut client, access) = enter(&daemon, &claims, &json!({}));
@@ -155,18 +155,18 @@ fn what_one_says_oneself_is_nothing_missed() {
     drop(client);
     daemon.wait_until("it is gone", |status| status["connections"] == 0);
     let (client, told) = enter(&daemon, &claims, &access["ids"]);
-    assert_eq!(told["recovered"], json!({"chat": false}), "more than is kept came after this");
+    assert_eq!(told["recovered"], json!({"chat": false}), "more messages followed than are kept");
     drop(client);
     let (mut client, told) = enter(&daemon, &claims, &place);
     assert_eq!(told["recovered"], json!({"chat": true}));
     daemon.client(&["chat"]).publish("chat", "yours");
-    assert_eq!(client.data(), "yours", "and nothing before");
+    assert_eq!(client.data(), "yours", "and no message before it");
 }
 
-/// Each of these channels gets one message and no reader. What they cost is what `bytes` allows, and what has nothing to
-/// do with them goes on meanwhile: every second all of them were walked, and they held three times as much.
+/// Each of these channels gets one message and has no reader. Their memory must stay within `bytes`, and they must not
+/// delay others. Before, all of them were walked every second, and they took three times as much memory.
 #[test]
-fn fault_81_many_kept_channels_hold_what_bytes_allows() {
+fn fault_81_many_kept_channels_stay_within_the_history_limit() {
     const CHANNELS: usize = 130_000;
     const BATCH: usize = 10_000;
     let daemon = Daemon::start("[history]\nmessages = 10\nbytes = \"64MiB\"\n");
@@ -211,7 +211,7 @@ fn fault_81_many_kept_channels_hold_what_bytes_allows() {
     let filled = began.elapsed();
     let cpu = cpu_ticks(&daemon);
     let idle = Instant::now();
-    // What happens every second goes on in the meantime.
+    // The work of every second continues meanwhile.
     while idle.elapsed() < Duration::from_secs(5) {
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -226,7 +226,7 @@ fn fault_81_many_kept_channels_hold_what_bytes_allows() {
     assert!(resident <= 96 * MIB, "{resident}");
 }
 
-/// Hundredths of a second that the daemon has run.
+/// CPU time of the daemon in hundredths of a second.
 fn cpu_ticks(daemon: &Daemon) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).unwrap();
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();

@@ -1,4 +1,4 @@
-//! jane and the daemon: the first conversation that anyone has.
+//! jane and the daemon: the first conversation of a new user.
 
 use std::process::{Command, Stdio};
 
@@ -14,9 +14,9 @@ fn jane(daemon: &Daemon, line: &str) -> Command {
 }
 
 #[test]
-fn two_people_talk_in_their_terminals() {
+fn two_users_talk_in_their_terminals() {
     let daemon = Daemon::start("");
-    // One has its token from the daemon on this machine, the other signs its own.
+    // One gets its token from the daemon on this machine, the other signs its own.
     let mut ada = OnTerminal::start(jane(&daemon, "-c chat").env("USER", "ada"));
     let secret = daemon.directory.path().join("secret");
     std::fs::write(&secret, format!("{SECRET}\n")).unwrap();
@@ -26,7 +26,7 @@ fn two_people_talk_in_their_terminals() {
     grace.see("hello, Grace");
     grace.press("hello, Ada ü\r");
     let screen = ada.see("hello, Ada ü");
-    assert!(screen.contains("grace"), "who says it: {screen}");
+    assert!(screen.contains("grace"), "the sender's name is shown: {screen}");
     ada.press("\u{4}");
     assert_eq!(ada.end(), 0);
     daemon.wait_until("one has left", |status| status["connections"] == 1);
@@ -35,7 +35,7 @@ fn two_people_talk_in_their_terminals() {
 }
 
 #[test]
-fn information_and_refusals() {
+fn jane_prints_the_server_s_information_and_its_rejections() {
     let daemon = Daemon::start("");
     let output = jane(&daemon, "-info").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
@@ -59,7 +59,7 @@ fn a_line_from_a_pipe_is_published() {
 }
 
 #[test]
-fn philotectl_speaks_to_the_real_daemon() {
+fn philotectl_works_with_the_real_daemon() {
     let daemon = Daemon::start("");
     let philotectl = |line: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_philotectl"));
@@ -81,13 +81,13 @@ fn philotectl_speaks_to_the_real_daemon() {
     assert_eq!(philotectl("reload").0, 0);
     let (code, _, error) = philotectl("secret rotate");
     assert_eq!(code, 1, "{error}");
-    assert!(error.contains("SECRET"), "it comes from the environment: {error}");
+    assert!(error.contains("SECRET"), "the secret comes from the environment: {error}");
     let (code, secret, _) = philotectl("secret show");
     assert_eq!((code, secret.trim()), (0, SECRET));
 }
 
 #[test]
-fn the_daemon_s_own_secret_is_rotated() {
+fn the_secret_that_the_daemon_created_is_rotated() {
     let daemon = Daemon::start_with("[shutdown]\ndrain = \"1s\"\n", |command| {
         command.env_remove("SECRET");
     });

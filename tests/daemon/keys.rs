@@ -1,4 +1,4 @@
-//! Public keys: tokens of every algorithm, the tricks that are as old as JWT, and rotation under live connections.
+//! Public keys: tokens of every algorithm, well-known attacks on JWT, and rotation while clients are connected.
 
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rsa::KeySize;
@@ -15,11 +15,11 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{Client, Daemon, SECRET, body_of, config_file, philote, sign, status, upgrade};
 
-/// A key pair of an issuer.
+/// The key pair of an issuer.
 struct Issuer {
     encoding: EncodingKey,
     algorithms: &'static [Algorithm],
-    /// The public half: SubjectPublicKeyInfo, and as an entry of a JWKS.
+    /// The public half: as SubjectPublicKeyInfo, and as an entry of a JWKS.
     spki: Vec<u8>,
     jwk: Value,
 }
@@ -29,7 +29,7 @@ impl Issuer {
         use Algorithm::*;
         let pair = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
         let private: aws_lc_rs::encoding::Pkcs8V1Der<'_> = pair.as_der().unwrap();
-        // The library signs with the key inside PKCS#8: 26 bytes stand before it at this size.
+        // The library signs with the key inside PKCS#8, which has 26 bytes before it at this size.
         let encoding = EncodingKey::from_rsa_der(&private.as_ref()[26..]);
         let spki = pair.public_key().as_der().unwrap().as_ref().to_vec();
         let (n, e) = (pair.public_key().modulus(), pair.public_key().exponent());
@@ -87,7 +87,7 @@ fn inspect(daemon: &Daemon, token: &str) -> Value {
     daemon.admin("POST", "/v1/inspect", &json!({"token": token}).to_string())["signed_by"].clone()
 }
 
-/// What a client with this token is told; `null` is an open connection.
+/// The rejection of a client with this token, or `null` if it is connected.
 fn refusal(daemon: &Daemon, token: &str) -> Value {
     let mut stream = daemon.connect();
     std::io::Write::write_all(&mut stream, upgrade(token, "").as_bytes()).unwrap();
@@ -102,7 +102,7 @@ fn refusal(daemon: &Daemon, token: &str) -> Value {
 }
 
 #[test]
-fn every_algorithm_from_pem_and_from_a_jwks() {
+fn tokens_of_every_algorithm_are_verified_from_pem_and_from_a_jwks() {
     let (by_pem, by_jwks, stranger) = (Issuer::all(), Issuer::all(), Issuer::all());
     let daemon = Daemon::start_with("", |command| {
         let directory = command
@@ -132,7 +132,7 @@ fn every_algorithm_from_pem_and_from_a_jwks() {
                 (refusal(&daemon, &token), inspect(&daemon, &token)),
                 (Value::Null, name.clone().into())
             );
-            // Without a kid it is found by its family.
+            // Without a kid the key is found by its algorithm.
             assert_eq!(refusal(&daemon, &issuer.sign(*algorithm, None)), Value::Null, "{algorithm:?}");
         }
     }
@@ -142,7 +142,7 @@ fn every_algorithm_from_pem_and_from_a_jwks() {
             let token = issuer.sign(*algorithm, Some(&kid));
             let name = format!("jwks_file {}#{kid}", place("jwks.json"));
             assert_eq!((refusal(&daemon, &token), inspect(&daemon, &token)), (Value::Null, name.into()));
-            // Fault 23, and a kid that is another key's.
+            // Fault 23, and the kid of another key.
             for unknown in ["kid 9", "../../x", "first"] {
                 assert_ne!(
                     refusal(&daemon, &issuer.sign(*algorithm, Some(unknown))),
@@ -156,7 +156,7 @@ fn every_algorithm_from_pem_and_from_a_jwks() {
     }
     let unknown = refusal(&daemon, &by_jwks[0].sign(Algorithm::RS256, Some("../../x")));
     assert_eq!(unknown, "this server has no public key with the token's kid and algorithm");
-    // The secret goes on beside them, also for libraries that add a `kid` to every token.
+    // The secret is still accepted, also from libraries that add a `kid` to every token.
     daemon.client(&["c"]).settle();
     for kid in ["first", "kid 0", "../../x", ""] {
         let header = Header { kid: Some(kid.to_owned()), ..Header::new(Algorithm::HS256) };
@@ -171,7 +171,7 @@ fn every_algorithm_from_pem_and_from_a_jwks() {
 }
 
 #[test]
-fn fault_19_a_public_key_is_never_taken_for_a_secret() {
+fn fault_19_a_public_key_is_never_used_as_a_secret() {
     let issuers = Issuer::all();
     let daemon = Daemon::start("");
     let keys: Vec<_> = issuers.iter().enumerate().map(|(at, key)| key.jwk(&format!("kid {at}"))).collect();
@@ -180,7 +180,7 @@ fn fault_19_a_public_key_is_never_taken_for_a_secret() {
     assert_eq!(daemon.admin("POST", "/v1/reload", "")["applied"], json!(["auth.jwks_file"]));
     for (at, issuer) in issuers.iter().enumerate() {
         let kid = format!("kid {at}");
-        // What everybody may know of the key, as the secret of HMAC: text, encoding, and the entry of the JWKS.
+        // Public forms of the key, each used as an HMAC secret: the text, the encoding, and the entry of the JWKS.
         let known = [
             issuer.pem().into_bytes(),
             issuer.pem().trim_end().as_bytes().to_vec(),
@@ -200,7 +200,7 @@ fn fault_19_a_public_key_is_never_taken_for_a_secret() {
                 }
             }
         }
-        // A header that names another algorithm than the one that signed, and none at all.
+        // A header that names another algorithm than the signature's, and none at all.
         let token = issuer.sign(issuer.algorithms[0], Some(&kid));
         let (_, rest) = token.split_once('.').unwrap();
         let (payload, signature) = rest.split_once('.').unwrap();
@@ -210,7 +210,7 @@ fn fault_19_a_public_key_is_never_taken_for_a_secret() {
             assert_ne!(refusal(&daemon, &format!("{header}.{payload}.")), Value::Null, "{alg}");
         }
     }
-    // And the secret is no public key: an entry of kty oct is refused whole.
+    // The secret is not accepted as a public key: a JWKS with an entry of kty oct is refused.
     let oct = json!({"keys": [{"kty": "oct", "k": BASE64.encode(SECRET)}]});
     std::fs::write(daemon.directory.path().join("jwks.json"), oct.to_string()).unwrap();
     let refused = daemon.admin("POST", "/v1/reload", "");
@@ -219,7 +219,7 @@ fn fault_19_a_public_key_is_never_taken_for_a_secret() {
 }
 
 #[test]
-fn fault_29_a_jwks_rotates_under_live_connections() {
+fn fault_29_a_jwks_rotates_while_clients_are_connected() {
     let daemon = Daemon::start("[shutdown]\ndrain = \"1s\"\n");
     let [old, new] = [Issuer::elliptic(&[Algorithm::ES256]), Issuer::rsa()];
     let reload = |text: &str| {
@@ -244,7 +244,7 @@ fn fault_29_a_jwks_rotates_under_live_connections() {
     first.publish("c", "both are in");
     assert_eq!((second.data(), by_secret.data()), ("both are in".into(), "both are in".into()));
 
-    // A file that is half written changes nothing (guarantee 6).
+    // An incomplete file changes nothing (guarantee 6).
     let broken = reload("{\"keys\": [{\"kty\":");
     let sentence = broken["message"].as_str().unwrap();
     assert!(
@@ -263,7 +263,7 @@ fn fault_29_a_jwks_rotates_under_live_connections() {
 }
 
 #[test]
-fn who_shows_another_token_before_its_turn_to_be_closed_stays() {
+fn a_connection_that_replaces_its_token_before_it_is_closed_stays() {
     let drain = "[shutdown]\ndrain = \"1m\"\n";
     let daemon = Daemon::start(drain);
     let old = Issuer::elliptic(&[Algorithm::ES256]);
@@ -272,21 +272,21 @@ fn who_shows_another_token_before_its_turn_to_be_closed_stays() {
     config_file(daemon.directory.path(), &format!("[auth]\njwks_file = \"jwks.json\"\n{drain}"));
     daemon.admin("POST", "/v1/reload", "");
     let by_old = old.sign(Algorithm::ES256, Some("1"));
-    // They are closed one after the other, in no order that is known.
+    // The connections are closed one after the other, in an unspecified order.
     let open = || (0..20).map(|_| daemon.try_client(&by_old).unwrap()).collect::<Vec<_>>();
     let (mut renewing, mut waiting) = (open(), open());
     config_file(daemon.directory.path(), drain);
     assert_eq!(daemon.admin("POST", "/v1/reload", "")["closing"], 40);
     for client in &mut renewing {
         let token = sign(&json!({"read": ["c"], "write": ["c"]}));
-        // Whose turn has come may be gone.
+        // Some connections may be closed already.
         let _ = client.socket.send(Message::text(json!({"auth": token}).to_string()));
     }
     renewing.retain_mut(|client| match client.socket.read() {
         Ok(Message::Text(text)) => text.starts_with("{\"access\":"),
         _ => false,
     });
-    assert!(!renewing.is_empty(), "all were closed before they could say a word");
+    assert!(!renewing.is_empty(), "all were closed before one could send its token");
     for client in &mut waiting {
         assert_eq!(client.closed().0, 4401);
     }
@@ -294,7 +294,7 @@ fn who_shows_another_token_before_its_turn_to_be_closed_stays() {
 }
 
 #[test]
-fn more_files_than_are_read_are_refused() {
+fn more_than_32_public_keys_are_refused() {
     let directory = tempfile::TempDir::new().unwrap();
     let check = |count: usize| {
         let files: Vec<_> = (0..count).map(|number| format!("\"{number}.pem\"")).collect();
@@ -313,8 +313,8 @@ fn more_files_than_are_read_are_refused() {
 }
 
 #[test]
-fn files_that_hold_no_public_key_are_named_with_what_is_wrong() {
-    // 1024 bits.
+fn files_without_a_public_key_are_reported_with_the_reason() {
+    // A key of 1024 bits.
     const WEAK: &str = "-----BEGIN PUBLIC KEY-----
 MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQC7NzKsCs5PxtnhDExbRgjseFJR
 VlANHC4ssr6bweVrxDf8g7419poiuum1gNXzg5v2TBVp893SmGtwAArtEkOBnmR6

@@ -1,4 +1,4 @@
-//! Signals, reloads and the end.
+//! Signals, reloads and the end of the daemon.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::support::{Client, Daemon, SECRET, config_file, philote, sign, unix_now};
 
 #[test]
-fn fault_59_sigterm_says_goodbye_to_all() {
+fn fault_59_sigterm_closes_every_connection_with_1001() {
     let mut daemon = Daemon::start("max_connections = 2000\n[shutdown]\ndrain = \"2s\"\n");
     let mut clients: Vec<Client> = (0..1_000).map(|_| daemon.client(&["c"])).collect();
     daemon.signal(Signal::TERM);
@@ -30,9 +30,9 @@ fn fault_59_sigterm_says_goodbye_to_all() {
     assert_eq!(daemon.wait().code(), Some(0));
 }
 
-/// Clients that are frozen, or whose network is gone, answer no Close: the drain ends when it was set to all the same.
+/// Clients that are frozen or unreachable answer no Close; the drain still ends at the configured time.
 #[test]
-fn fault_59_frozen_clients_do_not_outlast_the_drain() {
+fn fault_59_frozen_clients_do_not_extend_the_drain() {
     const CLIENTS: usize = 500;
     const FROZEN: usize = 30;
     let mut daemon = Daemon::start("max_connections = 1000\n[shutdown]\ndrain = \"6s\"\n");
@@ -40,13 +40,13 @@ fn fault_59_frozen_clients_do_not_outlast_the_drain() {
     let clients: Vec<Client> = (FROZEN..CLIENTS).map(|_| daemon.client(&["c"])).collect();
     let start = Instant::now();
     daemon.signal(Signal::TERM);
-    // Each ends once it has read its Close.
+    // Each client ends after it has read its Close.
     for mut client in clients {
         assert_eq!(client.closed().0, 1001);
     }
     assert!(daemon.wait().success());
     let took = start.elapsed();
-    // A connection's own time for its Close is 5 s, which once began when the 6 s were over.
+    // A connection has 5 s for the answer to its Close, which once started only after the 6 s.
     assert!(took < Duration::from_secs(9), "{took:?}");
     println!("{CLIENTS} clients, {FROZEN} of them frozen, drain = 6s: {took:?}");
     let line = daemon.wait_for_line("were cut");
@@ -55,9 +55,9 @@ fn fault_59_frozen_clients_do_not_outlast_the_drain() {
     drop(frozen);
 }
 
-/// What `kill -9` leaves in the moment of a write holds a secret: the next start removes it, whatever secret it uses.
+/// A file left by `kill -9` during a write contains a secret. The next start removes it, whatever secret it uses.
 #[test]
-fn fault_66_what_a_killed_daemon_was_writing_is_removed_at_the_next_start() {
+fn fault_66_unfinished_files_of_a_killed_daemon_are_removed_at_the_next_start() {
     let directory = TempDir::new().unwrap();
     let state = directory.path().join(".local/state/philote");
     std::fs::create_dir_all(&state).unwrap();
@@ -66,7 +66,7 @@ fn fault_66_what_a_killed_daemon_was_writing_is_removed_at_the_next_start() {
     for name in left.iter().chain(&kept) {
         std::fs::write(state.join(name), "half a secr").unwrap();
     }
-    // A socket of its own that was bound and had not got its name yet.
+    // A socket of the daemon that was bound but not yet renamed.
     drop(std::os::unix::net::UnixListener::bind(directory.path().join("public.sock.new")).unwrap());
     let mut command = philote(directory.path());
     let listen = format!("127.0.0.1:0,unix:{}", directory.path().join("public.sock").display());
@@ -82,9 +82,9 @@ fn fault_66_what_a_killed_daemon_was_writing_is_removed_at_the_next_start() {
     assert!(!daemon.directory.path().join("public.sock.new").exists());
 }
 
-/// With no time at all a Close still goes out before the end.
+/// Even with a drain of 0, a Close is sent before the end.
 #[test]
-fn a_drain_of_no_time_says_goodbye_all_the_same() {
+fn a_drain_of_0_still_sends_every_close() {
     let mut daemon = Daemon::start("[shutdown]\ndrain = \"0s\"\n");
     let frozen = daemon.client(&["c"]);
     let mut client = daemon.client(&["c"]);
@@ -96,7 +96,7 @@ fn a_drain_of_no_time_says_goodbye_all_the_same() {
 }
 
 #[test]
-fn fault_59_a_second_sigterm_ends_it_at_once() {
+fn fault_59_a_second_sigterm_ends_the_daemon_at_once() {
     let mut daemon = Daemon::start("[shutdown]\ndrain = \"2m\"\n");
     let clients: Vec<Client> = (0..5).map(|_| daemon.client(&["c"])).collect();
     daemon.signal(Signal::TERM);
@@ -104,12 +104,16 @@ fn fault_59_a_second_sigterm_ends_it_at_once() {
     daemon.signal(Signal::TERM);
     let began = Instant::now();
     assert_eq!(daemon.wait().code(), Some(143));
-    assert!(began.elapsed() < Duration::from_secs(20), "not the drain's two minutes: {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(20),
+        "it must not wait for the drain of two minutes: {:?}",
+        began.elapsed()
+    );
     drop(clients);
 }
 
 #[test]
-fn fault_60_a_bad_reload_changes_nothing_and_says_why() {
+fn fault_60_a_bad_reload_changes_nothing_and_reports_the_error() {
     let daemon = Daemon::start("[websocket]\nmax_message_size = \"64KiB\"\n");
     let (mut reader, mut writer) = (daemon.client(&["c"]), daemon.client(&["c"]));
     let mut numbers = 0..;
@@ -137,7 +141,7 @@ fn fault_60_a_bad_reload_changes_nothing_and_says_why() {
     daemon.signal(Signal::HUP);
     daemon.wait_for_line("the reload changed nothing");
     exchange();
-    // One that cannot be read, for root either.
+    // A file that cannot be read, even by root.
     std::fs::create_dir(daemon.directory.path().join("philote.toml")).unwrap();
     let (code, text) = crate::admin::ctl(&daemon, &["reload"]);
     assert!(code == 1 && text.contains("philote.toml"), "{text}");
@@ -157,7 +161,7 @@ fn fault_60_a_bad_reload_changes_nothing_and_says_why() {
 }
 
 #[test]
-fn fault_61_a_hundred_hangups() {
+fn fault_61_a_hundred_hangups_reload_one_at_a_time() {
     let mut daemon = Daemon::start("");
     for _ in 0..100 {
         daemon.signal(Signal::HUP);
@@ -172,7 +176,7 @@ fn fault_61_a_hundred_hangups() {
     assert!(daemon.wait().success());
 }
 
-/// A reload disturbs nobody: not a good one, not a bad one, not a hundred of both.
+/// Reloads affect no connection: neither a good one, nor a bad one, nor a hundred of both.
 #[test]
 fn fault_60_reloads_under_traffic_lose_nothing() {
     const MESSAGES: usize = 20_000;
@@ -207,19 +211,19 @@ fn fault_60_reloads_under_traffic_lose_nothing() {
     reading.join().unwrap();
     println!("{reloads} reloads during {MESSAGES} messages");
     assert!(reloads > 2);
-    assert!(daemon.log().contains("philote.toml:2"), "the bad one is in the log with its line");
+    assert!(daemon.log().contains("philote.toml:2"), "the log must name the line of the error");
 }
 
-/// Ten thousand connections that drop at once are a few lines in the log: the first in full, a count, the last.
+/// Ten thousand connections that end at once take a few lines in the log: the first in full, a count, the last.
 #[test]
-fn masses_are_summed_up_in_the_log() {
+fn many_equal_log_lines_are_summed_up() {
     const CONNECTIONS: usize = 10_000;
     let daemon = Daemon::start("max_connections = 10000\n");
     let token = sign(&json!({"read": ["c"]}));
     let clients: Vec<Client> = (0..CONNECTIONS).map(|_| daemon.try_client(&token).unwrap()).collect();
     drop(clients);
     daemon.wait_until("all are gone", |status| status["connections"] == 0);
-    // All that were closed are in the summaries, of which a slow machine needs more than one.
+    // The summaries count all closed connections; a slow machine needs several summaries.
     let mut counted = 0;
     while counted < CONNECTIONS {
         let line = daemon.wait_for_line(" client_gone");
@@ -238,7 +242,7 @@ fn masses_are_summed_up_in_the_log() {
         }
     }
     assert_eq!(counted, CONNECTIONS);
-    // The first ones stand there in full, and the last beside its summary.
+    // The first ones are logged in full, and the last beside its summary.
     let log = daemon.log();
     let closed: Vec<&str> = log.lines().filter(|line| line.contains(" closed ")).collect();
     let full = |line: &str| line.contains(" from 127.0.0.1:") && line.contains("(1006, open ");
@@ -249,9 +253,9 @@ fn masses_are_summed_up_in_the_log() {
     assert!(lines < 150, "{lines} lines for {CONNECTIONS} connections");
 }
 
-/// As early as a signal can do anything but end the process: when its handler stands.
+/// As soon as the signal handler is installed; before that a signal ends the process.
 #[test]
-fn fault_61_a_hangup_during_the_start_and_a_hundred_during_the_drain() {
+fn fault_61_hangups_during_the_start_and_the_drain_are_handled() {
     let directory = TempDir::new().unwrap();
     let mut command = philote(directory.path());
     command.env("SECRET", SECRET).env("PORT", "0");
@@ -273,9 +277,9 @@ fn fault_61_a_hangup_during_the_start_and_a_hundred_during_the_drain() {
     assert!(daemon.wait().success());
 }
 
-/// A state directory where nothing can be written: the start says so, and a running daemon goes on.
+/// The state directory is read-only: the start fails with an error, and a running daemon continues.
 #[test]
-fn fault_66_a_state_directory_that_takes_nothing() {
+fn fault_66_a_read_only_state_directory_is_reported() {
     let directory = TempDir::new().unwrap();
     let output =
         philote(directory.path()).env("PORT", "0").env("STATE_DIRECTORY", "/proc/none").output().unwrap();
@@ -295,17 +299,17 @@ fn fault_66_a_state_directory_that_takes_nothing() {
         rotated["error"].is_string() && rotated["message"].as_str().unwrap().contains("secret"),
         "{rotated}"
     );
-    assert_eq!(daemon.admin("POST", "/v1/reload", "")["error"], "refused", "the secret is not made anew");
+    assert_eq!(daemon.admin("POST", "/v1/reload", "")["error"], "refused", "no new secret is created");
     client.settle();
     daemon.try_client(&token).unwrap().settle();
     std::fs::rename(&elsewhere, state.path()).unwrap();
     assert!(daemon.admin("POST", "/v1/secret/rotate", "")["error"].is_null());
 }
 
-/// A disk that is full: the start says so.
+/// The disk is full: the start reports it.
 #[test]
 #[ignore = "needs root or user namespaces: tests/run includes it"]
-fn fault_66_a_full_state_directory() {
+fn fault_66_a_full_state_directory_is_reported() {
     let directory = TempDir::new().unwrap();
     let state = directory.path().join("state");
     std::fs::create_dir(&state).unwrap();
@@ -327,7 +331,7 @@ fn fault_66_a_full_state_directory() {
 /// The wall clock jumps a day ahead: tokens follow it, heartbeats and deadlines do not.
 #[test]
 #[ignore = "needs libfaketime: tests/run includes it"]
-fn fault_56_the_wall_clock_jumps_a_day() {
+fn fault_56_tokens_follow_a_jump_of_the_wall_clock_and_timers_do_not() {
     let library = glob_one("/usr/lib", "faketime/libfaketimeMT.so.1");
     let clock = TempDir::new().unwrap();
     let file = clock.path().join("clock");
@@ -347,7 +351,7 @@ fn fault_56_the_wall_clock_jumps_a_day() {
     assert_eq!(goes.closed().0, 4401);
     assert!(daemon.try_client(&sign(&json!({"read": ["c"], "exp": unix_now() + 3_600}))).is_err());
     daemon.client_with(&json!({"read": ["c"], "exp": unix_now() + 90_000})).settle();
-    // Had timers followed, it would long be without a pong, and a new handshake over its time.
+    // If timers followed, its pong and a new handshake would be overdue.
     stays.settle();
     std::fs::write(&file, "-1d").unwrap();
     daemon.client_with(&json!({"read": ["c"], "exp": unix_now() - 3_600})).settle();
@@ -356,7 +360,7 @@ fn fault_56_the_wall_clock_jumps_a_day() {
     assert!(status["uptime_seconds"].as_u64().unwrap() < 3_600, "{status}");
 }
 
-/// The one file that ends so, in a directory of a directory.
+/// The only file with this ending, two directories below this one.
 fn glob_one(directory: &str, end: &str) -> std::path::PathBuf {
     let mut found = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path().join(end));
     found.find(|path| path.exists()).unwrap_or_else(|| panic!("this test needs {end} in {directory}"))

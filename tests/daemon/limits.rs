@@ -1,4 +1,4 @@
-//! Limits for each client: who is over one is refused, others are not, and what is freed can be had again.
+//! Limits for each client: a client over a limit is refused, others are not, and what is freed can be used again.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::{Message, client};
 
 use crate::support::{Client, Daemon, PATIENCE, body_of, frame, header, sign, status, upgrade};
 
-/// Answers to an upgrade from this address: the head, and the body of a refusal.
+/// The answer to an upgrade from this address: the head, and the body of a rejection.
 fn knock(daemon: &Daemon, last: u8, token: &str) -> (TcpStream, String) {
     let mut stream = daemon.connect_from(last);
     stream.write_all(upgrade(token, "").as_bytes()).unwrap();
@@ -24,20 +24,20 @@ fn open_from(daemon: &Daemon, last: u8, claims: &Value) -> Client {
     Client { socket }
 }
 
-/// Knocks until it is let in, as it must be once a place has come free.
+/// Connects repeatedly until it is admitted, as it must be once another connection has ended.
 fn let_in(daemon: &Daemon, token: &str) -> TcpStream {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let (stream, answer) = knock(daemon, 1, token);
         match status(&answer) {
             101 => return stream,
-            429 => assert!(Instant::now() < deadline, "no place came free: {answer}"),
+            429 => assert!(Instant::now() < deadline, "no connection was freed: {answer}"),
             _ => panic!("{answer}"),
         }
     }
 }
 
-/// How often something was refused or closed for this reason. List and figures have to agree on it.
+/// How many requests or connections ended for this reason. The list and the metrics must agree on it.
 fn total(daemon: &Daemon, reason: &str) -> u64 {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -50,13 +50,13 @@ fn total(daemon: &Daemon, reason: &str) -> u64 {
         if figures == listed {
             return listed;
         }
-        // One more came between the two answers.
+        // One more ended between the two answers.
         assert!(Instant::now() < deadline, "{reason}: {listed} in the list, {figures} by the figures");
     }
 }
 
 #[test]
-fn fault_53_an_address_has_its_connections_freed_on_every_kind_of_close() {
+fn fault_53_connections_of_an_address_are_freed_on_every_kind_of_close() {
     let daemon = Daemon::start("max_connections = 4\n[limits]\nconnections_per_address = 2\n");
     let token = sign(&json!({"read": ["c"]}));
     let mut open: Vec<TcpStream> = (0..2).map(|_| let_in(&daemon, &token)).collect();
@@ -88,7 +88,7 @@ fn fault_53_an_address_has_its_connections_freed_on_every_kind_of_close() {
         end(&mut stream);
         drop(stream);
         if way == "an administrator" {
-            // Both were told.
+            // Both clients were told.
             open.clear();
         }
         while open.len() < 2 {
@@ -96,7 +96,7 @@ fn fault_53_an_address_has_its_connections_freed_on_every_kind_of_close() {
         }
     }
     other.settle();
-    // A bad token takes nothing away for longer than its answer.
+    // A bad token counts only until its answer is sent.
     drop(open);
     for _ in 0..5 {
         let deadline = Instant::now() + PATIENCE;
@@ -110,16 +110,16 @@ fn fault_53_an_address_has_its_connections_freed_on_every_kind_of_close() {
 }
 
 #[test]
-fn a_subject_has_its_connections_and_others_have_theirs() {
+fn connections_are_limited_for_each_subject_separately() {
     let daemon = Daemon::start("[limits]\nconnections_per_subject = 1\n");
     let of = |subject: &str| json!({"sub": subject, "read": ["c"], "write": ["c"]});
     let mut alice = daemon.client_with(&of("alice"));
     let (_, answer) = knock(&daemon, 2, &sign(&of("alice")));
-    assert_eq!(status(&answer), 429, "from whatever address");
+    assert_eq!(status(&answer), 429, "the limit applies to all addresses");
     assert!(answer.contains("connections_per_subject is 1"), "{answer}");
     let mut bob = daemon.client_with(&of("bob"));
     let mut nobody = [daemon.client(&["c"]), daemon.client(&["c"])];
-    // Who is somebody else in place is counted as that.
+    // A token with another subject moves the connection to that subject's count.
     bob.send(json!({"auth": sign(&of("alice"))}).to_string());
     assert_eq!(bob.receive()["error"], "unauthorized");
     alice.send(json!({"auth": sign(&of("carol"))}).to_string());
@@ -133,7 +133,7 @@ fn a_subject_has_its_connections_and_others_have_theirs() {
 }
 
 #[test]
-fn a_client_of_v1_is_told_of_a_limit_by_a_close_that_it_can_read() {
+fn a_client_of_v1_over_a_limit_gets_a_close_with_a_sentence() {
     let daemon = Daemon::start("");
     let v1 = |last: u8| {
         let mut request = daemon.request("/");
@@ -181,15 +181,15 @@ fn a_client_of_v1_is_told_of_a_limit_by_a_close_that_it_can_read() {
     assert_eq!(other.data(), "hello");
 
     limit("handshakes_per_second");
-    // One a second: the second of these at the latest, unless the machine takes a second between them.
+    // One a second is allowed, so the second of these is refused unless the machine takes a second between them.
     let deadline = Instant::now() + PATIENCE;
     let close = loop {
         let mut client = v1(1);
-        // Who is refused may be gone before it has said who it is.
+        // A refused client may be disconnected before it has sent its token.
         let _ = client.socket.send(Message::text(json!({"auth": sign(&json!({"read": ["c"]}))}).to_string()));
         match client.socket.read() {
             Ok(Message::Close(Some(close))) => break close,
-            Ok(Message::Text(_)) => assert!(Instant::now() < deadline, "nobody was refused"),
+            Ok(Message::Text(_)) => assert!(Instant::now() < deadline, "no client was refused"),
             other => panic!("{other:?}"),
         }
     };
@@ -205,12 +205,12 @@ fn a_client_of_v1_is_told_of_a_limit_by_a_close_that_it_can_read() {
 }
 
 #[test]
-fn fault_31_an_address_that_connects_too_often_is_told_so_first() {
+fn fault_31_an_address_that_connects_too_often_gets_429_before_other_checks() {
     let daemon = Daemon::start("max_connections = 1\n[limits]\nhandshakes_per_second = 1\n");
     let token = sign(&json!({"read": ["c"]}));
     let (mut open, answer) = knock(&daemon, 2, &token);
     assert_eq!(status(&answer), 101);
-    // Full, and with a bad token: 429 comes before 503, and that before 401.
+    // The server is full and the token is bad: 429 comes before 503, and 503 before 401.
     let mut answers: Vec<u16> = (0..20).map(|_| status(&knock(&daemon, 1, "bad").1)).collect();
     assert_eq!(answers[0], 503);
     assert!(
@@ -233,7 +233,7 @@ fn fault_31_an_address_that_connects_too_often_is_told_so_first() {
 }
 
 #[test]
-fn fault_31_a_flood_of_refusals_is_logged_at_a_limited_rate() {
+fn fault_31_a_flood_of_rejections_is_logged_at_a_limited_rate() {
     const TIMES: u64 = 1_000;
     let daemon = Daemon::start("");
     for _ in 0..TIMES / 2 {
@@ -241,12 +241,12 @@ fn fault_31_a_flood_of_refusals_is_logged_at_a_limited_rate() {
         assert_eq!(daemon.http("GET", "/api/info", "bad", "").0, 401);
     }
     let lines = daemon.log().lines().count();
-    // Of a kind 20 lines are written in full within 10 s, and a summary; a slow machine needs a few times as long.
+    // Of each kind 20 lines within 10 s are written in full, then a summary; a slow machine needs a few times as long.
     assert!(lines < 200, "{lines} lines for {TIMES} refusals");
     assert_eq!(total(&daemon, "token_malformed"), TIMES);
 }
 
-/// Sends `bytes` until the connection is closed, and gives what came before the Close, and its code.
+/// Sends `bytes` until the connection is closed, and returns the messages before the Close and its code.
 fn flood(client: &mut Client, bytes: &[u8]) -> (u16, Vec<Value>) {
     client.stream().write_all(bytes).unwrap();
     let (code, _, messages) = client.closed();
@@ -254,7 +254,7 @@ fn flood(client: &mut Client, bytes: &[u8]) -> (u16, Vec<Value>) {
 }
 
 #[test]
-fn fault_38_45_what_is_over_the_rate_is_answered_once_and_closed_when_it_goes_on() {
+fn fault_38_45_excess_messages_are_answered_once_and_lasting_excess_is_closed() {
     let daemon = Daemon::start("[limits]\nmessages_per_second = 10\n");
     let mut reader = daemon.client(&["c"]);
     let mut other = daemon.client(&["c"]);
@@ -265,7 +265,7 @@ fn fault_38_45_what_is_over_the_rate_is_answered_once_and_closed_when_it_goes_on
     assert_eq!(code, 4429);
     assert_eq!(answers.len(), 1, "{answers:?}");
     assert_eq!(answers[0]["error"], "rate_limited");
-    // The others go on, and what they read is what the daemon says that it took.
+    // Other clients are not affected, and they receive as many messages as the daemon says it accepted.
     other.publish("c", "calm");
     let read: Vec<String> =
         std::iter::repeat_with(|| reader.data()).take_while(|data| data != "calm").collect();
@@ -278,7 +278,7 @@ fn fault_38_45_what_is_over_the_rate_is_answered_once_and_closed_when_it_goes_on
     assert!(refused > 50 && refused as usize + read.len() <= 200, "{refused}");
     assert_eq!(daemon.metric("philote_messages_rate_limited_total"), refused);
 
-    // Mistakes, forbidden channels, pings and pongs count as well.
+    // Errors, forbidden channels, pings and pongs count as well.
     let floods = [message("not mine"), frame(0x81, b"{"), frame(0x89, b"ping"), frame(0x8a, b"pong")];
     for flooded in floods {
         let mut client = daemon.client(&["c"]);
@@ -291,7 +291,7 @@ fn fault_38_45_what_is_over_the_rate_is_answered_once_and_closed_when_it_goes_on
 }
 
 #[test]
-fn bytes_have_a_rate_and_a_reload_changes_it_for_who_is_there() {
+fn the_rate_in_bytes_is_enforced_and_a_reload_changes_it_for_open_connections() {
     let daemon = Daemon::start("");
     let (mut reader, mut client) = (daemon.client(&["c"]), daemon.client(&["c"]));
     let large = "x".repeat(10_000);
@@ -306,7 +306,7 @@ fn bytes_have_a_rate_and_a_reload_changes_it_for_who_is_there() {
     for _ in 0..21 {
         assert_eq!(reader.data().len(), large.len());
     }
-    // Who keeps to it goes on, and what was over it went to nobody.
+    // A client within the rate continues, and no message over it was delivered.
     reader.settle();
     let mut other = daemon.client(&["c"]);
     other.publish("c", "calm");

@@ -1,4 +1,4 @@
-//! Listeners beside plain TCP: Unix sockets, the PROXY protocol, proxies' headers, and the API kept off.
+//! Listeners other than plain TCP: Unix sockets, the PROXY protocol, forwarded headers, and ports without the API.
 
 use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::client;
 
 use crate::support::*;
 
-/// The addresses of all that are connected, in order.
+/// The addresses of all connections, in order.
 fn addresses(daemon: &Daemon) -> Vec<String> {
     let answer = daemon.admin("GET", "/v1/connections?sort=oldest", "");
     let rows = answer["connections"].as_array().unwrap().iter();
@@ -31,26 +31,26 @@ fn request(
 }
 
 #[test]
-fn fault_73_a_spoofed_header_is_ignored_and_a_trusted_proxy_believed() {
+fn fault_73_a_spoofed_header_is_ignored_and_a_trusted_proxy_s_is_used() {
     let daemon = Daemon::start("");
     let mut client = daemon.open(request(&daemon, &[("X-Forwarded-For", "198.51.100.7")])).unwrap();
     let own = client.stream().local_addr().unwrap().to_string();
     assert_eq!(addresses(&daemon), [own.as_str()]);
 
-    // Trusted from the next request on; who is connected stays who it was.
+    // The proxy is trusted from the next request on; open connections keep their address.
     config_file(daemon.directory.path(), "[limits]\ntrusted_proxies = ['127.0.0.1']");
     assert_eq!(daemon.admin("POST", "/v1/reload", "")["applied"], json!(["limits.trusted_proxies"]));
     let _client = daemon.open(request(&daemon, &[("X-Forwarded-For", "1.2.3.4, 198.51.100.7")])).unwrap();
     let _other = daemon.open(request(&daemon, &[("Forwarded", "for=\"[2001:db8::7]:81\"")])).unwrap();
     assert_eq!(addresses(&daemon), [&own, "198.51.100.7:0", "[2001:db8::7]:81"]);
-    // A refusal is remembered with it as well.
+    // A rejection is listed with the forwarded address as well.
     daemon.exchange("GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 203.0.113.9\r\nConnection: close\r\n\r\n");
     let refused = daemon.admin("GET", "/v1/connections/closed?address=203.0.113.9", "");
     assert_eq!(refused["connections"][0]["reason"], "upgrade_required");
 }
 
 #[test]
-fn the_proxy_protocol_tells_the_client() {
+fn the_proxy_protocol_gives_the_client_s_address() {
     let daemon =
         Daemon::start_with("listen = [{ address = '127.0.0.1:0', proxy_protocol = true }]", |command| {
             command.env_remove("PORT");
@@ -67,10 +67,14 @@ fn the_proxy_protocol_tells_the_client() {
             .concat();
     let _one = open(b"PROXY TCP4 198.51.100.7 127.0.0.1 4711 80\r\n").unwrap();
     let mut two = open(&version_2).unwrap();
-    assert_eq!(addresses(&daemon), ["198.51.100.7:4711", "203.0.113.9:4711"], "and no header over that");
+    assert_eq!(
+        addresses(&daemon),
+        ["198.51.100.7:4711", "203.0.113.9:4711"],
+        "the header must not override it"
+    );
     two.publish("c", "hello");
     two.settle();
-    // Without it nothing is answered, because whoever speaks to this port is no client.
+    // Without the header nothing is answered, because only a proxy may connect to this port.
     assert_eq!(daemon.exchange("GET /health HTTP/1.1\r\nHost: x\r\n\r\n"), "");
     daemon.wait_for_line("this listener wants a header of the PROXY protocol");
     let health = "PROXY UNKNOWN\r\nGET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
@@ -78,12 +82,12 @@ fn the_proxy_protocol_tells_the_client() {
 }
 
 #[test]
-fn a_proxy_that_stalls_is_cut_at_the_deadline() {
+fn a_proxy_that_stalls_is_disconnected_at_the_deadline() {
     let config = "listen = [{ address = '127.0.0.1:0', proxy_protocol = true }]\n[websocket]\nhandshake_timeout = '1s'";
     let daemon = Daemon::start_with(config, |command| {
         command.env_remove("PORT");
     });
-    assert_eq!(daemon.exchange("PROXY TCP4"), "", "and the end of the stream");
+    assert_eq!(daemon.exchange("PROXY TCP4"), "", "closed without an answer");
     assert_eq!(daemon.ended(1)[0]["reason"], "request_timeout");
 }
 
@@ -91,7 +95,7 @@ fn a_proxy_that_stalls_is_cut_at_the_deadline() {
 fn a_unix_socket_is_served_replaced_and_removed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("philote.sock");
-    // What a killed daemon leaves.
+    // The socket of a killed daemon.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let config =
         format!("listen = ['127.0.0.1:0', 'unix:{}']\n[limits]\ntrusted_proxies = ['unix']", path.display());
@@ -106,7 +110,7 @@ fn a_unix_socket_is_served_replaced_and_removed() {
     };
     let (mut one, mut two) = (connect(&[]), connect(&[("X-Forwarded-For", "198.51.100.7")]));
     assert_eq!(addresses(&daemon), ["0.0.0.0:0", "198.51.100.7:0"]);
-    // More than a socket's buffer holds, in both directions.
+    // More than the buffer of a socket, in both directions.
     let data = "x".repeat(60_000);
     for _ in 0..20 {
         one.publish("c", &data);
@@ -126,11 +130,11 @@ fn a_unix_socket_is_served_replaced_and_removed() {
     assert_eq!(one.closed().0, 1001);
     drop(two);
     assert!(daemon.wait().success());
-    assert!(!path.exists(), "and removed at the end");
+    assert!(!path.exists(), "the socket is removed at the end");
 }
 
 #[test]
-fn limits_per_address_are_for_clients_whose_address_is_known() {
+fn limits_per_address_apply_only_to_clients_with_a_known_address() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("philote.sock");
     let daemon = Daemon::start(&format!(
@@ -142,7 +146,7 @@ fn limits_per_address_are_for_clients_whose_address_is_known() {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         client::client(request(&daemon, headers), stream).map(|(socket, _)| Client { socket }).ok()
     };
-    // All whom the proxy does not name are not one client; one whom it names is.
+    // Clients that the proxy does not name are not counted as one client; clients that it names are.
     let _unnamed = [connect(&[]).unwrap(), connect(&[]).unwrap()];
     let named = |address| connect(&[("X-Forwarded-For", address)]);
     let _one = named("198.51.100.7").unwrap();
@@ -153,7 +157,7 @@ fn limits_per_address_are_for_clients_whose_address_is_known() {
 }
 
 #[test]
-fn the_api_stays_off_a_public_port() {
+fn a_listener_without_the_api_does_not_serve_it() {
     let daemon = Daemon::start_with("listen = [{ address = '127.0.0.1:0', api = false }]", |command| {
         command.env_remove("PORT");
     });
@@ -170,7 +174,7 @@ fn the_api_stays_off_a_public_port() {
 }
 
 #[test]
-fn a_refused_origin_is_named() {
+fn the_rejection_of_an_origin_names_it() {
     let config = "[websocket]\ncheck_origin = true\nallowed_origins = ['https://*.example.org']";
     let daemon = Daemon::start(config);
     let _open = daemon.open(request(&daemon, &[("Origin", "https://chat.example.org")])).unwrap();

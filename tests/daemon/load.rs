@@ -1,4 +1,4 @@
-//! Many connections coming, going and dropping at once.
+//! Many connections that open and close, some of them at once.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::support::{Client, Daemon, sign};
 
 #[test]
-fn fault_57_joins_and_leaves_leave_no_memory() {
+fn fault_57_joining_and_leaving_keeps_memory_flat() {
     let daemon = Daemon::start("max_connections = 1000\n");
     let turn = |number: usize| {
         let channels: Vec<String> = (0..20).map(|n| format!("channel {number} {n}")).collect();
@@ -26,13 +26,13 @@ fn fault_57_joins_and_leaves_leave_no_memory() {
     assert!(after < before + (4 << 20), "{before} to {after}");
 }
 
-/// Tokens of a thousand channels each replace one another on connections that live.
+/// Tokens with a thousand channels each replace one another on open connections.
 #[test]
-fn fault_57_a_million_channel_names_in_turn_leave_no_memory() {
+fn fault_57_a_million_channel_names_in_turn_keep_memory_flat() {
     const CONNECTIONS: usize = 10;
     const NAMES: usize = 1_000;
     let daemon = Daemon::start("");
-    // Ten, because one may show a hundred tokens a second.
+    // Ten connections, because each may send a hundred tokens a second.
     let mut clients: Vec<Client> = (0..CONNECTIONS).map(|_| daemon.client(&[])).collect();
     let mut turn = |number: usize| {
         let names: Vec<String> = (0..NAMES).map(|n| format!("{number} {n}")).collect();
@@ -52,7 +52,7 @@ fn fault_57_a_million_channel_names_in_turn_leave_no_memory() {
 }
 
 #[test]
-fn fault_58_half_of_all_drop_at_once() {
+fn fault_58_a_new_client_connects_quickly_when_half_of_all_drop() {
     let daemon = Daemon::start("max_connections = 5000\n");
     let token = sign(&json!({"read": ["c"]}));
     let mut clients: Vec<Client> = (0..2_000).map(|_| daemon.try_client(&token).unwrap()).collect();
@@ -63,7 +63,7 @@ fn fault_58_half_of_all_drop_at_once() {
     new.settle();
     let waited = began.elapsed();
     println!("a new connection in the middle of 1,000 that drop: {waited:?}");
-    // benches/results.md has the figure of an optimized build on an idle machine; this tells waiting from hanging.
+    // benches/results.md has the figure of an optimized build on an idle machine; this limit only detects a hang.
     assert!(waited < Duration::from_secs(2), "{waited:?}");
     daemon.wait_until("half are left", |status| status["connections"] == 1_001);
     new.publish("c", "still here");

@@ -1,11 +1,13 @@
-//! The daemon as a process: what its clients and its administrator see.
+//! The daemon as a process: what its clients and its administrators see.
 
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod everywhere;
 mod output;
 mod support;
 #[path = "../jane/terminal.rs"]
 mod terminal;
+mod wire;
 
 mod admin;
 mod api;
@@ -25,14 +27,15 @@ mod limits;
 mod listeners;
 mod load;
 mod messages;
+mod pending;
+mod pending_listeners;
 mod pipelining;
 mod resumes;
-mod stranger_listeners;
-mod strangers;
 mod systemd;
 mod tls;
 mod tokens;
 mod top;
+mod upgrades;
 mod usage;
 mod v1;
 mod visible;

@@ -1,4 +1,4 @@
-//! Messages in and out, as the published clients send them and expect them.
+//! Messages in both directions, as the published clients send and expect them.
 
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
@@ -6,7 +6,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::support::{Daemon, frame, sign};
 
 #[test]
-fn published_clients_are_understood() {
+fn messages_of_published_clients_are_accepted() {
     let daemon = Daemon::start("");
     let mut reader = daemon.client_with(&json!({"read": ["c"]}));
     let mut writer = daemon.client_with(&json!({"write": ["c"], "sub": "ada", "aud": "someone else"}));
@@ -25,7 +25,7 @@ fn published_clients_are_understood() {
 }
 
 #[test]
-fn keys_stand_in_the_documented_order_and_subjects_can_be_hidden() {
+fn keys_have_the_documented_order_and_subjects_can_be_hidden() {
     let daemon = Daemon::start("[websocket]\nshow_subject = false\n");
     let mut reader = daemon.client(&["c"]);
     let mut writer = daemon.client_with(&json!({"write": ["c"], "sub": "ada"}));
@@ -36,7 +36,7 @@ fn keys_stand_in_the_documented_order_and_subjects_can_be_hidden() {
 }
 
 #[test]
-fn fault_43_bad_messages_are_answered_and_the_connection_lives() {
+fn fault_43_bad_messages_are_answered_and_the_connection_stays_open() {
     let daemon = Daemon::start("");
     let (mut client, mut other) = (daemon.client(&["c"]), daemon.client(&["c"]));
     for text in [
@@ -83,9 +83,9 @@ fn fault_43_bad_messages_are_answered_and_the_connection_lives() {
     assert_eq!(daemon.metric("philote_panics_total"), 0);
 }
 
-/// One rule: 1 to `channel_name_bytes` bytes without control characters, compared byte for byte.
+/// The rule: 1 to `channel_name_bytes` bytes without control characters, compared byte for byte.
 #[test]
-fn fault_44_channel_names() {
+fn fault_44_channel_names_follow_one_rule() {
     let daemon = Daemon::start("[limits]\nchannel_name_bytes = 100\n");
     let (longest, too_long) = ("\u{e9}".repeat(50), "\u{e9}".repeat(50) + "x");
     let names = [
@@ -103,7 +103,7 @@ fn fault_44_channel_names() {
         "constructor",
         &longest,
     ];
-    // A reader for each, so that what one name stands for others would show.
+    // One reader for each name, so that a message on another channel would show.
     let mut readers = names.map(|name| daemon.client_with(&json!({"read": [name]})));
     let mut writer = daemon.client_with(&json!({"write": names}));
     for name in names {
@@ -126,15 +126,18 @@ fn fault_44_channel_names() {
     ] {
         writer.send(json!({"channel": channel, "data": "x"}).to_string());
         assert_eq!(writer.receive()["error"], "bad_message", "{channel}");
-        assert!(daemon.try_client(&sign(&json!({"read": [channel]}))).is_err(), "nor in a token: {channel}");
+        assert!(
+            daemon.try_client(&sign(&json!({"read": [channel]}))).is_err(),
+            "the name is not accepted in a token either: {channel}"
+        );
     }
     writer.send(r#"{"data":"x"}"#);
     assert_eq!(writer.receive()["error"], "bad_message");
     writer.settle();
 }
 
-/// A published browser client that publishes undefined leaves `data` out, one that publishes null sends null: a signal,
-/// which the original delivered without the key.
+/// A published browser client that publishes undefined omits `data`, and one that publishes null sends null. The original
+/// server delivered both without the key.
 #[test]
 fn a_message_without_data_is_delivered_without_data() {
     for settings in ["", "[history]\nmessages = 5\n"] {
@@ -170,7 +173,7 @@ fn a_message_without_data_is_delivered_without_data() {
             expect("the administrator");
         }
         writer.publish("c", "");
-        assert_eq!(reader.data(), "", "an empty text is a text");
+        assert_eq!(reader.data(), "", "an empty text is delivered as a text");
         let (status, answer) =
             daemon.http("POST", "/api/publish", &sign(&json!({"api": true})), r#"{"channel":"c","data":0}"#);
         assert_eq!((status, &answer["error"]), (400, &json!("bad_message")), "{answer}");
@@ -217,7 +220,7 @@ fn fault_46_a_forged_issuer_is_replaced() {
 }
 
 #[test]
-fn fault_47_unknown_fields_count_for_the_size() {
+fn fault_47_unknown_fields_count_towards_the_size() {
     let daemon = Daemon::start("");
     let mut client = daemon.client(&["c"]);
     client.send(json!({"channel": "c", "data": "x", "more": "x".repeat(70_000)}).to_string());
@@ -226,7 +229,7 @@ fn fault_47_unknown_fields_count_for_the_size() {
 }
 
 #[test]
-fn fault_48_two_connections_with_one_token_get_each_others() {
+fn fault_48_two_connections_with_one_token_get_each_other_s_messages() {
     let daemon = Daemon::start("");
     let token = sign(&json!({"read": ["c"], "write": ["c"]}));
     let (mut one, mut two) = (daemon.try_client(&token).unwrap(), daemon.try_client(&token).unwrap());
@@ -238,7 +241,7 @@ fn fault_48_two_connections_with_one_token_get_each_others() {
 }
 
 #[test]
-fn text_of_every_kind_arrives_as_it_was() {
+fn text_of_every_kind_arrives_unchanged() {
     let daemon = Daemon::start("");
     let (mut writer, mut reader) = (daemon.client(&["ü \u{1f600}"]), daemon.client(&["ü \u{1f600}"]));
     for text in [
@@ -251,13 +254,13 @@ fn text_of_every_kind_arrives_as_it_was() {
         writer.publish("ü \u{1f600}", text);
         assert_eq!(reader.data(), text);
     }
-    // Escapes that a writer chose are carried over.
+    // Escapes that the publisher chose are kept.
     writer.send(r#"{"channel":"ü \ud83d\ude00","data":"\u0041\ud83d\ude00"}"#);
     assert_eq!(reader.data(), "A\u{1f600}");
 }
 
 #[test]
-fn what_is_published_the_instant_after_open_arrives() {
+fn a_message_published_right_after_open_arrives() {
     let daemon = Daemon::start("");
     let mut writer = daemon.client(&["c"]);
     for number in 0..200 {

@@ -1,4 +1,4 @@
-//! Connections that have shown no token: who has to go when there are many, and what they may cost.
+//! Connections without a token: which of them is closed when there are many, and what they may use.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -8,11 +8,11 @@ use serde_json::json;
 
 use crate::support::{Daemon, PATIENCE, body_of, frame, header, sign, status, upgrade};
 
-/// As many as may be accepted and silent, and the most of them that one address may have.
+/// How many connections may be accepted and silent, and how many of them from one address.
 const MAX_PENDING: usize = 4096;
 const SHARE: usize = MAX_PENDING / 4 * 3;
 
-/// One answer, on a connection that stays open.
+/// Reads one answer on a connection that stays open.
 fn answer(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
@@ -44,20 +44,20 @@ fn batch(token: &str) -> String {
 }
 
 #[test]
-fn silence_cut_a_backend_in_the_middle_of_its_publishes() {
+fn a_backend_that_publishes_is_not_closed_for_the_silence_of_others() {
     let daemon = Daemon::start("");
     let batch = batch(&sign(&json!({"api": true})));
     let mut backend = daemon.connect();
     assert_eq!(status(&ask(&mut backend, &batch)), 200);
     let before = daemon.memory().0;
-    // Silent from several addresses, so that no share ends it: twice as many as there are places.
+    // Silent connections from several addresses, so that no share ends them: twice as many as there are slots.
     let silent: Vec<_> =
         (0..2 * MAX_PENDING).map(|number| daemon.connect_from(2 + (number % 7) as u8)).collect();
-    // The first had to go once they had been silent for their time: publish beyond that.
+    // The first was closed once they had been silent for their time; publish for longer than that.
     let deadline = Instant::now() + PATIENCE;
     let (mut rounds, mut worst) = (0, Duration::ZERO);
     while daemon.metric("philote_requests_refused_total{reason=\"max_pending\"}") < MAX_PENDING as u64 / 2 {
-        assert!(Instant::now() < deadline, "nobody has to go");
+        assert!(Instant::now() < deadline, "no connection was closed");
         let began = Instant::now();
         assert_eq!(status(&ask(&mut backend, &batch)), 200, "after {rounds} rounds");
         worst = worst.max(began.elapsed());
@@ -70,7 +70,7 @@ fn silence_cut_a_backend_in_the_middle_of_its_publishes() {
     assert!(daemon.ended(1).iter().any(|row| row["reason"] == "max_pending"));
     daemon.wait_for_line("too many connections without a token");
     drop(silent);
-    wait_for_no_strangers(&daemon);
+    wait_until_all_have_shown_a_token(&daemon);
     println!(
         "{rounds} batches, the slowest {worst:?}; resident KiB {}, {} with {} silent, {} after",
         before >> 10,
@@ -82,7 +82,7 @@ fn silence_cut_a_backend_in_the_middle_of_its_publishes() {
     assert_eq!(status(&ask(&mut backend, &batch)), 200);
 }
 
-fn wait_for_no_strangers(daemon: &Daemon) {
+fn wait_until_all_have_shown_a_token(daemon: &Daemon) {
     let pending = || daemon.metric("philote_connections_pending");
     let deadline = Instant::now() + PATIENCE;
     while pending() > 0 {
@@ -96,13 +96,13 @@ fn read_whole(mut stream: &TcpStream) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Waits until this long after a connection was made: the lateness is what is tested.
+/// Waits until this long after a connection was made, because the test is about being late.
 fn be_late(connected: Instant) {
     std::thread::sleep(Duration::from_millis(1200).saturating_sub(connected.elapsed()));
 }
 
 #[test]
-fn clients_whose_request_came_late_were_cut_while_others_waited() {
+fn a_late_request_is_answered_while_others_wait() {
     let daemon = Daemon::start("max_connections = 4000\n");
     let before = daemon.memory().0;
     let mut clients: Vec<_> = (0..3_000).map(|_| (daemon.connect(), Instant::now())).collect();
@@ -120,7 +120,7 @@ fn clients_whose_request_came_late_were_cut_while_others_waited() {
 }
 
 #[test]
-fn clients_whose_token_came_late_were_cut_while_others_waited() {
+fn a_late_token_is_accepted_while_others_wait() {
     let daemon = Daemon::start("max_connections = 4000\n");
     let before = daemon.memory().0;
     let mut clients: Vec<_> = (0..3_000).map(|_| (stranger(&daemon), Instant::now())).collect();
@@ -139,10 +139,10 @@ fn clients_whose_token_came_late_were_cut_while_others_waited() {
 }
 
 #[test]
-fn one_address_held_every_place() {
+fn one_address_gets_at_most_its_share_of_the_slots() {
     let daemon = Daemon::start("[websocket]\nhandshake_timeout = \"60s\"\n");
     let silent: Vec<_> = (0..SHARE).map(|_| daemon.connect_from(2)).collect();
-    // Over its share. The one who is refused may also be the longest silent.
+    // Over the share of the address. The refused connection may also be the one that was silent longest.
     let over: Vec<_> = (0..100).map(|_| daemon.connect_from(2)).collect();
     let mut other = daemon.connect_from(3);
     let began = Instant::now();
@@ -158,14 +158,14 @@ fn one_address_held_every_place() {
 }
 
 #[test]
-fn unfinished_requests_kept_others_out_until_the_deadline() {
-    // Half a head, then one byte now and then: these hold places among those that speak, which others want as well.
+fn unfinished_requests_do_not_block_others_until_the_deadline() {
+    // Half a head, then single bytes: these use slots of requests in progress, which others need as well.
     let daemon = Daemon::start("[websocket]\nhandshake_timeout = \"60s\"\n");
     let mut slow: Vec<_> = (0..1024 + 8).map(|number| daemon.connect_from(2 + (number % 4) as u8)).collect();
     for stream in &mut slow {
         stream.write_all(b"GET / HTTP/1.1\r\nX: ").unwrap();
     }
-    // All places are taken. One more comes in when the longest silent has been so for its time.
+    // All slots are taken. A further client is admitted when the longest silent connection has been silent for its time.
     let mut other = daemon.connect_from(9);
     assert_eq!(status(&ask(&mut other, HEALTH)), 200);
     let told = |stream: &&TcpStream| {
@@ -177,7 +177,7 @@ fn unfinished_requests_kept_others_out_until_the_deadline() {
     let deadline = Instant::now() + PATIENCE;
     let told = loop {
         let told: Vec<_> = slow.iter().filter(told).map(read_whole).collect();
-        assert!(Instant::now() < deadline, "nobody was told");
+        assert!(Instant::now() < deadline, "no connection was refused");
         if !told.is_empty() {
             break told;
         }
@@ -192,9 +192,9 @@ fn unfinished_requests_kept_others_out_until_the_deadline() {
 }
 
 #[test]
-fn answers_that_nobody_took_kept_others_out_until_the_deadline() {
+fn unread_answers_do_not_block_others_until_the_deadline() {
     let daemon = Daemon::start("[websocket]\nhandshake_timeout = \"60s\"\n");
-    // More requests than the kernel takes answers for, on more connections than there are places.
+    // More requests than the kernel has room for answers, on more connections than there are slots.
     let requests = "GET /api/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(20);
     let mut greedy = Vec::new();
     for number in 0..1024 + 8 {
@@ -209,7 +209,7 @@ fn answers_that_nobody_took_kept_others_out_until_the_deadline() {
 }
 
 #[test]
-fn a_connection_was_idle_for_no_longer_than_a_handshake_may_take() {
+fn an_idle_connection_is_kept_longer_than_a_handshake_may_take() {
     let daemon =
         Daemon::start("[websocket]\nhandshake_timeout = \"1s\"\n[http]\nkeep_alive_timeout = \"70s\"\n");
     let batch = batch(&sign(&json!({"api": true})));
@@ -223,12 +223,12 @@ fn a_connection_was_idle_for_no_longer_than_a_handshake_may_take() {
                 "{answer}"
             );
         }
-        // Twice as long as a handshake may take: the connections that say nothing are gone after it.
+        // Twice as long as a handshake may take; silent connections are closed after the handshake timeout.
         for _ in 0..2 {
             assert_eq!(daemon.connect().read(&mut [0]).unwrap(), 0);
         }
     }
-    // A request that was begun has the time of a handshake again.
+    // A request that was started again has the time of a handshake.
     backend.write_all(b"GET /api/info HTTP/1.1\r\n").unwrap();
     assert_eq!(status(&answer(&mut backend)), 408);
     let close = ask(&mut monitor, "GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
@@ -242,12 +242,12 @@ fn idle_connections_end_after_keep_alive_timeout() {
     let mut monitor = daemon.connect();
     assert_eq!(header(&ask(&mut monitor, HEALTH), "Keep-Alive"), Some("timeout=1"));
     assert_eq!(monitor.read(&mut [0]).unwrap(), 0);
-    // Later than its client was told, never earlier.
+    // Later than the client was told, never earlier.
     assert!(began.elapsed() >= Duration::from_secs(1));
 }
 
 #[test]
-fn kept_connections_are_bounded_and_the_longest_idle_goes() {
+fn kept_connections_are_limited_and_the_longest_idle_is_closed() {
     const MAX_KEPT: usize = 1024;
     let daemon = Daemon::start("");
     let token = sign(&json!({"api": true}));
@@ -256,13 +256,13 @@ fn kept_connections_are_bounded_and_the_longest_idle_goes() {
     for stream in &mut kept {
         assert_eq!(status(&ask(stream, &info)), 200);
     }
-    // They are no strangers.
+    // They do not count as connections without a token.
     assert_eq!(daemon.metric("philote_connections_pending"), 0);
     assert_eq!(status(&ask(&mut kept[0], &info)), 200);
     let mut more = daemon.connect();
     assert_eq!(status(&ask(&mut more, &info)), 200);
     let told = read_whole(&kept[1]);
-    assert_eq!(status(&told), 503, "the second is idle longest: {told}");
+    assert_eq!(status(&told), 503, "the second has been idle longest: {told}");
     assert_eq!(daemon.ended(1)[0]["reason"], "max_kept");
     for number in [0, 2] {
         assert_eq!(status(&ask(&mut kept[number], &info)), 200);
@@ -298,7 +298,7 @@ fn close_code(mut bytes: &[u8]) -> u16 {
 }
 
 #[test]
-fn pings_before_the_token_passed_every_rate() {
+fn pings_before_the_token_are_limited() {
     let daemon = Daemon::start("");
     for opcode in [0x89, 0x8a] {
         let mut stream = stranger(&daemon);
@@ -315,7 +315,7 @@ fn pings_before_the_token_passed_every_rate() {
         assert_eq!(close_code(&rest), 4429, "{rest:?}");
         assert_eq!(daemon.ended(1)[0]["reason"], "pings_before_token");
     }
-    // A few do no harm.
+    // A few pings are allowed.
     let mut stream = stranger(&daemon);
     stream.write_all(&frame(0x89, b"x")).unwrap();
     let token = sign(&json!({"read": ["c"]}));
@@ -324,32 +324,32 @@ fn pings_before_the_token_passed_every_rate() {
 }
 
 #[test]
-fn first_messages_of_strangers_filled_memory() {
+fn first_messages_without_a_token_have_a_total_limit() {
     let daemon = Daemon::start("[websocket]\nhandshake_timeout = \"60s\"\n");
     drop(stranger(&daemon));
     let before = daemon.memory().0;
-    // All but the end of a message as long as a token may be.
+    // All but the end of a token of the maximum length.
     let message = frame(0x81, format!("{{\"auth\": \"{}\"}}", "x".repeat(300_000)).as_bytes());
     let mut strangers: Vec<_> = (0..500).map(|_| stranger(&daemon)).collect();
     let mut worst = 0;
     for stream in &mut strangers {
-        // It may be refused before it has sent all.
+        // It may be refused before it has sent everything.
         let _ = stream.write_all(&message[..message.len() - 1]);
         worst = worst.max(daemon.memory().0);
     }
     let full = daemon.ended(1);
     assert_eq!(full[0]["reason"], "first_messages", "{full:?}");
-    // A usual token still comes in.
+    // A token of the usual length is still accepted.
     let mut usual = stranger(&daemon);
     let token = sign(&json!({"read": ["c"]}));
     usual.write_all(&frame(0x81, json!({"auth": token}).to_string().as_bytes())).unwrap();
     daemon.wait_until("it is in", |status| status["connections"] == 1);
     drop(strangers);
-    wait_for_no_strangers(&daemon);
+    wait_until_all_have_shown_a_token(&daemon);
     let after = daemon.memory().0;
     println!("resident KiB {} before, {} at the worst, {} after", before >> 10, worst >> 10, after >> 10);
     assert!(worst < before + (48 << 20), "{before} to {worst}");
-    // Their memory is free again: a long token comes in.
+    // Their memory is free again, so a long token is accepted.
     let mut long = stranger(&daemon);
     let token = sign(&json!({"read": (0..1024).map(|n| format!("{n:0100}")).collect::<Vec<_>>()}));
     long.write_all(&frame(0x81, json!({"auth": token}).to_string().as_bytes())).unwrap();
@@ -357,7 +357,7 @@ fn first_messages_of_strangers_filled_memory() {
 }
 
 #[test]
-fn silence_drives_out_silence_on_philote_v1() {
+fn the_longest_silent_connection_of_philote_v1_is_closed() {
     let daemon = Daemon::start("[websocket]\nhandshake_timeout = \"5m\"\n");
     let mut waiting: Vec<_> =
         (0..MAX_PENDING).map(|number| begin(daemon.connect_from(2 + (number % 4) as u8))).collect();
@@ -365,7 +365,7 @@ fn silence_drives_out_silence_on_philote_v1() {
     let _silent = daemon.connect();
     let mut bytes = Vec::new();
     let _ = waiting[0].read_to_end(&mut bytes);
-    assert_eq!(close_code(&bytes), 1013, "the longest silent made room");
+    assert_eq!(close_code(&bytes), 1013, "the longest silent connection was closed");
     assert_eq!(daemon.ended(1)[0]["reason"], "max_pending");
     let mut classic = daemon.client(&["c"]);
     let last = waiting.last_mut().unwrap();

@@ -1,4 +1,4 @@
-//! Resumes by many clients, and many resumes by one: what they bring has room in the queues.
+//! Resumes by many clients, and many resumes by one: their messages must fit into the queues.
 
 use std::io::Write;
 
@@ -16,7 +16,7 @@ fn fill(daemon: &Daemon, messages: usize, text: &str) {
     writer.settle();
 }
 
-/// Each resume was counted by itself, and the socket tried only after the last.
+/// Before, each resume was counted separately, and the socket was tried only after the last.
 fn resume_many_times(leaves: bool) {
     const CLIENTS: usize = 200;
     const PAIRS: usize = 50;
@@ -61,7 +61,7 @@ fn resume_many_times(leaves: bool) {
     assert!(longest <= 4096, "{longest}");
     assert!(memory < before + 64 * MIB, "{before} to {memory}");
     let closed = daemon.admin("GET", "/v1/connections/closed", "")["reasons"].to_string();
-    assert!(!closed.contains("slow") && !closed.contains("queue"), "and nobody is closed: {closed}");
+    assert!(!closed.contains("slow") && !closed.contains("queue"), "no client may be closed: {closed}");
     drop(clients);
     daemon.wait_until("they are gone", |status| status["queued_bytes"] == 0 && status["connections"] == 1);
 }
@@ -71,7 +71,7 @@ fn fault_80_many_resumes_in_one_packet_stay_within_the_queues() {
     resume_many_times(true);
 }
 
-/// A channel that is named without an id comes again, though it is read already.
+/// A channel that is named with null is delivered again, although the connection already reads it.
 #[test]
 fn fault_80_a_channel_that_is_delivered_again_stays_within_the_queues() {
     resume_many_times(false);
@@ -88,10 +88,10 @@ fn resume(client: &mut Client, token: &str, since: &Value) {
     client.send(json!({"auth": token, "since": since}).to_string());
 }
 
-/// After a restart of a proxy all come back at the same instant: who reads has all that it is promised, and the total
-/// closes nobody.
+/// After a restart of a proxy all clients resume at the same instant. Those that read get everything, and no client is
+/// closed because of the total.
 #[test]
-fn all_that_come_back_at_once_get_what_they_are_promised() {
+fn clients_that_resume_at_once_get_what_recovered_promises() {
     const CLIENTS: usize = 1_000;
     const MISSED: usize = 1_000;
     let daemon = Daemon::start(
@@ -116,14 +116,14 @@ fn all_that_come_back_at_once_get_what_they_are_promised() {
         client.settle();
     }
     println!("{promised} of {CLIENTS} had all");
-    assert!(promised > CLIENTS / 2, "sockets take it at once: there is room");
+    assert!(promised > CLIENTS / 2, "the sockets accept everything at once, so there is room");
     let closed = daemon.admin("GET", "/v1/connections/closed", "")["reasons"].to_string();
     assert!(!closed.contains("slow") && !closed.contains("queue"), "{closed}");
 }
 
-/// Many resumes of one client that reads: each brings all, because what came before has been written.
+/// Many resumes of one client that reads: each delivers everything, because the previous messages have been written.
 #[test]
-fn a_reader_that_resumes_often_gets_all_each_time() {
+fn a_reader_that_resumes_often_gets_everything_each_time() {
     const PAIRS: usize = 20;
     let daemon = Daemon::start("[limits]\nqueue_messages = 1000\n[history]\nmessages = 400\n");
     fill(&daemon, 400, "x");

@@ -1,4 +1,4 @@
-//! A daemon of a test's own, and clients for it.
+//! A daemon for each test, and clients for it.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -17,15 +17,17 @@ use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error, Message, WebSocket, client, client::IntoClientRequest};
 
-/// The secret of all daemons here.
+pub use crate::wire::{body_of, frame, header, status, upgrade};
+
+/// The secret of all daemons in these tests.
 pub const SECRET: &str = "the secret of these tests, of 40 bytes..";
 
 pub use crate::output::keep;
 
-/// How long anything may take before a test is called failed.
+/// How long a step may take before the test fails.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A running daemon, ended when dropped.
+/// A running daemon, which ends when this is dropped.
 pub struct Daemon {
     child: Child,
     pub port: u16,
@@ -34,7 +36,7 @@ pub struct Daemon {
     log: Arc<Mutex<String>>,
 }
 
-/// A command that starts the daemon with nothing of this machine's settings.
+/// A command that starts the daemon without any settings of this machine.
 pub fn philote(directory: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_philote"));
     command
@@ -59,7 +61,7 @@ pub fn config_file(directory: &Path, text: &str) -> PathBuf {
 }
 
 impl Daemon {
-    /// A daemon with these lines in its configuration file, on a port that the kernel chose.
+    /// Starts a daemon with these lines in its configuration file, on a port that the kernel chooses.
     pub fn start(config: &str) -> Daemon {
         Daemon::start_with(config, |_| {})
     }
@@ -77,7 +79,7 @@ impl Daemon {
         Daemon::spawn_while(command, directory, |_| true)
     }
 
-    /// The same; while it starts `done` is asked again and again.
+    /// The same; calls `done` repeatedly during the start.
     pub fn spawn_while(mut command: Command, directory: TempDir, done: impl Fn(Pid) -> bool) -> Daemon {
         let mut child = command.spawn().unwrap();
         while !done(Pid::from_child(&child)) {
@@ -103,7 +105,7 @@ impl Daemon {
         daemon
     }
 
-    /// Waits until the log says this.
+    /// Waits until the log has a line with this text, and returns the line.
     pub fn wait_for_line(&self, text: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -116,7 +118,7 @@ impl Daemon {
         }
     }
 
-    /// All that it has logged.
+    /// Everything that it has logged.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
@@ -137,7 +139,7 @@ impl Daemon {
         wait(&mut self.child)
     }
 
-    /// Its directory, to start another one in when it has ended.
+    /// Stops the daemon and returns its directory, for the start of another one.
     pub fn take_directory(mut self) -> TempDir {
         std::mem::replace(&mut self.directory, TempDir::new().unwrap())
     }
@@ -150,7 +152,7 @@ impl Daemon {
         (pages[1] * page, pages[0] * page)
     }
 
-    /// A raw connection.
+    /// Opens a raw connection.
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -158,7 +160,7 @@ impl Daemon {
         stream
     }
 
-    /// Connects from another of this machine's addresses, 127.0.0.`last`.
+    /// Connects from another address of this machine, 127.0.0.`last`.
     pub fn connect_from(&self, last: u8) -> TcpStream {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), 0)).into()).unwrap();
@@ -168,7 +170,7 @@ impl Daemon {
         stream
     }
 
-    /// Sends bytes and reads all that comes until the end.
+    /// Sends bytes and reads everything until the end.
     pub fn exchange(&self, request: impl AsRef<[u8]>) -> String {
         let mut stream = self.connect();
         stream.write_all(request.as_ref()).unwrap();
@@ -180,7 +182,7 @@ impl Daemon {
         answer
     }
 
-    /// A request of the API: status and body.
+    /// Sends a request to the API; returns status and body.
     pub fn http(&self, method: &str, path: &str, token: &str, body: &str) -> (u16, Value) {
         let answer = self.exchange(format!(
             "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\
@@ -190,19 +192,19 @@ impl Daemon {
         (status(&answer), body_of(&answer))
     }
 
-    /// What the admin socket answers.
+    /// The answer of the admin socket.
     pub fn admin(&self, method: &str, path: &str, body: &str) -> Value {
         ask_admin(self.directory.path(), method, path, body)
     }
 
-    /// A figure as Prometheus would get it: its name, with labels where it has some. 0 where it is not told.
+    /// The value of a metric, by its name and any labels; 0 if it is missing.
     pub fn metric(&self, name: &str) -> u64 {
         let figures = ask_admin_for_text(self.directory.path(), "GET", "/v1/metrics", "");
         let figure = figures.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         figure.map_or(0, |figure| figure.parse().unwrap())
     }
 
-    /// Waits until the daemon's status says so.
+    /// Waits until the daemon's status has this value.
     pub fn wait_until(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -215,7 +217,7 @@ impl Daemon {
         }
     }
 
-    /// Waits until so many have ended or were refused: the last of them first.
+    /// Waits until this number of connections have ended or were refused; the newest comes first.
     pub fn ended(&self, count: usize) -> Vec<Value> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -258,7 +260,7 @@ impl Daemon {
 }
 
 impl Drop for Daemon {
-    /// Ends it, and looks for what must never be in a log: the secret, and tokens (fault 30).
+    /// Stops it, and searches the log for secrets and tokens, which must never be there (fault 30).
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -269,7 +271,7 @@ impl Drop for Daemon {
     }
 }
 
-/// The port that a line of the log names; 0 for a Unix socket.
+/// The port in a line of the log; 0 for a Unix socket.
 pub fn port_in(line: &str) -> u16 {
     let address = line.split("listening on ").nth(1).unwrap().split_whitespace().next().unwrap();
     address.rsplit(':').next().unwrap().parse().unwrap_or(0)
@@ -278,11 +280,11 @@ pub fn port_in(line: &str) -> u16 {
 /// Every token begins with the base64 of `{"`.
 pub fn assert_no_secrets(text: &str) {
     for secret in [SECRET, "eyJ"] {
-        assert!(!text.contains(secret), "a secret or a token where none may be: {text}");
+        assert!(!text.contains(secret), "a secret or a token was printed: {text}");
     }
 }
 
-/// What the admin socket in this directory answers.
+/// The answer of the admin socket in this directory.
 pub fn ask_admin(directory: &Path, method: &str, path: &str, body: &str) -> Value {
     body_of(&ask_admin_for_text(directory, method, path, body))
 }
@@ -304,7 +306,7 @@ fn ask_admin_for_text(directory: &Path, method: &str, path: &str, body: &str) ->
     answer
 }
 
-/// Waits for a process, but not for ever.
+/// Waits a bounded time for the end of a process.
 pub fn wait(child: &mut Child) -> ExitStatus {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -319,7 +321,7 @@ pub fn wait(child: &mut Child) -> ExitStatus {
     }
 }
 
-/// A WebSocket client that waits for what it reads.
+/// A WebSocket client whose reads block until a frame arrives.
 pub struct Client<S = TcpStream> {
     pub socket: WebSocket<S>,
 }
@@ -335,10 +337,10 @@ impl<S: Read + Write> Client<S> {
 
     /// The next text frame as JSON.
     pub fn receive(&mut self) -> Value {
-        // Of its own: pings keep the stream's from coming.
+        // A separate deadline, because pings keep the stream's from being reached.
         let deadline = Instant::now() + PATIENCE;
         loop {
-            assert!(Instant::now() < deadline, "nothing but pings");
+            assert!(Instant::now() < deadline, "only pings arrived");
             match self.socket.read() {
                 Ok(Message::Text(text)) => return serde_json::from_str(&text).unwrap(),
                 Ok(Message::Ping(_) | Message::Pong(_)) => {}
@@ -347,23 +349,23 @@ impl<S: Read + Write> Client<S> {
         }
     }
 
-    /// The next frame's `data`.
+    /// The `data` of the next frame.
     pub fn data(&mut self) -> String {
         let message = self.receive();
         message["data"].as_str().unwrap_or_else(|| panic!("{message}")).to_owned()
     }
 
-    /// Reads to the Close: its code and reason, and the messages before it.
+    /// Reads to the Close; returns its code and reason, and the messages before it.
     pub fn closed(&mut self) -> (u16, String, Vec<Value>) {
-        // Of its own: the stream's ends only a read during which nothing comes at all. Twice, because one deadline of
-        // the daemon's, for a message in progress, is as long as PATIENCE.
+        // A separate deadline, because the stream's ends only a read during which nothing arrives. Twice PATIENCE, because the
+        // daemon's deadline for a message in progress is as long as PATIENCE.
         let deadline = Instant::now() + 2 * PATIENCE;
         let mut messages = Vec::new();
         loop {
             assert!(Instant::now() < deadline, "no Close after {} messages", messages.len());
             match self.socket.read() {
                 Ok(Message::Close(Some(CloseFrame { code, reason }))) => {
-                    // The answer goes out with the next read, which ends when the server's side does.
+                    // The answer is sent with the next read, which ends when the server closes the connection.
                     while self.socket.read().is_ok() {
                         assert!(Instant::now() < deadline, "the stream goes on after its Close");
                     }
@@ -376,19 +378,19 @@ impl<S: Read + Write> Client<S> {
         }
     }
 
-    /// The stream, for bytes that no library would send.
+    /// The stream, for bytes that a library would not send.
     pub fn stream(&mut self) -> &mut S {
         self.socket.get_mut()
     }
 
-    /// Shows that all which was sent before has been handled: answers come in order.
+    /// Waits until everything sent before has been handled; answers arrive in order.
     pub fn settle(&mut self) {
         self.socket.send(Message::Ping("settle".into())).unwrap();
         loop {
             match self.socket.read().unwrap() {
                 Message::Pong(payload) if payload == "settle" => return,
                 Message::Ping(_) => {}
-                other => panic!("nothing was expected: {other:?}"),
+                other => panic!("unexpected frame: {other:?}"),
             }
         }
     }
@@ -405,50 +407,4 @@ pub fn sign_with(claims: &Value, secret: &str) -> String {
 
 pub fn unix_now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
-}
-
-/// The status of an HTTP answer; 0 for none.
-pub fn status(answer: &str) -> u16 {
-    answer.get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0)
-}
-
-pub fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
-    let head = answer.split("\r\n\r\n").next()?;
-    head.lines().find_map(|line| {
-        let (key, value) = line.split_once(": ")?;
-        key.eq_ignore_ascii_case(name).then_some(value)
-    })
-}
-
-pub fn body_of(answer: &str) -> Value {
-    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    serde_json::from_str(body).unwrap_or(Value::Null)
-}
-
-/// A masked client frame with this first byte (FIN, reserved bits, opcode).
-pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![first];
-    match payload.len() {
-        length @ 0..=125 => bytes.push(0x80 | length as u8),
-        length @ 126..=0xffff => {
-            bytes.push(0x80 | 126);
-            bytes.extend_from_slice(&(length as u16).to_be_bytes());
-        }
-        length => {
-            bytes.push(0x80 | 127);
-            bytes.extend_from_slice(&(length as u64).to_be_bytes());
-        }
-    }
-    // A mask of zeros is a mask, and leaves the payload readable.
-    bytes.extend_from_slice(&[0; 4]);
-    bytes.extend_from_slice(payload);
-    bytes
-}
-
-/// An upgrade request with this token; `more` are header lines.
-pub fn upgrade(token: &str, more: &str) -> String {
-    format!(
-        "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer {token}\r\n{more}\r\n"
-    )
 }

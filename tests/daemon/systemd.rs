@@ -1,4 +1,4 @@
-//! What the daemon and its service manager say to each other.
+//! The messages between the daemon and its service manager.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::client;
 
 use crate::support::{Client, Daemon, PATIENCE, SECRET, config_file, keep, philote, sign, status, upgrade};
 
-/// A service manager's end of the notify socket.
+/// The service manager's end of the notify socket.
 struct Manager(UnixDatagram);
 
 impl Manager {
@@ -24,7 +24,7 @@ impl Manager {
         String::from_utf8_lossy(&bytes[..count]).into_owned()
     }
 
-    /// Reads on until a message says this; status lines and watchdog feedings may come in between.
+    /// Reads until a message contains this; status lines and watchdog messages may arrive in between.
     fn see(&self, text: &str) -> String {
         loop {
             let message = self.next();
@@ -38,7 +38,7 @@ impl Manager {
 }
 
 #[test]
-fn the_manager_is_told_of_every_state_in_order() {
+fn the_manager_is_notified_of_every_state_in_order() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("notify");
     let manager = Manager(UnixDatagram::bind(&path).unwrap());
@@ -67,10 +67,10 @@ fn the_manager_is_told_of_every_state_in_order() {
     assert!(daemon.wait().success());
 }
 
-/// Each refusal to feed the watchdog is a line in the log; while there are only those, nothing may come.
+/// Each time the watchdog is not fed, the log has a line; between such lines no feeding may arrive.
 #[cfg(debug_assertions)]
 #[test]
-fn fault_63_a_worker_that_hangs_ends_the_feeding_until_it_goes_on() {
+fn fault_63_a_worker_that_hangs_stops_the_watchdog_messages_until_it_continues() {
     let directory = TempDir::new().unwrap();
     let (path, pipe) = (directory.path().join("notify"), directory.path().join("pipe"));
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
@@ -108,7 +108,7 @@ fn with_passed_socket(listener: &TcpListener) -> Daemon {
     config_file(directory.path(), "max_connections = 3000\n");
     let plain = philote(directory.path());
     let mut command = Command::new("sh");
-    // The shell's number is the daemon's after exec.
+    // The shell's process id is the daemon's after exec.
     command.args(["-c", "LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=philote exec \"$0\" 3<&0 </dev/null"]);
     command.arg(plain.get_program()).env_clear();
     for (name, value) in plain.get_envs() {
@@ -122,13 +122,13 @@ fn with_passed_socket(listener: &TcpListener) -> Daemon {
 }
 
 #[test]
-fn fault_59_with_a_passed_socket_who_was_accepted_already_is_not_refused() {
+fn fault_59_with_a_passed_socket_an_accepted_connection_is_not_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut daemon = with_passed_socket(&listener);
     let mut clients: Vec<Client> = (0..60).map(|_| daemon.client(&["c"])).collect();
     let mut late = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     late.set_read_timeout(Some(PATIENCE)).unwrap();
-    // The answer shows that it was accepted.
+    // The answer proves that the connection was accepted.
     late.write_all(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
     let mut answer = Vec::new();
     while !answer.ends_with(b"}") {
@@ -153,7 +153,7 @@ fn fault_59_with_a_passed_socket_who_was_accepted_already_is_not_refused() {
 }
 
 #[test]
-fn fault_59_with_a_passed_socket_the_next_daemon_serves_who_comes_meanwhile() {
+fn fault_59_with_a_passed_socket_the_next_daemon_serves_new_connections() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut first = with_passed_socket(&listener);
     assert_eq!(first.port, listener.local_addr().unwrap().port());
@@ -162,7 +162,7 @@ fn fault_59_with_a_passed_socket_the_next_daemon_serves_who_comes_meanwhile() {
     let began = Instant::now();
     first.signal(Signal::TERM);
     first.wait_for_line("SIGTERM");
-    // The first client to be closed is the sign that the daemon accepts no more.
+    // Once the first client is closed, the daemon accepts no more connections.
     assert_eq!(clients[0].closed().0, 1012);
     let mut meanwhile = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     meanwhile.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -184,7 +184,7 @@ fn fault_59_with_a_passed_socket_the_next_daemon_serves_who_comes_meanwhile() {
 }
 
 #[test]
-fn fault_64_what_is_passed_must_be_a_listener() {
+fn fault_64_a_passed_descriptor_must_be_a_listener() {
     let directory = TempDir::new().unwrap();
     let mut command = Command::new("sh");
     command.args(["-c", "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" 3</dev/null"]);
@@ -196,7 +196,7 @@ fn fault_64_what_is_passed_must_be_a_listener() {
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("descriptor 3"), "{text}");
 
-    // Another process's sockets are not ours.
+    // Sockets passed to another process are ignored.
     let daemon = Daemon::start_with("", |command| {
         command.env("LISTEN_PID", "1").env("LISTEN_FDS", "1");
     });
@@ -204,7 +204,7 @@ fn fault_64_what_is_passed_must_be_a_listener() {
 }
 
 #[test]
-fn fault_63_a_manager_that_is_gone_or_deaf_changes_nothing() {
+fn fault_63_a_manager_that_is_gone_or_does_not_read_changes_nothing() {
     let directory = TempDir::new().unwrap();
     let deaf = directory.path().join("deaf");
     let socket = UnixDatagram::bind(&deaf).unwrap();
@@ -219,10 +219,10 @@ fn fault_63_a_manager_that_is_gone_or_deaf_changes_nothing() {
     drop(socket);
 }
 
-/// Journald that reads nothing: a datagram socket in its place, in a mount namespace of the daemon's own.
+/// A journald that reads nothing: a datagram socket at its path, in the daemon's own mount namespace.
 #[test]
 #[ignore = "needs root or user namespaces: tests/run includes it"]
-fn fault_65_a_stopped_journald_stops_nothing() {
+fn fault_65_a_stopped_journald_does_not_block_the_daemon() {
     let directory = TempDir::new().unwrap();
     config_file(directory.path(), "[log]\nlevel = \"info\"\n");
     let journal = directory.path().join("journal");
@@ -247,7 +247,7 @@ fn fault_65_a_stopped_journald_stops_nothing() {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     let mut child = command.spawn().unwrap();
 
-    // The first datagrams say where it listens; nobody reads the ones after.
+    // The first datagrams contain the daemon's address; later ones are not read.
     deaf.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut bytes = [0; 65_536];
     let mut seen = String::new();
@@ -267,7 +267,7 @@ fn fault_65_a_stopped_journald_stops_nothing() {
     };
     let mut reader = open(json!({"read": ["c"]}));
     let mut writer = open(json!({"write": ["c"]}));
-    // Each pair of requests is refused for a reason of its own in turn: lines, and soon nobody takes them.
+    // Each pair of requests is refused for another reason, which gives log lines; soon they are not read.
     let reload = |number: usize| {
         let level = if number.is_multiple_of(2) { "info" } else { "debug" };
         config_file(

@@ -1,4 +1,4 @@
-//! TLS on the daemon's own port: versions, the certificate replaced under traffic, slow readers, and what is no TLS.
+//! TLS on the daemon's own port: versions, a certificate replaced under traffic, slow readers, and bytes that are not TLS.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -19,7 +19,7 @@ use crate::support::*;
 
 pub type Tls = StreamOwned<ClientConnection, TcpStream>;
 
-/// An authority of the test's own.
+/// A certificate authority of the test.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
@@ -88,7 +88,7 @@ fn start(authority: &Authority, more: &str) -> Daemon {
 }
 
 #[test]
-fn both_versions_carry_messages_and_end_in_order() {
+fn both_tls_versions_carry_messages_and_close_cleanly() {
     let authority = Authority::new();
     let mut daemon = start(&authority, "");
     for version in [&version::TLS13, &version::TLS12] {
@@ -108,14 +108,14 @@ fn both_versions_carry_messages_and_end_in_order() {
     let listener = daemon.admin("GET", "/v1/status", "")["listeners"][0].clone();
     assert_eq!(listener, format!("[::]:{} (TLS)", daemon.port));
     daemon.signal(Signal::TERM);
-    // Reading to the very end without an error takes a close_notify.
+    // Reading to the end without an error needs a close_notify.
     assert_eq!(one.closed().0, 1001);
     assert_eq!(one.stream().read(&mut [0; 16]).unwrap(), 0, "a clean end");
     assert!(daemon.wait().success());
 }
 
 #[test]
-fn fault_71_a_replaced_certificate_serves_who_comes_and_leaves_who_is_there() {
+fn fault_71_a_replaced_certificate_serves_new_connections_and_keeps_open_ones() {
     let (first, second) = (Authority::new(), Authority::new());
     let daemon = start(&first, "");
     let (mut one, mut two) = (first.client(&daemon), first.client(&daemon));
@@ -134,7 +134,7 @@ fn fault_71_a_replaced_certificate_serves_who_comes_and_leaves_who_is_there() {
     let mut refused = first.connect(&daemon, &[&version::TLS13]);
     assert!(refused.write_all(b"x").is_err(), "the old certificate is gone");
 
-    // A bad pair changes nothing, and says which key in which line.
+    // A pair that does not match changes nothing, and the error names the key and the line.
     std::fs::write(daemon.directory.path().join("key.pem"), KeyPair::generate().unwrap().serialize_pem())
         .unwrap();
     let answer = daemon.admin("POST", "/v1/reload", "").to_string();
@@ -146,11 +146,11 @@ fn fault_71_a_replaced_certificate_serves_who_comes_and_leaves_who_is_there() {
 }
 
 #[test]
-fn a_reader_that_stops_is_cut_and_one_that_pauses_misses_nothing() {
+fn a_tls_reader_that_stops_is_closed_and_one_that_pauses_misses_nothing() {
     let authority = Authority::new();
     let daemon = start(&authority, "");
     let (mut writer, mut paused) = (authority.client(&daemon), authority.client(&daemon));
-    // Several times what socket buffers and queue limits hold would be too slow; this much waits in between.
+    // More than socket buffers and queue limits hold would make the reader too slow; this much only waits.
     let data = "y".repeat(50_000);
     let queued =
         |least: u64| move |status: &serde_json::Value| status["queued_bytes"].as_u64().unwrap() >= least;
@@ -166,7 +166,7 @@ fn a_reader_that_stops_is_cut_and_one_that_pauses_misses_nothing() {
     }
     writer.publish("c", "after");
     assert_eq!(paused.data(), "after");
-    // The same without an end.
+    // The same, but the reader does not read again.
     let mut more = 0;
     let closing = || daemon.admin("GET", "/v1/connections", "").to_string().contains("slow_consumer");
     while !closing() {
@@ -176,19 +176,19 @@ fn a_reader_that_stops_is_cut_and_one_that_pauses_misses_nothing() {
         assert!(more < 10_000);
     }
     let (code, _, messages) = paused.closed();
-    assert_eq!(code, 4413, "whole frames to the end");
+    assert_eq!(code, 4413, "only whole frames arrive before the Close");
     assert!(!messages.is_empty());
     writer.settle();
 }
 
 #[test]
-fn a_damaged_record_ends_its_connection_and_no_other() {
+fn a_damaged_tls_record_ends_only_its_own_connection() {
     let authority = Authority::new();
     let daemon = start(&authority, "");
     let (mut writer, mut reader) = (authority.client(&daemon), authority.client(&daemon));
     for round in 0..20 {
         let mut damaged = authority.client(&daemon);
-        // Application data that nobody has encrypted, in the middle of messages that come for it.
+        // Unencrypted application data, in the middle of messages for this connection.
         let record = [&[23, 3, 3, 0, 32][..], &[0x55; 32]].concat();
         writer.publish("c", &format!("{round} before"));
         damaged.stream().sock.write_all(&record).unwrap();
@@ -214,7 +214,7 @@ fn a_damaged_record_ends_its_connection_and_no_other() {
 }
 
 #[test]
-fn fault_72_a_stalled_handshake_and_what_is_no_tls_are_cut() {
+fn fault_72_a_stalled_handshake_and_plain_text_are_disconnected() {
     let authority = Authority::new();
     let daemon = start(&authority, "[websocket]\nhandshake_timeout = '1s'\n");
     let answer = daemon.exchange("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
@@ -236,13 +236,13 @@ fn fault_72_a_stalled_handshake_and_what_is_no_tls_are_cut() {
     assert!(!daemon.log().contains("internal error"), "{}", daemon.log());
 }
 
-/// What `openssl s_client` says to a daemon, with these options and this typed at it.
+/// The output of `openssl s_client` with these options and this input, against a daemon.
 fn s_client(daemon: &Daemon, options: &[&str], typed: &str) -> String {
     let mut command = std::process::Command::new("openssl");
     command.args(["s_client", "-connect", &daemon.address().to_string()]).args(options);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("openssl, a Debian package that cannot be missing");
-    // It may have ended without having read anything.
+    // It may have exited without reading its input.
     let _ = child.stdin.take().unwrap().write_all(typed.as_bytes());
     let output = child.wait_with_output().unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
@@ -252,7 +252,7 @@ fn agreed(text: &str) -> bool {
     text.contains("Cipher is ") && !text.contains("Cipher is (NONE)")
 }
 
-/// All ciphers of OpenSSL, or all suites of TLS 1.3, that a daemon agrees to.
+/// All ciphers of OpenSSL, or all suites of TLS 1.3, that the daemon accepts.
 fn ciphers(daemon: &Daemon, version: &str) -> Vec<String> {
     let (option, known) = match version {
         "-tls1_3" => {
@@ -291,7 +291,7 @@ fn fault_72_openssl_finds_no_old_version_and_no_weak_cipher() {
         ciphers.map(|cipher| format!("ECDHE-{kind}-{cipher}"))
     };
     assert_eq!(ciphers(&daemon, "-tls1_2"), strong("ECDSA"));
-    // With the other kind of certificate there is more that could be wrong.
+    // The other kind of certificate allows further ciphers.
     let request = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "30"];
     let output = std::process::Command::new("openssl")
         .current_dir(daemon.directory.path())
@@ -318,12 +318,12 @@ fn openssl_finds_no_renegotiation_no_compression_and_one_protocol() {
     assert!(said.contains("ALPN protocol: http/1.1"), "{said}");
     let said = s_client(&daemon, &["-alpn", "h2"], "");
     assert!(said.contains("alert no application protocol"), "{said}");
-    // There is one certificate, whatever name is asked for, or none.
+    // There is only one certificate, whatever name is requested, or none.
     for name in [&["-servername", "localhost"][..], &["-servername", "example.org"], &["-noservername"]] {
         let said = s_client(&daemon, name, "");
         assert!(agreed(&said) && said.contains("BEGIN CERTIFICATE"), "{name:?}: {said}");
     }
-    // Who comes back need not start again.
+    // A client that reconnects can resume its session.
     let session = daemon.directory.path().join("session");
     let session = session.to_str().unwrap();
     s_client(&daemon, &["-tls1_2", "-sess_out", session], "");
@@ -332,7 +332,7 @@ fn openssl_finds_no_renegotiation_no_compression_and_one_protocol() {
 }
 
 #[test]
-fn fault_62_a_wrong_pair_is_exit_78_and_the_check_says_it() {
+fn fault_62_a_certificate_with_another_key_exits_78_and_fails_the_check() {
     let authority = Authority::new();
     let directory = tempfile::tempdir().unwrap();
     authority.issue(directory.path());
@@ -347,11 +347,11 @@ fn fault_62_a_wrong_pair_is_exit_78_and_the_check_says_it() {
 }
 
 #[test]
-fn fault_71_a_certificate_near_its_end_or_past_it_is_warned_of_in_log_status_and_figures() {
+fn fault_71_an_expiring_certificate_is_reported_in_log_status_and_metrics() {
     let authority = Authority::new();
     let daemon = start(&authority, "");
     assert_eq!(daemon.admin("GET", "/v1/status", "")["tls"]["warning"], false);
-    // An hour less than so many days, so that the number of whole days does not hang on a second.
+    // An hour less than this number of days, so that the number of whole days does not depend on a second.
     for (hours, sentence) in
         [(20 * 24 - 1, "expires in 19 days"), (5 * 24 - 1, "expires in 4 days"), (-24, "expired at ")]
     {
@@ -404,14 +404,14 @@ fn bench_loads_a_server_behind_tls() {
     assert!(rows[2]["memory_per_connection"].is_u64(), "{text}");
     daemon.wait_until("its connections have gone", |status| status["connections"] == 0);
     let publishers = ctl_json(&daemon, &["connections", "--state", "closed", "--subject", "somebody"]);
-    assert_eq!(publishers["matched"], 1 + 20 + 20, "of fanout, rooms and idle");
+    assert_eq!(publishers["matched"], 1 + 20 + 20, "publishers of fanout, rooms and idle");
 
     let (code, text) = ctl(&daemon, &[&load[..], &["--url", &url]].concat());
     assert!(code == 1 && text.contains("no TLS connection to ") && text.contains("--ca FILE"), "{text}");
 }
 
 #[test]
-fn a_get_on_a_tls_port_was_sent_to_ws() {
+fn a_get_on_a_tls_port_gets_an_error_that_names_wss() {
     let authority = Authority::new();
     let daemon = start(&authority, "");
     let mut stream = authority.connect(&daemon, &[&version::TLS13]);

@@ -1,14 +1,14 @@
-//! Tokens at the door, and on connections that live.
+//! Tokens of new clients and of open connections.
 
 use serde_json::json;
 
 use crate::support::{Daemon, body_of, config_file, header, sign, sign_with, status, unix_now, upgrade};
 
 #[test]
-fn fault_18_20_21_refusals_say_why() {
+fn fault_18_20_21_rejections_give_the_reason() {
     let daemon = Daemon::start("");
     let expired = sign(&json!({"read": ["c"], "exp": unix_now() - 60}));
-    // Without the header, and with an empty parameter as well.
+    // Without the header, and with an empty parameter.
     for request in [
         upgrade("", "").replace("Authorization: Bearer \r\n", ""),
         upgrade("", "").replace("Authorization: Bearer \r\n", "").replace("GET /", "GET /?auth="),
@@ -55,7 +55,7 @@ fn fault_18_20_21_refusals_say_why() {
 }
 
 #[test]
-fn a_header_of_another_scheme_is_named() {
+fn an_authorization_header_of_another_scheme_is_reported() {
     let daemon = Daemon::start("");
     let token = sign(&json!({"read": ["c"], "api": true}));
     let told = |value: &str, path: &str| {
@@ -83,12 +83,12 @@ fn a_header_of_another_scheme_is_named() {
         let unknown = "the Authorization header has an unknown scheme: send \"Authorization: Bearer TOKEN\"";
         assert_eq!(told(&format!("Secret-in-front {token}"), path), unknown);
         assert_eq!(told(&format!("Bearer: {token}"), path), unknown);
-        assert_eq!(told("Bearer", path), told("", path), "no token at all");
+        assert_eq!(told("Bearer", path), told("", path), "the token is missing");
     }
 }
 
 #[test]
-fn white_space_around_a_token_is_taken() {
+fn white_space_around_a_token_is_ignored() {
     let daemon = Daemon::start("");
     let token = sign(&json!({"read": ["a"], "write": ["a"]}));
     for encoded in ["%0A", "%20", "+", "%0D%0A"] {
@@ -103,7 +103,7 @@ fn white_space_around_a_token_is_taken() {
 }
 
 #[test]
-fn fault_14_header_first_then_query_never_merged() {
+fn fault_14_the_header_comes_before_the_query_and_they_are_never_merged() {
     let daemon = Daemon::start("");
     let (a, b) =
         (sign(&json!({"read": ["a"], "write": ["a"]})), sign(&json!({"read": ["b"], "write": ["b"]})));
@@ -145,14 +145,14 @@ fn fault_28_a_token_that_expires_ends_its_connection() {
     let (code, reason, messages) = reader.closed();
     assert_eq!((code, reason.as_str()), (4401, "the token has expired; get a new one"));
     let late = unix_now() - expires;
-    // Within a second of the leeway's end; the other two are a loaded machine's.
+    // Within a second after the leeway; the other two are for a busy machine.
     assert!((2..=5).contains(&late), "{late} s after its end, with a leeway of 2 s");
     assert_eq!(messages[0]["data"], "in time");
     writer.settle();
 }
 
 #[test]
-fn fault_29_rotation_by_reload() {
+fn fault_29_a_reload_rotates_the_secret() {
     let daemon = Daemon::start_with("", |command| {
         command.env_remove("SECRET");
     });
@@ -184,9 +184,9 @@ fn fault_29_rotation_by_reload() {
     by_new.settle();
 }
 
-/// A token that says where its key is to be found has nobody go there.
+/// A token that names the location of its key causes no request there.
 #[test]
-fn fault_23_nothing_is_fetched_that_a_token_names() {
+fn fault_23_a_url_in_a_token_is_never_fetched() {
     let daemon = Daemon::start("");
     let trap = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     trap.set_nonblocking(true).unwrap();

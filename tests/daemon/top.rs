@@ -1,4 +1,4 @@
-//! `philotectl top` in tmux: what stands on the screen, what keys do, and that the terminal is given back.
+//! `philotectl top` in tmux: the screen, the effect of keys, and the state of the terminal afterwards.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::support::{Client, Daemon, PATIENCE, sign_with, status, upgrade};
 use crate::terminal::OnTerminal;
 
-/// Takes the terminal's other screen, and gives it back.
+/// Switches to the terminal's alternate screen, and back.
 const TAKEN: &str = "\x1b[?1049h";
 const GIVEN_BACK: &str = "\x1b[?1049l";
 
@@ -22,7 +22,7 @@ fn top(daemon: &Daemon) -> Command {
     command
 }
 
-/// A shell in a tmux of its own, 80 by 24.
+/// A shell in its own tmux, 80 by 24.
 struct Tmux {
     directory: TempDir,
 }
@@ -42,7 +42,7 @@ impl Tmux {
         tmux
     }
 
-    /// tmux itself, whatever the shell in it finds.
+    /// tmux itself, without the environment of the shell in it.
     fn command(&self) -> Command {
         let path = std::env::split_paths(&std::env::var_os("PATH").unwrap())
             .map(|directory| directory.join("tmux"))
@@ -61,7 +61,7 @@ impl Tmux {
         String::from_utf8(self.command().args(["capture-pane", "-p"]).output().unwrap().stdout).unwrap()
     }
 
-    /// Whether the program in front has the other screen.
+    /// Whether the program in the foreground uses the alternate screen.
     fn taken(&self) -> bool {
         let asked = self.command().args(["display-message", "-p", "#{alternate_on}"]).output().unwrap();
         asked.stdout == b"1\n"
@@ -82,7 +82,7 @@ impl Tmux {
         self.wait(text, |screen| screen.contains(text))
     }
 
-    /// How the terminal is set, as `stty -g` prints it.
+    /// The settings of the terminal, as `stty -g` prints them.
     fn settings(&self) -> String {
         let file = self.directory.path().join("settings");
         let path = file.display();
@@ -102,7 +102,7 @@ impl Drop for Tmux {
 
 #[test]
 #[ignore = "needs tmux: tests/run includes it"]
-fn top_shows_what_is_alive_and_gives_the_terminal_back() {
+fn top_shows_live_figures_and_restores_the_terminal() {
     let mut daemon = Daemon::start("[shutdown]\ndrain = \"1s\"\n");
     let named = |subject: &str, channel: &str| {
         daemon.client_with(&json!({"read": [channel], "write": [channel], "sub": subject}))
@@ -114,12 +114,12 @@ fn top_shows_what_is_alive_and_gives_the_terminal_back() {
     assert_eq!(status(&daemon.exchange(upgrade(&forged, "Connection: close\r\n"))), 401);
 
     let tmux = Tmux::start(&daemon);
-    // Typed so that only the prompt itself reads so.
+    // Typed so that only the prompt itself has this text.
     tmux.press(&["PS1='rea''dy> '; clear", "Enter"]);
     tmux.see("ready>");
     let before = tmux.settings();
     tmux.press(&["clear; philotectl top", "Enter"]);
-    // Live figures: what is published while it runs.
+    // Live figures: messages are published while it runs.
     tmux.see("connections 3 of 255");
     let screen = tmux.wait("a rate above nothing", |screen| {
         alice.publish_and_see(&mut bob);
@@ -134,10 +134,10 @@ fn top_shows_what_is_alive_and_gives_the_terminal_back() {
     tmux.see("Closed and refused, newest first: 1");
     tmux.see("(forged)");
     tmux.see("bad_signature");
-    // A bar of a plot.
+    // A bar of a chart.
     tmux.wait("a plot", |screen| screen.contains('█'));
 
-    // Order, filter and its end, another list, hold, help.
+    // Order, filter and end of the filter, another list, pause, help.
     tmux.press(&["s"]);
     tmux.see("Connections, greatest queue first: 3");
     tmux.press(&["/", "carol", "Enter"]);
@@ -154,7 +154,7 @@ fn top_shows_what_is_alive_and_gives_the_terminal_back() {
     tmux.press(&["x"]);
     tmux.wait("the help's end", |screen| !screen.contains("Keys; any") && !screen.contains("HELD"));
 
-    // Disconnecting asks first: no, then yes.
+    // Disconnecting asks for confirmation: no, then yes.
     tmux.press(&["2", "/", "carol", "Enter"]);
     tmux.see("first: 1 for carol");
     tmux.press(&["d"]);
@@ -171,10 +171,10 @@ fn top_shows_what_is_alive_and_gives_the_terminal_back() {
     tmux.press(&["c"]);
     tmux.see("connections 2 of 255");
 
-    // Each way out leaves the terminal as it was.
+    // Each way to quit restores the terminal.
     let given_back = |word: &str, status: i32| {
         tmux.press(&[&format!("echo {word} $?"), "Enter"]);
-        // The line that was typed is not the one that was printed.
+        // The command line differs from the line that it prints.
         let printed = format!("{word} {status}");
         let shown = tmux.wait(&printed, |screen| screen.lines().any(|line| line == printed));
         assert!(!tmux.taken(), "{shown}");
@@ -189,7 +189,7 @@ fn top_shows_what_is_alive_and_gives_the_terminal_back() {
     tmux.press(&["C-c"]);
     tmux.wait("the shell", |_| !tmux.taken());
     given_back("interrupted", 0);
-    // Put aside and fetched again.
+    // Stopped and resumed.
     tmux.press(&["clear; philotectl top", "Enter"]);
     tmux.see("connections 2 of 255");
     tmux.press(&["C-z"]);
@@ -213,19 +213,19 @@ fn top_ends_when_its_terminal_is_gone() {
     tmux.press(&[&format!("/bin/sh -c 'echo $$ > {}; exec philotectl top'", file.display()), "Enter"]);
     tmux.see("of 255");
     let id = std::fs::read_to_string(file).unwrap();
-    // What has ended and was not waited for has a directory still, but no program.
+    // A zombie still has a directory, but no program.
     let program = PathBuf::from("/proc").join(id.trim()).join("exe");
     assert!(program.read_link().is_ok());
     assert!(tmux.command().arg("kill-server").status().unwrap().success());
     let deadline = Instant::now() + PATIENCE;
     while program.read_link().is_ok() {
-        assert!(Instant::now() < deadline, "it goes on without a terminal");
+        assert!(Instant::now() < deadline, "it runs on without a terminal");
         std::thread::yield_now();
     }
 }
 
 #[test]
-fn top_is_a_screen_and_says_so_where_there_is_none() {
+fn top_needs_a_terminal_and_says_so() {
     let mut daemon = Daemon::start("[shutdown]\ndrain = \"1s\"\n");
     for (line, sentence) in [
         (&[][..], "top needs a terminal for its output and its keys"),
@@ -237,7 +237,7 @@ fn top_is_a_screen_and_says_so_where_there_is_none() {
         assert_eq!(String::from_utf8(output.stderr).unwrap(), format!("{sentence}\n{hint}\n"));
     }
 
-    // A terminal without colours, left by each key that leaves; then by a signal.
+    // A terminal without colours, quit with each key that quits; then ended by a signal.
     for key in ["q", "\u{3}"] {
         let mut screen = OnTerminal::start(top(&daemon).env("NO_COLOR", "1"));
         screen.see("of 255");
@@ -255,7 +255,7 @@ fn top_is_a_screen_and_says_so_where_there_is_none() {
     screen.see(GIVEN_BACK);
     assert_eq!(screen.end(), 0);
 
-    // A daemon that ends by itself, and one that is not there at all: then the screen is not even taken.
+    // A daemon that ends, and one that does not run; then the alternate screen is not used at all.
     let mut screen = OnTerminal::start(&mut top(&daemon));
     screen.see("of 255");
     daemon.signal(Signal::KILL);

@@ -1,13 +1,11 @@
 //! Upgrades to a WebSocket: which are accepted, and how others are refused.
 
 use std::io::{Read, Write};
-use std::net::Shutdown;
-use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::support::{Daemon, PATIENCE, body_of, frame, header, sign, status, upgrade};
+use crate::support::{Daemon, body_of, frame, header, sign, status, upgrade};
 
 fn token() -> String {
     sign(&json!({"read": ["c"], "write": ["c"]}))

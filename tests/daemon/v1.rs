@@ -1,4 +1,4 @@
-//! philote.v1: the token in a frame, refusals that a page can read, access replaced in place, answers to publishes.
+//! philote.v1: the token in a frame, rejections that a page can read, replaced access, and acknowledgements.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{Client, Daemon, frame, sign, sign_with, unix_now};
 
-/// A connection that has shown no token yet.
+/// A connection that has not sent its token.
 fn silent(daemon: &Daemon) -> Client {
     let mut request = daemon.request("/");
     request.headers_mut().insert("Sec-WebSocket-Protocol", "philote.v1".parse().unwrap());
@@ -20,7 +20,7 @@ fn show(client: &mut Client, token: &str) {
     client.send(json!({"auth": token}).to_string());
 }
 
-/// A connection that has shown these claims, and what it was told that it may do.
+/// A connection that has sent these claims, and the access that it got.
 fn enter(daemon: &Daemon, claims: &Value) -> (Client, Value) {
     let mut client = silent(daemon);
     show(&mut client, &sign(claims));
@@ -29,13 +29,13 @@ fn enter(daemon: &Daemon, claims: &Value) -> (Client, Value) {
     (client, access)
 }
 
-/// The names of so many channels of this length.
+/// This number of channel names of this length.
 fn names(count: usize, length: usize) -> Vec<String> {
     (0..count).map(|number| format!("{number:0length$}")).collect()
 }
 
 #[test]
-fn fault_25_a_long_token_fits_into_a_message_and_can_be_replaced_by_another() {
+fn fault_25_a_long_token_is_accepted_in_a_message_and_can_be_replaced() {
     let daemon = Daemon::start("");
     for length in [20, 255] {
         let claims = |last: &str| {
@@ -52,7 +52,7 @@ fn fault_25_a_long_token_fits_into_a_message_and_can_be_replaced_by_another() {
         assert!(token.len() > 60_000);
         show(&mut client, &format!("{token}\n"));
         assert_eq!(client.receive()["access"]["write"][1023], "new".repeat(length / 3));
-        // Nothing else may be longer than the limit of messages.
+        // No other message may be longer than the limit of messages.
         client.send(json!({"channel": "old", "data": "x".repeat(65_600)}).to_string());
         let (code, reason, _) = client.closed();
         assert_eq!(
@@ -61,14 +61,14 @@ fn fault_25_a_long_token_fits_into_a_message_and_can_be_replaced_by_another() {
             "{length}"
         );
     }
-    // Who has a short token makes nobody hold more than a message.
+    // The buffer of a client with a short token does not grow beyond a message.
     let (mut client, _) = enter(&daemon, &json!({"read": ["a"]}));
     show(&mut client, &"x".repeat(65_600));
     assert_eq!(client.closed().0, 1009);
 }
 
 #[test]
-fn the_first_frame_brings_the_token_and_access_comes_first() {
+fn the_token_is_in_the_first_frame_and_access_is_the_first_answer() {
     let daemon = Daemon::start("");
     let mut classic = daemon.client(&["a", "b"]);
     let mut client = silent(&daemon);
@@ -101,7 +101,7 @@ fn the_first_frame_brings_the_token_and_access_comes_first() {
 }
 
 #[test]
-fn refusals_are_close_codes_with_sentences() {
+fn rejections_are_close_codes_with_sentences() {
     let daemon = Daemon::start(
         "max_connections = 2\n[auth]\nleeway = \"0s\"\n[websocket]\nhandshake_timeout = \"1s\"\n\
          max_message_size = \"32KiB\"\n",
@@ -127,7 +127,11 @@ fn refusals_are_close_codes_with_sentences() {
     }
     assert_eq!(silent(&daemon).closed().1, "no token: send {\"auth\": TOKEN} as the first frame");
     let long = "x".repeat(33 * 1024);
-    assert_eq!(refused(&long), sentence("the first message must be {\"auth\": TOKEN}"), "it may be a token");
+    assert_eq!(
+        refused(&long),
+        sentence("the first message must be {\"auth\": TOKEN}"),
+        "a long first message could be a token"
+    );
     let mut longer = silent(&daemon);
     longer.stream().write_all(&frame(0x81, &vec![b'x'; 4_000_000])[..14]).unwrap();
     assert_eq!(longer.closed().0, 1009);
@@ -144,15 +148,15 @@ fn refusals_are_close_codes_with_sentences() {
     let _places = [daemon.client(&[]), daemon.client(&[])];
     let full = (1013, "the server is full: max_connections is 2".to_owned());
     let (code, sentence, _) = silent(&daemon).closed();
-    assert_eq!((code, sentence), full, "before a token is asked for");
+    assert_eq!((code, sentence), full, "before the token is requested");
     show(&mut late, &good);
     let (code, sentence, _) = late.closed();
-    assert_eq!((code, sentence), full, "and when it comes");
+    assert_eq!((code, sentence), full, "and when it arrives");
 
     let closed = daemon.admin("GET", "/v1/connections/closed?limit=1000", "");
     let codes: BTreeSet<u64> =
         closed["connections"].as_array().unwrap().iter().map(|one| one["code"].as_u64().unwrap()).collect();
-    assert_eq!(codes, BTreeSet::from([1009, 1013, 4401, 4403]), "an administrator finds them");
+    assert_eq!(codes, BTreeSet::from([1009, 1013, 4401, 4403]), "administrators see these codes");
     daemon.wait_until("nobody waits", |status| status["connections"] == 2);
 }
 
@@ -185,12 +189,12 @@ fn a_token_replaces_the_access_in_place() {
         assert_eq!(error["error"], "unauthorized");
         assert!(error["message"].as_str().unwrap().contains("malformed"));
         other.publish("c", "the old access stays");
-        assert_eq!(client.data(), "the old access stays");
+        assert_eq!(client.data(), "the old access must not change");
     }
 }
 
 #[test]
-fn a_connection_lives_as_long_as_its_last_token() {
+fn a_connection_expires_with_its_last_token() {
     let daemon = Daemon::start("[auth]\nleeway = \"0s\"\n");
     let short = json!({"read": ["c"], "exp": unix_now() + 3});
     let (mut renewed, _) = enter(&daemon, &short);
@@ -205,7 +209,7 @@ fn a_connection_lives_as_long_as_its_last_token() {
 }
 
 #[test]
-fn an_ack_says_how_many_readers_in_order_with_other_answers() {
+fn an_ack_gives_the_number_of_readers_in_order_with_other_answers() {
     let daemon = Daemon::start("");
     let claims = json!({"read": ["c"], "write": ["c", "d"]});
     let (mut client, _) = enter(&daemon, &claims);
@@ -230,7 +234,7 @@ fn an_ack_says_how_many_readers_in_order_with_other_answers() {
     let bad = json!("bad_message");
     for _ in 0..2 {
         let error = client.receive();
-        assert_eq!((&error["error"], error.get("ack")), (&bad, None), "no sound one to carry back");
+        assert_eq!((&error["error"], error.get("ack")), (&bad, None), "an invalid ack is not returned");
     }
     client.send(json!({"channel": "c", "data": 7, "ack": "5"}).to_string());
     let error = client.receive();
@@ -241,13 +245,13 @@ fn an_ack_says_how_many_readers_in_order_with_other_answers() {
     let mut classic = daemon.client(&["c"]);
     classic.send(ack("c", "1"));
     classic.settle();
-    assert_eq!(reader.data(), "x", "a key without meaning there");
+    assert_eq!(reader.data(), "x", "the classic protocol ignores the key");
     classic.send(json!({"channel": "c", "data": 7, "ack": "5"}).to_string());
     assert_eq!(classic.receive().get("ack"), None);
 }
 
 #[test]
-fn what_is_over_the_rate_is_answered_with_its_ack() {
+fn a_message_over_the_rate_is_answered_with_its_ack() {
     let daemon = Daemon::start("[limits]\nmessages_per_second = 1\n");
     let (mut client, _) = enter(&daemon, &json!({"write": ["c"]}));
     let text = |number: usize| json!({"channel": "c", "data": "x", "ack": number.to_string()}).to_string();
@@ -255,7 +259,7 @@ fn what_is_over_the_rate_is_answered_with_its_ack() {
     client.stream().write_all(&bytes).unwrap();
     let (_, _, answers) = client.closed();
     let taken = answers.iter().take_while(|answer| answer.get("error").is_none()).count();
-    // Every one of them, up to the Close: what nobody hears of could not be sent again.
+    // Every message up to the Close must be answered; the client could not send an unanswered one again.
     assert!(answers.len() > taken + 1, "{answers:?}");
     for (at, refused) in answers.iter().enumerate().skip(taken) {
         assert_eq!((&refused["error"], &refused["ack"]), (&json!("rate_limited"), &json!(at.to_string())));
@@ -263,7 +267,7 @@ fn what_is_over_the_rate_is_answered_with_its_ack() {
 }
 
 #[test]
-fn access_tells_the_limits_in_force_and_a_refusal_those_of_a_reload() {
+fn access_has_the_limits_in_force_and_rate_limited_those_after_a_reload() {
     let daemon = Daemon::start(
         "[limits]\nmessages_per_second = 50\nbytes_per_second = \"4KiB\"\n[websocket]\nmax_message_size = \"8KiB\"\n",
     );
@@ -275,7 +279,7 @@ fn access_tells_the_limits_in_force_and_a_refusal_those_of_a_reload() {
     assert_eq!(limits(&access), [Some(8192), Some(50), Some(4096)]);
     crate::support::config_file(daemon.directory.path(), "[limits]\nmessages_per_second = 1\n");
     daemon.admin("POST", "/v1/reload", "");
-    // A token over the rate is answered, too: the client waits for nothing else. All three come with one read.
+    // A token over the rate is answered, too, because the client waits for the answer. All three arrive with one read.
     let show = frame(0x81, json!({"auth": sign(&claims)}).to_string().as_bytes());
     client.stream().write_all(&show.repeat(3)).unwrap();
     assert_eq!(limits(&client.receive()["access"]), [Some(65536), Some(1), None]);
@@ -286,11 +290,11 @@ fn access_tells_the_limits_in_force_and_a_refusal_those_of_a_reload() {
 }
 
 #[test]
-fn tokens_in_frames_are_bounded_in_number() {
+fn the_number_of_tokens_in_frames_is_limited() {
     let daemon = Daemon::start("");
     let (mut client, _) = enter(&daemon, &json!({"read": ["c"]}));
     let token = sign(&json!({"read": ["c"]}));
-    // Three seconds can't pass between the first and the last of these: they come with a few reads.
+    // Less than three seconds pass between the first and the last of these, because they arrive with a few reads.
     let bytes = frame(0x81, json!({"auth": token}).to_string().as_bytes()).repeat(400);
     client.stream().write_all(&bytes).unwrap();
     let answers: Vec<Value> = (0..400).map(|_| client.receive()).collect();
@@ -299,12 +303,12 @@ fn tokens_in_frames_are_bounded_in_number() {
     client.settle();
 }
 
-/// Enters and leaves 1,000 rooms while messages flow to all of them.
+/// Joins and leaves 1,000 rooms while messages are published in all of them.
 ///
-/// The model: between two answers to `auth` exactly the messages of the rooms of the first arrive, each room's without
-/// a gap. A room's messages are numbered by its one publisher, so a gap shows as soon as the next one comes.
+/// The model: between two answers to `auth` exactly the messages of the first token's rooms arrive, without a gap in any
+/// room. One publisher numbers the messages of each room, so a gap shows when the next message arrives.
 #[test]
-fn a_thousand_rooms_are_entered_and_left_while_messages_flow() {
+fn a_thousand_rooms_are_joined_and_left_while_messages_are_published() {
     const ROOMS: usize = 1000;
     let daemon = Daemon::start("");
     let rooms: Vec<String> = (0..ROOMS).map(|room| format!("room {room}")).collect();
@@ -317,7 +321,7 @@ fn a_thousand_rooms_are_entered_and_left_while_messages_flow() {
             while !done.load(Relaxed) {
                 for (at, room) in rooms.iter().enumerate() {
                     let mut message = json!({"channel": room, "data": round.to_string()});
-                    // Waits once in a while, so that it doesn't run ahead of its server.
+                    // It waits now and then, so that it does not get ahead of its server.
                     if at % 100 == 99 {
                         message["ack"] = json!("a");
                     }
@@ -336,7 +340,7 @@ fn a_thousand_rooms_are_entered_and_left_while_messages_flow() {
             (seed >> 33) as usize
         };
         let mut reads: BTreeSet<usize> = BTreeSet::new();
-        // A room's last number since it was entered.
+        // The last number of each room since it was joined.
         let mut last: Vec<Option<u64>> = vec![None; ROOMS];
         let (mut visited, mut received) = (BTreeSet::<usize>::new(), 0_u64);
         for turn in 0..120 {
@@ -357,7 +361,7 @@ fn a_thousand_rooms_are_entered_and_left_while_messages_flow() {
             show(&mut client, &sign(&json!({"read": names})));
             let mut entered = false;
             let mut after = 0;
-            // On until some messages have come with the new access.
+            // Continue until some messages have arrived with the new access.
             while !entered || (after < 300 && !reads.is_empty()) {
                 let message = client.receive();
                 if message["access"].is_object() {

@@ -1,4 +1,4 @@
-//! Names that look alike or steer a terminal, in everything that a person reads.
+//! Names that look alike or contain control characters for terminals, in all output for people.
 
 use std::process::Command;
 
@@ -9,11 +9,11 @@ use crate::admin::ctl;
 use crate::support::{Daemon, keep};
 use crate::terminal::OnTerminal;
 
-/// One or two of each kind: zero-width, direction, tags, fillers, selectors, blanks. Channels may have no controls.
+/// One or two of each kind: zero-width, direction, tags, fillers, selectors, blanks. Channels cannot contain controls.
 const ODD: &str = "\u{200b}\u{200d}\u{61c}\u{202e}\u{2066}\u{feff}\u{ad}\u{34f}\u{3164}\u{ffa0}\u{180e}\u{2028}\
                    \u{fe0f}\u{e0041}\u{e0101}\u{a0}\u{3000}\u{2800}\u{fff9}";
 
-/// Every character of [`ODD`], and what only a subject and a message may have.
+/// Every character of [`ODD`], and those that only a subject and a message may contain.
 fn subject() -> String {
     format!("admin{ODD}\u{9b}31m\u{1b}[2J\u{7f}\u{0}")
 }
@@ -25,7 +25,7 @@ fn assert_visible(output: &str) {
     assert!(hidden.is_empty(), "{hidden:?} in {output:?}");
 }
 
-/// What is on a terminal until `last` is.
+/// Everything on a terminal until `last` is there.
 fn on_terminal(daemon: &Daemon, line: &[&str], last: &str) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_philotectl"));
     command.env_clear().env("PHILOTE_ADMIN_SOCKET", daemon.directory.path().join("admin.sock"));
@@ -36,7 +36,7 @@ fn on_terminal(daemon: &Daemon, line: &[&str], last: &str) -> String {
 }
 
 #[test]
-fn names_that_only_look_alike_are_told_apart_in_every_output_for_people() {
+fn names_that_look_alike_differ_in_all_output_for_people() {
     let daemon = Daemon::start("");
     let channel = format!("room{ODD}");
     let mut plain = daemon.client_with(&json!({"read": ["room"], "sub": "admin"}));
@@ -53,7 +53,7 @@ fn names_that_only_look_alike_are_told_apart_in_every_output_for_people() {
     }
     let shown = on_terminal(&daemon, &["connections"], "showing");
     assert!(shown.contains("  admin  ") && shown.contains("  admin\\u{20}  "), "{shown}");
-    // The document is the same, on a terminal and in a pipe.
+    // The JSON document is the same on a terminal and in a pipe.
     let document = on_terminal(&daemon, &["connections", "--json"], "\n}");
     assert_visible(&document);
     let subjects = |document: &str| {
@@ -73,7 +73,7 @@ fn names_that_only_look_alike_are_told_apart_in_every_output_for_people() {
 }
 
 #[test]
-fn jane_and_events_show_what_cannot_be_seen() {
+fn jane_and_events_escape_invisible_characters() {
     let daemon = Daemon::start("");
     let mut command = Command::new(env!("CARGO_BIN_EXE_philotectl"));
     command.env_clear().env("PHILOTE_ADMIN_SOCKET", daemon.directory.path().join("admin.sock"));
@@ -97,7 +97,7 @@ fn jane_and_events_show_what_cannot_be_seen() {
 }
 
 #[test]
-fn a_channel_that_looks_like_a_list_is_warned_of_and_jane_takes_a_url_with_a_path() {
+fn a_channel_that_looks_like_a_list_causes_a_warning_and_jane_takes_a_url_with_a_path() {
     let daemon = Daemon::start("");
     for (channel, words) in [("chat,news", "not a list; for several: "), ("*", "not a pattern")] {
         for option in ["--read", "--write"] {

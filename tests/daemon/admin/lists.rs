@@ -1,4 +1,4 @@
-//! Who is connected, who has left and why, and what is read.
+//! The lists of connections, of closed connections and of channels.
 
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{DONE, ctl, ctl_json, named};
 use crate::support::*;
 
-/// Waits until the last that ended of this subject ended for this reason.
+/// Waits until the newest closed connection of this subject has this reason, and returns it.
 fn ended(daemon: &Daemon, subject: &str, reason: &str) -> Value {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -20,9 +20,9 @@ fn ended(daemon: &Daemon, subject: &str, reason: &str) -> Value {
     }
 }
 
-/// "A user says the chat dropped them": from the subject to the cause.
+/// A user reports that the chat closed their connection: from the subject to the cause.
 #[test]
-fn a_dropped_client_is_explained() {
+fn each_reason_for_a_close_is_listed() {
     let daemon = Daemon::start(
         "[auth]\nleeway = \"0s\"\n[websocket]\ncheck_origin = true\nping_interval = \"1s\"\npong_timeout = \"5s\"\n\
          max_message_size = \"1KiB\"\n[limits]\nqueue_bytes = \"64KiB\"\n",
@@ -32,7 +32,7 @@ fn a_dropped_client_is_explained() {
         println!("$ philotectl connections --state closed --subject {subject}\n{text}");
     };
 
-    // Slow: reads nothing while much is published. It answers no ping either, but its queue is the first to fail.
+    // This client reads nothing while much is published. It answers no ping either, but its queue is full before that.
     let text = json!({"channel": "load", "data": "x".repeat(900)}).to_string();
     let bytes = frame(0x81, text.as_bytes()).repeat(20_000);
     let slow = named(&daemon, "slow", "load");
@@ -47,7 +47,7 @@ fn a_dropped_client_is_explained() {
     assert_eq!(expired.closed().0, 4401);
     drop(expired);
     assert_eq!(ended(&daemon, "expired", "token_expired")["message"], "the token has expired; get a new one");
-    // And trying again with the same token.
+    // The client connects again with the same token.
     let old = sign(&json!({"read": ["chat"], "sub": "expired", "exp": unix_now() - 60}));
     assert_eq!(status(&daemon.exchange(upgrade(&old, "Connection: close\r\n"))), 401);
     let row = ended(&daemon, "expired", "token_expired");
@@ -99,7 +99,7 @@ fn a_dropped_client_is_explained() {
 }
 
 #[test]
-fn a_flood_of_refusals_leaves_the_rare_ones_and_its_first_and_last() {
+fn a_flood_of_rejections_keeps_the_rare_reasons_and_its_first_and_last() {
     let daemon = Daemon::start("[admin]\nclosed_ring = 20\n");
     named(&daemon, "alice", "chat").settle();
     ended(&daemon, "alice", "client_gone");
@@ -119,7 +119,7 @@ fn a_flood_of_refusals_leaves_the_rare_ones_and_its_first_and_last() {
 }
 
 #[test]
-fn lists_show_the_first_by_what_is_asked() {
+fn lists_sort_by_the_requested_column_and_obey_the_limit() {
     let daemon = Daemon::start("");
     let clients: Vec<Client> = (0..30)
         .map(|number| {
@@ -146,7 +146,7 @@ fn lists_show_the_first_by_what_is_asked() {
         (&row["messages_in"], &row["read"], &row["write_count"]),
         (&json!(8), &json!(["room 1"]), &json!(1))
     );
-    // 'user 7' heard what was published in its room before and after it came.
+    // 'user 7' counts the messages in its room from before and after it connected.
     assert!(row["messages_out"].as_u64().unwrap() > 8, "{row}");
     let (code, text) = ctl(&daemon, &["connections", "--limit", "2"]);
     assert!(code == DONE && text.ends_with("showing 2 of 30 connections\n"), "{text}");
@@ -177,9 +177,9 @@ fn lists_show_the_first_by_what_is_asked() {
     assert_eq!(ctl_json(&daemon, &["channels"]), json!({"matched": 0, "channels": []}));
 }
 
-/// What `connections` costs those who talk meanwhile.
+/// Measures how much `connections` delays deliveries.
 #[test]
-fn listing_ten_thousand_connections_holds_nobody_up() {
+fn listing_ten_thousand_connections_does_not_delay_deliveries() {
     const IDLE: usize = 10_000;
     let daemon = Daemon::start("max_connections = 20000\n");
     let token = sign(&json!({"read": ["idle"]}));
@@ -199,7 +199,7 @@ fn listing_ten_thousand_connections_holds_nobody_up() {
     for reader in &mut readers {
         reader.stream().set_nonblocking(true).unwrap();
     }
-    // The time from a write to the last message of it at a reader, as it is with other readers beside it.
+    // The time from a write until its last message arrives, while other readers receive it too.
     let mut round = || {
         let began = Instant::now();
         writer.stream().write_all(&bytes).unwrap();

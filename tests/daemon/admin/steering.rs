@@ -1,4 +1,4 @@
-//! Sending connections away, and keeping subjects out.
+//! Disconnecting clients, and refusing subjects.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use super::{DONE, NOTHING_MATCHED, ctl, ctl_json, named};
 use crate::support::*;
 
 #[test]
-fn fault_70_disconnect_by_everything_there_is_and_twice() {
+fn fault_70_disconnect_by_each_filter_and_a_second_time_finds_nothing() {
     let daemon = Daemon::start("");
     let ids = |subject: &str| -> Vec<String> {
         let found = ctl_json(&daemon, &["connections", "--subject", subject]);
@@ -60,9 +60,9 @@ fn fault_70_disconnect_by_everything_there_is_and_twice() {
 }
 
 #[test]
-fn an_id_that_is_cut_too_short_is_not_guessed() {
+fn an_ambiguous_prefix_of_an_id_is_refused() {
     let daemon = Daemon::start("");
-    // With more connections than digits, one digit means two of them.
+    // There are more connections than hexadecimal digits, so some digit begins two ids.
     let mut clients: Vec<Client> = (0..17).map(|_| daemon.client(&["chat"])).collect();
     let digits: Vec<String> = "0123456789abcdef".chars().map(String::from).collect();
     let answers: Vec<(i32, String)> =
@@ -76,7 +76,7 @@ fn an_id_that_is_cut_too_short_is_not_guessed() {
 }
 
 #[test]
-fn a_refused_subject_stays_out_until_it_is_let_in() {
+fn a_subject_is_refused_until_the_refusal_is_removed() {
     let settings = "[auth]\nleeway = \"0s\"\n";
     let mut daemon = Daemon::start(settings);
     let token = sign(&json!({"read": ["chat"], "sub": "eve \"x\""}));
@@ -97,9 +97,9 @@ fn a_refused_subject_stays_out_until_it_is_let_in() {
         assert_eq!((status(&answer), &body["error"]), (403, &json!("forbidden")), "{answer}");
         let sentence = body["message"].as_str().unwrap();
         assert!(sentence.starts_with("an administrator refuses this token's subject until 20"), "{sentence}");
-        assert!(daemon.try_client(&sign(&json!({"sub": "eve"}))).is_ok(), "others get in");
+        assert!(daemon.try_client(&sign(&json!({"sub": "eve"}))).is_ok(), "other subjects may connect");
         let api = sign(&json!({"api": true, "sub": "eve \"x\""}));
-        assert_eq!(daemon.http("GET", "/api/info", &api, "").0, 403, "nor by another door");
+        assert_eq!(daemon.http("GET", "/api/info", &api, "").0, 403, "the HTTP API refuses the subject too");
         sentence.to_owned()
     };
     let sentence = is_out(&daemon);
@@ -108,7 +108,7 @@ fn a_refused_subject_stays_out_until_it_is_let_in() {
     let refused = found["connections"].as_array().unwrap();
     assert!(refused.iter().any(|row| row["ending"] == "refused" && row["message"] == sentence.as_str()));
 
-    // Across a restart, by kill -9 even.
+    // Also after a restart, even after kill -9.
     daemon.signal(rustix::process::Signal::KILL);
     daemon.wait();
     drop(bob);
@@ -129,7 +129,7 @@ fn a_refused_subject_stays_out_until_it_is_let_in() {
 }
 
 #[test]
-fn a_refusal_that_can_not_be_remembered_is_not_made() {
+fn a_refusal_that_cannot_be_stored_is_not_made() {
     let daemon = Daemon::start_with("", |command| {
         command.env("STATE_DIRECTORY", "/proc/none");
     });
@@ -143,7 +143,7 @@ fn a_refusal_that_can_not_be_remembered_is_not_made() {
 }
 
 #[test]
-fn who_is_refused_is_not_forgotten_by_a_damaged_file() {
+fn a_damaged_file_of_refused_subjects_stops_the_start() {
     let directory = tempfile::TempDir::new().unwrap();
     let state = directory.path().join(".local/state/philote");
     std::fs::create_dir_all(&state).unwrap();
@@ -157,7 +157,7 @@ fn who_is_refused_is_not_forgotten_by_a_damaged_file() {
 }
 
 #[test]
-fn what_is_no_regular_file_in_place_of_one_does_not_hang_the_start() {
+fn a_pipe_or_directory_in_place_of_a_file_does_not_block_the_start() {
     use rustix::fs::{CWD, Mode, mkfifoat};
     let state = |directory: &std::path::Path| directory.join(".local/state/philote");
     for (name, status) in [

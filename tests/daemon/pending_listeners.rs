@@ -1,4 +1,4 @@
-//! Strangers on every kind of listener: none of them keeps clients out, and addresses are told apart where they are known.
+//! Connections without a token on every kind of listener: they block no client, and addresses count where they are known.
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::pipelining::{Everywhere, KINDS, Stream, first_answer};
+use crate::everywhere::{Everywhere, KINDS, Stream, first_answer};
 use crate::support::*;
 
-/// As many as may be accepted and silent, and the most of them that one address may have.
+/// How many connections may be accepted and silent, and how many of them from one address.
 const MAX_PENDING: usize = 4096;
 const SHARE: usize = MAX_PENDING / 4 * 3;
 
-/// As many as may have begun to speak.
+/// How many connections may have a request in progress.
 const MAX_SPEAKING: usize = 1024;
 
 const REFUSED: &str = "philote_requests_refused_total{reason=\"max_pending\"}";
@@ -21,11 +21,16 @@ const HEALTH: &[u8] = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n
 
 fn health(stream: &mut dyn Stream) -> u16 {
     stream.write_all(HEALTH).unwrap();
-    first_answer(&crate::pipelining::read_all(stream)).0
+    first_answer(&crate::everywhere::read_all(stream)).0
 }
 
 /// Opens this many connections on one kind of listener, over TCP from seven addresses in turn, and sends `first` on each.
-fn strangers(everywhere: &Everywhere, kind: &str, count: usize, first: &[u8]) -> Vec<Box<dyn Stream>> {
+fn silent_connections(
+    everywhere: &Everywhere,
+    kind: &str,
+    count: usize,
+    first: &[u8],
+) -> Vec<Box<dyn Stream>> {
     let one = |number: usize| -> Box<dyn Stream> {
         let mut stream: Box<dyn Stream> = match everywhere.address(kind) {
             None => Box::new(UnixStream::connect(everywhere.socket()).unwrap()),
@@ -44,9 +49,9 @@ fn strangers(everywhere: &Everywhere, kind: &str, count: usize, first: &[u8]) ->
 }
 
 #[test]
-fn strangers_on_any_listener_kept_clients_out_of_all() {
+fn connections_without_a_token_on_one_listener_block_no_client_on_another() {
     let everywhere = Everywhere::start("[websocket]\nhandshake_timeout = \"60s\"\n");
-    // The beginning of a TLS record that never comes whole, of a header of the PROXY protocol, and of a request.
+    // The beginning of a TLS record, of a header of the PROXY protocol, and of a request, none of which is completed.
     let fills: [(&str, usize, &[u8]); 7] = [
         ("plain", MAX_PENDING, b""),
         ("TLS", MAX_PENDING, b""),
@@ -58,7 +63,7 @@ fn strangers_on_any_listener_kept_clients_out_of_all() {
     ];
     let mut refused = 0;
     for (kind, places, first) in fills {
-        let strangers = strangers(&everywhere, kind, places + 8, first);
+        let silent = silent_connections(&everywhere, kind, places + 8, first);
         let began = Instant::now();
         for honest in KINDS {
             assert_eq!(
@@ -72,25 +77,25 @@ fn strangers_on_any_listener_kept_clients_out_of_all() {
         let now = everywhere.daemon.metric(REFUSED);
         assert!(now > refused, "{kind} with {first:?}: {refused} refused before, {now} after");
         refused = now;
-        drop(strangers);
-        wait_for_no_strangers(&everywhere.daemon);
+        drop(silent);
+        wait_until_all_have_shown_a_token(&everywhere.daemon);
     }
 }
 
-/// Waits until all strangers are gone: they hold places and descriptors until then.
-fn wait_for_no_strangers(daemon: &Daemon) {
+/// Waits until no connection without a token is left, because each holds a slot and a descriptor.
+fn wait_until_all_have_shown_a_token(daemon: &Daemon) {
     let deadline = Instant::now() + PATIENCE;
     while daemon.metric("philote_connections_pending") > 0 {
-        assert!(Instant::now() < deadline, "strangers are still there");
+        assert!(Instant::now() < deadline, "connections without a token are still open");
     }
 }
 
 #[test]
-fn one_ipv6_network_held_every_place() {
+fn one_ipv6_network_gets_at_most_its_share_of_the_slots() {
     let everywhere = Everywhere::start("[websocket]\nhandshake_timeout = \"60s\"\n");
     let from = |network: u16, host: usize| {
         let header = format!("PROXY TCP6 2001:db8:0:{network:x}::{host:x} 2001:db8::1 4711 80\r\n");
-        strangers(&everywhere, "PROXY", 1, header.as_bytes()).remove(0)
+        silent_connections(&everywhere, "PROXY", 1, header.as_bytes()).remove(0)
     };
     let silent: Vec<_> = (1..=SHARE).map(|host| from(1, host)).collect();
     let over: Vec<_> = (1..=50).map(|host| from(1, SHARE + host)).collect();
@@ -104,13 +109,13 @@ fn one_ipv6_network_held_every_place() {
 }
 
 #[test]
-fn a_trusted_proxy_is_no_single_address() {
+fn a_trusted_proxy_does_not_count_as_one_address() {
     let daemon = Daemon::start(
         "[limits]\ntrusted_proxies = [\"127.0.0.2\"]\n[websocket]\nhandshake_timeout = \"60s\"\n",
     );
     let silent: Vec<_> = (0..SHARE + 200).map(|_| daemon.connect_from(2)).collect();
     let mut other = daemon.connect_from(2);
     assert_eq!(health(&mut other), 200);
-    assert_eq!(daemon.metric(REFUSED), 0, "the share of one address is not for those that speak for many");
+    assert_eq!(daemon.metric(REFUSED), 0, "the share of one address does not apply to a trusted proxy");
     drop(silent);
 }
