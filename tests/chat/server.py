@@ -1,7 +1,7 @@
-"""The backend of a chat: logs people in, and signs tokens for the rooms that they may enter.
+"""The backend of a chat: logs users in, and signs tokens for the rooms that they may enter.
 
-Python's standard library and PyJWT. SECRET is Philote's; PHILOTE says where that is (ws://127.0.0.1:6380/), PORT where
-to serve (8000). A real one would check a password, and serve over TLS.
+Uses Python's standard library and PyJWT. SECRET is Philote's secret; PHILOTE is its URL (ws://127.0.0.1:6380/), and PORT
+the port to serve on (8000). A real backend would check a password, and serve over TLS.
 """
 
 import json
@@ -17,7 +17,7 @@ import jwt
 ROOMS = ["lobby", "kitchen", "garden"]
 SECRET = os.environ["SECRET"]
 PHILOTE = os.environ.get("PHILOTE", "ws://127.0.0.1:6380/")
-TOKEN_LASTS = int(os.environ.get("TOKEN_LASTS", "600"))  # seconds; the page gets the next one by itself
+TOKEN_LASTS = int(os.environ.get("TOKEN_LASTS", "600"))  # seconds; the page requests the next token itself
 HERE = Path(__file__).parent
 CLIENT = next(
     path

@@ -1,4 +1,4 @@
-// schemathesis puts the API through what its own document says: every route, good and bad requests, all checks.
+// schemathesis tests the API against its own document: every route, good and bad requests, all checks.
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
@@ -12,19 +12,19 @@ import { sign, startPhilote } from "./philote.mjs";
 const { PHILOTE_SCHEMATHESIS: SCHEMATHESIS } = process.env;
 assert(SCHEMATHESIS, "this test is run by tests/run, which sets PHILOTE_SCHEMATHESIS");
 
-/** For one run, in milliseconds. */
+/** The time limit of one run, in milliseconds. */
 const PATIENCE = 300_000;
-/** Generated for each operation beside the boundary cases, from a seed that stays the same. */
+/** The number of generated cases for each operation besides the boundary cases; the seed is fixed. */
 const EXAMPLES = ["--max-examples", "40", "--seed", "1"];
 
-/** Runs schemathesis with a document against the daemon; gives its exit status and what it printed. */
+/** Runs schemathesis with a document against the daemon; returns its exit status and its output. */
 async function check(philote, document, ...options) {
   const file = join(philote.directory, "openapi.json");
   await writeFile(file, JSON.stringify(document));
   const arguments_ = [
     ...["run", file, "--url", `http://${philote.address}/`, "--checks", "all", ...EXAMPLES, "--no-color"],
     ...["--header", `Authorization: Bearer ${sign(philote, { api: true, sub: "backend" })}`],
-    // How fast this machine is is no matter of the API's.
+    // The speed of this machine says nothing about the API.
     ...["--suppress-health-check", "all", "--request-timeout", "30", "--generation-database", "none"],
     ...options,
   ];
@@ -35,9 +35,9 @@ async function check(philote, document, ...options) {
   );
 }
 
-test("schemathesis finds no fault with the API, and finds a document that is not true", { timeout: 2 * PATIENCE }, async (t) => {
+test("schemathesis accepts the API, and rejects a wrong document", { timeout: 2 * PATIENCE }, async (t) => {
   const philote = await startPhilote(t);
-  // Somebody whom the document's examples find: what is shown of her is checked as well.
+  // A client that the document's examples name, so that her rows are checked as well.
   const token = sign(philote, { read: ["chat"], write: ["chat"], sub: "alice" });
   const alice = new WebSocket(`ws://${philote.address}/?auth=${token}`);
   t.after(() => alice.terminate());
@@ -51,7 +51,7 @@ test("schemathesis finds no fault with the API, and finds a document that is not
   assert.equal(status, 0, output);
   assert(output.includes(`Operations:       ${operations} selected / ${operations} total`), output);
   assert(!output.includes("Authorization: Bearer ey"), "a token in the output");
-  assert.equal(alice.readyState, WebSocket.OPEN, "nobody was told to disconnect her");
+  assert.equal(alice.readyState, WebSocket.OPEN, "no request was meant to disconnect her");
 
   for (const [path, change] of [
     ["/api/channels", ({ components }) => (components.schemas.Channels.properties.next = { type: "integer" })],

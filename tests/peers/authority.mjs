@@ -1,4 +1,4 @@
-// A certificate authority of a test's own, made with openssl, and whom Chromium trusts.
+// A certificate authority for a test, made with openssl and trusted by Chromium.
 
 import { execFile } from "node:child_process";
 import { X509Certificate } from "node:crypto";
@@ -9,7 +9,7 @@ import { promisify } from "node:util";
 const run = promisify(execFile);
 const NEW_KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"];
 
-/** Makes an authority in a directory. `ca` is its certificate in PEM. */
+/** Creates an authority in a directory. `ca` is its certificate in PEM. */
 export async function makeAuthority(directory, name = "authority") {
   const [file, key] = ["pem", "key"].map((kind) => join(directory, `${name}.${kind}`));
   const may = ["-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign"];
@@ -17,7 +17,7 @@ export async function makeAuthority(directory, name = "authority") {
   return {
     file,
     ca: await readFile(file, "utf8"),
-    /** Puts a certificate for these names and its key into two files, as a whole. Gives its serial number. */
+    /** Writes a complete certificate for these names and its key to two files. Returns its serial number. */
     async issue(names, certificateFile, keyFile) {
       const alternatives = names.map((name) => (/^[\d.]+$/.test(name) ? `IP:${name}` : `DNS:${name}`));
       const end = ["basicConstraints=critical,CA:FALSE", "extendedKeyUsage=serverAuth", `subjectAltName=${alternatives}`];
@@ -32,7 +32,7 @@ export async function makeAuthority(directory, name = "authority") {
   };
 }
 
-/** Makes a home directory in which Chromium finds an authority to trust. */
+/** Creates a home directory in which Chromium trusts an authority. */
 export async function trustingHome(directory, authority) {
   const database = join(directory, ".pki", "nssdb");
   await mkdir(database, { recursive: true });

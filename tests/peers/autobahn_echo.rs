@@ -1,4 +1,4 @@
-//! The daemon's own connection code with one difference: each message comes back to its sender. For tests/autobahn.
+//! The daemon's own connection code, except that each message is returned to its sender. For tests/autobahn.
 //!
 //! Prints `listening on HOST:PORT/?auth=TOKEN` and serves until it is ended.
 

@@ -1,4 +1,4 @@
-// The chat of the README, tests/chat, as two people see it in Chromium.
+// The chat of the README, tests/chat, with two users in Chromium.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -12,7 +12,7 @@ import { startProxy } from "./proxy.mjs";
 const DEADLINE = { timeout: 120_000 };
 const SERVER = fileURLToPath(new URL("../chat/server.py", import.meta.url));
 
-/** Starts the example's backend as the README does; gives its address. */
+/** Starts the example's backend as the README does; returns its address. */
 async function startChat(t, environment) {
   const child = spawn(PYTHON, [SERVER], { env: { PORT: "0", PYTHONUTF8: "1", ...environment }, stdio: ["ignore", "pipe", "inherit"] });
   t.after(() => child.kill());
@@ -20,7 +20,7 @@ async function startChat(t, environment) {
   return /http:\S+/.exec(line)[0];
 }
 
-/** A person's own browser session, logged in. */
+/** Opens a separate browser session for a user, and logs in. */
 async function enter(context, address, name) {
   const page = await context.newPage();
   await page.goto(address);
@@ -40,11 +40,11 @@ async function say(page, text) {
   await page.click("#say button");
 }
 
-test("a chat in ten minutes: rooms, history, reconnection", DEADLINE, async (t) => {
+test("the example chat: rooms, history, reconnection", DEADLINE, async (t) => {
   const philote = await startPhilote(t, { SECRET: undefined }, ["--dev"]);
   const proxy = await startProxy(t, philote.address);
   const secret = (await philote.says(/^secret +(\S+)$/m))[1];
-  // Tokens of three seconds: those that a person's stay outlives are replaced unseen.
+  // Tokens expire after three seconds, and are replaced without the user's notice.
   const address = await startChat(t, { SECRET: secret, PHILOTE: `ws://${proxy.address}/`, TOKEN_LASTS: "3" });
   const browser = (await openBrowser(t)).context().browser();
   const ada = await enter(await browser.newContext(), address, "ada");
@@ -57,13 +57,13 @@ test("a chat in ten minutes: rooms, history, reconnection", DEADLINE, async (t) 
   await say(bob, "tea?");
   await see(bob, "bobtea?");
 
-  // Whoever enters a room finds what was said in it before.
+  // A user who enters a room sees its earlier messages.
   await room(ada, "kitchen");
   await see(ada, "bobtea?");
   await say(ada, "with milk");
   await see(bob, "adawith milk");
 
-  // What is said while one is away is there when one is back, and nothing says that anything was missed.
+  // Messages that were published while the user was away are there after the return, without a warning of a gap.
   proxy.cut();
   await away(ada);
   await away(bob);
@@ -73,7 +73,7 @@ test("a chat in ten minutes: rooms, history, reconnection", DEADLINE, async (t) 
   await see(bob, "bobwritten offline");
   for (const page of [ada, bob]) assert.equal(await page.locator(".gap").count(), 0);
 
-  // One's own words from the history come once, and a new page has all of them in order.
+  // The user's own messages appear once in the history, and a new page shows all of them in order.
   const texts = (page) => page.locator("#messages li").allInnerTexts();
   await bob.reload();
   await state(bob, "open");
@@ -82,7 +82,7 @@ test("a chat in ten minutes: rooms, history, reconnection", DEADLINE, async (t) 
   assert.deepEqual(await texts(bob), ["bobtea?", "adawith milk", "bobwritten offline"]);
   assert.deepEqual(await texts(ada), ["bobtea?", "adawith milk", "bobwritten offline"]);
 
-  // Names are the backend's to give: nobody is somebody else.
+  // The backend assigns the names, so no user can take another's.
   const thief = await (await browser.newContext()).newPage();
   await thief.goto(address);
   await thief.fill("#login [name=name]", "ada");

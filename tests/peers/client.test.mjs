@@ -1,4 +1,4 @@
-// The client of packaging/npm against a server that does what a test tells it.
+// The client of packaging/npm against a server that a test scripts.
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
@@ -6,7 +6,7 @@ import test from "node:test";
 import { Philote } from "../../packaging/npm/philote.js";
 import { DEADLINE, Inbox, startBoth, startClient, startServer } from "./fake_server.mjs";
 
-test("the token goes into the first frame, and values there and back", DEADLINE, async (t) => {
+test("the token is in the first frame, and values are sent and received", DEADLINE, async (t) => {
   const server = await startServer(t);
   const { client, heard, reached } = startClient(t, server.url);
   const connection = await server.next();
@@ -32,10 +32,10 @@ test("the token goes into the first frame, and values there and back", DEADLINE,
   });
   connection.say("no JSON");
   assert.equal((await heard.values.next()).value, "no JSON");
-  assert.deepEqual(heard.recovered, [], "nothing can have been missed before the first connection");
+  assert.deepEqual(heard.recovered, [], "no message can be missed before the first connection");
 });
 
-test("json: false leaves texts alone, and takes nothing else", DEADLINE, async (t) => {
+test("json: false sends texts unchanged, and accepts nothing else", DEADLINE, async (t) => {
   const { client, heard, connection } = await startBoth(t, { json: false });
   connection.say("[1,2]");
   assert.equal((await heard.values.next()).value, "[1,2]");
@@ -44,7 +44,7 @@ test("json: false leaves texts alone, and takes nothing else", DEADLINE, async (
   await assert.rejects(client.publish("chat", 7), { code: "bad_message" });
 });
 
-test("a handler can be taken away, and each event is told to all of its handlers", DEADLINE, async (t) => {
+test("a handler can be removed, and each event reaches all of its handlers", DEADLINE, async (t) => {
   const { client, heard, connection } = await startBoth(t);
   const seen = [];
   const end = client.on("chat", (value) => seen.push(["chat", value]));
@@ -60,7 +60,7 @@ test("a handler can be taken away, and each event is told to all of its handlers
   assert.deepEqual(seen, [["chat", "1"], ["chat", 1], ["chat", "2"], ["other", '"x"'], ["chat", "3"]]);
 });
 
-test("a refused publish is rejected with the server's sentence, and those around it are not", DEADLINE, async (t) => {
+test("a refused publish is rejected with the server's sentence, and others are not affected", DEADLINE, async (t) => {
   const { client, heard, connection } = await startBoth(t);
   const publishes = ["chat", "x", "chat"].map((channel) => client.publish(channel, 1));
   const [first, , third] = [await connection.next(), await connection.next(), await connection.next()];
@@ -73,7 +73,7 @@ test("a refused publish is rejected with the server's sentence, and those around
   assert.equal((await heard.errors.next()).error, "forbidden");
 });
 
-test("a cut connection comes back with its last ids, and tells each channel's recovery", DEADLINE, async (t) => {
+test("the client reconnects with its last ids, and reports for each channel whether it recovered", DEADLINE, async (t) => {
   const ids = { chat: "e-1", lost: "e-6", silent: "e-0", taken: "e-0" };
   const { heard, server, connection, reached } = await startBoth(t, {}, { read: Object.keys(ids), ids });
   connection.say("2", { id: "e-2" });
@@ -94,7 +94,7 @@ test("a cut connection comes back with its last ids, and tells each channel's re
     ids: { chat: "e-2", lost: "f-9", silent: "e-0", new: "e-5" },
   });
   await reached("open");
-  // What this client published on its first connection comes from the history as if it were another's.
+  // The history delivers what this client published on its first connection like any other message.
   second.say("5", { id: "e-3", issuer: connection.id });
   second.say("6", { id: "e-4" });
   assert.equal((await heard.values.next()).value, 6);
@@ -109,7 +109,7 @@ test("a cut connection comes back with its last ids, and tells each channel's re
   assert.deepEqual((await third.next()).since, { chat: "e-4", lost: "f-9", silent: "e-0", new: "e-5" });
 });
 
-test("a server without history gives no places: what may be missing is told", DEADLINE, async (t) => {
+test("without a history there are no ids, and possible gaps are reported", DEADLINE, async (t) => {
   const ids = { chat: "e-1", other: "e-2" };
   const { heard, server, connection, reached } = await startBoth(t, {}, { read: Object.keys(ids), ids });
   connection.socket.terminate();
@@ -127,7 +127,7 @@ test("a server without history gives no places: what may be missing is told", DE
   ]);
 });
 
-test("a channel that is entered later has a place, too, and one that is left has none", DEADLINE, async (t) => {
+test("a channel that is joined later has an id, too, and one that is left has none", DEADLINE, async (t) => {
   const { client, heard, server, connection } = await startBoth(t, {}, { ids: { chat: "e-1" } });
   connection.say("2", { id: "e-2" });
   client.refresh();
@@ -145,7 +145,7 @@ test("a channel that is entered later has a place, too, and one that is left has
   assert.deepEqual((await (await server.next()).next()).since, { chat: "e-5", room: "e-7" });
 });
 
-test("what the client says itself moves its place, forward only and where it has one", DEADLINE, async (t) => {
+test("the client's own messages advance its id, if the channel has one", DEADLINE, async (t) => {
   const ids = { chat: "e-1" };
   const { client, heard, server, connection } = await startBoth(t, {}, { write: ["chat", "other"], ids });
   const said = async (channel, id) => {
@@ -175,7 +175,7 @@ test("what the client says itself moves its place, forward only and where it has
   assert.deepEqual(since, { chat: "e-10" });
 });
 
-test("what was sent and not answered may have been delivered; what was not sent waits, in order", DEADLINE, async (t) => {
+test("unanswered publishes may have been delivered, and unsent ones wait in order", DEADLINE, async (t) => {
   const { client, server, connection, reached } = await startBoth(t);
   const sent = client.publish("chat", 0);
   await connection.next();
@@ -197,7 +197,7 @@ test("what was sent and not answered may have been delivered; what was not sent 
   assert.deepEqual(await Promise.all(later), [1, 2, 3]);
 });
 
-test("no more publishes wait than `queue`, sent or not", DEADLINE, async (t) => {
+test("at most `queue` publishes wait, sent or not", DEADLINE, async (t) => {
   const { client, connection } = await startBoth(t, { queue: 2 });
   const first = client.publish("chat", 1);
   client.publish("chat", 2);
@@ -209,7 +209,7 @@ test("no more publishes wait than `queue`, sent or not", DEADLINE, async (t) => 
   assert.equal((await connection.next()).data, "4");
 });
 
-test("4401 asks for a new token; one that cannot be had is asked for again", DEADLINE, async (t) => {
+test("4401 requests a new token, and a failed request is repeated", DEADLINE, async (t) => {
   const tokens = ["first", new Error("the login has ended"), "second"];
   const token = async () => {
     const next = tokens.shift();
@@ -223,7 +223,7 @@ test("4401 asks for a new token; one that cannot be had is asked for again", DEA
   assert.equal((await (await server.next()).next()).auth, "second");
 });
 
-test("4403 ends the client for good", DEADLINE, async (t) => {
+test("4403 ends the client permanently", DEADLINE, async (t) => {
   const { client, server, connection, reached } = await startBoth(t);
   const publish = client.publish("chat", 1);
   connection.socket.close(4403, "disconnected by an administrator");
@@ -231,7 +231,7 @@ test("4403 ends the client for good", DEADLINE, async (t) => {
   assert.deepEqual([code, reason], [4403, "disconnected by an administrator"]);
   await assert.rejects(publish, { code: "closed" });
   await assert.rejects(client.publish("chat", 2), { code: "closed" });
-  // A later client's whole life is longer than this one's wait would have been.
+  // A later client is started and ended in more time than this one would have waited.
   const other = startClient(t, server.url);
   const second = await server.next();
   await second.next();
@@ -240,7 +240,7 @@ test("4403 ends the client for good", DEADLINE, async (t) => {
   assert.equal(server.count(), 2);
 });
 
-test("close ends the connection and what waits, and the process is free to go", DEADLINE, async (t) => {
+test("close ends the connection and waiting publishes, and the process can exit", DEADLINE, async (t) => {
   const { client, connection, reached } = await startBoth(t);
   const closed = once(connection.socket, "close");
   const publish = client.publish("chat", 1);
@@ -251,7 +251,7 @@ test("close ends the connection and what waits, and the process is free to go", 
   await closed;
 });
 
-test("a token is replaced before it expires, on the same connection; a bad one is followed by another", DEADLINE, async (t) => {
+test("a token is replaced before it expires, on the same connection, and a refused one by another", DEADLINE, async (t) => {
   const tokens = ["first", "bad", "third"];
   const server = await startServer(t);
   const { heard, reached } = startClient(t, server.url, { token: () => tokens.shift() });
@@ -267,7 +267,7 @@ test("a token is replaced before it expires, on the same connection; a bad one i
   assert.equal(server.count(), 1);
 });
 
-test("refresh shows a new token on the connection that stands, once it stands", DEADLINE, async (t) => {
+test("refresh sends a new token on the open connection, or as soon as it is open", DEADLINE, async (t) => {
   let asked = 0;
   const server = await startServer(t);
   const { client, heard } = startClient(t, server.url, { token: () => `token ${++asked}` });
@@ -285,7 +285,7 @@ test("refresh shows a new token on the connection that stands, once it stands", 
   assert.deepEqual([server.count(), heard.recovered], [1, []]);
 });
 
-test("history: true begins a channel with all that is kept, at the first connection and when it is entered", DEADLINE, async (t) => {
+test("history: true delivers the whole history of a channel, at the first connection and when it is joined", DEADLINE, async (t) => {
   const server = await startServer(t);
   const { client, heard, reached } = startClient(t, server.url, { history: true });
   const connection = await server.next();
@@ -304,17 +304,17 @@ test("history: true begins a channel with all that is kept, at the first connect
   assert.deepEqual(heard.recovered, []);
 });
 
-test("a silent server is asked for a sign of life, and left if it gives none", DEADLINE, async (t) => {
+test("a silent server is probed, and disconnected if it does not answer", DEADLINE, async (t) => {
   let asked = 0;
   const { server, connection, reached } = await startBoth(t, { probe: 20, token: () => `token ${++asked}` });
-  assert.deepEqual(await connection.next(), { auth: "token 1" }, "it needs no new token for that");
+  assert.deepEqual(await connection.next(), { auth: "token 1" }, "the probe needs no new token");
   connection.access();
-  await connection.next(); // and now no answer
+  await connection.next(); // the server does not answer
   assert.equal((await reached("waiting")).reason, "no answer from the server");
   assert.equal((await (await server.next()).next()).auth, "token 2");
 });
 
-test("waits are drawn from a span that doubles up to the longest", DEADLINE, async (t) => {
+test("waits are random in a range that doubles up to the maximum", DEADLINE, async (t) => {
   const random = t.mock.method(Math, "random", () => 0.5);
   const server = await startServer(t);
   const { heard } = startClient(t, server.url, { backoff: [4, 16] });
@@ -331,7 +331,7 @@ test("waits are drawn from a span that doubles up to the longest", DEADLINE, asy
   assert.equal((await heard.states.until(({ state }) => state === "waiting")).retryIn, 4);
 });
 
-test("ids that make the first frame too large are given up, which is told", DEADLINE, async (t) => {
+test("ids that make the first frame too large are dropped, which is reported", DEADLINE, async (t) => {
   const { heard, server, connection, reached } = await startBoth(t);
   connection.say("1", { id: "e-1" });
   await heard.values.next();
@@ -348,7 +348,7 @@ test("ids that make the first frame too large are given up, which is told", DEAD
   assert.deepEqual(heard.recovered, [{ channel: "chat", recovered: false }]);
 });
 
-test("an application's mistake in a handler costs nobody a message, and is not hidden", DEADLINE, async (t) => {
+test("an exception in a handler loses no message, and is not hidden", DEADLINE, async (t) => {
   const { client, heard, connection } = await startBoth(t);
   const mistakes = new Inbox();
   const queue = t.mock.method(globalThis, "queueMicrotask", (task) => {
@@ -369,6 +369,6 @@ test("an application's mistake in a handler costs nobody a message, and is not h
   queue.mock.restore();
 });
 
-test("an address that is none is refused at once", () => {
+test("an invalid address is refused at once", () => {
   assert.throws(() => new Philote("no address", { token: () => "" }), TypeError);
 });

@@ -1,4 +1,4 @@
-// What lies in packaging/npm: the build that is committed is the source's, small, and installable.
+// The files of packaging/npm: the committed build is that of the source, small, and installable.
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
@@ -21,7 +21,7 @@ async function scratch(t) {
   return directory;
 }
 
-test("the committed module and its types are what the source builds to", DEADLINE, async (t) => {
+test("the committed module and its types are the build of the source", DEADLINE, async (t) => {
   const directory = await scratch(t);
   await run(process.execPath, [TSC, "--project", PACKAGE, "--outDir", directory]);
   for (const name of ["philote.js", "philote.d.ts"]) {

@@ -11,9 +11,9 @@ import { openBrowser, startPhilote } from "./philote.mjs";
 import { startProxy } from "./proxy.mjs";
 
 const MESSAGES = 10_000;
-/** What the daemon keeps of a channel. */
+/** The number of messages that the daemon keeps of a channel. */
 const KEPT = 1_500;
-/** The publisher's pace: so many messages every so many milliseconds. */
+/** The publisher's rate: this number of messages at this interval in milliseconds. */
 const BATCH = 5;
 const PAUSE = 40;
 const CUT = 5_000;
@@ -25,7 +25,7 @@ const SETTINGS = { SECRET, PHILOTE_HISTORY_MESSAGES: String(KEPT), PHILOTE_AUTH_
 const sign = (claims, options) => jwt.sign(claims, SECRET, options);
 const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
-/** The application's backend: the page, tokens, and the log of what it published. */
+/** The application's backend: the page, tokens, and a record of the published messages. */
 async function startBackend(t, backend) {
   const files = {
     "/": ["text/html", new URL("client_conversation.html", import.meta.url)],
@@ -62,7 +62,7 @@ test("10,000 messages through restarts, cuts and expiry", { timeout: 300_000 }, 
   const failures = [];
   page.on("pageerror", (error) => failures.push(error.message));
 
-  /** Publishes the next numbers; the backend is never cut off, and knows that each of them was taken. */
+  /** Publishes the next numbers; the backend is never disconnected, and knows that each was accepted. */
   const publishNext = async (count) => {
     const messages = Array.from({ length: count }, (_, n) => ({
       channel: "numbers",
@@ -76,7 +76,7 @@ test("10,000 messages through restarts, cuts and expiry", { timeout: 300_000 }, 
     assert.equal(answer.status, 200, await answer.text());
     backend.published += count;
   };
-  /** Publishes at the pace until `until()`. */
+  /** Publishes at this rate until `until()`. */
   const publishWhile = async (until) => {
     while (!until()) {
       await publishNext(BATCH);
@@ -88,14 +88,14 @@ test("10,000 messages through restarts, cuts and expiry", { timeout: 300_000 }, 
     const before = backend.published;
     pause(milliseconds).then(() => (over = true));
     await publishWhile(() => over);
-    assert(backend.published - before > 50, "too little was published for anything to be missed");
+    assert(backend.published - before > 50, "too few messages were published for a gap");
   };
   const publishUntil = (waited) => {
     let done = false;
     waited = waited.finally(() => (done = true));
     return Promise.all([waited, publishWhile(() => done)]);
   };
-  /** Waits until the page has all that was published, the last by its connection. */
+  /** Waits until the page has received everything published, the last of it on its connection. */
   const caughtUp = async () => {
     await publishNext(1);
     const has = (number) => window.page.kept.at(-1) === number && window.page.told.at(-1).number === number;
@@ -104,7 +104,7 @@ test("10,000 messages through restarts, cuts and expiry", { timeout: 300_000 }, 
   const recoveries = (count) =>
     page.waitForFunction((n) => window.page.told.filter((one) => "recovered" in one).length >= n, count, { timeout: 60_000 });
 
-  /** Hears the page's answers from the daemon itself. */
+  /** Receives the page's answers directly from the daemon. */
   const heard = [];
   let socket;
   const hearAnswers = async () => {
@@ -119,7 +119,7 @@ test("10,000 messages through restarts, cuts and expiry", { timeout: 300_000 }, 
   await page.goto(`${await startBackend(t, backend)}#ws://${proxy.address}/`);
   await page.waitForFunction(() => window.page.philote.state.state === "open");
 
-  /** For each return, whether all must be there again: of the numbers, and of the channel in which nothing is said. */
+  /** For each reconnect, whether everything must be recovered: of the numbers, and of the quiet channel. */
   const expected = { numbers: [], quiet: [] };
   const expect = async (numbers, quiet, publishing = true) => {
     expected.numbers.push(numbers);
@@ -134,7 +134,7 @@ test("10,000 messages through restarts, cuts and expiry", { timeout: 300_000 }, 
     await expect(true, true);
     await caughtUp();
   };
-  /** A cut in which nothing happens, after a connection on which nothing may have happened either. */
+  /** A cut during which nothing is published, after a connection without messages, too. */
   const blink = async () => {
     proxy.cut();
     await page.waitForFunction(() => window.page.philote.state.state === "waiting");
@@ -150,7 +150,7 @@ test("10,000 messages through restarts, cuts and expiry", { timeout: 300_000 }, 
   };
   const restart = async () => {
     proxy.cut();
-    await publishNext(BATCH); // of which the old daemon takes the memory with it
+    await publishNext(BATCH); // which the old daemon's history loses
     await philote.stop();
     philote = await startPhilote(t, SETTINGS);
     await hearAnswers();
@@ -188,11 +188,11 @@ test("10,000 messages through restarts, cuts and expiry", { timeout: 300_000 }, 
   await restart();
   await overflow();
   assert(backend.published < MESSAGES, `${backend.published} before the last stretch`);
-  // The last stretch is longer than a token, so that one is replaced in place.
+  // The last phase is longer than a token's life, so that one is replaced on the connection.
   const before = backend.tokens;
   await publishFor(TOKEN_LASTS * 1000);
   while (backend.published < MESSAGES - 1) await publishNext(Math.min(50, MESSAGES - 1 - backend.published));
-  await caughtUp(); // by the last one
+  await caughtUp(); // with the last one
   assert(backend.tokens > before, "no token was replaced");
 
   await page.waitForFunction(() => window.page.answers.every((one) => "readers" in one || "error" in one));
@@ -200,7 +200,7 @@ test("10,000 messages through restarts, cuts and expiry", { timeout: 300_000 }, 
   assert.deepEqual(kept, Array.from({ length: MESSAGES }, (_, n) => n + 1), "complete and in order");
   assert.deepEqual(failures, []);
 
-  // What the client told, against the model: a number follows the one before unless `recovered: false` came between.
+  // The client's reports, against the model: numbers are consecutive unless `recovered: false` came in between.
   let last = 0;
   let mayMiss = false;
   let missed = 0;
@@ -214,12 +214,12 @@ test("10,000 messages through restarts, cuts and expiry", { timeout: 300_000 }, 
   assert.deepEqual(told.filter((one) => "recovered" in one).map(({ recovered }) => recovered), expected.numbers);
   assert.deepEqual(quiet, expected.quiet);
   assert.equal(states.filter(({ state }) => state === "open").length, quiet.length + 1);
-  assert(missed > 0, "what the history no longer had was missed");
+  assert(missed > 0, "messages that were no longer in the history were missed");
   const closes = states.filter(({ code }) => code === 4401);
   assert.deepEqual(new Set(closes.map(({ reason }) => reason)), new Set(["the token has expired; get a new one"]));
   assert.equal(closes.length, 1, "every other token was replaced in time");
 
-  // What the page said: each answer that was taken came once and in order, and none came that was not said.
+  // The page's answers: each accepted one arrived once and in order, and no other arrived.
   const said = answers.filter(({ error }) => error === undefined);
   while (!heard.includes(said.at(-1).number)) await once(socket, "message");
   assert.deepEqual(heard, [...new Set(heard)].sort((a, b) => a - b));

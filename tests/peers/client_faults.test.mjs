@@ -1,4 +1,4 @@
-// The client of packaging/npm where its application, its server or its network go wrong: answers late, never, twice.
+// The client of packaging/npm when its application, its server or its network fails: late, missing or duplicate answers.
 
 import assert from "node:assert/strict";
 import test from "node:test";
@@ -6,14 +6,14 @@ import WebSocket from "ws";
 import { Philote } from "../../packaging/npm/philote.js";
 import { DEADLINE, Inbox, startBoth, startClient, startServer } from "./fake_server.mjs";
 
-/** A `token` whose questions come out of `asked`, each to be answered by the test. */
+/** A `token` whose calls arrive in `asked`, each to be answered by the test. */
 function questions() {
   const asked = new Inbox();
   const token = () => new Promise((answer, refuse) => asked.put({ answer, refuse }));
   return { token, asked };
 }
 
-/** A client let in with the token "first", whose later questions the test answers. */
+/** A client that was admitted with the token "first", and whose later calls the test answers. */
 async function startAsked(t, options, access) {
   const { token, asked } = questions();
   const server = await startServer(t);
@@ -26,7 +26,7 @@ async function startAsked(t, options, access) {
   return { server, connection, asked, ...started };
 }
 
-/** What the server hears after everything that was sent before. */
+/** Everything that the server received so far. */
 async function settle(client, connection) {
   const publish = client.publish("chat", "settled");
   const frames = [];
@@ -41,7 +41,7 @@ async function settle(client, connection) {
   }
 }
 
-test("of two questions for a token only the newer one's answer is shown, whichever comes first", DEADLINE, async (t) => {
+test("of two calls of token() only the newer answer is sent, whichever comes first", DEADLINE, async (t) => {
   const { client, connection, asked } = await startAsked(t);
   for (const olderFirst of [true, false]) {
     client.refresh();
@@ -57,7 +57,7 @@ test("of two questions for a token only the newer one's answer is shown, whichev
   }
 });
 
-test("an older question that fails late takes nothing from the newer one", DEADLINE, async (t) => {
+test("an older call that fails late does not affect the newer one", DEADLINE, async (t) => {
   const { client, connection, asked, heard } = await startAsked(t);
   client.refresh();
   const older = await asked.next();
@@ -71,7 +71,7 @@ test("an older question that fails late takes nothing from the newer one", DEADL
   assert.equal((await heard.errors.next()).message, "the first error");
 });
 
-test("a question of before a cut is not shown after it, and one in the middle of connecting counts", DEADLINE, async (t) => {
+test("an answer from before a cut is not sent after it, and one during a connect is", DEADLINE, async (t) => {
   const { client, server, connection, asked, reached } = await startAsked(t);
   client.refresh();
   const stale = await asked.next();
@@ -91,15 +91,15 @@ test("a question of before a cut is not shown after it, and one in the middle of
   assert.deepEqual(await settle(client, next), []);
 });
 
-test("the probe shows the newest token, also while the server has not answered it", DEADLINE, async (t) => {
+test("the probe sends the newest token, even before the server has answered it", DEADLINE, async (t) => {
   const { client, connection, asked } = await startAsked(t, { probe: 300 });
   client.refresh();
   (await asked.next()).answer("newer");
   assert.equal((await connection.next()).auth, "newer");
-  assert.equal((await connection.next()).auth, "newer", "not the one in force, which knows less channels");
+  assert.equal((await connection.next()).auth, "newer", "not the one in force, which has fewer channels");
 });
 
-test("after a refused token the probe shows the one in force", DEADLINE, async (t) => {
+test("after a refused token the probe sends the one in force", DEADLINE, async (t) => {
   const { client, connection, asked, heard } = await startAsked(t, { probe: 600 });
   client.refresh();
   (await asked.next()).answer("bad");
@@ -109,7 +109,7 @@ test("after a refused token the probe shows the one in force", DEADLINE, async (
   assert.equal((await connection.next()).auth, "first");
 });
 
-test("answers to two tokens are told apart by their order", DEADLINE, async (t) => {
+test("answers to two tokens are matched by their order", DEADLINE, async (t) => {
   const { client, connection, asked, heard } = await startAsked(t, { probe: 600 });
   for (const token of ["second", "third"]) {
     client.refresh();
@@ -119,7 +119,7 @@ test("answers to two tokens are told apart by their order", DEADLINE, async (t) 
   connection.access({ read: ["chat", "second"] });
   connection.send({ error: "unauthorized", message: "bad signature" });
   await heard.errors.next();
-  assert.equal((await connection.next()).auth, "second", "the one that was accepted last");
+  assert.equal((await connection.next()).auth, "second", "the last accepted one");
   connection.access({ read: ["chat", "second"] });
   connection.access({ read: ["chat", "second"] }); // twice
   connection.say("1");
@@ -127,7 +127,7 @@ test("answers to two tokens are told apart by their order", DEADLINE, async (t) 
   assert.deepEqual(client.access.read, ["chat", "second"]);
 });
 
-test("a token() that never answers gets its next try, open or connecting", DEADLINE, async (t) => {
+test("a token() that never answers is called again, connected or not", DEADLINE, async (t) => {
   const real = setTimeout;
   t.mock.method(globalThis, "setTimeout", (what, delay, ...details) => real(what, delay / 200, ...details));
   const { client, connection, asked, heard, server, reached } = await startAsked(t);
@@ -138,7 +138,7 @@ test("a token() that never answers gets its next try, open or connecting", DEADL
   never.answer("never");
   next.answer("next");
   assert.equal((await connection.next()).auth, "next");
-  // Nor does a server that never answers it leave it at that.
+  // A server that never answers the token does not end the attempts either.
   (await asked.next()).answer("again");
   assert.equal((await connection.next()).auth, "again");
   connection.access();
@@ -151,7 +151,7 @@ test("a token() that never answers gets its next try, open or connecting", DEADL
   assert.equal((await (await server.next()).next()).auth, "at last");
 });
 
-test("a URL that can't work is a sentence of the constructor, which does not quote it", () => {
+test("a URL that cannot work throws in the constructor, and is not quoted", () => {
   const secret = "?auth=secret";
   const bad = [
     ["no address", /no URL/], ["", /no URL/], [undefined, /no URL/], [null, /no URL/], [{}, /no URL/], [6380, /no URL/],
@@ -166,7 +166,7 @@ test("a URL that can't work is a sentence of the constructor, which does not quo
   }
 });
 
-test("options that can't work are a sentence of the constructor, too", () => {
+test("options that cannot work throw in the constructor, too", () => {
   const token = () => "";
   const bad = [
     [undefined, /token/], [{}, /token/], [{ token: "a token" }, /token/], [{ token, backoff: [500] }, /backoff/],
@@ -177,7 +177,7 @@ test("options that can't work are a sentence of the constructor, too", () => {
   }
 });
 
-test("a URL in another of its forms works, and a WebSocket that throws is told and tried again", DEADLINE, async (t) => {
+test("other forms of a URL work, and an exception of WebSocket is reported and retried", DEADLINE, async (t) => {
   const server = await startServer(t);
   for (const url of [new URL(server.url), server.url.replace("ws:", "HTTP:"), ` ${server.url} `]) {
     startClient(t, url);
@@ -195,7 +195,7 @@ test("a URL in another of its forms works, and a WebSocket that throws is told a
   assert(tries >= 2);
 });
 
-test("what token() gives is looked at, and its white space and `Bearer` are taken off", DEADLINE, async (t) => {
+test("the result of token() is checked, and white space and `Bearer` are removed", DEADLINE, async (t) => {
   const bad = [
     [undefined, "undefined"], [null, "null"], [{ token: "secret" }, "an object"], [["secret"], "an object"], [7, "a number"],
     [NaN, "a number"], [true, "a boolean"], [() => "secret", "a function"],
@@ -214,7 +214,7 @@ test("what token() gives is looked at, and its white space and `Bearer` are take
     assert.deepEqual(await connection.next(), { auth: "a.b.c" });
     connection.access();
   }
-  // The same before a connection.
+  // The same checks apply before a connection.
   connection.socket.terminate();
   await reached("waiting");
   for (const [given, sentence] of bad) {
@@ -226,7 +226,7 @@ test("what token() gives is looked at, and its white space and `Bearer` are take
   assert.deepEqual((await (await server.next()).next()).auth, "a.b.c");
 });
 
-test("a handler of a channel that the token does not read is told of, once, after access", DEADLINE, async (t) => {
+test("a handler of a channel that the token does not read is reported once, after access", DEADLINE, async (t) => {
   const server = await startServer(t);
   const { client, heard } = startClient(t, server.url);
   const order = [];
@@ -243,11 +243,11 @@ test("a handler of a channel that the token does not read is told of, once, afte
   client.refresh();
   await connection.next();
   connection.access();
-  client.on("latre", () => {}); // on an open connection, with no question on its way
+  client.on("latre", () => {}); // on an open connection, without a call of token() in progress
   assert.equal((await heard.errors.next()).channel, "latre");
   end();
   client.on("chta", () => {});
-  assert.equal((await heard.errors.next()).channel, "chta", "again, because it was taken away in between");
+  assert.equal((await heard.errors.next()).channel, "chta", "again, because the handler was removed in between");
 
   client.on("room", () => {});
   client.refresh();
@@ -258,7 +258,7 @@ test("a handler of a channel that the token does not read is told of, once, afte
   assert.deepEqual(order.slice(2), ["access", "forbidden latre", "forbidden chta", "access"]);
 });
 
-test("what is no message of the protocol costs neither the connection nor the process", DEADLINE, async (t) => {
+test("an invalid message ends neither the connection nor the process", DEADLINE, async (t) => {
   const { heard, connection } = await startBoth(t);
   for (const text of ["no JSON", "null", "7", ""]) {
     connection.socket.send(text);
@@ -273,10 +273,10 @@ test("what is no message of the protocol costs neither the connection nor the pr
   assert.equal((await heard.values.next()).value, 1);
 });
 
-test("a handler that adds another in its call is not called for ever, and one taken away is not called", DEADLINE, async (t) => {
+test("a handler that adds handlers is not called endlessly, and a removed one is not called", DEADLINE, async (t) => {
   const { client, heard, connection } = await startBoth(t);
   let added = 0;
-  const end = client.on("chat", () => assert.fail("it was taken away"));
+  const end = client.on("chat", () => assert.fail("a removed handler was called"));
   client.on("chat", function again() {
     added += 1;
     client.on("chat", () => (added += 1000));
@@ -287,7 +287,7 @@ test("a handler that adds another in its call is not called for ever, and one ta
   assert.equal(added, 1);
 });
 
-test("a handler that is to begin does not show a refused token over and over", DEADLINE, async (t) => {
+test("a handler that waits for the history does not send a refused token repeatedly", DEADLINE, async (t) => {
   const access = { ids: { chat: "e-7" }, max_message_size: 65536 };
   const { client, connection, asked, heard } = await startAsked(t, { history: true }, access);
   client.on("chat", () => {});
@@ -295,10 +295,10 @@ test("a handler that is to begin does not show a refused token over and over", D
   connection.send({ error: "unauthorized", message: "the token has expired" });
   await heard.errors.next();
   (await asked.next()).answer("second");
-  assert.deepEqual(await connection.next(), { auth: "second", since: { chat: null } }, "the next frame of all");
+  assert.deepEqual(await connection.next(), { auth: "second", since: { chat: null } }, "this must be the very next frame");
 });
 
-test("a handler that waited for a history that is gone hears on from now, and that something may be missing", DEADLINE, async (t) => {
+test("a handler that waited for a discarded history gets new messages, and a possible gap is reported", DEADLINE, async (t) => {
   const access = { ids: { chat: "e-7" }, max_message_size: 65536 };
   const { client, connection, heard } = await startAsked(t, { history: true }, access);
   const late = new Inbox();

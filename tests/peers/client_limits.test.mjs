@@ -1,4 +1,4 @@
-// The client of packaging/npm keeps to the limits of a real server, notices dead paths, and begins with its history.
+// The client of packaging/npm respects the limits of a real server, detects dead connections, and starts with the history.
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
@@ -13,14 +13,14 @@ import { startProxy } from "./proxy.mjs";
 
 const CLAIMS = { read: ["chat"], write: ["chat"] };
 
-/** A client of a daemon, perhaps behind a proxy, let in; and what it hears. */
+/** A connected client of a daemon, perhaps behind a proxy, and the events that it reports. */
 async function startReal(t, philote, options = {}, { address = philote.address, claims = CLAIMS, token } = {}) {
   const started = startClient(t, `ws://${address}/`, { token: token ?? (() => sign(philote, claims)), probe: 15_000, ...options });
   await started.reached("open");
   return started;
 }
 
-/** Puts settings in force. */
+/** Applies settings. */
 async function reload(philote, settings) {
   await writeFile(join(philote.directory, "philote.toml"), settings);
   const before = philote.output.length;
@@ -57,7 +57,7 @@ for (const stalls of [false, true]) {
   });
 }
 
-test("a rate in bytes is kept to, and one message over a second's worth of it goes after a pause", DEADLINE, async (t) => {
+test("a rate in bytes is respected, and one message over a second's worth is sent after a pause", DEADLINE, async (t) => {
   const philote = await startPhilote(t, { PHILOTE_LIMITS_BYTES_PER_SECOND: "8KiB" });
   const reader = await startReal(t, philote);
   const { client } = startClient(t, `ws://${philote.address}/`, { token: () => sign(philote, CLAIMS) });
@@ -67,14 +67,14 @@ test("a rate in bytes is kept to, and one message over a second's worth of it go
   await Promise.all(answers);
 });
 
-test("a reload that sets or lowers the rate loses nothing of what is published meanwhile", DEADLINE, async (t) => {
+test("a reload that sets or lowers the rate loses no message", DEADLINE, async (t) => {
   const philote = await startPhilote(t);
   const reader = await startReal(t, philote);
   const { client, reached } = startClient(t, `ws://${philote.address}/`, { token: () => sign(philote, CLAIMS) });
   await reached("open");
   await client.publish("chat", -1);
   await reload(philote, "[limits]\nmessages_per_second = 20\n");
-  // It knows of no rate, and so all goes at once: some come, some are refused, and the connection is closed.
+  // The client knows of no rate, so it sends everything at once: some are accepted, some refused, and the connection is closed.
   const answers = numbers(150).map((n) => client.publish("chat", n));
   await reader.heard.values.until(({ value }) => value === 0);
   const read = [0];
@@ -84,7 +84,7 @@ test("a reload that sets or lowers the rate loses nothing of what is published m
   assert.equal(client.access.messages_per_second, 20);
 });
 
-test("what is refused for the rate waits and is sent again, in order, at the rate that the refusal tells", SHORT, async (t) => {
+test("a message over the rate is sent again, in order, at the rate in the rejection", SHORT, async (t) => {
   const { client, connection, heard } = await startBoth(t);
   const answers = [1, 2, 3].map((n) => client.publish("chat", n));
   const acks = [await connection.next(), await connection.next(), await connection.next()].map(({ ack }) => ack);
@@ -104,7 +104,7 @@ test("what is refused for the rate waits and is sent again, in order, at the rat
   assert.equal((await heard.errors.next()).error, "bad_message");
 });
 
-test("4429 loses nothing that was not answered", SHORT, async (t) => {
+test("4429 loses no unanswered message", SHORT, async (t) => {
   const { client, server, connection } = await startBoth(t, { backoff: [1, 1] });
   const answers = [1, 2, 3].map((n) => client.publish("chat", n));
   const first = await connection.next();
@@ -122,7 +122,7 @@ test("4429 loses nothing that was not answered", SHORT, async (t) => {
   assert.deepEqual(await Promise.all(answers), [1, 1, 1]);
 });
 
-test("a token refused for the rate is shown again, and is no publish", SHORT, async (t) => {
+test("a token over the rate is sent again, and does not count as a publish", SHORT, async (t) => {
   const { client, connection } = await startBoth(t);
   const publish = client.publish("chat", 1);
   const { ack } = await connection.next();
@@ -136,33 +136,33 @@ test("a token refused for the rate is shown again, and is no publish", SHORT, as
   assert.equal(await publish, 5);
 });
 
-test("a publish over max_message_size is rejected unsent, and those around it arrive", DEADLINE, async (t) => {
+test("a publish over max_message_size is rejected unsent, and others arrive", DEADLINE, async (t) => {
   const philote = await startPhilote(t, { PHILOTE_WEBSOCKET_MAX_MESSAGE_SIZE: "1KiB" });
   const reader = await startReal(t, philote);
   const { client, heard, reached } = startClient(t, `ws://${philote.address}/`, { token: () => sign(philote, CLAIMS) });
   const frame = (data, ack) => Buffer.byteLength(JSON.stringify({ channel: "chat", data: JSON.stringify(data), ack }));
-  // Queued before the limit is known: the innocent one behind it is not taken along.
+  // It is queued before the limit is known, and must not affect the message after it.
   const queued = client.publish("chat", "é".repeat(600));
   const innocent = client.publish("chat", "innocent");
   await assert.rejects(queued, { code: "message_too_big", message: /has 12\d\d bytes, .* max_message_size is 1024/ });
   assert.equal(await innocent, 1);
   assert.equal((await reader.heard.values.next()).value, "innocent");
   await reached("open");
-  // To the byte, in bytes of UTF-8 and with what JSON makes of them.
+  // Exact to the byte, in UTF-8 and with the escapes of JSON.
   for (const letter of ["x", "é", "€", "😀", '"', "\n", "\u0001"]) {
     let fits = letter;
     while (frame(fits + letter, "10") <= 1024) fits += letter;
     fits += "x".repeat(1024 - frame(fits, "10"));
-    // Acks of one or two digits: only the longest decides here.
+    // Acks have one or two digits; only the longest matters here.
     await client.publish("chat", fits).catch(() => assert.fail(`${letter} fits`));
     assert.equal((await reader.heard.values.next()).value, fits);
     await assert.rejects(client.publish("chat", `${fits}xx`), { code: "message_too_big" });
   }
   assert.equal(client.state.state, "open");
-  assert.deepEqual(heard.recovered, [], "it was never cut off");
+  assert.deepEqual(heard.recovered, [], "the connection was never closed");
 });
 
-test("a reload that lowers max_message_size costs the message that is too big, and no other", DEADLINE, async (t) => {
+test("a reload that lowers max_message_size rejects only the message that is too large", DEADLINE, async (t) => {
   const philote = await startPhilote(t);
   const reader = await startReal(t, philote);
   const { client } = await startReal(t, philote);
@@ -176,14 +176,14 @@ test("a reload that lowers max_message_size costs the message that is too big, a
   assert.deepEqual(read, ["before", "a", "c"]);
 });
 
-test("a server that tells no limits gets all at once, as before", SHORT, async (t) => {
+test("a server that reports no limits gets everything at once, as before", SHORT, async (t) => {
   const { client, connection } = await startBoth(t);
   const answers = numbers(300).map((n) => client.publish("chat", n % 2 ? n : "x".repeat(100_000)));
   for (let n = 0; n < 300; n++) connection.send({ ack: (await connection.next()).ack, readers: n });
   assert.deepEqual(await Promise.all(answers), numbers(300));
 });
 
-test("a dead path is noticed within `probe` of silence", DEADLINE, async (t) => {
+test("a dead connection is detected within `probe` of silence", DEADLINE, async (t) => {
   const philote = await startPhilote(t);
   const proxy = await startProxy(t, philote.address);
   const { reached } = await startReal(t, philote, {}, { address: proxy.address });
@@ -192,12 +192,12 @@ test("a dead path is noticed within `probe` of silence", DEADLINE, async (t) => 
   assert.equal((await reached("waiting")).reason, "no answer from the server");
   const seconds = (performance.now() - began) / 1000;
   t.diagnostic(`noticed after ${seconds.toFixed(1)} s`);
-  // Ticks took up to 44 s. What is promised is 15 s; the rest is for a loaded machine.
+  // The ticks once took up to 44 s. The limit is 15 s; the rest is for a busy machine.
   assert(seconds < 25, `${seconds} s`);
 });
 
-test("silence is counted by the clock: late timers do not make it longer, nor is what waits to be heard overlooked", SHORT, async (t) => {
-  // All timers of a page that is not seen are late.
+test("silence is measured by the clock: late timers do not extend it, and unread messages end it", SHORT, async (t) => {
+  // In a page in the background all timers are late.
   const real = setTimeout;
   let late = 0;
   t.mock.method(globalThis, "setTimeout", (what, delay, ...details) => real(what, delay + late, ...details));
@@ -207,7 +207,7 @@ test("silence is counted by the clock: late timers do not make it longer, nor is
   connection.access();
   await connection.next();
   connection.access();
-  // The process was busy for longer than all: the answer is there, though not heard yet.
+  // The process was busy for longer than the limit: the answer has arrived, but has not been read yet.
   late = 0;
   await connection.next();
   connection.access();
@@ -215,11 +215,11 @@ test("silence is counted by the clock: late timers do not make it longer, nor is
   while (performance.now() < until);
   await connection.next();
   connection.access();
-  await connection.next(); // and now no answer
+  await connection.next(); // the server does not answer
   assert.equal((await reached("waiting")).reason, "no answer from the server");
 });
 
-test("in Chromium, `online` asks a connection that is open, and a dead one is left", DEADLINE, async (t) => {
+test("in Chromium, `online` probes the connection, and a dead one is replaced", DEADLINE, async (t) => {
   const philote = await startPhilote(t);
   const proxy = await startProxy(t, philote.address);
   const pages = createServer(async ({ url }, response) => {
@@ -234,7 +234,7 @@ test("in Chromium, `online` asks a connection that is open, and a dead one is le
   await page.evaluate(
     async ([url, token]) => {
       const { Philote } = await import("/philote.js");
-      // Regular questions would come after 40 s.
+      // Regular probes would come after 40 s.
       window.philote = new Philote(url, { token: () => token, probe: 60_000, backoff: [50, 50] });
       window.states = [];
       window.philote.when("state", ({ state, reason }) => window.states.push([state, reason]));
@@ -242,7 +242,7 @@ test("in Chromium, `online` asks a connection that is open, and a dead one is le
     },
     [`ws://${proxy.address}/`, sign(philote, CLAIMS)],
   );
-  // A live one answers, and stays.
+  // A connection that works answers, and stays open.
   await page.evaluate(() => {
     const answered = new Promise((resolve) => window.philote.when("access", resolve));
     window.dispatchEvent(new Event("online"));
@@ -257,7 +257,7 @@ test("in Chromium, `online` asks a connection that is open, and a dead one is le
   assert.equal(reasons[0], "no answer from the server");
 });
 
-test("history: true begins a handler that is added later, or again, with all that is kept", DEADLINE, async (t) => {
+test("history: true delivers the whole history to a handler that is added later or again", DEADLINE, async (t) => {
   const philote = await startPhilote(t, { PHILOTE_HISTORY_MESSAGES: "5" });
   const other = await startReal(t, philote);
   const { client, heard } = await startReal(t, philote, { history: true });
@@ -285,12 +285,12 @@ test("history: true begins a handler that is added later, or again, with all tha
   while (got.at(-1) !== "last") got.push(await again.next());
   assert.deepEqual(got, [4, 5, 6, "own", "next", "last"].slice(-got.length));
   assert(got.length >= 5, `${got}`);
-  assert.equal(await second.next(), "last", "who heard it all hears nothing twice");
+  assert.equal(await second.next(), "last", "a handler that received everything gets nothing twice");
   assert.deepEqual([(await heard.values.next()).value, (await heard.values.next()).value], ["next", "last"]);
   assert.deepEqual(heard.recovered, []);
 });
 
-test("a handler that was added while the connection was away begins with all, the others where they were", DEADLINE, async (t) => {
+test("a handler that was added while disconnected gets the whole history, and others resume", DEADLINE, async (t) => {
   const philote = await startPhilote(t, { PHILOTE_HISTORY_MESSAGES: "10" });
   const proxy = await startProxy(t, philote.address);
   const other = await startReal(t, philote);

@@ -34,7 +34,7 @@ const role = (name) => ({
 });
 const access = (name) => ({ read: [CHANNEL], write: [CHANNEL], sub: name });
 
-/** Serves the page and its script, as any web server would. */
+/** Serves the page and its script, as a web server would. */
 async function servePage(t) {
   const types = { "/converse.html": "text/html", "/converse.mjs": "text/javascript" };
   const server = createServer(async ({ url }, response) => {
@@ -47,7 +47,7 @@ async function servePage(t) {
   return `http://127.0.0.1:${server.address().port}/converse.html`;
 }
 
-/** The browser: nothing but WebSocket and the `auth` query parameter. */
+/** The browser: only WebSocket and the `auth` query parameter. */
 async function joinFromBrowser(t, philote) {
   const page = await openBrowser(t);
   const failed = once(page, "pageerror").then(([error]) => Promise.reject(error));
@@ -71,7 +71,7 @@ async function joinFromPython(t, philote) {
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   const line = async () => {
     const { value, done } = await lines.next();
-    assert(!done, "the Python program ended early; what it said is above");
+    assert(!done, "the Python program ended early; its output is above");
     return value;
   };
   assert.equal(await line(), "open");
@@ -92,12 +92,12 @@ async function joinFromNode(t, philote) {
   return { token, received: converse(socket, role("node")) };
 }
 
-/** One who only reads: its order is the channel's. Resolves `all` once every message of the three has arrived. */
+/** A client that only reads; its order is the channel's. Resolves `all` when every message of the three has arrived. */
 async function joinAudience(t, philote) {
   const { token, socket } = await connectFromNode(t, philote, { read: [CHANNEL] });
   const silent = { name: "audience", others: [], channel: CHANNEL, share: 0, lead: 0, texts: [] };
   const received = converse(socket, silent);
-  let missing = Object.values(SHARES).reduce((sum, share) => sum + share, 1); // and one for "go"
+  let missing = Object.values(SHARES).reduce((sum, share) => sum + share, 1); // plus one for "go"
   const all = new Promise((resolve) => socket.on("message", () => --missing || resolve()));
   return { token, received, all };
 }
@@ -115,7 +115,7 @@ test("a browser, a Python program and a Node program exchange 1,000 messages", D
   const started = await publish(philote, CHANNEL, "go");
   assert.deepEqual(started, { channel: CHANNEL, readers: 4 });
   await Promise.race([audience.all, everyone]);
-  // What comes twice or late would come before this one, the last of all.
+  // A duplicate or late message would arrive before this one, the last of all.
   await publish(philote, CHANNEL, "end");
   await everyone;
 
@@ -134,7 +134,7 @@ test("a browser, a Python program and a Node program exchange 1,000 messages", D
     assert.deepEqual(received, others, `${name} has the channel's one order, without its own messages`);
   }
   assert.equal(order.length, 1000 + 2);
-  assert.equal(order[0].issuer, order.at(-1).issuer, "the daemon's own id, for go and for end");
+  assert.equal(order[0].issuer, order.at(-1).issuer, "go and end have the id of the daemon");
   assert.equal(new Set([...Object.values(issuer), order[0].issuer]).size, 4);
 
   for (const { token } of [...Object.values(peers), audience]) {

@@ -1,9 +1,9 @@
-// One side of the conversation, for the browser and for Node: any WebSocket with the browser's interface will do.
+// One side of the conversation, for the browser and for Node; any WebSocket with the browser's interface works.
 
 /**
- * Publishes `share` messages on `channel` and keeps all that arrives, from "go" to "end".
- * Never runs more than `lead` messages ahead of the slowest of `others`, so that the three really mix.
- * Resolves to the received messages in their order; rejects when the connection ends before the conversation.
+ * Publishes `share` messages on `channel` and keeps everything that arrives, from "go" to "end".
+ * Is never more than `lead` messages ahead of the slowest of `others`, so that the messages of the three mix.
+ * Resolves to the received messages in order; rejects if the connection ends before the conversation.
  */
 export function converse(socket, { name, others, channel, share, lead, texts }) {
   const received = [];

@@ -1,4 +1,4 @@
-// The page of `philote --dev` in Chromium: channels by hand, and the sentence of every refusal.
+// The page of `philote --dev` in Chromium: channels by hand, and the sentence of every rejection.
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
@@ -27,7 +27,7 @@ const reason = async (page, words) => {
 const logged = (page, words) =>
   page.waitForFunction((text) => document.querySelector("#log").innerText.includes(text), words);
 
-test("--dev: two pages talk, and a second channel is entered and left on the same connection", DEADLINE, async (t) => {
+test("--dev: two pages talk, and a second channel is joined and left on the same connection", DEADLINE, async (t) => {
   const philote = await start(t);
   const page = await openPage(await openBrowser(t), philote);
   const other = await openPage(await page.context().browser().newPage(), philote);
@@ -40,7 +40,7 @@ test("--dev: two pages talk, and a second channel is entered and left on the sam
   await page.click("#publish button");
   await logged(page, "to 1 reader");
   await logged(other, "<b>shalom</b>");
-  assert.equal(await other.locator("#log b").count(), 0, "what strangers write stays text");
+  assert.equal(await other.locator("#log b").count(), 0, "markup in a message is shown as text");
 
   for (const one of [page, other]) {
     await one.fill("#join [name=channel]", "second");
@@ -54,13 +54,13 @@ test("--dev: two pages talk, and a second channel is entered and left on the sam
   await page.click("[title='leave chat']");
   await logged(page, "reads second");
   const opened = await page.locator("#log li:has-text('open')").count();
-  assert.equal(opened, 1, "one connection for all of it");
+  assert.equal(opened, 1, "everything uses one connection");
 
   await page.click("#disconnect");
   await state(page, "closed");
 });
 
-test("--dev: the printed token connects, and a message to a foreign channel is refused in words", DEADLINE, async (t) => {
+test("--dev: the printed token connects, and a message to another channel is refused with a sentence", DEADLINE, async (t) => {
   const philote = await start(t);
   const page = await openPage(await openBrowser(t), philote);
   const token = (await philote.says(/^token +(\S+)$/m))[1];
@@ -81,7 +81,7 @@ for (const [name, token, code, sentence] of [
   ["expired", sign({ exp: 1_700_000_000 }), 4401, "the token has expired"],
   ["malformed", "no token at all", 4401, "the token is malformed"],
 ]) {
-  test(`--dev: the page says why a token that is ${name} is refused`, DEADLINE, async (t) => {
+  test(`--dev: the page shows why a token that is ${name} is refused`, DEADLINE, async (t) => {
     const philote = await start(t);
     const page = await openPage(await openBrowser(t), philote);
     await page.click("summary");
@@ -92,7 +92,7 @@ for (const [name, token, code, sentence] of [
   });
 }
 
-test("--dev: a page whose application has no token is told so", DEADLINE, async (t) => {
+test("--dev: the page reports that its application has no token", DEADLINE, async (t) => {
   const philote = await start(t);
   const page = await openPage(await openBrowser(t), philote);
   await page.evaluate(async () => {
@@ -104,7 +104,7 @@ test("--dev: a page whose application has no token is told so", DEADLINE, async 
   assert.equal(await reason(page, "no token"), "0: no token: token() gave an empty string");
 });
 
-test("--dev: the page says that the server is full, and comes in once there is a place", DEADLINE, async (t) => {
+test("--dev: the page reports a full server, and connects once a connection is free", DEADLINE, async (t) => {
   const philote = await start(t, { MAX_CONNECTIONS: "1" });
   const first = await openPage(await openBrowser(t), philote);
   await first.click("#connect");
@@ -116,7 +116,7 @@ test("--dev: the page says that the server is full, and comes in once there is a
   await state(second, "open");
 });
 
-test("--dev: a subject that an administrator refuses is told so, and stays away", DEADLINE, async (t) => {
+test("--dev: the page reports a refused subject, and does not reconnect", DEADLINE, async (t) => {
   const philote = await start(t);
   const page = await openPage(await openBrowser(t), philote);
   await page.fill("[name=subject]", "mallory");

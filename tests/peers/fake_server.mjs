@@ -1,13 +1,13 @@
-// A server that does what a test tells it, and clients of packaging/npm before it.
+// A server that a test scripts, and clients of packaging/npm for it.
 
 import { once } from "node:events";
 import WebSocket, { WebSocketServer } from "ws";
 import { Philote } from "../../packaging/npm/philote.js";
 
-/** For a whole test, in milliseconds: what should have happened long ago becomes a failure and not a hang. */
+/** The time limit of a whole test in milliseconds, so that a missing event is a failure and not a hang. */
 export const DEADLINE = { timeout: 20_000 };
 
-/** What was put in and is yet to be taken out. */
+/** A queue whose readers wait for the next value. */
 export class Inbox {
   #values = [];
   #waiting = [];
@@ -17,7 +17,7 @@ export class Inbox {
     else this.#values.push(value);
   };
   next = () => (this.#values.length ? this.#values.shift() : new Promise((take) => this.#waiting.push(take)));
-  /** Takes until one fits. */
+  /** Takes values until one matches. */
   async until(fits) {
     for (;;) {
       const value = await this.next();
@@ -26,7 +26,7 @@ export class Inbox {
   }
 }
 
-/** A server whose connections come out of `next`, each with `next` for its frames. */
+/** A server whose connections arrive in `next`, each with its own `next` for frames. */
 export async function startServer(t) {
   const server = new WebSocketServer({ port: 0, host: "127.0.0.1" });
   await once(server, "listening");
@@ -46,7 +46,7 @@ export async function startServer(t) {
   return { url: `ws://127.0.0.1:${server.address().port}/`, next: connections.next, count: () => count };
 }
 
-/** A client that comes back at once, and all that it says. */
+/** A client that reconnects at once, and the events that it reports. */
 export function startClient(t, url, options) {
   const client = new Philote(url, { token: () => "a token", backoff: [1, 1], probe: 0, WebSocket, ...options });
   t.after(() => client.close());
@@ -59,7 +59,7 @@ export function startClient(t, url, options) {
   return { client, heard, reached: (state) => states.until((one) => one.state === state) };
 }
 
-/** A client let in by its server. */
+/** A client that its server has admitted. */
 export async function startBoth(t, options, access) {
   const server = await startServer(t);
   const started = startClient(t, server.url, options);

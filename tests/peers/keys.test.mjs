@@ -1,4 +1,4 @@
-// Tokens signed by Python's and Node's libraries with the private half of keys that Philote has the public half of.
+// Tokens signed by Python's and Node's libraries with private keys whose public keys Philote has.
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
@@ -25,7 +25,7 @@ const SECRETS = ["HS256", "HS384", "HS512"];
 const CLAIMS = { read: ["c"], write: ["c"], sub: "alice", exp: 4_000_000_000 };
 const PRIVATE = { type: "pkcs8", format: "pem" };
 
-/** What each library makes of the claims: a function of algorithm, private key or secret, and `kid`. */
+/** How each library signs: a function of the claims' algorithm, the private key or secret, and the `kid`. */
 const SIGNERS = {
   PyJWT: async (algorithm, key, kid) => {
     const script = `import json, sys, jwt
@@ -40,12 +40,12 @@ print(jwt.encode(claims, key, algorithm=algorithm, headers={"kid": kid} if kid e
     new SignJWT(CLAIMS).setProtectedHeader({ alg: algorithm, ...(kid && { kid }) }).sign(
       typeof key === "string" ? new TextEncoder().encode(key) : key,
     ),
-  // It knows no EdDSA.
+  // This library does not support EdDSA.
   jsonwebtoken: (algorithm, key, kid) =>
     algorithm === "EdDSA" ? undefined : jwt.sign(CLAIMS, key, { algorithm, ...(kid && { keyid: kid }) }),
 };
 
-/** The status that a handshake with this token is answered with. */
+/** The status of the answer to a handshake with this token. */
 const handshake = (philote, token) =>
   new Promise((resolve) => {
     const socket = new WebSocket(`ws://${philote.address}/`, { headers: { Authorization: `Bearer ${token}` } });
@@ -60,7 +60,7 @@ const handshake = (philote, token) =>
     socket.on("error", () => {});
   });
 
-/** Puts keys into the settings and has them read. */
+/** Writes keys to the settings and reloads them. */
 async function reload(philote, text) {
   await writeFile(join(philote.directory, "philote.toml"), text);
   await run(join(BINARIES, "philotectl"), ["reload"], { env: philote.settings });
@@ -68,7 +68,7 @@ async function reload(philote, text) {
 
 const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
 
-/** What no library signs: a token whose header is this, signed by HMAC with what everybody knows of a key. */
+/** A token that no library would sign: this header, signed by HMAC with public data of a key. */
 function forge(header, secret) {
   const text = `${part(header)}.${part(CLAIMS)}`;
   return `${text}.${createHmac(`sha${header.alg.slice(2)}`, secret).update(text).digest("base64url")}`;
@@ -115,7 +115,7 @@ for (const [library, sign] of Object.entries(SIGNERS)) {
   });
 }
 
-test("a JWKS rotates under live connections", DEADLINE, async (t) => {
+test("a JWKS rotates while clients are connected", DEADLINE, async (t) => {
   const philote = await startPhilote(t, { PHILOTE_SHUTDOWN_DRAIN: "1s" });
   const jwks = async (...names) => {
     const keys = names.map((name) => ({ ...KEYS[name][0].publicKey.export({ format: "jwk" }), kid: name }));

@@ -1,4 +1,4 @@
-// A real Prometheus scrapes a running daemon: what the dashboard and the alerts name exists, and their queries give data.
+// A real Prometheus scrapes a running daemon: all metrics of the dashboard and the alerts exist, and their queries have results.
 
 import assert from "node:assert/strict";
 import { execFile, spawn } from "node:child_process";
@@ -15,16 +15,16 @@ const run = promisify(execFile);
 const MONITORING = new URL("../../packaging/monitoring/", import.meta.url);
 const RULES = new URL("philote.rules.yml", MONITORING).pathname;
 const PATIENCE = 60_000;
-/** Metrics that Prometheus itself makes of a scrape. */
+/** Metrics that Prometheus adds to a scrape. */
 const PROMETHEUS_OWN = ["up"];
-/** Told only with a certificate, which the daemon has in tests/daemon/tls.rs. */
+/** Present only with a certificate, which the daemon has in tests/daemon/tls.rs. */
 const WITH_TLS = ["philote_tls_certificate_expiry_timestamp_seconds"];
 
 const dashboard = JSON.parse(await readFile(new URL("grafana-dashboard.json", MONITORING)));
 const queries = dashboard.panels.flatMap((panel) => panel.targets.map(({ expr }) => expr));
 const alerts = [...(await readFile(RULES, "utf8")).matchAll(/^ +expr: (.*)$/gm)].map(([, expr]) => expr);
 
-/** The names of metrics in an expression: what is followed by labels, a range or an operator and is no function. */
+/** The metrics in an expression: names before labels, a range or an operator that are not functions. */
 const metrics = (text) => [...text.matchAll(/\b(?:philote|process)_[a-z_]+\b|\bup\b/g)].map(([name]) => name);
 
 async function until(what, attempt) {
@@ -37,7 +37,7 @@ async function until(what, attempt) {
   }
 }
 
-/** Starts Prometheus with the shipped rules. Gives what asks it. */
+/** Starts Prometheus with the shipped rules. Returns a function that queries it. */
 async function startPrometheus(t, philote, target) {
   const config = join(philote.directory, "prometheus.yml");
   await writeFile(
@@ -71,11 +71,11 @@ scrape_configs: [{job_name: philote, static_configs: [{targets: [${JSON.stringif
   return { ask, query: (expr) => ask(`query?query=${encodeURIComponent(expr)}`).then(({ result }) => result) };
 }
 
-test("Prometheus finds all that the dashboard and the alerts name", { timeout: 3 * PATIENCE }, async (t) => {
+test("Prometheus finds every metric of the dashboard and the alerts", { timeout: 3 * PATIENCE }, async (t) => {
   const philote = await startPhilote(t, { PHILOTE_METRICS_LISTEN: "127.0.0.1:0" });
   const target = await until("the figures' address", async () => /figures are at http:\/\/(\S+)\/metrics/.exec(philote.output)?.[1]);
 
-  // Some of everything: a reader, one that has left, one that is refused, a message, a reload, and one that is refused.
+  // One of everything: a reader, a closed one, a refused one, a message, a reload, and a refused reload.
   const open = async (token) => {
     const socket = new WebSocket(`ws://${philote.address}/?auth=${token}`);
     await once(socket, "open");
@@ -96,11 +96,11 @@ test("Prometheus finds all that the dashboard and the alerts name", { timeout: 3
   const bySocket = await run("curl", ["-sS", "--unix-socket", philote.settings.PHILOTE_ADMIN_SOCKET, "http://philote/v1/metrics"]);
   const names = (exposition) => [...exposition.matchAll(/^# TYPE (\S+)/gm)].map(([, name]) => name);
   assert.deepEqual(names(bySocket.stdout), names(text));
-  for (const secret of [philote.secret, "eyJ"]) assert(!text.includes(secret), "a secret among the figures");
+  for (const secret of [philote.secret, "eyJ"]) assert(!text.includes(secret), "a secret in the metrics");
   assert.equal((await fetch(`http://${target}/`)).status, 404);
   assert.equal((await fetch(`http://${target}/metrics`, { method: "POST" })).status, 405);
 
-  // The figures are what happened.
+  // The metrics have the values of what happened.
   const value = (line) => Number(new RegExp(`^${line.replace(/[{}"]/g, "\\$&")} (.*)$`, "m").exec(text)?.[1]);
   for (const [line, expected] of [
     ["philote_connections", 1],
@@ -141,7 +141,7 @@ test("Prometheus finds all that the dashboard and the alerts name", { timeout: 3
     });
     for (const { value: [, number] } of found) assert(!Number.isNaN(Number(number)), `${expr} is ${number}`);
   }
-  // Nothing is wrong, so that no alert waits or fires; each of them can be asked.
+  // Nothing is wrong, so no alert is pending or firing, and every alert can be evaluated.
   for (const expr of alerts) await prometheus.query(expr);
   assert.deepEqual((await prometheus.ask("alerts")).alerts, []);
   await writeFile(join(philote.directory, "philote.toml"), "nonsense = 1\n");

@@ -1,4 +1,4 @@
-// A Philote for one test: a free port, a secret and a directory of its own, ended with the test.
+// A Philote for one test, with a free port, its own secret and its own directory. It ends with the test.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -11,22 +11,22 @@ import { join } from "node:path";
 import { chromium } from "playwright-core";
 import jwt from "jsonwebtoken";
 
-/** What tests/run built and installed: the directory of the binaries, and the Python that has the packages. */
+/** Set by tests/run: the directory of the binaries, and the Python that has the packages. */
 export const { PHILOTE_BINARIES: BINARIES, PHILOTE_PYTHON: PYTHON } = process.env;
 const { PHILOTE_TEST_OUTPUT: OUTPUT } = process.env;
 assert(BINARIES && PYTHON, "these tests are run by tests/run, which sets PHILOTE_BINARIES and PHILOTE_PYTHON");
 
-/** For a whole test, in milliseconds: what should have happened long ago becomes a failure and not a hang. */
+/** The time limit of a whole test in milliseconds, so that a missing event is a failure and not a hang. */
 export const DEADLINE = { timeout: 60_000 };
 
 /**
- * Starts a daemon and waits until it says where it listens.
- * `environment` adds to its variables; a value of `undefined` takes one away. `stop` ends it before the test does,
- * `signal` sends it a signal, and `says` waits until it has printed what fits a pattern.
+ * Starts a daemon and waits until it prints its address.
+ * `environment` adds to its variables; a value of `undefined` removes one. `stop` ends the daemon before the test ends,
+ * `signal` sends it a signal, and `says` waits until its output matches a pattern.
  */
 export async function startPhilote(t, environment = {}, options = []) {
   const directory = await mkdtemp(join(tmpdir(), "philote-"));
-  // An empty file of settings: the machine's own /etc/philote must not decide what a test sees.
+  // An empty file of settings, so that /etc/philote of this machine does not affect the test.
   await writeFile(join(directory, "philote.toml"), "");
   const secret = randomBytes(32).toString("base64url");
   const settings = {
@@ -50,7 +50,7 @@ export async function startPhilote(t, environment = {}, options = []) {
   t.after(async () => {
     const [status] = await philote.stop();
     await rm(directory, { recursive: true });
-    // The one token that the daemon prints because it is asked to.
+    // The one token that the daemon prints by design.
     const kept = options.includes("--dev") ? philote.output.replace(/^token +\S+$/gm, "token") : philote.output;
     if (OUTPUT) await appendFile(join(OUTPUT, `${process.pid}.peers`), kept);
     assert(!philote.output.includes(settings.SECRET ?? secret), "the secret is in the log");
@@ -72,10 +72,10 @@ export async function startPhilote(t, environment = {}, options = []) {
   return philote;
 }
 
-/** Signs as the published clients do: without `exp`. */
+/** Signs a token as the published clients do: without `exp`. */
 export const sign = (philote, claims) => jwt.sign(claims, philote.secret);
 
-/** Publishes over HTTP as a backend does; gives the daemon's answer for the one message. */
+/** Publishes one message over HTTP as a backend does; returns the daemon's answer. */
 export async function publish(philote, channel, data) {
   const answer = await fetch(`http://${philote.address}/api/publish`, {
     method: "POST",
@@ -86,14 +86,14 @@ export async function publish(philote, channel, data) {
   return (await answer.json()).published[0];
 }
 
-/** A directory that lasts as long as the test. */
+/** A directory that exists until the test ends. */
 export async function scratch(t) {
   const directory = await mkdtemp(join(tmpdir(), "philote-test-"));
   t.after(() => rm(directory, { recursive: true }));
   return directory;
 }
 
-/** A port that nobody listens on. */
+/** A free port. */
 export async function freePort() {
   const server = createServer();
   await once(server.listen(0, "127.0.0.1"), "listening");
@@ -102,7 +102,7 @@ export async function freePort() {
   return port;
 }
 
-/** Opens an empty page in Debian's Chromium, kept from everything but the pages of the test. `home` may hold whom it trusts. */
+/** Opens an empty page in Debian's Chromium, which can reach only the pages of the test. `home` may contain trusted certificates. */
 export async function openBrowser(t, home = process.env.HOME) {
   const browser = await chromium.launch({
     executablePath: "/usr/bin/chromium",

@@ -1,4 +1,4 @@
-// A TCP proxy before a daemon, for tests that cut the network or put another daemon in its place.
+// A TCP proxy in front of a daemon, for tests that cut the network or replace the daemon.
 
 import { once } from "node:events";
 import { connect, createServer } from "node:net";

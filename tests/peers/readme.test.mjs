@@ -67,7 +67,7 @@ async function join(t, philote, token) {
 
 const chat = (philote) => sign(philote, { read: ["chat"], write: ["chat"] });
 
-test("documentation: token.sh gives a token of a server that made its own secret, and secret.sh its secret", DEADLINE, async (t) => {
+test("documentation: token.sh and secret.sh print a token and the secret of a server that created its secret", DEADLINE, async (t) => {
   const philote = await startPhilote(t, { SECRET: undefined });
   const socket = { PHILOTE_ADMIN_SOCKET: philote.settings.PHILOTE_ADMIN_SOCKET };
   const first = await join(t, philote, await run(philote, "token.sh", socket));
@@ -105,7 +105,7 @@ for (const [name, expected] of [
   });
 }
 
-test("documentation: disconnect.sh sends somebody away, and keeps them out", DEADLINE, async (t) => {
+test("documentation: disconnect.sh closes the connections of a subject and refuses it", DEADLINE, async (t) => {
   const philote = await startPhilote(t);
   const token = sign(philote, { sub: "mallory" });
   const mallory = new WebSocket(`ws://${philote.address}/?auth=${token}`);
@@ -119,7 +119,7 @@ test("documentation: disconnect.sh sends somebody away, and keeps them out", DEA
   await assert.rejects(once(new WebSocket(`ws://${philote.address}/?auth=${token}`), "open"), /403/);
 });
 
-test("documentation: reader.py greets and prints what it reads", DEADLINE, async (t) => {
+test("documentation: reader.py publishes, and prints what it receives", DEADLINE, async (t) => {
   const philote = await startPhilote(t);
   const other = await join(t, philote, chat(philote));
   const child = execFile(PYTHON, ["-c", program("reader.py", philote)], {
@@ -131,7 +131,7 @@ test("documentation: reader.py greets and prints what it reads", DEADLINE, async
   assert.deepEqual(await once(child.stdout, "data"), ["chat shalom\n"]);
 });
 
-test("documentation: browser.js greets and prints what it reads", DEADLINE, async (t) => {
+test("documentation: browser.js publishes, and prints what it receives", DEADLINE, async (t) => {
   const philote = await startPhilote(t);
   const other = await join(t, philote, chat(philote));
   const page = await openBrowser(t);

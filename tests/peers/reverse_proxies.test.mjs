@@ -1,4 +1,4 @@
-// nginx, HAProxy and Caddy in front of Philote, with the files that the packages ship: only places and ports are put in.
+// nginx, HAProxy and Caddy in front of Philote, with the shipped files; only paths and ports are replaced.
 
 import assert from "node:assert/strict";
 import { execFile, spawn } from "node:child_process";
@@ -20,7 +20,7 @@ const PATIENCE = 30_000;
 /** Longer than nginx waits by default, which is a minute. */
 const IDLE = { timeout: 120_000 };
 
-/** An example with all of `places` put in; each stands in it. */
+/** An example with all of `places` replaced; each must occur in it. */
 async function example(file, places) {
   let text = await readFile(new URL(file, EXAMPLES), "utf8");
   for (const [place, ours] of places) {
@@ -30,14 +30,14 @@ async function example(file, places) {
   return text;
 }
 
-/** The settings of Philote that stand in an example's head. */
+/** The settings of Philote in the head of an example. */
 const settings = (text) =>
   text
     .split("# /etc/philote/philote.toml:\n")[1]
     .split(/^(?!# {3})/m)[0]
     .replaceAll(/^# {3}/gm, "");
 
-/** Waits until somebody listens on a port, or the program that should has ended. */
+/** Waits until a port has a listener, or the program that should listen has ended. */
 async function listening(port, program, said) {
   for (const deadline = Date.now() + PATIENCE; ; ) {
     const socket = connect(port, "127.0.0.1");
@@ -49,7 +49,7 @@ async function listening(port, program, said) {
   }
 }
 
-/** Starts a program that serves on a port until the test ends. Gives what tells all that it has said. */
+/** Starts a program that serves on a port until the test ends. Returns a function that returns its output. */
 async function start(t, port, command, args, environment = {}) {
   const program = spawn(command, args, { env: { ...process.env, ...environment }, stdio: ["ignore", "pipe", "pipe"] });
   let output = "";
@@ -63,7 +63,7 @@ async function start(t, port, command, args, environment = {}) {
   return () => output;
 }
 
-/** A directory with a certificate for the examples' host, and what signed it. */
+/** A directory with a certificate for the examples' host, and its authority. */
 async function place(t) {
   const directory = await scratch(t);
   const authority = await makeAuthority(directory);
@@ -73,8 +73,8 @@ async function place(t) {
 }
 
 /**
- * How each is started: `write` gives the example's text with places and ports put in, `serve` starts the program on such a
- * text. What they log is read by `logs`.
+ * How each proxy is started: `write` returns the example with paths and ports replaced, and `serve` starts the program with
+ * such a text. `logs` reads its logs.
  */
 const PROXIES = {
   nginx: {
@@ -131,7 +131,7 @@ const PROXIES = {
         ["/var/log/caddy/", `${directory}/`],
       ]),
     async serve(t, { directory, certificate, key }, port, text) {
-      // It has its ports from the options on top, and no authority to ask for a certificate.
+      // Its ports come from the options at the top, and it has no authority from which to request a certificate.
       const options = ["admin off", "auto_https disable_redirects", "default_bind 127.0.0.1", `http_port ${await freePort()}`];
       const changed = text
         .replace(/^\{\n/m, `{\n\t${[...options, `https_port ${port}`].join("\n\t")}\n`)
@@ -146,7 +146,7 @@ const PROXIES = {
   },
 };
 
-/** Starts Philote with the settings of an example, which then has its ports, and has it served. */
+/** Starts Philote with the settings of an example with ports replaced, and the proxy in front of it. */
 async function startBoth(t, proxy, environment = {}, change = (text) => text) {
   const at = await place(t);
   const [port, inner] = [await freePort(), await freePort()];
@@ -158,7 +158,7 @@ async function startBoth(t, proxy, environment = {}, change = (text) => text) {
   return { at, port, inner, text, philote, said };
 }
 
-/** A client's request at a proxy, from one of this machine's addresses; it claims to be somebody else. */
+/** A client's request to a proxy, from one of this machine's addresses; it claims another address. */
 function dial({ at, port }, target, { from = "127.0.0.1", headers = {} } = {}) {
   return new WebSocket(`wss://127.0.0.1:${port}${target}`, {
     ca: at.authority.ca,
@@ -168,7 +168,7 @@ function dial({ at, port }, target, { from = "127.0.0.1", headers = {} } = {}) {
   });
 }
 
-/** An open WebSocket, its own address, and what it gets. */
+/** An open WebSocket, its own address, and the messages that it receives. */
 async function open(both, target, options) {
   const socket = dial(both, target, options);
   const upgraded = once(socket, "upgrade");
@@ -186,7 +186,7 @@ async function open(both, target, options) {
   return { socket, next, address: `${tls.localAddress}:${tls.localPort}` };
 }
 
-/** The status of a request that is refused. */
+/** The status of a refused request. */
 const refusal = (both, target, options) =>
   new Promise((resolve, reject) => {
     const socket = dial(both, target, options);
@@ -199,7 +199,7 @@ const refusal = (both, target, options) =>
     socket.on("error", () => {});
   });
 
-/** A proxy's logs, once one of them has a line with this. */
+/** A proxy's logs, once one of them has a line with this text. */
 async function logged(proxy, { at, said }, line) {
   for (const deadline = Date.now() + PATIENCE; ; await pause(20)) {
     const logs = await proxy.logs(at, said);
@@ -208,14 +208,14 @@ async function logged(proxy, { at, said }, line) {
   }
 }
 
-/** Who is connected, or has left or was refused, by what philotectl says. */
+/** The open, closed and refused connections that philotectl lists. */
 async function connections(philote, ...args) {
   const { stdout } = await run(join(BINARIES, "philotectl"), ["connections", "--json", ...args], { env: philote.settings });
   return JSON.parse(stdout).connections;
 }
 
 for (const [name, proxy] of Object.entries(PROXIES)) {
-  test(`${name} brings clients under their own addresses`, DEADLINE, async (t) => {
+  test(`${name} passes on the addresses of clients`, DEADLINE, async (t) => {
     const both = await startBoth(t, proxy, { CHECK_ORIGIN: "true" });
     const { philote, port } = both;
     const token = (sub) => sign(philote, { read: ["c"], write: ["c"], sub });
@@ -223,33 +223,33 @@ for (const [name, proxy] of Object.entries(PROXIES)) {
 
     const alice = await open(both, `/socket?auth=${token("alice")}`, { from: "127.0.0.7", headers: { Origin: `https://${HOST}:${port}` } });
     const bob = await open(both, "/socket", { from: "127.0.0.8", headers: { Authorization: `Bearer ${token("bob")}` } });
-    // Whoever comes without a proxy is believed nothing.
+    // The header of a client without a proxy is ignored.
     const carol = new WebSocket(`ws://${philote.address}/?auth=${token("carol")}`, { headers: { "X-Forwarded-For": "203.0.113.9" } });
     await once(carol, "open");
     const seen = Object.fromEntries((await connections(philote)).map(({ subject, address }) => [subject, address]));
     assert.match(seen.carol, /^127\.0\.0\.1:\d+$/);
     assert.deepEqual(seen, { alice: expected(alice), bob: expected(bob), carol: seen.carol });
 
-    // Messages both ways, small and as large as they may be.
+    // Messages in both directions, small ones and ones of the maximum size.
     for (const data of ["hello", "x".repeat(60_000)]) {
       alice.socket.send(JSON.stringify({ channel: "c", data }));
       assert.equal((await bob.next()).data, data);
       bob.socket.send(JSON.stringify({ channel: "c", data }));
       assert.equal((await alice.next()).data, data);
     }
-    // The API is for this machine.
+    // The API is only for this machine.
     await publish(philote, "c", "from a backend");
     assert.deepEqual([(await alice.next()).data, (await bob.next()).data], ["from a backend", "from a backend"]);
     assert.equal(await refusal(both, `/api/info?auth=${sign(philote, { api: true })}`), 404);
 
-    // Refusals get through, and are remembered under the client's address.
+    // Rejections reach the client, and are listed with its address.
     const forged = sign({ secret: "another secret, of more than thirty-two characters" }, { read: ["c"] });
     assert.equal(await refusal(both, `/socket?auth=${forged}`, { from: "127.0.0.9" }), 401);
     assert.equal(await refusal(both, `/socket?auth=${token("eve")}`, { headers: { Origin: "https://example.com" } }), 403);
     const [refused] = await connections(philote, "--state", "closed", "--reason", "bad_signature");
     assert.match(refused.address, /^127\.0\.0\.9:\d+$/);
 
-    // So does the end; and when nobody is behind the proxy, it says so itself.
+    // So does the end of a connection. Without a server behind it, the proxy answers itself.
     const closed = once(alice.socket, "close");
     bob.socket.close();
     carol.close();
@@ -257,14 +257,14 @@ for (const [name, proxy] of Object.entries(PROXIES)) {
     assert.equal((await closed)[0], 1001);
     assert.equal(await refusal(both, `/socket?auth=${token("alice")}`), proxy.unavailable);
 
-    // All of it has been logged, and no token.
+    // Everything has been logged, without a token.
     const logs = await logged(proxy, both, new RegExp(`/socket.*\\b${proxy.unavailable}\\b|\\b${proxy.unavailable}\\b.*/socket`));
     for (const log of logs) assert(!/auth=(?!hidden)|eyJ/.test(log), `a token in a log of ${name}: ${log}`);
   });
 }
 
-test("a silent connection outlives what the proxies allow by themselves", IDLE, async (t) => {
-  // Not even a ping for an hour, so that the proxies' own patience is all that counts.
+test("a silent connection lasts longer than the proxies' default timeouts", IDLE, async (t) => {
+  // Philote sends no ping for an hour, so that only the proxies' timeouts count.
   const silent = { PHILOTE_WEBSOCKET_PING_INTERVAL: "1h" };
   const waits = Object.values(PROXIES).map(async (proxy) => {
     const both = await startBoth(t, proxy, silent);
@@ -273,7 +273,7 @@ test("a silent connection outlives what the proxies allow by themselves", IDLE, 
     return { proxy, both, target, patient };
   });
   const started = await Promise.all(waits);
-  // Beside each a proxy without the lines that make it patient: it ends what is silent, and so tells how long to wait.
+  // Beside each runs a proxy without the lines that extend its timeout: it ends silent connections, which tells how long to wait.
   const impatient = started.filter(({ proxy }) => proxy.patience).map(async ({ proxy, both, target }) => {
     const port = await freePort();
     const text = both.text.replaceAll(String(both.port), String(port));

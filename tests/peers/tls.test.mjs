@@ -1,4 +1,4 @@
-// Chromium over wss, with a certificate of an authority that it trusts; the certificate is replaced under traffic.
+// Chromium over wss, with a certificate of a trusted authority; the certificate is replaced under traffic.
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
@@ -13,7 +13,7 @@ import { BINARIES, DEADLINE, openBrowser, scratch, sign, startPhilote } from "./
 
 const run = promisify(execFile);
 
-/** In the page: two sockets, of which one sends numbers and waits until the other has got each, until told to stop. */
+/** In the page: two sockets. One sends numbers and waits until the other has received each, until it is stopped. */
 function talk(url) {
   const open = () =>
     new Promise((resolve, reject) => {
@@ -37,11 +37,11 @@ function talk(url) {
   });
 }
 
-/** Waits until the page has sent so many messages more. */
+/** Waits until the page has sent this number of further messages. */
 const afterMore = (page, count) =>
   page.evaluate(() => window.talk.sent).then((sent) => page.waitForFunction((least) => window.talk.sent >= least, sent + count));
 
-/** The serial number of the certificate that this browser is shown when it comes for the first time. */
+/** The serial number of the certificate that the server shows this browser at its first connection. */
 async function serialSeenBy(browser, url) {
   const context = await browser.newContext();
   const page = await context.newPage();
@@ -54,7 +54,7 @@ async function serialSeenBy(browser, url) {
   return new X509Certificate(Buffer.from(tableNames[0], "base64")).serialNumber;
 }
 
-test("Chromium speaks wss while the certificate is replaced twice", DEADLINE, async (t) => {
+test("Chromium stays connected over wss while the certificate is replaced twice", DEADLINE, async (t) => {
   const directory = await scratch(t);
   const authority = await makeAuthority(directory);
   const pair = ["certificate.pem", "key.pem"].map((name) => join(directory, name));
@@ -66,7 +66,7 @@ test("Chromium speaks wss while the certificate is replaced twice", DEADLINE, as
   const browser = page.context().browser();
   const url = `wss://${host}/?auth=${sign(philote, { read: ["c"], write: ["c"] })}`;
 
-  /** The serial number that another client's WebSocket is shown, which then says something. */
+  /** The serial number of the certificate that another client's WebSocket gets; then the client publishes a message. */
   const serialSeenByOther = async () => {
     const socket = new WebSocket(url, { ca: authority.ca });
     const upgraded = once(socket, "upgrade");
@@ -100,11 +100,11 @@ test("Chromium speaks wss while the certificate is replaced twice", DEADLINE, as
     await window.talk.ended;
     return window.talk;
   });
-  assert.deepEqual(closed, [], "nobody was disturbed");
+  assert.deepEqual(closed, [], "no connection was closed");
   assert.deepEqual(received, Array.from({ length: sent }, (_, number) => String(number)), "nothing was lost");
 
-  // What the browser accepts is a matter of the authority: a stranger's certificate gets nobody in who comes for the first
-  // time. (Who was there before may resume its session, for which no certificate is shown.)
+  // The browser trusts only its authority: with another certificate a new client cannot connect. (A client that connected
+  // before may resume its TLS session, for which no certificate is sent.)
   const stranger = await makeAuthority(directory, "stranger");
   await stranger.issue(["localhost", "127.0.0.1"], ...pair);
   await run(join(BINARIES, "philotectl"), ["reload"], { env: philote.settings });

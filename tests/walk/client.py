@@ -1,16 +1,16 @@
-"""A WebSocket client of Python's standard library alone, for tests/system: `talk` once, or keep up `traffic`.
+"""A WebSocket client with Python's standard library only, for tests/system: `talk` once, or generate `traffic`.
 
-client.py talk|traffic PLACE [AUTHORITY], with a token on standard input. PLACE is HOST:PORT or unix:PATH; with the
-certificate AUTHORITY it is spoken to by TLS.
+client.py talk|traffic ADDRESS [AUTHORITY], with a token on standard input. ADDRESS is HOST:PORT or unix:PATH. With the
+certificate AUTHORITY the connection uses TLS.
 """
 import base64, json, os, signal, socket, ssl, struct, sys, threading
 
-# What a server's certificate must be for.
+# The name in the server's certificate.
 NAME = "chat.philote.invalid"
 
 
 class Refused(Exception):
-    """The server could not be reached, or answered something else than 101."""
+    """The server could not be reached, or its answer was not 101."""
 
 
 def connect(place, authority):
@@ -51,7 +51,7 @@ class Client:
         self.send(1, json.dumps({"channel": channel, "data": data}).encode())
 
     def receive(self):
-        """The next message as (1, text), or the close as (8, code); None where the connection just ends."""
+        """Returns the next message as (1, text), a close as (8, code), or None if the connection ends."""
         while True:
             head = self.file.read(2)
             if len(head) < 2:
@@ -77,7 +77,7 @@ def talk(server, token):
 
 
 def traffic(server, token):
-    """Until SIGTERM: connections that stay and come back when told to, and others that come and go all the time."""
+    """Runs until SIGTERM: connections that stay and reconnect when told to, and others that open and close all the time."""
     lock, stop = threading.Lock(), threading.Event()
     count = {"connections": 0, "refused": [], "messages": 0, "closes": {}}
 
@@ -118,7 +118,7 @@ def traffic(server, token):
                         if frame[0] == 8:
                             break
                 except OSError:
-                    pass  # closed by the server, which is no refusal
+                    pass  # closed by the server, which is not a rejection
                 client.socket.close()
 
     for job in [stay] * 20 + [come_and_go] * 4:
