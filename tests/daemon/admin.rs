@@ -190,7 +190,7 @@ fn log_level_changes_the_level_and_a_dry_run_changes_nothing() {
     assert_eq!(
         ctl(&daemon, &["log-level"]).1,
         "debug; the setting is info\n",
-        "a reload that says nothing new"
+        "a reload that changes no setting"
     );
     config_file(daemon.directory.path(), "[log]\nlevel = \"error\"\n");
     assert_eq!(ctl(&daemon, &["reload"]).0, DONE);
