@@ -6,11 +6,16 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{
+    AtomicUsize,
+    Ordering::{AcqRel, Relaxed},
+};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::Server;
 use super::rejection::Rejection;
+use tokio::sync::Notify;
+
 use crate::config::LimitSettings;
 use crate::message::Rates;
 use crate::sync::lock;
@@ -100,12 +105,43 @@ impl<K: Hash + Eq + Clone> Counts<K> {
 /// The counts of all connections, and the rates of all addresses.
 #[derive(Default)]
 pub(super) struct Limits {
+    connections: AtomicUsize,
+    /// Notified when a connection has ended.
+    ended: Notify,
     addresses: Counts<Origin>,
     subjects: Counts<Box<str>>,
     handshakes: Sharded<Origin, Nanoseconds>,
 }
 
 impl Limits {
+    /// How many connections there are.
+    pub(super) fn connections(&self) -> usize {
+        self.connections.load(Relaxed)
+    }
+
+    /// Counts one more connection, unless there are `max` already.
+    pub(super) fn add_connection(&self, max: usize) -> bool {
+        let add = |count| (count < max).then_some(count + 1);
+        self.connections.fetch_update(AcqRel, Relaxed, add).is_ok()
+    }
+
+    /// Counts one connection less.
+    pub(super) fn remove_connection(&self) {
+        self.connections.fetch_sub(1, AcqRel);
+        self.ended.notify_one();
+    }
+
+    /// Waits until there is no connection.
+    pub(super) async fn none_connected(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if self.connections() == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+
     /// How many addresses and subjects are counted at the moment.
     pub(super) fn len(&self) -> (usize, usize) {
         (self.addresses.len(), self.subjects.len())
@@ -146,7 +182,7 @@ impl Limits {
 pub(super) struct Seat(Option<Box<Counted>>);
 
 struct Counted {
-    server: Arc<Server>,
+    limits: Arc<Limits>,
     address: Option<Origin>,
     subject: Option<Box<str>>,
 }
@@ -157,18 +193,18 @@ impl Seat {
     /// # Errors
     /// There are `[limits] connections_per_address` already.
     pub(super) fn of_address(
-        server: &Arc<Server>,
+        limits: &Arc<Limits>,
         address: IpAddr,
-        limits: &LimitSettings,
+        settings: &LimitSettings,
     ) -> Result<Seat, Rejection> {
-        let max = limits.connections_per_address;
+        let max = settings.connections_per_address;
         let Some(origin) = Some(address).filter(|_| max > 0).and_then(Origin::of) else {
             return Ok(Seat::default());
         };
-        if !server.limits.addresses.take(&origin, max) {
+        if !limits.addresses.take(&origin, max) {
             return Err(Rejection::PerAddress(max));
         }
-        let counted = Counted { server: server.clone(), address: Some(origin), subject: None };
+        let counted = Counted { limits: limits.clone(), address: Some(origin), subject: None };
         Ok(Seat(Some(Box::new(counted))))
     }
 
@@ -178,31 +214,31 @@ impl Seat {
     /// There are `[limits] connections_per_subject` already; whose it was counted as stays as it was.
     pub(super) fn set_subject(
         &mut self,
-        server: &Arc<Server>,
+        limits: &Arc<Limits>,
         subject: Option<&str>,
-        limits: &LimitSettings,
+        settings: &LimitSettings,
     ) -> Result<(), Rejection> {
-        let max = limits.connections_per_subject;
+        let max = settings.connections_per_subject;
         let counted = self.0.as_deref().and_then(|counted| counted.subject.as_deref());
         let wanted = subject.filter(|_| max > 0);
         if wanted == counted {
             return Ok(());
         }
         let wanted: Option<Box<str>> = wanted.map(Box::from);
-        if wanted.as_ref().is_some_and(|subject| !server.limits.subjects.take(subject, max)) {
+        if wanted.as_ref().is_some_and(|subject| !limits.subjects.take(subject, max)) {
             return Err(Rejection::PerSubject(max));
         }
-        let new = || Box::new(Counted { server: server.clone(), address: None, subject: None });
+        let new = || Box::new(Counted { limits: limits.clone(), address: None, subject: None });
         let counted = self.0.get_or_insert_with(new);
         let before = std::mem::replace(&mut counted.subject, wanted);
-        before.iter().for_each(|subject| server.limits.subjects.give_back(subject));
+        before.iter().for_each(|subject| limits.subjects.give_back(subject));
         Ok(())
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let limits = &self.server.limits;
+        let limits = &self.limits;
         self.address.iter().for_each(|origin| limits.addresses.give_back(origin));
         self.subject.iter().for_each(|subject| limits.subjects.give_back(subject));
     }

@@ -5,6 +5,7 @@
 //! administrators what happened. [`cost`] says what a message costs.
 
 mod accept;
+mod admission;
 mod background;
 mod bans;
 mod closed;
@@ -18,14 +19,14 @@ mod limits;
 mod rejection;
 mod session;
 mod shutdown;
+mod slot;
 
-use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::{ArcSwap, Guard};
-use tokio::sync::Notify;
 use uuid::Uuid;
 
 pub use self::accept::listener;
@@ -155,15 +156,12 @@ pub struct Server {
     started: Instant,
     live: ArcSwap<Live>,
     max_descriptors: usize,
-    connected: AtomicUsize,
     drain: shutdown::drain::Drain,
-    /// Told when a connection ends.
-    left: Notify,
     pending: Arc<accept::pending::Pending>,
-    limits: limits::Limits,
+    limits: Arc<limits::Limits>,
     accept_loops: accept::listener::AcceptLoops,
     helpers: flush::Helpers,
-    cleanup: session::cleanup::Cleanup,
+    cleanup: Arc<session::cleanup::Cleanup>,
     tls: Option<accept::tls::Acceptor>,
     heartbeats: Heartbeats,
     background: background::Background,
@@ -199,17 +197,15 @@ impl Server {
             bans: Bans::default(),
             accept_loops: accept::listener::AcceptLoops::default(),
             helpers: flush::Helpers::default(),
-            cleanup: session::cleanup::Cleanup::default(),
+            cleanup: Arc::default(),
             tls: acceptor,
             id: Uuid::new_v4(),
             started: Instant::now(),
             live: ArcSwap::from_pointee(live),
             max_descriptors,
-            connected: AtomicUsize::new(0),
             drain: shutdown::drain::Drain::default(),
-            left: Notify::new(),
             pending: Arc::default(),
-            limits: limits::Limits::default(),
+            limits: Arc::default(),
             heartbeats: Heartbeats::default(),
             background: background::Background::default(),
             port: OnceLock::new(),
@@ -379,22 +375,9 @@ impl Server {
         self.closed.add(record, self.live().settings.admin.closed_ring);
     }
 
-    /// # Errors
-    /// Too many handshakes a second from this address.
-    fn count_handshake(&self, address: IpAddr) -> Result<(), Rejection> {
-        self.limits.handshake(address, &self.live().settings.limits, self.started.elapsed())
-    }
-
     /// Whose places a connection from this address counts among, where it is known.
     fn origin(&self, peer: SocketAddr) -> Option<limits::Origin> {
         accept::pending::origin(peer, &self.live().settings.limits.trusted_proxies)
-    }
-
-    /// # Errors
-    /// An administrator keeps the token's subject out.
-    fn check_subject(&self, access: &Claims) -> Result<(), Rejection> {
-        let until = self.bans.until(access.subject.as_deref(), unix_now());
-        until.map_or(Ok(()), |until| Err(Rejection::Subject { until }))
     }
 
     /// Waits until every accept loop has shown that it still runs.
@@ -419,7 +402,7 @@ impl Server {
 
     /// How many connections have shown a token and not ended.
     pub fn connected(&self) -> usize {
-        self.connected.load(Relaxed)
+        self.limits.connections()
     }
 
     /// How many connections have not shown a token yet.

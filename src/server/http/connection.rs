@@ -22,13 +22,13 @@ use super::upgrade::{Upgraded, has_word, upgrade};
 use super::watched::{Watch, Watched};
 use super::{api, dev, forwarded};
 use crate::http::{self, Turn, Wire, linger, write, write_within};
-use crate::server::Server;
 use crate::server::accept::listener::How;
 use crate::server::accept::pending::Waiting;
 use crate::server::accept::stream::Stream;
 use crate::server::rejection::{Answer, Rejected, Rejection};
 use crate::server::session::first_frame;
 use crate::server::session::task::Session;
+use crate::server::{Server, admission};
 
 /// The longest request head, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -321,7 +321,10 @@ impl Exchange {
                 Ok(answer) => Ok((answer, None)),
                 // Who guesses tokens here tries to come in as well.
                 Err(rejection @ Rejection::Token(_)) => {
-                    Err(self.server.count_handshake(address.ip()).err().unwrap_or(rejection).into())
+                    Err(admission::count_handshake(&self.server, &self.server.live(), address.ip())
+                        .err()
+                        .unwrap_or(rejection)
+                        .into())
                 }
                 Err(rejection) => Err(rejection.into()),
             };

@@ -8,16 +8,16 @@ use crate::server::{Live, unix_now};
 use crate::token::{Claims, TokenError, claimed_subject, verify};
 
 /// The tokens of a request. They are never merged: one of them counts.
-pub(crate) struct Tokens {
+pub(crate) struct Credentials {
     /// The header's, or that it is of another scheme.
     header: Option<Result<String, TokenError>>,
     query: Option<String>,
 }
 
-impl Tokens {
+impl Credentials {
     /// # Errors
     /// `auth` twice in the query: it would be a matter of chance which one is meant.
-    pub(crate) fn of<B>(request: &Request<B>) -> Result<Tokens, Rejection> {
+    pub(crate) fn of<B>(request: &Request<B>) -> Result<Credentials, Rejection> {
         let query = request.uri().query().unwrap_or_default();
         let mut auths = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "auth");
         let query = auths.next().map(|(_, token)| token.into_owned());
@@ -25,7 +25,7 @@ impl Tokens {
             return Err(Rejection::BadRequest("the query parameter auth stands there twice"));
         }
         let header = request.headers().get(AUTHORIZATION).map(|value| bearer(value).map(str::to_owned));
-        Ok(Tokens { header, query })
+        Ok(Credentials { header, query })
     }
 
     /// Whether there is none.

@@ -6,7 +6,7 @@
 
 pub(crate) mod api;
 pub(crate) mod connection;
-mod credentials;
+pub(crate) mod credentials;
 mod dev;
 pub(crate) mod forwarded;
 mod origin;

@@ -13,13 +13,13 @@ use hyper::header::{
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::credentials::Tokens;
+use super::credentials::Credentials;
 use super::origin;
 use crate::server::accept::listener::How;
+use crate::server::admission::Shown;
 use crate::server::rejection::{Answer, Rejected, Rejection};
-use crate::server::session::guard::{ConnectionGuard, Slot};
-use crate::server::{Live, Server};
-use crate::token::Claims;
+use crate::server::session::guard::ConnectionGuard;
+use crate::server::{Live, Server, admission};
 
 /// What became of a connection that was answered with 101.
 pub(crate) enum Upgraded {
@@ -44,27 +44,24 @@ pub(crate) fn upgrade(
     request: &Request<Incoming>,
 ) -> Result<(Answer, Upgraded), Rejected> {
     let key = check_upgrade(request, how)?;
-    let tokens = Tokens::of(request)?;
+    let tokens = Credentials::of(request)?;
     let live = server.live();
     let v1 = has_word(request.headers(), SEC_WEBSOCKET_PROTOCOL, V1);
+    let origin = check_origin(request.headers(), &live);
     let upgraded = if v1 {
-        check_origin(request.headers(), &live)?;
-        let entered = if let Err(rejection) = server.count_handshake(address.ip()) {
+        origin?;
+        let entered = if let Err(rejection) = admission::count_handshake(server, &live, address.ip()) {
             Err(rejection.into())
         } else if tokens.is_empty() {
-            Slot::free(server, &live).map(|()| Upgraded::TokenFollows).map_err(Rejected::from)
+            admission::check_room(server, &live).map(|()| Upgraded::TokenFollows).map_err(Rejected::from)
         } else {
-            enter(server, address, &tokens, &live, |_| Ok(()), true)
+            enter(server, &live, address, &tokens, Ok(()), true)
         };
         entered.unwrap_or_else(Upgraded::Rejected)
     } else {
-        let origin = |access: &Claims| {
-            check_origin(request.headers(), &live).map_err(|rejection| rejection.of(access.subject.clone()))
-        };
-        server.count_handshake(address.ip())?;
-        enter(server, address, &tokens, &live, origin, false)?
+        admission::count_handshake(server, &live, address.ip())?;
+        enter(server, &live, address, &tokens, origin, false)?
     };
-
     let mut answer = Response::new(Full::new(Bytes::new()));
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = answer.headers_mut();
@@ -78,21 +75,17 @@ pub(crate) fn upgrade(
     Ok((answer, upgraded))
 }
 
-/// Lets in who has shown a token with the request.
+/// Lets in a client whose token came with its request.
 fn enter(
     server: &Arc<Server>,
-    address: SocketAddr,
-    tokens: &Tokens,
     live: &Live,
-    check: impl FnOnce(&Claims) -> Result<(), Rejected>,
+    address: SocketAddr,
+    tokens: &Credentials,
+    origin: Result<(), Rejection>,
     v1: bool,
 ) -> Result<Upgraded, Rejected> {
-    let mut slot = Slot::take(server, live, address.ip())?;
-    let access = tokens.verify(live).map_err(|rejection| rejection.of(tokens.claimed_subject()))?;
-    check(&access)?;
-    server.check_subject(&access).map_err(|rejection| rejection.of(access.subject.clone()))?;
-    slot.set_subject(&access, live)?;
-    Ok(Upgraded::Present(ConnectionGuard::enter(slot, address, access, v1, &[])))
+    let admitted = admission::admit(server, live, address.ip(), &Shown::InRequest(tokens), origin)?;
+    Ok(Upgraded::Present(ConnectionGuard::enter(admitted, address, v1, &[])))
 }
 
 /// What RFC 6455 section 4.2.1 asks of a request. Returns the key.

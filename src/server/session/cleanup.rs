@@ -5,15 +5,18 @@
 //! all ends are noticed first, and what they ask for is done in between.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 use tokio::runtime::Handle;
 
-use super::guard::EndedConnection;
-use crate::server::Server;
+use crate::close::CloseReason;
+use crate::hub::Connection;
+use crate::server::slot::Slot;
 use crate::sync::lock;
 
-/// Cleanup that are completed before others run and the sockets are looked at: less than half a millisecond.
+/// Ended connections that are cleaned up before others run and the sockets are looked at: less than half a millisecond.
 const PER_TURN: usize = 32;
 
 /// Those who have ended and are still in the hub. Never more than there are connections: each holds its slot.
@@ -29,14 +32,14 @@ struct Waiting {
 
 impl Cleanup {
     /// Leaves a departure to a task; outside of a runtime, where there is none, completes it at once.
-    pub(crate) fn add(&self, server: &Arc<Server>, departure: EndedConnection) {
-        let Ok(runtime) = Handle::try_current() else { return departure.complete() };
+    pub(crate) fn add(self: &Arc<Self>, ended: EndedConnection) {
+        let Ok(runtime) = Handle::try_current() else { return ended.complete() };
         let mut waiting = lock(&self.0);
-        waiting.ended.push_back(departure);
+        waiting.ended.push_back(ended);
         if !waiting.served {
             waiting.served = true;
             drop(waiting);
-            runtime.spawn(complete_all(server.clone()));
+            runtime.spawn(complete_all(self.clone()));
         }
     }
 
@@ -77,11 +80,37 @@ impl Waiting {
     }
 }
 
-async fn complete_all(server: Arc<Server>) {
+/// A connection that has ended and is still to be taken out of the hub.
+pub(crate) struct EndedConnection {
+    connection: Arc<Connection>,
+    slot: Slot,
+}
+
+impl EndedConnection {
+    pub(crate) fn new(connection: Arc<Connection>, slot: Slot) -> EndedConnection {
+        EndedConnection { connection, slot }
+    }
+
+    /// Takes it out, tells why it ended, and frees its slot.
+    fn complete(self) {
+        let server = &self.slot.server;
+        let leave = || {
+            server.hub.leave(&self.connection);
+            server.heartbeats.forget(&self.connection);
+            let reason = self.connection.outbox.closing().unwrap_or(CloseReason::ClientGone);
+            server.closed(&self.connection, reason);
+        };
+        if catch_unwind(AssertUnwindSafe(leave)).is_err() {
+            server.counters.panics.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+async fn complete_all(cleanup: Arc<Cleanup>) {
     loop {
         tokio::task::yield_now().await;
-        server.cleanup.complete_some();
-        if server.cleanup.end() {
+        cleanup.complete_some();
+        if cleanup.end() {
             return;
         }
     }
@@ -90,12 +119,14 @@ async fn complete_all(server: Arc<Server>) {
 #[cfg(test)]
 mod tests {
     use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-    use std::sync::atomic::Ordering::Relaxed;
 
     use super::*;
     use crate::config::{Environment, Overrides, load};
-    use crate::server::session::guard::{ConnectionGuard, Slot};
-    use crate::token::Claims;
+    use crate::server::Server;
+    use crate::server::admission::{Admitted, Shown, admit};
+    use crate::server::rejection::Rejected;
+    use crate::server::session::guard::ConnectionGuard;
+    use crate::token::{NewToken, issue};
 
     const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -105,9 +136,14 @@ mod tests {
         Server::new(load(&Overrides::default(), &environment).unwrap().settings, 1024)
     }
 
+    fn admitted(server: &Arc<Server>) -> Result<Admitted, Rejected> {
+        let token = issue(&NewToken::default(), &server.live().keys).unwrap();
+        admit(server, &server.live(), ADDRESS.ip(), &Shown::InFrame(&token), Ok(()))
+    }
+
     fn enter(server: &Arc<Server>) -> ConnectionGuard {
-        let Ok(slot) = Slot::take(server, &server.live(), ADDRESS.ip()) else { panic!("no slot") };
-        ConnectionGuard::enter(slot, ADDRESS, Claims::nobody(), false, &[])
+        let Ok(admitted) = admitted(server) else { panic!("no slot") };
+        ConnectionGuard::enter(admitted, ADDRESS, false, &[])
     }
 
     #[tokio::test]
@@ -143,11 +179,11 @@ mod tests {
         for setting in ["MAX_CONNECTIONS", "PHILOTE_LIMITS_CONNECTIONS_PER_ADDRESS"] {
             let server = server(&[(setting, "100")]);
             let mut present: Vec<ConnectionGuard> = (0..100).map(|_| enter(&server)).collect();
-            assert!(Slot::take(&server, &server.live(), ADDRESS.ip()).is_err());
+            assert!(admitted(&server).is_err());
             present.truncate(50);
             assert_eq!(server.connected(), 100, "nobody has had a turn to complete a departure");
             present.extend((0..50).map(|_| enter(&server)));
-            assert!(Slot::take(&server, &server.live(), ADDRESS.ip()).is_err());
+            assert!(admitted(&server).is_err());
         }
     }
 }

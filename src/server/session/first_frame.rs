@@ -13,15 +13,15 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::frames::{FrameLimits, FrameReader, Received};
-use super::guard::{ConnectionGuard, Slot};
+use super::guard::ConnectionGuard;
 use crate::frame::Frame;
 use crate::http::{linger, write};
 use crate::message::FromClient;
+use crate::server::Server;
 use crate::server::accept::pending::Waiting;
 use crate::server::accept::stream::Stream;
+use crate::server::admission::{Shown, admit};
 use crate::server::rejection::{Rejected, Rejection};
-use crate::server::{Server, unix_now};
-use crate::token::{claimed_subject, verify_in_frame};
 
 /// Pings and pongs before the token: a client may try whether the path is there, and has nothing to keep alive yet.
 pub(crate) const MAX_PINGS: usize = 16;
@@ -143,10 +143,6 @@ fn let_in(server: &Arc<Server>, address: SocketAddr, message: &Message) -> Resul
     if auth.token.is_empty() {
         return Err(Rejection::TokenFirst.into());
     }
-    let mut slot = Slot::take(server, &live, address.ip())?;
-    let access = verify_in_frame(&auth.token, &live.keys, &live.policy, unix_now())
-        .map_err(|error| Rejection::Token(error).of(claimed_subject(&auth.token)))?;
-    server.check_subject(&access).map_err(|rejection| rejection.of(access.subject.clone()))?;
-    slot.set_subject(&access, &live)?;
-    Ok(ConnectionGuard::enter(slot, address, access, true, &auth.since))
+    let admitted = admit(server, &live, address.ip(), &Shown::InFrame(&auth.token), Ok(()))?;
+    Ok(ConnectionGuard::enter(admitted, address, true, &auth.since))
 }

@@ -14,8 +14,9 @@ use crate::hub::{Connection, FlushList};
 use crate::message::{Auth, BadMessage, Batch, Delivery, ErrorReply, FromClient, Publish};
 use crate::outbox::{Pushed, Seconds};
 use crate::server::limits::{Seat, Verdict, rates_of};
-use crate::server::{Live, Server, unix_now};
-use crate::token::{Claims, verify_in_frame};
+use crate::server::rejection::Rejection;
+use crate::server::{Live, Server, admission};
+use crate::token::Claims;
 
 /// Tokens that one connection may show in frames in a second: verifying one costs as much as many messages.
 const MAX_AUTHS_PER_SECOND: u32 = 100;
@@ -128,19 +129,16 @@ impl Inbound<'_> {
         if self.auths.count > MAX_AUTHS_PER_SECOND {
             return self.answer(ErrorReply::TooManyAuths(MAX_AUTHS_PER_SECOND).encode());
         }
-        let access = match verify_in_frame(&auth.token, &self.live.keys, &self.live.policy, unix_now()) {
+        let access = match admission::renew(self.server, self.live, self.seat, &auth.token) {
             Ok(access) => access,
-            Err(error) => return self.answer(ErrorReply::Unauthorized(&error.to_string()).encode()),
+            Err(Rejection::Subject { .. }) => {
+                self.connection.outbox.close(CloseReason::SubjectRefused);
+                return;
+            }
+            Err(rejection) => {
+                return self.answer(ErrorReply::Unauthorized(&rejection.to_string()).encode());
+            }
         };
-        if self.server.check_subject(&access).is_err() {
-            self.connection.outbox.close(CloseReason::SubjectRefused);
-            return;
-        }
-        let subject = access.subject.as_deref();
-        let (server, limits) = (self.server, &self.live.settings.limits);
-        if let Err(rejection) = server.cleanup.make_room(|| self.seat.set_subject(server, subject, limits)) {
-            return self.answer(ErrorReply::Unauthorized(&rejection.to_string()).encode());
-        }
         let before = self.access.expires;
         let (connection, flush_list, live) = (self.connection, &mut *self.flush_list, self.live);
         self.server.hub.replace_access(connection, Arc::new(access), &auth.since, |places| {
@@ -149,11 +147,9 @@ impl Inbound<'_> {
         self.resumed = !auth.since.is_empty();
         self.server.heartbeats.refile(connection, before);
         self.access = connection.access();
-        // A reload or a rejection that began meanwhile has looked at the old access.
-        if self.access.key.as_ref().is_some_and(|key| !self.server.live().keys.contains(key)) {
-            connection.outbox.close(CloseReason::KeyWithdrawn);
-        } else if self.server.check_subject(&self.access).is_err() {
-            connection.outbox.close(CloseReason::SubjectRefused);
+        // A reload or a ban that began meanwhile has looked at the old token.
+        if let Some(reason) = admission::revoked(self.server, &self.access) {
+            connection.outbox.close(reason);
         }
     }
 

@@ -118,13 +118,7 @@ impl Server {
             connection.outbox.close(reason);
         });
         let gone = async {
-            loop {
-                let left = self.left.notified();
-                if self.connected() == 0 {
-                    break;
-                }
-                left.await;
-            }
+            self.limits.none_connected().await;
             self.background.batches_done().await;
         };
         let _ = timeout_at(end, gone).await;

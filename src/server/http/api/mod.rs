@@ -16,12 +16,12 @@ use hyper::{Method, Request, StatusCode};
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
-use super::credentials::Tokens;
+use super::credentials::Credentials;
 use crate::http::{BodyError, read_body};
-use crate::server::Server;
 use crate::server::accept::pending::Waiting;
 use crate::server::background::Background;
 use crate::server::rejection::{Answer, Rejection, json_answer};
+use crate::server::{Server, admission};
 use crate::token::{ApiRight, Claims};
 
 /// The API as OpenAPI 3.1 describes it.
@@ -114,8 +114,7 @@ pub(crate) async fn answer(
 
 /// What the bearer of the request's token may do, where this part of the API is open to it.
 fn access(server: &Server, request: &Request<Incoming>, right: ApiRight) -> Result<Claims, Rejection> {
-    let access = Tokens::of(request)?.verify(&server.live())?;
-    server.check_subject(&access)?;
+    let access = admission::authenticate(server, &Credentials::of(request)?)?;
     match access.api {
         api if api.has(right) => Ok(access),
         api if api.is_none() => Err(Rejection::NotApi),

@@ -1,0 +1,40 @@
+//! One of the `max_connections`, and what the limits count it as.
+
+use std::sync::Arc;
+
+use super::Server;
+use super::limits::Seat;
+
+/// The right of one connection to be there. Given back when dropped.
+pub(crate) struct Slot {
+    pub(crate) server: Arc<Server>,
+    /// False once it has moved elsewhere.
+    held: bool,
+    /// What the limits per address and per subject count it as.
+    pub(crate) seat: Seat,
+}
+
+impl Slot {
+    /// Takes a slot; `None` if there are `max` connections already.
+    pub(crate) fn take(server: &Arc<Server>, max: usize) -> Option<Slot> {
+        server.limits.add_connection(max).then(|| Slot {
+            server: server.clone(),
+            held: true,
+            seat: Seat::default(),
+        })
+    }
+
+    /// Moves it out of what is being dropped.
+    pub(crate) fn move_out(&mut self) -> Slot {
+        let seat = std::mem::take(&mut self.seat);
+        Slot { server: self.server.clone(), held: std::mem::take(&mut self.held), seat }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if self.held {
+            self.server.limits.remove_connection();
+        }
+    }
+}
