@@ -1,8 +1,8 @@
-// The Philote client for browsers and Node: it keeps one connection, and says what it could not keep.
+// The Philote client for browsers and Node: it keeps one connection open, and reports what it could not recover.
 /**
- * Why a publish failed: the server's `forbidden` or `bad_message`, or `message_too_big` (for the server's
- * `max_message_size`: it was not sent), `queue_full`, `unanswered` (the connection ended first: it may or may not have
- * been delivered) or `closed`.
+ * Why a publish failed: the server's `forbidden` or `bad_message`, or `message_too_big` (larger than the server's
+ * `max_message_size`; it was not sent), `queue_full`, `unanswered` (the connection ended before the answer; the message
+ * may or may not have been delivered) or `closed`.
  */
 export class PhiloteError extends Error {
     code;
@@ -12,26 +12,26 @@ export class PhiloteError extends Error {
         this.name = "PhiloteError";
     }
 }
-/** For `token()`, for a connection with the server's first answer, and for the answer to a later token, in milliseconds. */
+/** Limit for `token()`, for connecting including the first answer, and for the answer to a later token, in milliseconds. */
 const PATIENCE = 20_000;
-/** A connection that lasted as long, in milliseconds, was a good one: the next wait is short again. */
+/** A connection that lasted this long, in milliseconds, resets the wait before the next attempt. */
 const STEADY = 5_000;
-/** Timers take no longer spans. */
+/** The longest time that timers accept. */
 const LONGEST_TIMER = 2 ** 31 - 1;
-/** Earlier connections of this client whose messages may still be in a history; beyond, the oldest are forgotten. */
+/** Earlier connections of this client whose messages may still be in a history; the oldest are forgotten first. */
 const OWN = 100;
-/** The silence, in milliseconds, after which a server is given up, unless `probe` says otherwise. */
+/** The silence, in milliseconds, after which a server counts as dead, unless `probe` changes it. */
 const SILENCE = 15_000;
-/** What a late timer leaves to be heard first, in milliseconds, before a silent server is given up. */
+/** The time, in milliseconds, to read waiting messages after a late timer, before a silent server counts as dead. */
 const SECOND_LOOK = 100;
-/** What the server lets come at once, in milliseconds of its rate. */
+/** The burst that the server allows, in milliseconds of its rate. */
 const BURST = 1000;
-/** The pause after `rate_limited`, in milliseconds: a little more than after what the server forgives it. */
+/** The pause after `rate_limited`, in milliseconds: a little longer than the time after which the server forgets it. */
 const PAUSE = 1200;
-/** Milliseconds, by a clock that nobody sets. */
+/** Milliseconds of a monotonic clock. */
 const clock = () => performance.now();
 const size = (text) => new TextEncoder().encode(text).length;
-/** The URL of a WebSocket, or a sentence that says why it is none. It is not quoted: it may hold a token. */
+/** Returns the URL of a WebSocket, or throws a sentence. It does not quote the URL, which may contain a token. */
 function address(url) {
     let whole;
     try {
@@ -40,7 +40,7 @@ function address(url) {
         whole = new URL(url, globalThis.location?.href);
     }
     catch {
-        throw new TypeError('this is no URL: write the whole of it, as in "wss://chat.example.org/"');
+        throw new TypeError('invalid URL: give the complete URL, such as "wss://chat.example.org/"');
     }
     if (!/^(ws|http)s?:$/.test(whole.protocol)) {
         throw new TypeError(`the URL must begin with ws:// or wss://, not "${whole.protocol}"`);
@@ -49,28 +49,28 @@ function address(url) {
         throw new TypeError("the URL of a WebSocket must not have a fragment (#...)");
     return whole.href.replace(/^http/, "ws");
 }
-/** What `token()` gave, without `Bearer` and white space; where it is no token, why. */
+/** Returns the result of `token()` without `Bearer` and white space, or the reason why it is not a token. */
 function checkToken(given) {
     if (typeof given === "string") {
-        return given.trim().replace(/^Bearer(\s+|$)/i, "") || new Error("token() gave an empty string");
+        return given.trim().replace(/^Bearer(\s+|$)/i, "") || new Error("token() returned an empty string");
     }
     const what = given == null ? given : `${typeof given === "object" ? "an" : "a"} ${typeof given}`;
-    return new Error(`token() gave ${what}, not a string`);
+    return new Error(`token() returned ${what}, not a string`);
 }
-/** Whether an id is that of a place or of one before it. */
+/** Whether an id is at or before this position. */
 function isReached(place, id) {
     const [epoch, number] = id.split("-");
     const [reached, last] = place?.split("-") ?? [];
     return epoch === reached && +number <= +last;
 }
 /**
- * Keeps to the rates that the server tells. It reckons as the server does, but from the answers: what is answered was
- * counted before, so that no delay on the way can make it come faster than it was sent.
+ * Respects the server's rates. It counts as the server does, but from the answers: an answered message was counted
+ * before, so no delay on the network can make the messages exceed the rate.
  */
 class Pace {
     /** Messages and bytes a second; 0 is no limit. */
     #rates = [0, 0];
-    /** Until when what was answered is paid for, by the clock. */
+    /** The time, by the clock, until which the answered messages use up the rate. */
     #paid = [0, 0];
     /** Sent and not answered. */
     #owed = [0, 0];
@@ -81,7 +81,7 @@ class Pace {
     pause() {
         this.#pausedUntil = clock() + PAUSE;
     }
-    /** Milliseconds until so many bytes may go; `Infinity` is until an answer comes. */
+    /** Milliseconds until this number of bytes may be sent; `Infinity` is until an answer arrives. */
     wait(bytes) {
         const now = clock();
         let wait = this.#pausedUntil - now;
@@ -92,11 +92,11 @@ class Pace {
             const ahead = this.#paid[kind] - now;
             const owed = this.#owed[kind] * each;
             const cost = (kind ? bytes : 1) * each;
-            // One message's room is left for the pong that a browser sends by itself.
+            // One message is reserved for the pong that a browser sends by itself.
             const room = kind || rate < 2 ? BURST : BURST - each;
             if (owed && owed + cost > room)
                 wait = Infinity;
-            // After a pause the server takes one thing of any size.
+            // After a pause the server accepts one message of any size.
             else
                 wait = Math.max(wait, Math.min(ahead, Math.max(ahead, 0) + owed + cost - room));
         });
@@ -105,7 +105,7 @@ class Pace {
     sent(bytes) {
         [1, bytes].forEach((amount, kind) => (this.#owed[kind] += amount));
     }
-    /** Answered; what was refused for the rate does not count. */
+    /** Counts an answer; a message that was rejected for the rate does not count. */
     answered(bytes, limited = false) {
         [1, bytes].forEach((amount, kind) => {
             this.#owed[kind] -= amount;
@@ -115,7 +115,7 @@ class Pace {
         });
     }
 }
-/** One connection to a Philote server, kept until `close` or until the server says not to come back. */
+/** One connection to a Philote server, kept open until `close` or until the server forbids to reconnect. */
 export class Philote {
     #url;
     #options;
@@ -123,39 +123,39 @@ export class Philote {
     #state = { state: "connecting" };
     #access;
     #socket;
-    /** Counts connections and their ends: what was started in an earlier turn has nothing to say any more. */
+    /** Counts connections and their ends: callbacks of an earlier turn are ignored. */
     #turn = 0;
     #attempt = 0;
     #opened = 0;
-    /** The next step: a question, its end, or that of a wait. */
+    /** The timer of the next step: a call of `token()`, its time limit, or the end of a wait. */
     #timer;
     #pulse;
-    /** When the server was heard last, and when it was asked for a sign of life since; 0 is not. */
+    /** When the last frame arrived, and when the server was probed since then; 0 if it was not. */
     #heard = 0;
     #probed = 0;
     #doubted = false;
-    /** Counts questions to `token()`: an answer to any but the newest is not used. */
+    /** Counts calls of `token()`: only the newest answer is used. */
     #question = 0;
     #asking = false;
-    /** A token was on its way already when the application wanted another. */
+    /** A token was being sent when the application requested another. */
     #again = false;
-    /** The token that the server accepted last, the one to show next, and those that it has not answered. */
+    /** The token that the server accepted last, the one to send next, and those that it has not answered. */
     #token = "";
     #next;
     #shown = [];
-    /** Each channel's last id, or its place before the first message. */
+    /** Each channel's last id, or its position before the first message. */
     #ids = new Map();
-    /** The server would not take the list of ids. */
+    /** The server rejected the list of ids as too large. */
     #bare = false;
     #own = new Set();
-    /** Channels that were read before a cut: what comes of them may be this client's own. */
+    /** Channels that were read before a cut: their messages may be this client's own. */
     #resumed = new Set();
-    /** With `history`, the handlers that are to begin with what is kept, and channels of which they were not told something. */
+    /** With `history`, the handlers that wait for the history, and channels of which they missed a message meanwhile. */
     #late = new Map();
     #skipped = new Set();
-    /** The handlers for which old messages come again. */
+    /** The handlers for which old messages are delivered again. */
     #replay = new Map();
-    /** Channels with a handler of which it was told that the token does not read them. */
+    /** Channels with a handler for which it was reported that the token does not read them. */
     #unread = new Set();
     #attending = false;
     #pace = new Pace();
@@ -164,23 +164,23 @@ export class Philote {
     #sent = new Map();
     #acks = 0;
     /**
-     * @param url `ws:` or `wss:`; `http:`, `https:` and, in a browser, relative ones are turned into these.
-     * @throws TypeError, with a sentence, for a URL or an option that cannot work.
+   * @param url `ws:` or `wss:`; `http:`, `https:` and, in a browser, relative URLs are converted to these.
+   * @throws TypeError, with a sentence, for a URL or an option that cannot work.
      */
     constructor(url, options) {
         this.#url = address(url);
         if (typeof options?.token !== "function")
-            throw new TypeError("the option token must be a function that gives a token");
+            throw new TypeError("the option token must be a function that returns a token");
         const { queue = 0, probe = 0, backoff = [0, 0] } = options;
         if (backoff.length !== 2 || ![queue, probe, ...backoff].every((number) => number >= 0)) {
-            throw new TypeError("the options queue and probe must be numbers, backoff an array of two, none below 0");
+            throw new TypeError("the options queue and probe must be numbers and backoff two numbers, none below 0");
         }
         if (!(options.WebSocket ?? globalThis.WebSocket)) {
-            throw new TypeError("there is no WebSocket here: give one, such as that of npm's ws, as the option WebSocket");
+            throw new TypeError("there is no WebSocket: pass one, such as that of npm's ws, in the option WebSocket");
         }
         this.#options = options;
         globalThis.addEventListener?.("online", this.#online);
-        // Later, so that the application can first say what it wants to hear.
+        // Later, so that the application can add its handlers first.
         this.#schedule(0, () => this.#connect());
     }
     get state() {
@@ -191,8 +191,8 @@ export class Philote {
         return this.#access;
     }
     /**
-     * Hears a channel that the token may read; of another an `error` tells, after the next `access`. A text that is no JSON
-     * comes as it is. Returns what ends it.
+   * Calls a handler for each message of a channel that the token may read. For another channel an `error` follows the next
+   * `access`. A text that is not JSON is passed unchanged. Returns a function that removes the handler.
      */
     on(channel, handler) {
         const end = this.#add("#" + channel, handler);
@@ -201,7 +201,7 @@ export class Philote {
         }
         if (!this.#attending) {
             this.#attending = true;
-            // Later: the application may add more, or ask for a token with this channel.
+            // Later, because the application may add more handlers, or request a token with this channel.
             queueMicrotask(() => {
                 this.#attending = false;
                 this.#attend();
@@ -214,26 +214,26 @@ export class Philote {
                 this.#unread.delete(channel);
         };
     }
-    /** Hears what happens to the connection. Returns what ends it. */
+    /** Calls a handler for each event of the connection. Returns a function that removes the handler. */
     when(event, handler) {
         return this.#add(event, handler);
     }
     /**
-     * Publishes a value; while there is no connection, or the server's rate allows no more, it waits in a queue. Resolves to
-     * how many readers it was queued for. A publish whose connection ended before the answer is not sent again, unless
-     * the close code says that it was not taken (4429, 1009): only the application knows whether twice is better than
-     * never. A rejection that nobody looks at is no unhandled one.
+   * Publishes a value. While there is no connection, or the server's rate is reached, it waits in a queue. Resolves to the
+   * number of readers for which it was queued. If the connection ends before the answer, the message is not sent again,
+   * unless the close code shows that it was not accepted (4429, 1009): only the application knows whether twice is better
+   * than never. An ignored rejection does not count as unhandled.
      */
     publish(channel, value) {
         const promise = new Promise((resolve, reject) => {
             const data = this.#options.json === false ? value : JSON.stringify(value);
             if (typeof data !== "string")
-                throw new PhiloteError("bad_message", "this value has no text");
+                throw new PhiloteError("bad_message", "this value cannot be sent as text");
             const limit = this.#options.queue ?? 1000;
             if (this.#state.state === "closed")
                 throw new PhiloteError("closed", "the client is closed");
             if (this.#waiting.size + this.#sent.size >= limit) {
-                throw new PhiloteError("queue_full", `${limit} messages are waiting already`);
+                throw new PhiloteError("queue_full", `${limit} messages are already waiting`);
             }
             const ack = String(++this.#acks);
             const frame = JSON.stringify({ channel, data, ack });
@@ -246,8 +246,8 @@ export class Philote {
         return promise;
     }
     /**
-     * Asks for a token now and shows it to the server on the connection that stands: channels it no longer names are left,
-     * new ones joined, and nothing else is disturbed. Of several questions only the newest counts.
+   * Calls `token()` and sends the result on the open connection: channels that it no longer names are left, new ones are
+   * joined, and others are not affected. Of several calls only the newest counts.
      */
     refresh() {
         if (this.#isOpen)
@@ -257,14 +257,14 @@ export class Philote {
         else if (this.#asking)
             this.#askAndOpen();
     }
-    /** Ends the connection for good. */
+    /** Closes the connection permanently. */
     close() {
         this.#end(1000, "closed by the application");
     }
     get #isOpen() {
         return this.#state.state === "open";
     }
-    /** No other token is on its way than the one in force. */
+    /** Only the token in force is in use; no other is being requested or sent. */
     get #isSettled() {
         return !this.#asking && this.#next === undefined && !this.#shown.length;
     }
@@ -288,7 +288,7 @@ export class Philote {
                 handler(...details);
             }
             catch (error) {
-                // The application's mistake must not cost it the connection, nor be hidden.
+                // An exception of the application must neither end the connection nor be hidden.
                 queueMicrotask(() => {
                     throw error;
                 });
@@ -306,7 +306,7 @@ export class Philote {
         clearTimeout(this.#timer);
         this.#timer = setTimeout(what, Math.min(delay, LONGEST_TIMER));
     }
-    /** Drawn from the whole span ("full jitter"), so that clients cut off together do not come back together. */
+    /** Random in the whole range ("full jitter"), so that clients that were cut together do not reconnect together. */
     #wait() {
         const [first, longest] = this.#options.backoff ?? [500, 30_000];
         return Math.random() * Math.min(longest, first * 2 ** this.#attempt++);
@@ -314,7 +314,7 @@ export class Philote {
     #online = () => {
         if (this.#state.state === "waiting")
             this.#schedule(Math.random() * 500, () => this.#connect());
-        // The path may be another than before, and the old one dead.
+        // The network may have changed, and the old connection may be dead.
         if (this.#isOpen && !this.#probed)
             this.#probe();
     };
@@ -337,7 +337,7 @@ export class Philote {
     }
     #open(token) {
         const turn = this.#turn;
-        this.#schedule(PATIENCE, () => this.#lost(1006, "no connection in time"));
+        this.#schedule(PATIENCE, () => this.#lost(1006, "the connection took too long"));
         let socket;
         try {
             socket = new (this.#options.WebSocket ?? globalThis.WebSocket)(this.#url, "philote.v1");
@@ -353,15 +353,15 @@ export class Philote {
         };
         socket.onopen = now(() => this.#show(token));
         socket.onmessage = now((event) => this.#hear(event.data));
-        socket.onerror = () => { }; // a close follows and says more
+        socket.onerror = () => { }; // a close with the reason follows
         socket.onclose = now(({ code, reason }) => {
-            // What was too large may have been the list of ids; the next connection does without.
+            // The list of ids may have been too large; the next connection omits it.
             if (code === 1009 && !this.#isOpen)
                 this.#bare = true;
             this.#lost(code, reason || (this.#isOpen ? "the connection was lost" : "cannot connect"));
         });
     }
-    /** Asks for a token. `use` gets it, or why there is none, unless a newer question comes or the connection ends. */
+    /** Calls `token()`. `use` gets the token or the error, unless a newer call follows or the connection ends. */
     #ask(use) {
         const question = ++this.#question;
         const answer = (token) => {
@@ -373,7 +373,7 @@ export class Philote {
             use(token);
         };
         this.#asking = true;
-        this.#schedule(PATIENCE, () => answer(new Error(`token() gave none within ${PATIENCE / 1000} s`)));
+        this.#schedule(PATIENCE, () => answer(new Error(`token() did not answer within ${PATIENCE / 1000} s`)));
         new Promise((resolve) => resolve(this.#options.token())).then((given) => answer(checkToken(given)), (error) => answer(error instanceof Error ? error : new Error(String(error))));
     }
     #stopAsking() {
@@ -384,7 +384,7 @@ export class Philote {
     #refresh() {
         this.#ask((token) => {
             if (typeof token === "string" && size(JSON.stringify({ auth: token })) > this.#longestAuth) {
-                token = new Error(`no token: an open connection may show one of ${this.#longestAuth} bytes at most`);
+                token = new Error(`no token: the limit on an open connection is ${this.#longestAuth} bytes`);
             }
             if (token instanceof Error) {
                 this.#schedule(1000 + this.#wait(), () => this.#refresh());
@@ -395,7 +395,7 @@ export class Philote {
             this.#show(token);
         });
     }
-    /** The most bytes of a frame with a token: when it opens, a connection takes any that the server's limits can need. */
+    /** The largest frame with a token, in bytes: a new connection accepts any that the server's limits can need. */
     get #longestAuth() {
         const limit = this.#isOpen && this.#access?.max_message_size;
         return limit ? Math.max(limit, 2 * size(this.#token)) : Infinity;
@@ -404,7 +404,7 @@ export class Philote {
         this.#next = token;
         this.#flush();
     }
-    /** The frame that shows a token: with the places of what was read before a cut, or null for what a handler begins with. */
+    /** The frame with a token, with the ids of channels that were read before a cut, and null for those with waiting handlers. */
     #frame(token) {
         const since = Object.create(null);
         const begin = [];
@@ -433,10 +433,10 @@ export class Philote {
             frame = JSON.parse(text);
         }
         catch {
-            // Told below.
+            // Reported below.
         }
         if (typeof frame !== "object" || !frame) {
-            return this.#tell("error", { error: "bad_message", message: "the server sent something that is no JSON object" });
+            return this.#tell("error", { error: "bad_message", message: "the server sent a frame that is not a JSON object" });
         }
         if (frame.access)
             return this.#enter(frame.access);
@@ -448,7 +448,7 @@ export class Philote {
         if (!publish)
             return;
         const { channel } = publish;
-        // What this client says itself moves its place as well: all before it has come.
+        // The client's own message advances its id as well, because all messages before it have arrived.
         if (frame.id && this.#ids.has(channel) && !isReached(this.#ids.get(channel), frame.id))
             this.#ids.set(channel, frame.id);
         publish.resolve(frame.readers);
@@ -476,7 +476,7 @@ export class Philote {
             if (shown && this.#isSettled) {
                 if (limited)
                     this.#next = shown.token;
-                // The token for the time after this one was not good: another may be.
+                // The token that should have replaced this one was rejected; another may be accepted.
                 else
                     this.#schedule(1000 + this.#wait(), () => this.#refresh());
             }
@@ -493,7 +493,7 @@ export class Philote {
             this.#tell("error", frame);
         this.#flush();
     }
-    /** Puts what was sent and is known not to have been published back into its place. */
+    /** Puts sent messages that were certainly not published back into the queue. */
     #putBack(publishes) {
         this.#waiting = new Map([...publishes, ...this.#waiting].sort(([one], [other]) => +one - +other));
     }
@@ -505,7 +505,7 @@ export class Philote {
         if (!isOld) {
             if (id !== undefined)
                 this.#ids.set(channel, id);
-            // A history knows no connection that has ended: what this client published itself comes from there, too.
+            // A history does not know ended connections, so it also delivers what this client published itself.
             if (this.#own.has(issuer) && this.#resumed.has(channel))
                 return;
             if (late)
@@ -527,13 +527,13 @@ export class Philote {
         const replay = this.#replay.get(channel);
         this.#emit(key, [value, message], (handler) => (isOld ? !!replay?.includes(handler) : !late?.has(handler)));
     }
-    /** Whether a handler of this channel, which is read, can only hear what comes from now on. */
+    /** Whether a handler of this channel, which is read, can only get new messages. */
     #isLive(channel) {
         const { read, max_message_size } = this.#access;
-        // Servers that do not tell their limits give what is kept only with a channel that is entered.
+        // Servers that do not report their limits deliver the history only of a channel that is joined.
         return read.includes(channel) && (!this.#ids.has(channel) || max_message_size === undefined);
     }
-    /** Takes handlers out of those that are to begin. */
+    /** Removes handlers from those that wait for the history. */
     #begun(channel, handlers) {
         const late = this.#late.get(channel);
         for (const handler of handlers)
@@ -555,7 +555,7 @@ export class Philote {
         if (this.#own.size > OWN)
             this.#own.delete(this.#own.values().next().value);
         const read = new Set(access.read);
-        // A new connection stands where it is told; one that goes on keeps its places, and is told those of new channels.
+        // A new connection gets the ids of all channels; an open one keeps its ids, and gets those of new channels.
         if (!this.#isOpen) {
             this.#ids.clear();
             this.#resumed = new Set(before?.read);
@@ -571,11 +571,11 @@ export class Philote {
                 this.#ids.set(channel, id);
         const missed = this.#begin(shown, read, told);
         const expires = access.expires_at;
-        // By the clock of this machine; where that is ahead, the close code 4401 asks for the next token.
+        // By the clock of this machine. If it is fast, the close code 4401 causes the request of the next token.
         const left = expires === null ? LONGEST_TIMER : Date.parse(expires) - Date.now();
         if (this.#isSettled) {
             clearTimeout(this.#timer);
-            // Drawn as well, because tokens signed together expire together.
+            // Random as well, because tokens that were signed together expire together.
             if (left > 0)
                 this.#schedule(Math.max(1000, left * (0.7 + 0.2 * Math.random())), () => this.#refresh());
         }
@@ -592,7 +592,7 @@ export class Philote {
         this.#tell("access", access);
         for (const [channel, recovered] of missed)
             this.#tell("recovered", { channel, recovered });
-        // Any of these may have called `close`.
+        // Any of these handlers may have called `close`.
         if (turn !== this.#turn)
             return;
         if (this.#again)
@@ -602,7 +602,7 @@ export class Philote {
         this.#refuseTooBig(this.#waiting.keys());
         this.#flush();
     }
-    /** Lets those handlers begin that can; gives the channels of which something was kept from them in vain. */
+    /** Lets waiting handlers start if they can; returns the channels of which they missed messages without a history. */
     #begin(shown, read, told) {
         const missed = new Map();
         this.#replay.clear();
@@ -621,13 +621,13 @@ export class Philote {
                 this.#late.delete(channel);
         for (const [key, handlers] of this.#handlers) {
             const channel = key.slice(1);
-            // When it is entered again, it begins again.
+            // If the channel is joined again, its handlers get the history again.
             if (this.#options.history && key[0] === "#" && !read.has(channel))
                 this.#late.set(channel, new Set(handlers));
         }
         return missed;
     }
-    /** Sees to handlers that were added since the last token was shown. */
+    /** Handles handlers that were added since the last token was sent. */
     #attend() {
         if (!this.#isOpen || !this.#isSettled)
             return;
@@ -655,13 +655,13 @@ export class Philote {
         if (this.#probed || this.#options.probe !== 0)
             this.#pulse = setTimeout(() => this.#check(), delay);
     }
-    /** A browser answers pings by itself and tells nobody: a dead network is noticed only by asking. */
+    /** A browser answers pings by itself and does not report them, so only a probe detects a dead network. */
     #probe() {
         this.#probed = clock();
         this.#show(this.#next ?? this.#shown.at(-1)?.token ?? this.#token);
         this.#watch((this.#options.probe || SILENCE) / 3);
     }
-    /** Counts by the clock: in a page that is not seen timers come late. */
+    /** Measures by the clock, because timers are late in a page in the background. */
     #check() {
         const silence = this.#options.probe || SILENCE;
         const left = this.#probed ? this.#probed + silence / 3 - clock() : this.#heard + (silence * 3) / 5 - clock();
@@ -685,7 +685,7 @@ export class Philote {
             publish.reject(new PhiloteError("message_too_big", sentence));
         }
     }
-    /** Sends the next token, then what waits to be published, as fast as the server allows. */
+    /** Sends the next token, then the waiting messages, as fast as the server allows. */
     #flush() {
         clearTimeout(this.#pacer);
         while (this.#socket) {
@@ -734,11 +734,11 @@ export class Philote {
             return this.#end(code, reason);
         if (this.#isOpen && clock() - this.#opened >= STEADY)
             this.#attempt = 0;
-        // Full, draining, or too fast: a moment is too short.
+        // The server is full, draining, or was sent too much; a moment is too short.
         if (code === 1013 || code === 4429)
             this.#attempt = Math.max(this.#attempt, 3);
-        // With these the server has answered all that it took, so that the rest can go again; but what is too big for it
-        // only once, and where it tells the limit by which this client finds it.
+        // With these codes the server has answered everything that it accepted, so the rest can be sent again. A message that
+        // was too large is sent only once more, and only if the server reports the limit, by which this client finds it.
         const tells = this.#access?.max_message_size !== undefined;
         const unheard = [...this.#sent].filter(([, { again }]) => code === 4429 || (code === 1009 && tells && !again));
         for (const [ack, publish] of unheard) {
@@ -746,7 +746,7 @@ export class Philote {
             this.#sent.delete(ack);
         }
         this.#putBack(unheard);
-        this.#leave("unanswered", `${reason}: it may or may not have been delivered`);
+        this.#leave("unanswered", `${reason}: the message may or may not have been delivered`);
         const retryIn = this.#wait();
         this.#schedule(retryIn, () => this.#connect());
         this.#become({ state: "waiting", code, reason, retryIn });

@@ -133,7 +133,7 @@ test("a token() that never answers is called again, connected or not", DEADLINE,
   const { client, connection, asked, heard, server, reached } = await startAsked(t);
   client.refresh();
   const never = await asked.next();
-  assert.deepEqual(await heard.errors.next(), { error: "token", message: "no token: token() gave none within 20 s" });
+  assert.deepEqual(await heard.errors.next(), { error: "token", message: "no token: token() did not answer within 20 s" });
   const next = await asked.next();
   never.answer("never");
   next.answer("next");
@@ -146,7 +146,7 @@ test("a token() that never answers is called again, connected or not", DEADLINE,
   connection.socket.terminate();
   await reached("waiting");
   await asked.next();
-  assert.equal((await reached("waiting")).reason, "no token: token() gave none within 20 s");
+  assert.equal((await reached("waiting")).reason, "no token: token() did not answer within 20 s");
   (await asked.next()).answer("at last");
   assert.equal((await (await server.next()).next()).auth, "at last");
 });
@@ -154,8 +154,8 @@ test("a token() that never answers is called again, connected or not", DEADLINE,
 test("a URL that cannot work throws in the constructor, and is not quoted", () => {
   const secret = "?auth=secret";
   const bad = [
-    ["no address", /no URL/], ["", /no URL/], [undefined, /no URL/], [null, /no URL/], [{}, /no URL/], [6380, /no URL/],
-    ["//host/", /no URL/], ["ws://", /no URL/], ["ws://host:99999/", /no URL/], ["localhost:6380" + secret, /"localhost:"/],
+    ["no address", /invalid URL/], ["", /invalid URL/], [undefined, /invalid URL/], [null, /invalid URL/], [{}, /invalid URL/], [6380, /invalid URL/],
+    ["//host/", /invalid URL/], ["ws://", /invalid URL/], ["ws://host:99999/", /invalid URL/], ["localhost:6380" + secret, /"localhost:"/],
     ["ftp://x/" + secret, /"ftp:"/], ["file:///x", /"file:"/], ["javascript:1", /"javascript:"/],
     ["ws://h/#x", /fragment/], ["ws://h/#", /fragment/], ["https://h/" + secret + "#x", /fragment/],
   ];
@@ -199,8 +199,8 @@ test("the result of token() is checked, and white space and `Bearer` are removed
   const bad = [
     [undefined, "undefined"], [null, "null"], [{ token: "secret" }, "an object"], [["secret"], "an object"], [7, "a number"],
     [NaN, "a number"], [true, "a boolean"], [() => "secret", "a function"],
-  ].map(([given, what]) => [given, `no token: token() gave ${what}, not a string`]);
-  for (const empty of ["", " \n", "Bearer", "bearer  "]) bad.push([empty, "no token: token() gave an empty string"]);
+  ].map(([given, what]) => [given, `no token: token() returned ${what}, not a string`]);
+  for (const empty of ["", " \n", "Bearer", "bearer  "]) bad.push([empty, "no token: token() returned an empty string"]);
   const good = ["a.b.c\n", " a.b.c", "\uFEFFa.b.c\r\n", "Bearer a.b.c", "bearer\ta.b.c ", "BEARER  a.b.c"];
   const { client, connection, asked, heard, server, reached } = await startAsked(t);
   for (const [given, sentence] of bad) {

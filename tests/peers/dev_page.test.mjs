@@ -101,7 +101,7 @@ test("--dev: the page reports that its application has no token", DEADLINE, asyn
       if (reason) document.querySelector("#reason").textContent = `${code}: ${reason}`;
     });
   });
-  assert.equal(await reason(page, "no token"), "0: no token: token() gave an empty string");
+  assert.equal(await reason(page, "no token"), "0: no token: token() returned an empty string");
 });
 
 test("--dev: the page reports a full server, and connects once a connection is free", DEADLINE, async (t) => {
