@@ -27,7 +27,7 @@ const SECRET: &str = "a secret of benches/cost, for loopback only";
 const MAX_CONNECTIONS: &str = "5000";
 const MAX_DESCRIPTORS: usize = 6_000;
 
-/// The connections, and what one round consists of.
+/// The connections, and the work of one round.
 #[derive(Clone, Copy)]
 struct Scenario {
     name: &'static str,
@@ -143,7 +143,7 @@ fn serve(scenario: Scenario, rounds: usize) {
     client.wait().unwrap();
 }
 
-/// The part that is counted. callgrind finds it by its name, and `tests/cost` finds its two system calls in the trace, because
+/// The counted part. callgrind finds it by its name, and `tests/cost` finds its two system calls in the trace, because
 /// nothing else makes them.
 #[inline(never)]
 fn the_measured_part(turn: &mut dyn FnMut()) {

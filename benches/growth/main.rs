@@ -30,7 +30,7 @@ const ROOM: usize = 10;
 const MESSAGES: usize = 1_000_000;
 /// The least number of deliveries to all readers, so that few readers are measured long enough.
 const DELIVERIES: usize = 2_000_000;
-/// Rooms are visited in steps of this prime, not in the order in which they lie in memory: real traffic has no such order.
+/// Rooms are visited in steps of this prime and not in memory order, because real traffic has no such order.
 const LEAP: usize = 7_919_111;
 
 /// A sink that accepts every write, as a socket with free buffer space does.
@@ -84,7 +84,7 @@ fn new_hub() -> Hub {
     Hub::new(Arc::new(Budget::new(4096, 1 << 20, 1 << 30, 1024)))
 }
 
-/// The access key of a token that reads these channels.
+/// The claims of a token that reads these channels.
 fn access(channels: &[&str]) -> Arc<Claims> {
     let keys = Keys::new([&b"a secret of benches/growth, for no server"[..]]);
     let policy = Policy {

@@ -1,9 +1,9 @@
 //! Finds circles of imports between source files.
 //!
 //! An import is a `use`, or a path in the code that begins with `crate`, `super`, `self` or a child module. It leads to the
-//! file that defines the item: re-exports are followed. What a file takes from a parent (`mod.rs`, or `x.rs` beside `x/`) does
-//! not count if the parent defines it, because a parent holds what its children share; what a parent takes from
-//! its children does count.
+//! file that defines the item, through re-exports. An import from a parent (`mod.rs`, or `x.rs` beside `x/`) does not count
+//! if the parent defines the item, because a parent contains what its children share. An import by a parent from its
+//! children counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,13 +18,13 @@ pub(crate) struct Circle {
 }
 
 impl Circle {
-    /// The first folder of its files, such as `ctl`.
+    /// The top folder of the files, such as `ctl`.
     pub(crate) fn folder(&self) -> &str {
         self.files.first().unwrap().split('/').next().unwrap()
     }
 }
 
-/// The circles of sources, which are given by their path below `src`, without comments and tests.
+/// Returns the circles of sources, which are given by their path below `src`, without comments and tests.
 pub(crate) fn circles(sources: &BTreeMap<String, String>) -> Vec<Circle> {
     let modules = Modules::new(sources);
     let imports: BTreeMap<&String, BTreeSet<&String>> =
@@ -46,7 +46,7 @@ pub(crate) fn circles(sources: &BTreeMap<String, String>) -> Vec<Circle> {
     circles
 }
 
-/// The files that a file imports, and those that they import, and so on.
+/// Returns the files that a file imports, directly and indirectly.
 fn reachable<'a>(
     from: &'a String,
     imports: &BTreeMap<&'a String, BTreeSet<&'a String>>,
@@ -62,9 +62,9 @@ fn reachable<'a>(
 struct Module {
     file: String,
     code: String,
-    /// The names that `use` brings in, and where each comes from.
+    /// The names that `use` imports, and the path of each.
     names: BTreeMap<String, Path>,
-    /// What `use ...::*` brings in.
+    /// The paths of `use ...::*`.
     globs: Vec<Path>,
     /// Paths in the code outside `use`.
     paths: Vec<Path>,
@@ -95,7 +95,7 @@ impl Modules {
         counted.map(|definition| &self.0[definition].file).collect()
     }
 
-    /// The module that defines what a path names.
+    /// Returns the module that defines the item at a path.
     fn definition(&self, path: &[String], seen: &mut BTreeSet<Path>) -> Option<&Path> {
         let length = (0..=path.len()).rev().find(|length| self.0.contains_key(&path[..*length]))?;
         let (place, module) = self.0.get_key_value(&path[..length])?;
@@ -151,7 +151,7 @@ fn is_of_a_name(letter: char) -> bool {
     letter.is_alphanumeric() || letter == '_'
 }
 
-/// The trees of all `use` declarations, and the code without them.
+/// Splits code into the trees of all `use` declarations and the rest.
 fn split_uses(code: &str) -> (Vec<String>, String) {
     let (mut uses, mut rest) = (Vec::new(), String::new());
     let mut lines = code.lines();
@@ -179,7 +179,7 @@ fn split_uses(code: &str) -> (Vec<String>, String) {
     (uses, rest)
 }
 
-/// The names that a tree of `use` brings in, each with its path: `a::{b, c as d}` brings in `b` and `d`.
+/// The names that a tree of `use` imports, each with its path: `a::{b, c as d}` imports `b` and `d`.
 fn expand(tree: &str, before: &[String]) -> Vec<(String, Path)> {
     let mut path = before.to_vec();
     let mut rest = tree.trim();
@@ -199,7 +199,7 @@ fn expand(tree: &str, before: &[String]) -> Vec<(String, Path)> {
     vec![(name, path)]
 }
 
-/// The parts between the commas that no brace encloses.
+/// The parts between the commas outside braces.
 fn branches(inside: &str) -> Vec<String> {
     let (mut found, mut depth) = (vec![String::new()], 0);
     for letter in inside.chars() {
@@ -218,14 +218,14 @@ fn branches(inside: &str) -> Vec<String> {
     found
 }
 
-/// The paths of two segments or more in code.
+/// The paths with at least two segments in code.
 fn paths_in(code: &str) -> Vec<Path> {
     let words = code.split(|letter: char| !is_of_a_name(letter) && letter != ':');
     let paths = words.map(|word| word.split("::").map(str::to_owned).collect::<Path>());
     paths.filter(|path| path.len() > 1 && !path[0].is_empty()).collect()
 }
 
-/// A path from the root of the crate; `None` for what belongs to another crate.
+/// Returns a path from the root of the crate, or `None` for a path to another crate.
 fn absolute(path: &[String], place: &Path, all: &BTreeSet<Path>) -> Option<Path> {
     let (mut whole, mut rest) = (place.clone(), path);
     while let Some((keyword, after)) = rest.split_first() {
@@ -238,7 +238,7 @@ fn absolute(path: &[String], place: &Path, all: &BTreeSet<Path>) -> Option<Path>
         rest = after;
     }
     whole.extend(rest.iter().map(|segment| segment.trim_end_matches(':').to_owned()));
-    // Without a keyword only a child module makes it a path of this crate.
+    // Without a keyword it is a path of this crate only if it begins with a child module.
     let of_this_crate = rest.len() < path.len() || all.contains(&whole[..=place.len()]);
     of_this_crate.then_some(whole)
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use circles::{Circle, circles};
 
-/// Which module may use which. What is not here may use nothing of ours.
+/// The modules that each module may use. A module that is not listed may use none of this crate.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("token", &["message", "timestamp", "regular_file"]),
     ("admin", &["token", "http", "timestamp", "sync"]),
@@ -72,14 +72,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("root_certificates", &["regular_file"]),
 ];
 
-/// Crates of the network and the runtime: not for those who only know values.
+/// Crates of the network and the runtime, which modules that only handle values must not use.
 const NETWORK: &[&str] = &["tokio", "hyper", "socket2", "tokio_tungstenite"];
-const KNOW_NO_NETWORK: &[&str] = &["token", "close", "config", "hub", "sync"];
+const WITHOUT_NETWORK: &[&str] = &["token", "close", "config", "hub", "sync"];
 
 /// Folders in which files may still import each other. The list only shrinks.
 const MAY_HAVE_CIRCLES: &[&str] = &["server"];
 
-/// Each file below `src` without its comments and tests, except the programs, `lib.rs` and files of tests.
+/// Each file below `src` without comments and tests, except the programs, `lib.rs` and files of tests.
 fn sources() -> BTreeMap<String, String> {
     let mut sources = BTreeMap::new();
     collect(Path::new("src"), &mut |path| {
@@ -120,7 +120,7 @@ fn collect(directory: &Path, visit: &mut dyn FnMut(&Path)) {
     }
 }
 
-/// The modules of ours that a source names.
+/// The modules of this crate that a source names.
 fn uses(code: &str) -> BTreeSet<String> {
     let mut used = BTreeSet::new();
     for rest in code.split("crate::").skip(1) {
@@ -147,7 +147,7 @@ fn dependencies_point_one_way() {
     assert!(wrong.is_empty(), "{wrong:?}");
 }
 
-/// What is wrong with these circles, where only some folders may have any.
+/// Describes the circles that are not allowed, and the allowed folders that have none.
 fn complaints(circles: &[Circle], may_have_circles: &[&str]) -> Vec<String> {
     let folders: BTreeSet<&str> = circles.iter().map(Circle::folder).collect();
     let forbidden = circles.iter().filter(|circle| !may_have_circles.contains(&circle.folder()));
@@ -200,7 +200,7 @@ fn a_circle_is_found_however_it_is_written() {
 }
 
 #[test]
-fn what_is_no_circle_is_not_taken_for_one() {
+fn imports_without_a_circle_are_accepted() {
     let parent = ("room/mod.rs", "mod a;\nmod b;\nuse a::A;\npub struct Shared;\nfn f() { b::run() }\n");
     for import in [
         "use super::Shared;",
@@ -235,9 +235,9 @@ fn a_circle_planted_in_the_sources_is_refused() {
 }
 
 #[test]
-fn who_knows_values_knows_no_network() {
+fn modules_of_values_do_not_use_the_network() {
     let modules = modules();
-    for module in KNOW_NO_NETWORK {
+    for module in WITHOUT_NETWORK {
         for network in NETWORK {
             assert!(!modules[*module].contains(&format!("{network}::")), "{module} uses {network}");
         }
@@ -245,20 +245,24 @@ fn who_knows_values_knows_no_network() {
 }
 
 #[test]
-fn every_file_opens_with_its_job() {
+fn every_file_begins_with_its_purpose() {
     collect(Path::new("src"), &mut |path| {
         let text = fs::read_to_string(path).unwrap();
         let of_tests =
             path.ends_with("tests.rs") || path.components().any(|part| part.as_os_str() == "tests");
-        // Documentation and pages that a module includes are texts of their own.
+        // Other files, such as pages, are not Rust.
         let of_tests = of_tests || path.extension().is_none_or(|extension| extension != "rs");
-        assert!(of_tests || text.starts_with("//! "), "{} opens without a word on its job", path.display());
+        assert!(
+            of_tests || text.starts_with("//! "),
+            "{} does not begin with a `//!` comment",
+            path.display()
+        );
     });
 }
 
-/// Text shows the message alone, so that a field with a cause must be in the message too.
+/// The text format shows only the message, so a cause that is a field must be in the message too.
 #[test]
-fn a_log_message_says_its_cause_in_words() {
+fn a_log_message_contains_its_cause() {
     for (file, code) in sources() {
         for call in code.split("tracing::").skip(1).filter(|call| call.contains("!(")) {
             let call = call.split(");").next().unwrap();
@@ -275,14 +279,14 @@ fn every_dependency_has_its_reason() {
     let mut explained = false;
     for line in dependencies.lines() {
         let dependency = line.contains(" = ");
-        // One sentence may stand for a group that follows it directly.
-        assert!(!dependency || explained, "no reason beside {line}");
+        // One sentence may explain a group of dependencies that follows it directly.
+        assert!(!dependency || explained, "no reason for {line}");
         explained = line.starts_with('#') || (dependency && explained);
     }
 }
 
 #[test]
-fn every_number_in_a_tests_name_is_in_the_list_of_faults() {
+fn every_fault_number_in_a_test_name_is_listed() {
     let list = fs::read_to_string("tests/faults.md").unwrap();
     let listed: BTreeSet<u32> =
         list.lines().filter_map(|line| line.strip_prefix("| ")?.split(' ').next()?.parse().ok()).collect();
