@@ -2,10 +2,13 @@
 
 use std::fmt;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use jsonwebtoken::Algorithm;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::{ApiRight, ClaimError, TokenError};
+use super::{ApiRight, ClaimError, Keys, TokenError};
 
 /// What `read` and `write` must be.
 pub(super) const NAMES: &str = "an array of channel names";
@@ -49,6 +52,24 @@ pub(super) fn diagnose(token: &str) -> TokenError {
     }
     // JSON that the reader of claims refuses for another reason, such as a number beyond all ranges.
     TokenError::NotClaims
+}
+
+/// Returns why the header of a token cannot be read.
+#[cold]
+pub(super) fn diagnose_header(token: &str, keys: &Keys) -> TokenError {
+    let header = token.split('.').next().and_then(|header| BASE64.decode(header).ok());
+    match header.and_then(|header| serde_json::from_slice::<Value>(&header).ok()) {
+        // `alg` is absent, is not a string, or names an algorithm that the library does not know, such as `none`.
+        Some(Value::Object(header)) if token.split('.').count() == 3 && !known_algorithm(&header) => {
+            TokenError::Algorithm(keys.algorithms())
+        }
+        _ => TokenError::Malformed,
+    }
+}
+
+fn known_algorithm(header: &Map<String, Value>) -> bool {
+    let name = header.get("alg").and_then(Value::as_str);
+    name.is_some_and(|name| name.parse::<Algorithm>().is_ok())
 }
 
 /// The claims of [`RULES`] in the order of the token, one that is there twice included.

@@ -113,7 +113,7 @@ impl fmt::Display for TokenError {
             TokenError::Algorithm(known) => {
                 return write!(f, "the token's algorithm is not accepted: sign with {known}");
             }
-            TokenError::NotClaims => "the token's claims must be one JSON object",
+            TokenError::NotClaims => "the token's claims must be one JSON object, with numbers that fit 64 bits",
             TokenError::UnknownKey => "this server has no public key with the token's kid and algorithm",
             TokenError::Critical => "the token has critical header parameters, which this server does not support",
             TokenError::BadSignature => "the token has a bad signature: it was not signed with this server's secret",

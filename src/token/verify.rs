@@ -7,7 +7,7 @@ use jsonwebtoken::errors::ErrorKind;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
 
-use super::diagnosis::{DATE, NAMES, SUBJECT, diagnose};
+use super::diagnosis::{DATE, NAMES, SUBJECT, diagnose, diagnose_header};
 use super::{
     ApiRights, ClaimError, Claims, Key, Keys, MAX_REQUEST_TOKEN_BYTES, MAX_SUBJECT_BYTES, MAX_TOKEN_BYTES,
     Policy, TokenError, UnixSeconds,
@@ -61,13 +61,7 @@ pub fn verify_in_frame(
 /// The keys that are tried are only the ones that its algorithm is for: a public key is never taken for a secret. Of
 /// public keys it is those with the token's `kid`, or all where it has none.
 fn decode(token: &str, keys: &Keys) -> Result<(RawClaims, Arc<Key>), TokenError> {
-    let header = jsonwebtoken::decode_header(token).map_err(|error| match error.kind() {
-        ErrorKind::InvalidAlgorithmName
-        | ErrorKind::UnsupportedAlgorithm
-        | ErrorKind::InvalidAlgorithm
-        | ErrorKind::MissingAlgorithm => TokenError::Algorithm(keys.algorithms()),
-        _ => TokenError::Malformed,
-    })?;
+    let header = jsonwebtoken::decode_header(token).map_err(|_| diagnose_header(token, keys))?;
     if header.crit.is_some() {
         return Err(TokenError::Critical);
     }

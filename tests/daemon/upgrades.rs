@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use serde_json::json;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::support::{Daemon, body_of, frame, header, sign, status, upgrade};
+use crate::support::{Daemon, body_of, frame, header, sign, sign_with, status, upgrade};
 
 fn token() -> String {
     sign(&json!({"read": ["c"], "write": ["c"]}))
@@ -170,7 +170,29 @@ fn fault_13_origins_are_compared_and_others_get_403() {
     for (first, second) in [(good, bad), (bad, good), (good, good)] {
         let answer = daemon.exchange(upgrade(&token(), &format!("Origin: {first}\r\nOrigin: {second}\r\n")));
         assert_eq!(status(&answer), 400, "{first} {second}");
-        assert_eq!(body_of(&answer)["message"], "the header Origin is there twice");
+        assert_eq!(body_of(&answer)["message"], "the header Origin appears twice");
+    }
+}
+
+#[test]
+fn fault_13_a_request_may_have_one_host_one_token_and_one_version() {
+    let daemon = Daemon::start("");
+    let good = sign(&json!({"read": ["c"], "api": true}));
+    let bad =
+        sign_with(&json!({"read": ["c"], "api": true}), "another secret of more than thirty-two characters");
+    let token = |token: &str| format!("Authorization: Bearer {token}\r\n");
+    for (name, more) in [
+        ("Host", "Host: x\r\n".to_owned()),
+        ("Authorization", token(&good)),
+        ("Authorization", token(&bad)),
+        ("Sec-WebSocket-Version", "Sec-WebSocket-Version: 13\r\n".to_owned()),
+    ] {
+        let api = format!("GET /api/info HTTP/1.1\r\nHost: x\r\n{}{more}{more}\r\n", token(&good));
+        for request in [upgrade(&good, &more), api] {
+            let answer = daemon.exchange(&request);
+            assert_eq!(status(&answer), 400, "{request}");
+            assert_eq!(body_of(&answer)["message"], format!("the header {name} appears twice"));
+        }
     }
 }
 

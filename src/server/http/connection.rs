@@ -10,7 +10,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_KEY};
+use hyper::header::{
+    AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_VERSION,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Version};
@@ -298,6 +301,7 @@ impl Exchange {
     ) -> Result<(Answer, Option<Upgraded>), Rejected> {
         let headers = request.headers();
         let chunked = http::check_framing(headers, hidden).map_err(Rejection::BadRequest)?;
+        check_repeated(headers)?;
         if self.server.live().settings.dev {
             dev::check(headers, &self.server.live().settings.websocket.allowed_origins)?;
         }
@@ -358,6 +362,23 @@ impl Watch for Arc<Exchange> {
             self.waiting.answered();
         }
     }
+}
+
+/// Refuses a header that appears twice and that a request may have only once (RFC 9110 section 5.3): a proxy in front
+/// may read the other one.
+fn check_repeated(headers: &HeaderMap) -> Result<(), Rejection> {
+    const ONCE: [(HeaderName, &str); 4] = [
+        (HOST, "the header Host appears twice"),
+        (AUTHORIZATION, "the header Authorization appears twice"),
+        (ORIGIN, "the header Origin appears twice"),
+        (SEC_WEBSOCKET_VERSION, "the header Sec-WebSocket-Version appears twice"),
+    ];
+    for (name, message) in ONCE {
+        if headers.get_all(name).iter().nth(1).is_some() {
+            return Err(Rejection::BadRequest(message));
+        }
+    }
+    Ok(())
 }
 
 /// Whether the client of this request may send another one on the connection (RFC 9112 section 9.3).

@@ -22,7 +22,7 @@ impl Credentials {
         let mut auths = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "auth");
         let query = auths.next().map(|(_, token)| token.into_owned());
         if auths.next().is_some() {
-            return Err(Rejection::BadRequest("the query parameter auth stands there twice"));
+            return Err(Rejection::BadRequest("the query parameter auth appears twice"));
         }
         let header = request.headers().get(AUTHORIZATION).map(|value| bearer(value).map(str::to_owned));
         Ok(Credentials { header, query })

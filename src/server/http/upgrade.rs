@@ -100,9 +100,6 @@ fn check_upgrade(request: &Request<Incoming>, how: How) -> Result<&str, Rejectio
     if !headers.contains_key(HOST) {
         return Err(Rejection::BadRequest("the header Host is missing"));
     }
-    if headers.get_all(ORIGIN).iter().nth(1).is_some() {
-        return Err(Rejection::BadRequest("the header Origin is there twice"));
-    }
     if headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0") {
         return Err(Rejection::BadRequest("an upgrade request has no body"));
     }
