@@ -1,4 +1,8 @@
-//! The only shared state: which connections there are and who reads which channel. Knows no socket.
+//! The only shared state: which connections there are, and which of them read which channel. It uses no socket.
+//!
+//! In reading order: [`Channel`] is one channel, [`publish`] queues a message to its readers, [`flush_list`] has the
+//! outboxes that must be written then. [`history`] is what a channel keeps, [`resume`] what a client gets of it when it
+//! comes back, and [`sweep`] what is dropped.
 //!
 //! Locks are taken in the order connection, shard, channel, outbox, at most one of each, and none is held across a
 //! system call or an await.
@@ -8,10 +12,11 @@ mod connection;
 mod flush_list;
 mod heartbeat;
 mod history;
-mod recovery;
+mod publish;
+mod resume;
+mod sweep;
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -24,33 +29,18 @@ pub use self::connection::{Connection, ConnectionStats};
 pub use self::flush_list::FlushList;
 pub(crate) use self::heartbeat::{Heartbeat, Pulse};
 use self::history::{History, Keeping};
-use self::recovery::Recovery;
-pub use self::recovery::{Outdated, Places};
+pub use self::resume::Positions;
+use self::resume::Resume;
+pub use self::sweep::Outdated;
 use crate::close::CloseReason;
 use crate::frame::Frame;
-use crate::message::{Batch, ChannelName, Delivery, MessageId, Since};
-use crate::outbox::{Budget, Pushed};
-use crate::sync::lock;
+use crate::message::{ChannelName, Since};
+use crate::outbox::Budget;
+use crate::sync::{Sharded, lock};
 use crate::token::Claims;
 
-/// Parts that a map is divided into, so that connections on different cores seldom wait for each other.
+/// Parts of each map, so that connections on different cores seldom wait for each other.
 const SHARDS: usize = 64;
-
-/// A map divided by its keys' hash.
-struct Sharded<K, V> {
-    hasher: RandomState,
-    shards: [Mutex<HashMap<K, V>>; SHARDS],
-}
-
-impl<K, V> Sharded<K, V> {
-    fn new() -> Self {
-        Sharded { hasher: RandomState::new(), shards: std::array::from_fn(|_| Mutex::new(HashMap::new())) }
-    }
-
-    fn shard<Q: Hash + ?Sized>(&self, key: &Q) -> &Mutex<HashMap<K, V>> {
-        &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
-    }
-}
 
 /// A channel while someone reads it. Its lock is the one order in which all readers see its messages.
 struct Channel {
@@ -89,21 +79,17 @@ fn forget_unused(
     readers: &mut Readers,
     until: Option<Instant>,
 ) {
-    let kept = readers.1.history.as_ref().is_some_and(|history| !history.may_go(until));
-    if !readers.0.is_empty() || kept || readers.1.gone {
+    let kept = readers.history.as_ref().is_some_and(|history| !history.may_go(until));
+    if !readers.connections.is_empty() || kept || readers.gone {
         return;
     }
-    readers.1 = Kept { history: None, gone: true };
+    readers.history = None;
+    readers.gone = true;
     shard.remove(&channel.name);
     if shard.len() < shard.capacity() / 8 {
         let room = shard.len() * 2;
         shard.shrink_to(room);
     }
-}
-
-/// Whether a reader is the publisher.
-fn is(publisher: Option<&Arc<Connection>>) -> impl Fn(&Arc<Connection>) -> bool {
-    move |reader| publisher.is_some_and(|publisher| Arc::ptr_eq(publisher, reader))
 }
 
 /// What is known of a channel that somebody reads.
@@ -117,46 +103,53 @@ pub struct ChannelStats {
     pub messages_per_second: f32,
 }
 
-/// A channel's readers, and what it keeps for those who come back: dense for those who walk over all of them, found by hash by those who leave.
+/// A channel's readers, and what it keeps for those who come back.
 #[derive(Default)]
-struct Readers(IndexSet<Arc<Connection>>, Kept);
-
-/// What a channel keeps besides its readers.
-#[derive(Default)]
-struct Kept {
-    /// Its last messages, while there is a history.
+struct Readers {
+    /// Dense, because a publish walks over all of them; found by hash when one leaves.
+    connections: IndexSet<Arc<Connection>>,
+    /// The channel's last messages, while there is a history.
     history: Option<Box<History>>,
-    /// It was forgotten: whoever still holds it has to look for another of its name.
+    /// The channel was forgotten: a task that still holds it has to look for another of its name.
     gone: bool,
 }
 
 impl Readers {
     fn remove(&mut self, connection: &Arc<Connection>) {
-        self.0.swap_remove(connection);
-        if self.0.is_empty()
-            && let Some(history) = &mut self.1.history
+        self.connections.swap_remove(connection);
+        if self.connections.is_empty()
+            && let Some(history) = &mut self.history
         {
             history.left(Instant::now());
         }
-        if self.0.len() < self.0.capacity() / 8 {
-            self.0.shrink_to(self.0.len() * 2);
+        if self.connections.len() < self.connections.capacity() / 8 {
+            self.connections.shrink_to(self.connections.len() * 2);
         }
     }
-}
 
-/// What became of messages on their way to a channel.
-#[derive(Default)]
-struct Queued {
-    /// Readers that they were queued to.
-    readers: usize,
-    /// The place of the last of them, where they are kept.
-    last: Option<MessageId>,
+    /// The history, which begins now if there is none.
+    fn history_from(&mut self, keeping: &Arc<Keeping>, name: &ChannelName, now: Instant) -> &mut History {
+        self.history.get_or_insert_with(|| Box::new(History::new(keeping, name, now)))
+    }
+
+    /// Ends the history of a channel to which a message goes that is not kept: without it, it would be none. While it
+    /// is promised to somebody, the message is kept after all. Returns the frame that readers get.
+    #[cold]
+    fn end_history(&mut self, frame: Frame) -> Frame {
+        match &mut self.history {
+            Some(history) if history.is_pinned() => return history.record(&frame, Instant::now()),
+            // For the sweep to find, which forgets the channel.
+            Some(history) if self.connections.is_empty() => history.restart(),
+            _ => self.history = None,
+        }
+        frame
+    }
 }
 
 /// All connections and all channels that are read.
 pub struct Hub {
-    channels: Sharded<ChannelName, Arc<Channel>>,
-    connections: Sharded<Uuid, Arc<Connection>>,
+    channels: Sharded<ChannelName, Arc<Channel>, SHARDS>,
+    connections: Sharded<Uuid, Arc<Connection>, SHARDS>,
     budget: Arc<Budget>,
     deliveries: AtomicU64,
     /// Channels that have a reader: a history keeps many more.
@@ -172,8 +165,8 @@ impl Hub {
     /// An empty hub whose outboxes share `budget`.
     pub fn new(budget: Arc<Budget>) -> Hub {
         Hub {
-            channels: Sharded::new(),
-            connections: Sharded::new(),
+            channels: Sharded::default(),
+            connections: Sharded::default(),
             budget,
             deliveries: AtomicU64::new(0),
             read_channels: AtomicUsize::new(0),
@@ -199,7 +192,7 @@ impl Hub {
         &self,
         connection: &Arc<Connection>,
         since: &[Since<'_>],
-        announce: impl FnOnce(&Places),
+        announce: impl FnOnce(&Positions),
     ) {
         lock(self.connections.shard(&connection.id())).insert(connection.id(), connection.clone());
         self.resume(connection, &connection.access().read, since, announce);
@@ -215,7 +208,7 @@ impl Hub {
         connection: &Arc<Connection>,
         access: Arc<Claims>,
         since: &[Since<'_>],
-        announce: impl FnOnce(&Places),
+        announce: impl FnOnce(&Positions),
     ) {
         connection.set_access(access);
         self.resume(connection, &connection.access().read, since, announce);
@@ -239,12 +232,12 @@ impl Hub {
         connection: &Arc<Connection>,
         channels: &[ChannelName],
         since: &[Since<'_>],
-        announce: impl FnOnce(&Places),
+        announce: impl FnOnce(&Positions),
     ) {
         self.change(connection, channels, since, |channels| {
-            let recovery = Recovery::look(self, connection, channels, since);
-            announce(recovery.places());
-            Some(recovery)
+            let resume = Resume::look(self, connection, channels, since);
+            announce(resume.positions());
+            Some(resume)
         });
     }
 
@@ -254,7 +247,7 @@ impl Hub {
         connection: &Arc<Connection>,
         channels: &[ChannelName],
         since: &[Since<'_>],
-        look: impl FnOnce(&[&ChannelName]) -> Option<Recovery<'a>>,
+        look: impl FnOnce(&[&ChannelName]) -> Option<Resume<'a>>,
     ) {
         let wanted: HashSet<&ChannelName> = channels.iter().collect();
         let mut lock = lock(&connection.memberships);
@@ -272,10 +265,10 @@ impl Hub {
         let joins = |name: &ChannelName| !kept.contains(name);
         let looked_at: Vec<&ChannelName> =
             channels.iter().filter(|name| joins(name) || all_kept.contains(name.as_str())).collect();
-        let recovery = look(&looked_at);
+        let resume = look(&looked_at);
         memberships.reserve_exact(looked_at.iter().filter(|name| joins(name)).count());
         for name in looked_at {
-            let after = recovery.as_ref().and_then(|recovery| recovery.after(name));
+            let after = resume.as_ref().and_then(|resume| resume.after(name));
             if joins(name) {
                 memberships.push(self.join(connection, name, after));
             } else if let Some(after) = after {
@@ -283,10 +276,10 @@ impl Hub {
             }
         }
         *lock = memberships.into_boxed_slice();
-        drop((lock, recovery));
+        drop((lock, resume));
         if self.keeping.is_on() {
             // New channels have begun a history.
-            self.relieve_history(Instant::now(), channels.len() + recovery::CHANNELS_PER_PUBLISH);
+            self.relieve_history(Instant::now(), channels.len() + sweep::CHANNELS_PER_PUBLISH);
         }
     }
 
@@ -297,16 +290,16 @@ impl Hub {
         let channel = shard.entry(name.clone()).or_insert_with(|| Channel::new(name)).clone();
         // Under the shard's lock: nobody forgets the channel in between.
         let mut readers = lock(&channel.readers);
-        if let (Some(after), Some(history)) = (after, &readers.1.history) {
-            recovery::deliver(history, after, connection);
+        if let (Some(after), Some(history)) = (after, &readers.history) {
+            resume::deliver(history, after, connection);
         }
-        if readers.0.is_empty() {
+        if readers.connections.is_empty() {
             self.read_channels.fetch_add(1, Relaxed);
             // What was published while nobody read it belongs to no sample.
             channel.sampled.store(channel.messages.load(Relaxed) as u32, Relaxed);
         }
-        readers.0.insert(connection.clone());
-        channel.reader_count.store(readers.0.len() as u32, Relaxed);
+        readers.connections.insert(connection.clone());
+        channel.reader_count.store(readers.connections.len() as u32, Relaxed);
         drop(readers);
         channel
     }
@@ -315,102 +308,16 @@ impl Hub {
         let mut shard = lock(self.channels.shard(channel.name.as_str()));
         let mut readers = lock(&channel.readers);
         readers.remove(connection);
-        if readers.0.is_empty() {
+        if readers.connections.is_empty() {
             self.read_channels.fetch_sub(1, Relaxed);
         }
-        channel.reader_count.store(readers.0.len() as u32, Relaxed);
+        channel.reader_count.store(readers.connections.len() as u32, Relaxed);
         forget_unused(&mut shard, channel, &mut readers, None);
-        if readers.0.is_empty()
-            && let Some(history) = &mut readers.1.history
+        if readers.connections.is_empty()
+            && let Some(history) = &mut readers.history
         {
             history.file(&self.ages, channel, true, Instant::now());
         }
-    }
-
-    /// Queues a message to every reader of its channel but the publisher, and returns to how many.
-    ///
-    /// Those whose outbox has to be written by the caller are added to `flush_list`.
-    pub fn publish(
-        &self,
-        delivery: &Delivery<'_>,
-        publisher: Option<&Arc<Connection>>,
-        flush_list: &mut FlushList,
-    ) -> usize {
-        self.queue(delivery.channel, || delivery.encode(), is(publisher), flush_list).readers
-    }
-
-    /// Like [`Hub::publish`], to all but these readers.
-    pub fn publish_except(
-        &self,
-        delivery: &Delivery<'_>,
-        excluded: &[Arc<Connection>],
-        flush_list: &mut FlushList,
-    ) -> usize {
-        let is_excluded =
-            |reader: &Arc<Connection>| excluded.iter().any(|excluded| Arc::ptr_eq(excluded, reader));
-        self.queue(delivery.channel, || delivery.encode(), is_excluded, flush_list).readers
-    }
-
-    /// Like [`Hub::publish`] for several messages, which arrive together; takes them out of `batch`.
-    pub fn publish_batch(
-        &self,
-        batch: &mut Batch,
-        publisher: Option<&Arc<Connection>>,
-        flush_list: &mut FlushList,
-    ) -> usize {
-        if batch.is_empty() {
-            return 0;
-        }
-        let queued = self.queue(batch.channel(), || batch.encode(), is(publisher), flush_list);
-        batch.clear(queued.last);
-        queued.readers
-    }
-
-    fn queue(
-        &self,
-        channel: &str,
-        encode: impl FnOnce() -> Frame,
-        is_excluded: impl Fn(&Arc<Connection>) -> bool,
-        flush_list: &mut FlushList,
-    ) -> Queued {
-        if self.keeping.is_on() {
-            return self.queue_kept(channel, &encode(), is_excluded, flush_list);
-        }
-        let channel = lock(self.channels.shard(channel)).get(channel).cloned();
-        let Some(channel) = channel else { return Queued::default() };
-        let mut frame = encode();
-        let mut readers = lock(&channel.readers);
-        if readers.1.history.is_some() {
-            frame = readers.end_history(frame);
-        }
-        Queued { readers: self.push(&channel, &readers, &frame, is_excluded, flush_list), last: None }
-    }
-
-    /// Gives a frame to a channel's readers, under its lock.
-    fn push(
-        &self,
-        channel: &Channel,
-        readers: &Readers,
-        frame: &Frame,
-        is_excluded: impl Fn(&Arc<Connection>) -> bool,
-        flush_list: &mut FlushList,
-    ) -> usize {
-        let mut queued = 0;
-        // Not fetch_add: the lock has made this the only writer.
-        channel.messages.store(channel.messages.load(Relaxed) + frame.messages() as u64, Relaxed);
-        for reader in &readers.0 {
-            if is_excluded(reader) {
-                continue;
-            }
-            match reader.outbox.push(frame.clone()) {
-                Pushed::Promised => flush_list.add(reader),
-                Pushed::Queued => {}
-                Pushed::Closing => continue,
-            }
-            queued += 1;
-        }
-        self.deliveries.fetch_add((queued * frame.messages()) as u64, Relaxed);
-        queued
     }
 
     /// The connection with this id.
@@ -420,7 +327,7 @@ impl Hub {
 
     /// Shows every connection to `visit`, one shard locked at a time.
     pub fn each_connection(&self, mut visit: impl FnMut(&Arc<Connection>)) {
-        for shard in &self.connections.shards {
+        for shard in self.connections.shards() {
             lock(shard).values().for_each(&mut visit);
         }
     }
@@ -432,7 +339,7 @@ impl Hub {
 
     /// Shows every channel of clients to `visit`, one shard locked at a time and no channel.
     pub fn each_channel(&self, mut visit: impl FnMut(&ChannelName, ChannelStats)) {
-        for shard in &self.channels.shards {
+        for shard in self.channels.shards() {
             let shown = |channel: &&Arc<Channel>| {
                 !channel.name.is_internal() && channel.reader_count.load(Relaxed) > 0
             };

@@ -22,7 +22,7 @@
 //! 3. [`token`] tells whether the publisher may write to the channel.
 //! 4. [`hub`] finds the channel's readers and has the delivery encoded once, as a finished [`frame`]. The channel's lock
 //!    is the one order in which all readers see its messages. With a history, `hub/history.rs` numbers and keeps
-//!    the message; `hub/recovery.rs` delivers what a client missed when it comes back.
+//!    the message; `hub/resume.rs` delivers what a client missed when it comes back.
 //! 5. The same bytes go into each reader's [`outbox`], which closes the connection of a reader that is too slow.
 //! 6. When all that one read brought is queued, the publisher's task writes each of these outboxes with one system call.
 //!    A reader's own task is woken only if its socket was full.

@@ -1,5 +1,7 @@
-//! Mutex locking that aborts on poison.
+//! Mutex locking that aborts on poison, and maps divided into parts with a lock each.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Mutex, MutexGuard};
 
 /// Locks a mutex, and aborts the process if a thread panicked while it held the lock.
@@ -11,6 +13,36 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     match mutex.lock() {
         Ok(guard) => guard,
         Err(_) => abort(),
+    }
+}
+
+/// A map divided by the hash of its keys into parts, each with its own lock, so that tasks on different cores seldom wait
+/// for each other.
+pub(crate) struct Sharded<K, V, const SHARDS: usize> {
+    hasher: RandomState,
+    shards: [Mutex<HashMap<K, V>>; SHARDS],
+}
+
+impl<K, V, const SHARDS: usize> Default for Sharded<K, V, SHARDS> {
+    fn default() -> Self {
+        Sharded { hasher: RandomState::new(), shards: std::array::from_fn(|_| Mutex::new(HashMap::new())) }
+    }
+}
+
+impl<K, V, const SHARDS: usize> Sharded<K, V, SHARDS> {
+    /// The part that a key belongs to.
+    pub(crate) fn shard<Q: Hash + ?Sized>(&self, key: &Q) -> &Mutex<HashMap<K, V>> {
+        &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
+    }
+
+    /// All parts.
+    pub(crate) fn shards(&self) -> &[Mutex<HashMap<K, V>>; SHARDS] {
+        &self.shards
+    }
+
+    /// The number of all entries.
+    pub(crate) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| lock(shard).len()).sum()
     }
 }
 

@@ -6,6 +6,7 @@ use std::thread::{self, Thread};
 use proptest::prelude::*;
 
 use super::*;
+use crate::message::{Batch, Delivery};
 use crate::outbox::testing::TestSink;
 use crate::token::{Claims, Keys, NewToken, Policy, issue, verify};
 
@@ -119,12 +120,12 @@ fn fault_57_a_channel_that_was_large_is_small_again() {
         hub.leave(reader);
     }
     let channel = lock(hub.channels.shard("c")).get("c").cloned().unwrap();
-    assert!(lock(&channel.readers).0.capacity() < 100);
+    assert!(lock(&channel.readers).connections.capacity() < 100);
     for turn in 0..100_000 {
         let (reader, _) = enter(&hub, &[format!("name {turn}")], 0);
         hub.leave(&reader);
     }
-    let room: usize = hub.channels.shards.iter().map(|shard| lock(shard).capacity()).sum();
+    let room: usize = hub.channels.shards().iter().map(|shard| lock(shard).capacity()).sum();
     assert!(room < SHARDS * 16, "{room}");
 }
 

@@ -3,14 +3,13 @@
 //! Nothing here is kept for a limit that is off. A rate is kept as one number, the time at which what was taken so far
 //! is paid for (the generic cell rate algorithm): so much ahead of the clock is what may come at once.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 use std::sync::atomic::{
     AtomicUsize,
     Ordering::{AcqRel, Relaxed},
 };
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::rejection::Rejection;
@@ -18,7 +17,7 @@ use tokio::sync::Notify;
 
 use crate::config::LimitSettings;
 use crate::message::Rates;
-use crate::sync::lock;
+use crate::sync::{Sharded, lock};
 
 /// Parts of each map, so that handshakes on different cores seldom wait for each other.
 const SHARDS: usize = 16;
@@ -54,30 +53,8 @@ impl Origin {
     }
 }
 
-/// A map in parts.
-struct Sharded<K, V> {
-    hasher: RandomState,
-    shards: [Mutex<HashMap<K, V>>; SHARDS],
-}
-
-impl<K: Hash + Eq, V> Default for Sharded<K, V> {
-    fn default() -> Self {
-        Sharded { hasher: RandomState::new(), shards: std::array::from_fn(|_| Mutex::default()) }
-    }
-}
-
-impl<K: Hash + Eq, V> Sharded<K, V> {
-    fn shard(&self, key: &K) -> &Mutex<HashMap<K, V>> {
-        &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
-    }
-
-    fn len(&self) -> usize {
-        self.shards.iter().map(|shard| lock(shard).len()).sum()
-    }
-}
-
 /// Connections by who they belong to. An entry goes with its last connection.
-type Counts<K> = Sharded<K, usize>;
+type Counts<K> = Sharded<K, usize, SHARDS>;
 
 impl<K: Hash + Eq + Clone> Counts<K> {
     fn take(&self, key: &K, max: usize) -> bool {
@@ -110,7 +87,7 @@ pub(super) struct Limits {
     ended: Notify,
     addresses: Counts<Origin>,
     subjects: Counts<Box<str>>,
-    handshakes: Sharded<Origin, Nanoseconds>,
+    handshakes: Sharded<Origin, Nanoseconds, SHARDS>,
 }
 
 impl Limits {

@@ -44,9 +44,9 @@ fn come_back_while(
 ) -> (Arc<Connection>, TestSink, Told) {
     let address = ([127, 0, 0, 1], 1).into();
     let connection = Arc::new(Connection::new(address, Arc::new(access(read)), hub.budget().clone(), 0));
-    let mut told = Told(Places::default());
-    hub.enter_since(&connection, since, |places| {
-        told = Told(places.clone());
+    let mut told = Told(Positions::default());
+    hub.enter_since(&connection, since, |positions| {
+        told = Told(positions.clone());
         happens();
     });
     let sink = TestSink::with_room(ALWAYS);
@@ -55,7 +55,7 @@ fn come_back_while(
     (connection, sink, told)
 }
 
-struct Told(Places);
+struct Told(Positions);
 
 impl Told {
     fn recovered(&self) -> Vec<bool> {
@@ -230,7 +230,7 @@ fn sweep(hub: &Hub, now: Instant) {
 }
 
 fn channels(hub: &Hub) -> usize {
-    hub.channels.shards.iter().map(|shard| lock(shard).len()).sum()
+    hub.channels.len()
 }
 
 #[test]

@@ -10,7 +10,7 @@ use uuid::fmt::Hyphenated;
 use super::cleanup::EndedConnection;
 use crate::close::CloseReason;
 use crate::frame::Frame;
-use crate::hub::{Connection, Places};
+use crate::hub::{Connection, Positions};
 use crate::log::Opened;
 use crate::message::{AccessReply, Since};
 use crate::server::admission::{self, Admitted};
@@ -28,7 +28,7 @@ pub(crate) struct ConnectionGuard {
 }
 
 /// What a connection's token lets it do, and where it stands in its channels, as a frame.
-pub(crate) fn access_frame(connection: &Connection, places: &Places, live: &Live) -> Frame {
+pub(crate) fn access_frame(connection: &Connection, positions: &Positions, live: &Live) -> Frame {
     let access = connection.access();
     let mut id = [0; Hyphenated::LENGTH];
     AccessReply {
@@ -39,8 +39,8 @@ pub(crate) fn access_frame(connection: &Connection, places: &Places, live: &Live
         expires: access.expires,
         max_message_size: live.settings.websocket.max_message_size,
         rates: rates_of(&live.settings.limits),
-        recovered: &places.recovered,
-        ids: &places.ids,
+        recovered: &positions.recovered,
+        ids: &positions.ids,
     }
     .encode()
 }
@@ -60,9 +60,9 @@ impl ConnectionGuard {
         let budget = server.hub.budget().clone();
         let connection = Arc::new(Connection::new(address, Arc::new(access), budget, server.now()));
         if v1 {
-            server.hub.enter_since(&connection, since, |places| {
+            server.hub.enter_since(&connection, since, |positions| {
                 // Held back until it has its socket: nobody has to write it yet.
-                let _ = connection.outbox.push(access_frame(&connection, places, &server.live()));
+                let _ = connection.outbox.push(access_frame(&connection, positions, &server.live()));
             });
         } else {
             server.hub.enter(&connection);

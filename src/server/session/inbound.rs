@@ -141,8 +141,8 @@ impl Inbound<'_> {
         };
         let before = self.access.expires;
         let (connection, flush_list, live) = (self.connection, &mut *self.flush_list, self.live);
-        self.server.hub.replace_access(connection, Arc::new(access), &auth.since, |places| {
-            answer(connection, access_frame(connection, places, live), flush_list);
+        self.server.hub.replace_access(connection, Arc::new(access), &auth.since, |positions| {
+            answer(connection, access_frame(connection, positions, live), flush_list);
         });
         self.resumed = !auth.since.is_empty();
         self.server.heartbeats.refile(connection, before);

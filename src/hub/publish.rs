@@ -1,0 +1,153 @@
+//! Publishing: a message is encoded once and goes to every reader's outbox, under the channel's lock.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use super::{Channel, Connection, FlushList, Hub, Readers, sweep};
+use crate::frame::Frame;
+use crate::message::{Batch, ChannelName, Delivery, MessageId};
+use crate::outbox::Pushed;
+use crate::sync::lock;
+
+/// What became of messages on their way to a channel.
+#[derive(Default)]
+struct Queued {
+    /// Readers that they were queued to.
+    readers: usize,
+    /// The place of the last of them, where they are kept.
+    last: Option<MessageId>,
+}
+
+impl Hub {
+    /// Queues a message to every reader of its channel but the publisher, and returns to how many.
+    ///
+    /// Those whose outbox has to be written by the caller are added to `flush_list`.
+    pub fn publish(
+        &self,
+        delivery: &Delivery<'_>,
+        publisher: Option<&Arc<Connection>>,
+        flush_list: &mut FlushList,
+    ) -> usize {
+        self.queue(delivery.channel, || delivery.encode(), is(publisher), flush_list).readers
+    }
+
+    /// Like [`Hub::publish`], to all but these readers.
+    pub fn publish_except(
+        &self,
+        delivery: &Delivery<'_>,
+        excluded: &[Arc<Connection>],
+        flush_list: &mut FlushList,
+    ) -> usize {
+        let is_excluded =
+            |reader: &Arc<Connection>| excluded.iter().any(|excluded| Arc::ptr_eq(excluded, reader));
+        self.queue(delivery.channel, || delivery.encode(), is_excluded, flush_list).readers
+    }
+
+    /// Like [`Hub::publish`] for several messages, which arrive together; takes them out of `batch`.
+    pub fn publish_batch(
+        &self,
+        batch: &mut Batch,
+        publisher: Option<&Arc<Connection>>,
+        flush_list: &mut FlushList,
+    ) -> usize {
+        if batch.is_empty() {
+            return 0;
+        }
+        let queued = self.queue(batch.channel(), || batch.encode(), is(publisher), flush_list);
+        batch.clear(queued.last);
+        queued.readers
+    }
+
+    fn queue(
+        &self,
+        channel: &str,
+        encode: impl FnOnce() -> Frame,
+        is_excluded: impl Fn(&Arc<Connection>) -> bool,
+        flush_list: &mut FlushList,
+    ) -> Queued {
+        if self.keeping.is_on() {
+            return self.queue_kept(channel, &encode(), is_excluded, flush_list);
+        }
+        let channel = lock(self.channels.shard(channel)).get(channel).cloned();
+        let Some(channel) = channel else { return Queued::default() };
+        let mut frame = encode();
+        let mut readers = lock(&channel.readers);
+        if readers.history.is_some() {
+            frame = readers.end_history(frame);
+        }
+        Queued { readers: self.push(&channel, &readers, &frame, is_excluded, flush_list), last: None }
+    }
+
+    /// Gives a frame to a channel's readers, under its lock.
+    fn push(
+        &self,
+        channel: &Channel,
+        readers: &Readers,
+        frame: &Frame,
+        is_excluded: impl Fn(&Arc<Connection>) -> bool,
+        flush_list: &mut FlushList,
+    ) -> usize {
+        let mut queued = 0;
+        // Not fetch_add: the lock has made this the only writer.
+        channel.messages.store(channel.messages.load(Relaxed) + frame.messages() as u64, Relaxed);
+        for reader in &readers.connections {
+            if is_excluded(reader) {
+                continue;
+            }
+            match reader.outbox.push(frame.clone()) {
+                Pushed::Promised => flush_list.add(reader),
+                Pushed::Queued => {}
+                Pushed::Closing => continue,
+            }
+            queued += 1;
+        }
+        self.deliveries.fetch_add((queued * frame.messages()) as u64, Relaxed);
+        queued
+    }
+
+    /// Like `queue`, into the channel's history as well; a channel that nobody reads comes to be for it.
+    #[cold]
+    fn queue_kept(
+        &self,
+        name: &str,
+        frame: &Frame,
+        is_excluded: impl Fn(&Arc<Connection>) -> bool,
+        flush_list: &mut FlushList,
+    ) -> Queued {
+        let now = Instant::now();
+        let name = ChannelName::checked(name);
+        loop {
+            let channel = {
+                let mut shard = lock(self.channels.shard(name.as_str()));
+                match shard.get(&name) {
+                    Some(channel) => channel.clone(),
+                    None if name.is_internal() => return Queued::default(),
+                    None => shard.entry(name.clone()).or_insert_with(|| Channel::new(&name)).clone(),
+                }
+            };
+            let mut readers = lock(&channel.readers);
+            if readers.gone {
+                continue;
+            }
+            if name.is_internal() {
+                let readers = self.push(&channel, &readers, frame, is_excluded, flush_list);
+                return Queued { readers, last: None };
+            }
+            let unread = readers.connections.is_empty();
+            let history = readers.history_from(&self.keeping, &name, now);
+            let frame = history.record(frame, now);
+            history.file(&self.ages, &channel, unread, now);
+            let last = Some(history.place(history.last()));
+            let queued = self.push(&channel, &readers, &frame, is_excluded, flush_list);
+            drop(readers);
+            self.relieve_history(now, sweep::CHANNELS_PER_PUBLISH);
+            return Queued { readers: queued, last };
+        }
+    }
+}
+
+/// Whether a reader is the publisher.
+fn is(publisher: Option<&Arc<Connection>>) -> impl Fn(&Arc<Connection>) -> bool {
+    move |reader| publisher.is_some_and(|publisher| Arc::ptr_eq(publisher, reader))
+}
