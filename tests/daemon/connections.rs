@@ -196,7 +196,7 @@ fn fault_50_a_reader_that_stops_is_closed_and_slows_nothing() {
     );
     // queue_bytes is 1 MiB; 16 MiB are published in total.
     assert!(peak < before + (12 << 20), "memory was not flat: {before} to {peak}");
-    assert!(after < before + (8 << 20), "memory did not come back: {before} to {after}");
+    assert!(after < before + (8 << 20), "memory was not freed: {before} to {after}");
 }
 
 fn read_all(mut reader: Client, messages: usize) {

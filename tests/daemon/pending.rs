@@ -123,8 +123,8 @@ fn a_late_request_is_answered_while_others_wait() {
 fn a_late_token_is_accepted_while_others_wait() {
     let daemon = Daemon::start("max_connections = 4000\n");
     let before = daemon.memory().0;
-    let mut clients: Vec<_> = (0..3_000).map(|_| (stranger(&daemon), Instant::now())).collect();
-    let strangers = daemon.memory().0;
+    let mut clients: Vec<_> = (0..3_000).map(|_| (without_token(&daemon), Instant::now())).collect();
+    let silent = daemon.memory().0;
     let token = frame(0x81, json!({"auth": sign(&json!({"read": ["c"]}))}).to_string().as_bytes());
     for (stream, opened) in &mut clients {
         be_late(*opened);
@@ -135,7 +135,7 @@ fn a_late_token_is_accepted_while_others_wait() {
         stream.read_exact(&mut head).unwrap_or_else(|error| panic!("client {number}: {error}"));
         assert!(head.ends_with(b"{\"access"), "client {number}: {head:?}");
     }
-    println!("resident KiB {} before, {} with 3,000 strangers", before >> 10, strangers >> 10);
+    println!("resident KiB {} before, {} with 3,000 connections without a token", before >> 10, silent >> 10);
 }
 
 #[test]
@@ -270,7 +270,7 @@ fn kept_connections_are_limited_and_the_longest_idle_is_closed() {
 }
 
 /// A connection of philote.v1 that has not sent its token.
-fn stranger(daemon: &Daemon) -> TcpStream {
+fn without_token(daemon: &Daemon) -> TcpStream {
     begin(daemon.connect())
 }
 
@@ -301,7 +301,7 @@ fn close_code(mut bytes: &[u8]) -> u16 {
 fn pings_before_the_token_are_limited() {
     let daemon = Daemon::start("");
     for opcode in [0x89, 0x8a] {
-        let mut stream = stranger(&daemon);
+        let mut stream = without_token(&daemon);
         for _ in 0..16 {
             stream.write_all(&frame(opcode, b"x")).unwrap();
         }
@@ -316,7 +316,7 @@ fn pings_before_the_token_are_limited() {
         assert_eq!(daemon.ended(1)[0]["reason"], "pings_before_token");
     }
     // A few pings are allowed.
-    let mut stream = stranger(&daemon);
+    let mut stream = without_token(&daemon);
     stream.write_all(&frame(0x89, b"x")).unwrap();
     let token = sign(&json!({"read": ["c"]}));
     stream.write_all(&frame(0x81, json!({"auth": token}).to_string().as_bytes())).unwrap();
@@ -326,13 +326,13 @@ fn pings_before_the_token_are_limited() {
 #[test]
 fn first_messages_without_a_token_have_a_total_limit() {
     let daemon = Daemon::start("[websocket]\nhandshake_timeout = \"60s\"\n");
-    drop(stranger(&daemon));
+    drop(without_token(&daemon));
     let before = daemon.memory().0;
     // All but the end of a token of the maximum length.
     let message = frame(0x81, format!("{{\"auth\": \"{}\"}}", "x".repeat(300_000)).as_bytes());
-    let mut strangers: Vec<_> = (0..500).map(|_| stranger(&daemon)).collect();
+    let mut silent: Vec<_> = (0..500).map(|_| without_token(&daemon)).collect();
     let mut worst = 0;
-    for stream in &mut strangers {
+    for stream in &mut silent {
         // It may be refused before it has sent everything.
         let _ = stream.write_all(&message[..message.len() - 1]);
         worst = worst.max(daemon.memory().0);
@@ -340,17 +340,17 @@ fn first_messages_without_a_token_have_a_total_limit() {
     let full = daemon.ended(1);
     assert_eq!(full[0]["reason"], "first_messages", "{full:?}");
     // A token of the usual length is still accepted.
-    let mut usual = stranger(&daemon);
+    let mut usual = without_token(&daemon);
     let token = sign(&json!({"read": ["c"]}));
     usual.write_all(&frame(0x81, json!({"auth": token}).to_string().as_bytes())).unwrap();
     daemon.wait_until("it is in", |status| status["connections"] == 1);
-    drop(strangers);
+    drop(silent);
     wait_until_all_have_shown_a_token(&daemon);
     let after = daemon.memory().0;
     println!("resident KiB {} before, {} at the worst, {} after", before >> 10, worst >> 10, after >> 10);
     assert!(worst < before + (48 << 20), "{before} to {worst}");
     // Their memory is free again, so a long token is accepted.
-    let mut long = stranger(&daemon);
+    let mut long = without_token(&daemon);
     let token = sign(&json!({"read": (0..1024).map(|n| format!("{n:0100}")).collect::<Vec<_>>()}));
     long.write_all(&frame(0x81, json!({"auth": token}).to_string().as_bytes())).unwrap();
     daemon.wait_until("it is in", |status| status["connections"] == 2);

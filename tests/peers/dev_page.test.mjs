@@ -116,7 +116,7 @@ test("--dev: the page reports a full server, and connects once a connection is f
   await state(second, "open");
 });
 
-test("--dev: the page reports a refused subject, and does not reconnect", DEADLINE, async (t) => {
+test("--dev: the page reports a banned subject, and does not reconnect", DEADLINE, async (t) => {
   const philote = await start(t);
   const page = await openPage(await openBrowser(t), philote);
   await page.fill("[name=subject]", "mallory");

@@ -190,7 +190,7 @@ async function open(both, target, options) {
 const refusal = (both, target, options) =>
   new Promise((resolve, reject) => {
     const socket = dial(both, target, options);
-    socket.on("open", () => reject(new Error("it was let in")));
+    socket.on("open", () => reject(new Error("it was admitted")));
     socket.on("unexpected-response", (request, answer) => {
       answer.resume();
       request.destroy();
