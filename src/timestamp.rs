@@ -3,13 +3,19 @@
 use std::fmt::Display;
 use std::time::{Duration, SystemTime};
 
-/// The last second of the year 9999 in seconds since 1970: RFC 3339 can write no later one.
+/// The last second of the year 9999, in seconds since 1970, which is the latest time that RFC 3339 can express.
 pub const MAX_DATE: u64 = 253_402_300_799;
 
-/// The moment so many seconds after the beginning of 1970, at most [`MAX_DATE`].
+/// Returns `seconds` since 1970, at most [`MAX_DATE`].
+#[must_use]
+pub fn clamp_date(seconds: u64) -> u64 {
+    seconds.min(MAX_DATE)
+}
+
+/// Returns the time `seconds` after the beginning of 1970, at most [`MAX_DATE`].
 #[must_use]
 pub fn moment(seconds: u64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.min(MAX_DATE))
+    SystemTime::UNIX_EPOCH + Duration::from_secs(clamp_date(seconds))
 }
 
 /// A moment as RFC 3339 writes it (`2026-11-22T10:45:00Z`), of the years 1970 to 9999 the nearest.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use self::file::{BanFile, BanFileError};
 use crate::sync::lock;
-use crate::timestamp::MAX_DATE;
+use crate::timestamp::clamp_date;
 use crate::token::UnixSeconds;
 
 /// The most subjects that are kept out at once.
@@ -57,7 +57,7 @@ impl Bans {
     /// It is there and can't be read.
     pub fn remember_in(&self, file: BanFile) -> Result<(), BanFileError> {
         let mut subjects = file.load()?;
-        subjects.values_mut().for_each(|until| *until = (*until).min(MAX_DATE));
+        subjects.values_mut().for_each(|until| *until = clamp_date(*until));
         self.set(subjects);
         *lock(&self.file) = file;
         Ok(())
@@ -74,7 +74,7 @@ impl Bans {
     /// # Errors
     /// There are too many, or it can't be remembered.
     pub fn refuse(&self, subject: &str, until: UnixSeconds, now: UnixSeconds) -> Result<(), BanError> {
-        self.change(now, |refused| refused.insert(subject.into(), until.min(MAX_DATE)))
+        self.change(now, |refused| refused.insert(subject.into(), clamp_date(until)))
     }
 
     /// Lets a subject in again; whether it was kept out. Writes to the disk.
@@ -130,6 +130,7 @@ impl Bans {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::timestamp::MAX_DATE;
 
     #[test]
     fn who_is_kept_out_comes_back_in_time() {

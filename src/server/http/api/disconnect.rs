@@ -17,7 +17,7 @@ use crate::server::bans::BanError;
 use crate::server::rejection::{Answer, Rejection, json_answer};
 use crate::server::shutdown::disconnect::Leave;
 use crate::server::{Server, unix_now};
-use crate::timestamp::{MAX_DATE, moment, rfc3339};
+use crate::timestamp::{moment, rfc3339};
 use crate::token::{Claims, MAX_SUBJECT_BYTES};
 
 /// The longest body, in bytes.
@@ -88,7 +88,7 @@ impl Order {
     }
 
     fn carry_out(&self, server: &Arc<Server>) -> Result<(usize, Option<u64>), Rejection> {
-        let until = self.refuse_for.map(|seconds| unix_now().saturating_add(seconds).min(MAX_DATE));
+        let until = self.refuse_for.map(|seconds| unix_now().saturating_add(seconds));
         let leave = match (&self.whom, until) {
             (Whom::Subject(subject), Some(until)) => Leave::Refused { subject, until },
             _ if self.reconnect => Leave::ToReconnect,
