@@ -1,7 +1,8 @@
-//! JSON Web Tokens: what a bearer may do, checked against the server's keys. The time is passed in.
+//! JSON Web Tokens: verifies and issues them. The current time is an argument.
 //!
-//! [`Keys`] are what a token may be signed with, [`verify()`] is the way from a token to an [`Claims`], [`issue()`]
-//! makes one.
+//! In reading order: [`verify()`] turns a token into [`Claims`] by means of [`Keys`] and a [`Policy`]; `diagnosis` explains
+//! invalid claims; `length` bounds tokens; [`ApiRights`] is the claim `api`; [`issue()`] signs a token; [`signing_secret`]
+//! reads the secret of a command-line program.
 
 mod diagnosis;
 mod error;
@@ -26,49 +27,49 @@ use crate::message::ChannelName;
 /// Seconds since 1970-01-01 UTC, as in the claims `exp` and `nbf` (RFC 7519 section 2, NumericDate).
 pub type UnixSeconds = u64;
 
-/// The longest `sub`, in bytes: it stands in every message that its bearer publishes.
+/// The longest `sub`, in bytes. Every message that the client publishes contains it.
 pub const MAX_SUBJECT_BYTES: usize = 255;
 
-/// What is asked of a token beyond its signature.
+/// The requirements for a token besides its signature.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    /// `[auth] leeway` in seconds: the clock skew allowed on `exp` and `nbf`.
+    /// `[auth] leeway` in seconds: the clock skew allowed for `exp` and `nbf`.
     pub leeway: u64,
-    /// `[auth] require_expiry`: refuse tokens without `exp`.
+    /// `[auth] require_expiry`: tokens without `exp` are refused.
     pub require_expiry: bool,
     /// `[auth] issuer`: the `iss` that tokens must have.
     pub issuer: Option<String>,
-    /// `[auth] audience`: one that `aud` must name.
+    /// `[auth] audience`: the audience that `aud` must contain.
     pub audience: Option<String>,
-    /// `[limits] channels_per_token`: the most names in each of `read` and `write`.
+    /// `[limits] channels_per_token`: the most channels in each of `read` and `write`.
     pub channels: usize,
     /// `[limits] channel_name_bytes`.
     pub channel_name_bytes: usize,
 }
 
-/// What the bearer of a valid token may do.
+/// The claims of a valid token: what its client may do.
 #[derive(Debug)]
 pub struct Claims {
-    /// The channels it receives, sorted, none twice.
+    /// The channels that the client receives, sorted and without duplicates.
     pub read: Box<[ChannelName]>,
-    /// Who it is, if the token says so.
+    /// The name of the client (`sub`), if the token has one.
     pub subject: Option<Box<str>>,
-    /// Its `exp`: with the leeway added, the first second at which it is refused.
+    /// `exp`. The token is refused from this time plus the leeway on.
     pub expires: Option<UnixSeconds>,
-    /// The key that signed it; none for the daemon itself.
+    /// The key that signed the token; `None` for the daemon itself.
     pub key: Option<Arc<Key>>,
-    /// What it opens of the HTTP API.
+    /// The rights on the HTTP API.
     pub api: ApiRights,
-    /// How long its token was, in bytes; 0 for the daemon itself.
+    /// The length of the token, in bytes; 0 for the daemon itself.
     token_bytes: usize,
-    /// Whether it has the claim `read`, which narrows what the API shows.
+    /// Whether the token has the claim `read`, which restricts the channels that the API shows.
     reads: bool,
-    /// The channels it publishes on, sorted, none twice. `None` stands for a token without the claim.
+    /// The channels on which the client publishes, sorted and without duplicates; `None` without the claim `write`.
     write: Option<Box<[ChannelName]>>,
 }
 
 impl Claims {
-    /// What the daemon gives a connection of its own: nothing.
+    /// Returns claims without any rights, for connections of the daemon itself.
     pub(crate) fn nobody() -> Claims {
         Claims {
             read: [].into(),
@@ -82,28 +83,29 @@ impl Claims {
         }
     }
 
-    /// Whether its connection receives what is published on this channel.
+    /// Returns whether the client receives the messages of this channel.
     pub fn may_read(&self, channel: &str) -> bool {
         self.read.binary_search_by(|name| name.as_str().cmp(channel)).is_ok()
     }
 
-    /// Whether its connection may publish on this channel.
+    /// Returns whether the client may publish on this channel.
     pub fn may_write(&self, channel: &str) -> bool {
         let own = self.write.as_deref().unwrap_or_default();
         own.binary_search_by(|name| name.as_str().cmp(channel)).is_ok()
     }
 
-    /// Whether the HTTP API publishes on this channel for it: any channel, or those of `write` where it has the claim.
+    /// Returns whether the client may publish on this channel through the HTTP API. Without the claim `write`, it may do so
+    /// on every channel.
     pub fn may_publish(&self, channel: &str) -> bool {
         self.api.has(ApiRight::Publish) && (self.write.is_none() || self.may_write(channel))
     }
 
-    /// Whether the HTTP API shows this channel to it: any channel, or those of `read` where it has the claim.
+    /// Returns whether the HTTP API shows this channel to the client. Without the claim `read`, it shows every channel.
     pub fn may_see(&self, channel: &str) -> bool {
         !self.reads || self.may_read(channel)
     }
 
-    /// The channels it publishes on, sorted.
+    /// Returns the channels on which the client publishes, sorted.
     pub fn write(&self) -> &[ChannelName] {
         self.write.as_deref().unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! What is wrong with claims that cannot be read. Only names of types are told: a value may be a secret.
+//! Explains why claims cannot be parsed. It names types and never shows a value, which may be a secret.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ pub(super) const SUBJECT: &str = "a string of at most 255 bytes";
 const RIGHTS: &str =
     "true, false or an array of rights (publish, channels, subjects, connections, disconnect, info)";
 
-/// A claim that means something: its name, what it must be, and what a value is that cannot be that.
+/// A known claim: its name, what it must be, and a function that describes an invalid value.
 type Rule = (&'static str, &'static str, fn(&Value) -> Option<&'static str>);
 
 const RULES: [Rule; 8] = [
@@ -34,7 +34,7 @@ const RULES: [Rule; 8] = [
     ("aud", "a string or an array of strings", |_| None),
 ];
 
-/// Why the claims of a token whose signature is good cannot be read.
+/// Returns why the claims of a token with a valid signature cannot be parsed.
 #[cold]
 pub(super) fn diagnose(token: &str) -> TokenError {
     let Ok(RawClaims(claims)) = jsonwebtoken::dangerous::insecure_decode_claims(token) else {
@@ -50,11 +50,11 @@ pub(super) fn diagnose(token: &str) -> TokenError {
             return TokenError::Claim(name, ClaimError::Value { expected, found });
         }
     }
-    // JSON that the reader of claims refuses for another reason, such as a number beyond all ranges.
+    // The JSON is invalid for another reason, such as a number out of range.
     TokenError::NotClaims
 }
 
-/// Returns why the header of a token cannot be read.
+/// Returns why the header of a token cannot be parsed.
 #[cold]
 pub(super) fn diagnose_header(token: &str, keys: &Keys) -> TokenError {
     let header = token.split('.').next().and_then(|header| BASE64.decode(header).ok());
@@ -72,7 +72,7 @@ fn known_algorithm(header: &Map<String, Value>) -> bool {
     name.is_some_and(|name| name.parse::<Algorithm>().is_ok())
 }
 
-/// The claims of [`RULES`] in the order of the token, one that is there twice included.
+/// The claims of [`RULES`] in the order of the token, including duplicates.
 struct RawClaims(Vec<(&'static str, Value)>);
 
 impl<'de> Deserialize<'de> for RawClaims {

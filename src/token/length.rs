@@ -1,36 +1,36 @@
-//! How long a token may be, and the message of philote.v1 that brings it.
+//! The longest token, and the longest message of philote.v1 that contains one.
 
 use super::{Claims, Policy};
 
-/// The longest token taken from a request, in bytes: it must fit into the request's head beside everything else. Longer
-/// ones are refused before any of them is decoded.
+/// The longest token of a request, in bytes. It must fit into the request's head besides everything else. A longer token is
+/// refused before it is decoded.
 pub const MAX_REQUEST_TOKEN_BYTES: usize = 8 * 1024;
 
-/// The longest token taken from a message, in bytes, however many channels the limits allow: it is held in memory whole
+/// The longest token of a message, in bytes, whatever number of channels the limits allow. The whole token is in memory
 /// before its signature is checked.
 pub const MAX_TOKEN_BYTES: usize = 1024 * 1024;
 
-/// The longest `since` beside it, in bytes, for the same reason.
+/// The longest `since` in the same message, in bytes, for the same reason.
 const MAX_SINCE_BYTES: usize = 512 * 1024;
 
 /// Room for the JSON around a token or a `since`, in bytes.
 const MAX_ENVELOPE_BYTES: usize = 256;
 
-/// A name in a JSON array: two quotes and a comma, in bytes.
+/// The bytes around a name in a JSON array: two quotes and a comma.
 const QUOTES: usize = 3;
 
-/// The id of a message in `since` with its quotes, colon and comma, in bytes.
+/// The bytes of a message id in `since`, with quotes, colon and comma.
 const SINCE_ID_BYTES: usize = 64;
 
 impl Policy {
-    /// The longest token taken from a message, in bytes: `read` and `write` full of the longest names, in base64, and
-    /// what a request's token may have for the other claims. At most [`MAX_TOKEN_BYTES`].
+    /// Returns the longest token of a message, in bytes: `read` and `write` full of the longest names, in base64, plus
+    /// [`MAX_REQUEST_TOKEN_BYTES`] for the other claims. It is at most [`MAX_TOKEN_BYTES`].
     pub fn longest_token(&self) -> usize {
         let names = self.channels.saturating_mul(self.channel_name_bytes + QUOTES).saturating_mul(2);
         (names / 3).saturating_mul(4).saturating_add(MAX_REQUEST_TOKEN_BYTES).min(MAX_TOKEN_BYTES)
     }
 
-    /// The longest `{"auth": TOKEN, "since": {...}}`, in bytes, which is the longest first message of philote.v1.
+    /// Returns the longest `{"auth": TOKEN, "since": {...}}`, in bytes, which is the longest first message of philote.v1.
     pub fn longest_auth(&self) -> usize {
         let since =
             self.channels.saturating_mul(self.channel_name_bytes + SINCE_ID_BYTES).min(MAX_SINCE_BYTES);
@@ -39,8 +39,8 @@ impl Policy {
 }
 
 impl Claims {
-    /// The longest `{"auth": TOKEN, "since": {...}}` of a connection that has this access, in bytes: twice its token,
-    /// so that only who was given a long token can make the server hold a long message.
+    /// Returns the longest `{"auth": TOKEN, "since": {...}}` of a connection with these claims, in bytes. It is twice the
+    /// length of its token, so that only a client with a long token can make the server buffer a long message.
     pub fn longest_auth(&self, policy: &Policy) -> usize {
         self.token_bytes.saturating_mul(2).saturating_add(MAX_ENVELOPE_BYTES).min(policy.longest_auth())
     }
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_token_follows_from_the_limits_of_channels_and_is_bounded() {
+    fn the_longest_token_depends_on_the_limits_of_channels_and_is_bounded() {
         let policy = |channels, channel_name_bytes| Policy {
             leeway: 5,
             require_expiry: false,
@@ -67,7 +67,7 @@ mod tests {
         assert!(defaults.longest_auth() > defaults.longest_token() + 1024 * 255);
         assert!(
             policy(1, 1).longest_token() > MAX_REQUEST_TOKEN_BYTES,
-            "what a request takes a message takes"
+            "a message accepts what a request accepts"
         );
         for most in [policy(1_000_000, 4096), policy(usize::MAX, 4096)] {
             assert_eq!(most.longest_token(), MAX_TOKEN_BYTES);

@@ -32,7 +32,7 @@ fn sign(claims: Value) -> String {
     sign_with(Algorithm::HS256, SECRET, &claims)
 }
 
-/// Signs parts that no library would write.
+/// Signs a header and a payload that no library would write.
 fn sign_raw(header: &str, payload: &str) -> String {
     let signed = format!("{}.{}", BASE64.encode(header), BASE64.encode(payload));
     let key = EncodingKey::from_secret(SECRET);
@@ -53,7 +53,7 @@ fn names(channels: &[ChannelName]) -> Vec<&str> {
 }
 
 #[test]
-fn every_hmac_algorithm_is_taken_and_tokens_of_the_published_clients_too() {
+fn every_hmac_algorithm_and_unknown_claims_are_accepted() {
     for algorithm in [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512] {
         let token = sign_with(algorithm, SECRET, &json!({"read": ["b", "a", "b"], "write": ["c"]}));
         let access = check(&token).unwrap();
@@ -65,7 +65,7 @@ fn every_hmac_algorithm_is_taken_and_tokens_of_the_published_clients_too() {
 }
 
 #[test]
-fn the_api_publishes_on_any_channel_or_on_those_of_write() {
+fn the_api_publishes_on_every_channel_or_only_those_of_write() {
     let any = check(&sign(json!({"api": true}))).unwrap();
     assert!(any.may_publish("x") && !any.may_write("x"));
     let some = check(&sign(json!({"api": true, "write": ["x"]}))).unwrap();
@@ -75,7 +75,7 @@ fn the_api_publishes_on_any_channel_or_on_those_of_write() {
 }
 
 #[test]
-fn the_api_shows_any_channel_or_those_of_read() {
+fn the_api_shows_every_channel_or_only_those_of_read() {
     let any = check(&sign(json!({"api": true}))).unwrap();
     assert!(any.may_see("x") && !any.may_read("x"));
     let some = check(&sign(json!({"api": true, "read": ["x"]}))).unwrap();
@@ -85,7 +85,7 @@ fn the_api_shows_any_channel_or_those_of_read() {
 }
 
 #[test]
-fn the_api_is_open_whole_in_parts_or_not_at_all() {
+fn the_claim_api_gives_all_rights_or_some_or_none() {
     let open = |api: Value| {
         let access = check(&sign(json!({"api": api}))).unwrap();
         ApiRight::ALL
@@ -116,12 +116,12 @@ fn the_api_is_open_whole_in_parts_or_not_at_all() {
 }
 
 #[test]
-fn fault_18_missing() {
+fn fault_18_a_missing_token_is_refused() {
     assert_eq!(check("").unwrap_err(), TokenError::Missing);
 }
 
 #[test]
-fn fault_19_other_algorithms() {
+fn fault_19_other_algorithms_are_refused() {
     const ALGORITHM: &str = "the token's algorithm is not accepted: sign with HS256, HS384 or HS512";
     for alg in ["none", "None", "NONE", "nOnE"] {
         let header = format!(r#"{{"alg":"{alg}","typ":"JWT"}}"#);
@@ -141,7 +141,7 @@ fn fault_19_other_algorithms() {
 }
 
 #[test]
-fn fault_20_wrong_secret_a_flipped_bit_truncated() {
+fn fault_20_a_wrong_secret_a_flipped_bit_and_a_truncated_token_are_refused() {
     let token = sign(json!({"read": ["a"]}));
     let other = sign_with(Algorithm::HS256, b"another", &json!({"read": ["a"]}));
     assert_eq!(check(&other).unwrap_err(), TokenError::BadSignature);
@@ -158,7 +158,7 @@ fn fault_20_wrong_secret_a_flipped_bit_truncated() {
 }
 
 #[test]
-fn fault_21_expiry() {
+fn fault_21_expired_tokens_and_invalid_dates_are_refused() {
     let valid = |exp: Value| check(&sign(json!({"exp": exp})));
     assert_eq!(valid(json!(NOW)).unwrap().expires, Some(NOW));
     assert!(valid(json!(NOW - 4)).is_ok(), "within the leeway");
@@ -185,14 +185,14 @@ fn fault_21_expiry() {
 }
 
 #[test]
-fn fault_22_not_yet_valid() {
+fn fault_22_a_token_before_its_nbf_is_refused() {
     assert_eq!(refused(json!({"nbf": NOW + 6})), TokenError::NotYetValid);
     assert!(check(&sign(json!({"nbf": NOW + 5}))).is_ok());
-    assert!(check(&sign(json!({"iat": NOW + 1_000}))).is_ok(), "backends' clocks differ");
+    assert!(check(&sign(json!({"iat": NOW + 1_000}))).is_ok(), "the clocks of backends differ");
 }
 
 #[test]
-fn fault_23_headers() {
+fn fault_23_critical_headers_are_refused_and_others_ignored() {
     let with = |rest: &str| check(&sign_raw(&format!(r#"{{"alg":"HS256",{rest}}}"#), "{}"));
     assert_eq!(with(r#""crit":["exp"]"#).unwrap_err(), TokenError::Critical);
     assert!(with(r#""jku":"http://127.0.0.1:1/","x5u":"http://127.0.0.1:1/""#).is_ok(), "nothing is fetched");
@@ -202,7 +202,7 @@ fn fault_23_headers() {
 }
 
 #[test]
-fn fault_23_kid_chooses_among_public_keys_and_never_another_family() {
+fn fault_23_a_kid_selects_among_public_keys_and_never_another_family() {
     let public = rcgen::KeyPair::generate().unwrap();
     let mut keys = keys();
     let point = rcgen::PublicKeyData::der_bytes(&public);
@@ -222,7 +222,7 @@ fn fault_23_kid_chooses_among_public_keys_and_never_another_family() {
     let secret = EncodingKey::from_secret(SECRET);
     for kid in [None, Some("p"), Some("other"), Some("")] {
         assert_eq!(check(Algorithm::HS256, kid, &secret).as_deref(), Ok("secret, line 1"), "{kid:?}");
-        // The public key as the secret of a token that claims its name.
+        // A token with the key's kid that is signed with the public key as its secret.
         let forged = check(Algorithm::HS256, kid, &EncodingKey::from_secret(point));
         assert_eq!(forged, Err(TokenError::BadSignature), "{kid:?}");
     }
@@ -237,7 +237,7 @@ fn fault_23_kid_chooses_among_public_keys_and_never_another_family() {
 }
 
 #[test]
-fn fault_24_channel_lists() {
+fn fault_24_invalid_channel_lists_are_refused() {
     assert!(check(&sign(json!({"read": null, "write": null}))).unwrap().read.is_empty());
     for (bad, found) in [
         (json!("a"), "a string"),
@@ -287,7 +287,7 @@ fn fault_25_a_token_full_of_the_longest_names_fits_into_a_message() {
 }
 
 #[test]
-fn white_space_around_a_token_is_not_part_of_it() {
+fn white_space_around_a_token_is_ignored() {
     let token = sign(json!({"read": ["a"]}));
     for (before, behind) in [("", "\n"), ("", " "), ("", "\r\n"), ("\t", ""), (" \n", "\n\n ")] {
         assert!(check(&format!("{before}{token}{behind}")).is_ok(), "{before:?} {behind:?}");
@@ -300,7 +300,7 @@ fn white_space_around_a_token_is_not_part_of_it() {
 }
 
 #[test]
-fn fault_26_duplicate_claims_and_payloads_that_are_no_object() {
+fn fault_26_duplicate_claims_and_payloads_other_than_objects_are_refused() {
     let header = r#"{"alg":"HS256"}"#;
     let refused = |payload: &str| check(&sign_raw(header, payload)).unwrap_err();
     for (claim, one, other) in [
@@ -320,20 +320,20 @@ fn fault_26_duplicate_claims_and_payloads_that_are_no_object() {
     for payload in [r#"[["a"]]"#, "null", "1", "\"x\"", "{", ""] {
         assert_eq!(refused(payload), TokenError::NotClaims, "{payload}");
     }
-    assert!(check(&sign_raw(header, r#"{"x":1,"x":2}"#)).is_ok(), "nothing depends on it");
+    assert!(check(&sign_raw(header, r#"{"x":1,"x":2}"#)).is_ok(), "unknown claims do not matter");
 }
 
 #[test]
-fn null_is_the_absent_claim_where_that_gives_nothing() {
+fn null_counts_as_absent_except_for_lists_and_dates() {
     let null = |claim: &str| check(&sign(json!({claim: null, "api": true})));
     for claim in ["sub", "iat", "jti", "iss", "aud", "unknown"] {
         assert!(null(claim).is_ok(), "{claim}");
     }
     assert!(check(&sign(json!({"api": null}))).unwrap().api.is_none());
-    // An absent `read` or `write` opens every channel to the API: null is the empty list.
+    // An absent `read` or `write` allows every channel in the API, so null is the empty list.
     assert!(!null("read").unwrap().may_see("a") && check(&sign(json!({"api": true}))).unwrap().may_see("a"));
     assert!(!null("write").unwrap().may_publish("a"));
-    // An absent date lifts a limit.
+    // An absent date means no limit, so null is an error.
     for claim in ["exp", "nbf"] {
         assert!(matches!(null(claim), Err(TokenError::Claim(name, _)) if name == claim));
     }
@@ -344,7 +344,7 @@ fn null_is_the_absent_claim_where_that_gives_nothing() {
 }
 
 #[test]
-fn other_claims_say_what_they_must_be() {
+fn errors_of_other_claims_say_what_they_must_be() {
     let rights =
         "true, false or an array of rights (publish, channels, subjects, connections, disconnect, info)";
     for (api, found) in [
@@ -374,7 +374,7 @@ fn other_claims_say_what_they_must_be() {
 }
 
 #[test]
-fn issuer_and_audience_count_where_configured() {
+fn issuer_and_audience_are_checked_if_configured() {
     let policy = Policy { issuer: Some("me".into()), audience: Some("you".into()), ..policy() };
     let check = |claims: Value| verify(&sign(claims), &keys(), &policy, NOW).map(drop);
     assert_eq!(check(json!({"iss": "me", "aud": "you"})), Ok(()));

@@ -1,4 +1,4 @@
-//! From a token to what its bearer may do: the header chooses the keys, a signature is checked, then the claims.
+//! Verifies a token: selects the keys by its header, checks the signature, then the claims.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::{
 use crate::message::{ChannelName, ChannelNameError};
 use crate::timestamp::MAX_DATE;
 
-/// Checks a token as it stood in a request.
+/// Verifies the token of a request.
 ///
 /// ```
 /// use philote::token::{Keys, NewToken, Policy, issue, verify};
@@ -27,10 +27,10 @@ use crate::timestamp::MAX_DATE;
 ///
 /// let access = verify(&token, &keys, &policy, 1_004).unwrap();
 /// assert_eq!(access.read[0].as_str(), "chat");
-/// assert!(verify(&token, &keys, &policy, 1_005).is_err(), "expired: exp plus the leeway has come");
+/// assert!(verify(&token, &keys, &policy, 1_005).is_err(), "expired at exp plus the leeway");
 /// ```
 ///
-/// White space around it is not part of it: a token that was read from a file ends with a newline.
+/// White space around the token is ignored, because a token from a file may end with a newline.
 pub fn verify(token: &str, keys: &Keys, policy: &Policy, now: UnixSeconds) -> Result<Claims, TokenError> {
     if token.trim_ascii().len() > MAX_REQUEST_TOKEN_BYTES {
         return Err(TokenError::TooLong);
@@ -38,7 +38,7 @@ pub fn verify(token: &str, keys: &Keys, policy: &Policy, now: UnixSeconds) -> Re
     verify_in_frame(token, keys, policy, now)
 }
 
-/// Checks a token as it stood in a message, which may bring a longer one: [`Policy::longest_token`].
+/// Verifies the token of a message, which may be longer: [`Policy::longest_token`].
 pub fn verify_in_frame(
     token: &str,
     keys: &Keys,
@@ -56,10 +56,10 @@ pub fn verify_in_frame(
     claims.check(key, token.len(), policy, now)
 }
 
-/// Finds the key that signed the token, and what it claims.
+/// Returns the claims of a token and the key that signed it.
 ///
-/// The keys that are tried are only the ones that its algorithm is for: a public key is never taken for a secret. Of
-/// public keys it is those with the token's `kid`, or all where it has none.
+/// Only keys for the token's algorithm are tried, so a public key is never used as a secret. A `kid` selects among public
+/// keys; without one, all of them are tried.
 fn decode(token: &str, keys: &Keys) -> Result<(RawClaims, Arc<Key>), TokenError> {
     let header = jsonwebtoken::decode_header(token).map_err(|_| diagnose_header(token, keys))?;
     if header.crit.is_some() {
@@ -75,10 +75,10 @@ fn decode(token: &str, keys: &Keys) -> Result<(RawClaims, Arc<Key>), TokenError>
             TokenError::Algorithm(keys.algorithms())
         });
     }
-    // decode_header has found both dots.
+    // decode_header has checked that there are two dots.
     let (signed, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
     for key in candidates {
-        // The library's own decode() reads the header twice more, and the claims once more.
+        // decode() of the library would parse the header twice more, and the claims once more.
         let verified = jsonwebtoken::crypto::verify(signature, signed.as_bytes(), key.decoding(), header.alg);
         if verified.map_err(|_| TokenError::Malformed)? {
             return Ok((claims(token)?, key.clone()));
@@ -87,7 +87,7 @@ fn decode(token: &str, keys: &Keys) -> Result<(RawClaims, Arc<Key>), TokenError>
     Err(TokenError::BadSignature)
 }
 
-/// The claims of a token whose signature is good.
+/// Decodes the claims of a token whose signature is valid.
 fn claims(token: &str) -> Result<RawClaims, TokenError> {
     jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|error| match error.kind() {
         ErrorKind::Json(_) => diagnose(token),
@@ -95,7 +95,7 @@ fn claims(token: &str) -> Result<RawClaims, TokenError> {
     })
 }
 
-/// The claims that mean something, as they stood there.
+/// The known claims, before they are checked.
 struct RawClaims(ClaimsObject);
 
 #[derive(Deserialize)]
@@ -118,20 +118,20 @@ struct ClaimsObject {
     aud: serde_json::Value,
 }
 
-/// The names in `read` or `write`. Null is the empty list and not the absent claim, which would let the API show every
-/// channel.
+/// Reads the channel names of `read` or `write`. Null means an empty list, not an absent claim, because the API shows every
+/// channel to a token without the claim.
 fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
     Option::deserialize(deserializer).map(|names| Some(names.unwrap_or_default()))
 }
 
-/// A date. Null is no date and not the absence of a limit: JavaScript writes it for NaN, which is what an expiry that
-/// was computed from nothing comes to.
+/// Reads a date. Null is an error and not an absent claim, because JavaScript writes null for NaN, the result of a failed
+/// computation.
 fn not_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
     f64::deserialize(deserializer).map(Some)
 }
 
 impl<'de> Deserialize<'de> for RawClaims {
-    /// Only an object: a derived struct would take an array too.
+    /// Accepts only an object, because the derived code would accept an array too.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct ClaimsVisitor;
         impl<'de> Visitor<'de> for ClaimsVisitor {
@@ -196,7 +196,7 @@ impl RawClaims {
     }
 }
 
-/// A NumericDate in whole seconds; a fraction is cut off.
+/// Converts a NumericDate to whole seconds, rounding down.
 fn date(value: f64, claim: &'static str) -> Result<UnixSeconds, TokenError> {
     let found = match value {
         _ if value < 0.0 => "a negative number",
@@ -231,20 +231,20 @@ fn wrong_name(error: &ChannelNameError) -> ClaimError {
     ClaimError::Value { expected: NAMES, found }
 }
 
-/// What a token says, believed or not, and what this server makes of it.
+/// The contents of a token, valid or not, and the result of its verification.
 #[derive(Debug)]
 pub struct Inspection {
-    /// The header, where it can be decoded.
+    /// The header, if it can be decoded.
     pub header: Option<serde_json::Value>,
-    /// The claims, where they can be decoded.
+    /// The claims, if they can be decoded.
     pub claims: Option<serde_json::Value>,
-    /// Which key signed it, as a phrase; none of them did otherwise.
+    /// The source of the key that signed the token, if a key of the server did.
     pub signed_by: Option<Box<str>>,
-    /// What its bearer may do, or why it is refused.
+    /// The checked claims, or why the token is refused.
     pub verdict: Result<Claims, TokenError>,
 }
 
-/// Takes a token apart for its administrator.
+/// Inspects a token for an administrator.
 pub fn inspect(token: &str, keys: &Keys, policy: &Policy, now: UnixSeconds) -> Inspection {
     let token = token.trim_ascii();
     let signed_by = decode(token, keys).ok().map(|(_, key)| key.name().into());
@@ -256,7 +256,7 @@ pub fn inspect(token: &str, keys: &Keys, policy: &Policy, now: UnixSeconds) -> I
     }
 }
 
-/// The `sub` that a token claims, believed or not: to find the refusals of somebody whose token is no good.
+/// Returns the `sub` of a token without verifying it, so that administrators can find refused requests by subject.
 pub fn claimed_subject(token: &str) -> Option<Box<str>> {
     let token = token.trim_ascii();
     if token.len() > MAX_TOKEN_BYTES {
