@@ -1,21 +1,22 @@
 //! The daemon: reads its settings, opens its listeners, serves until a signal stops it, and drains.
 //!
 //! In reading order: [`main`] and `serve` in this file, `listeners`, `drain`, `reload`; then `control`, which answers the
-//! admin socket with `listing` and `steering`; then `metrics` and `rates`, `expiry`, `watchdog`; and `dev` with `terminal`.
+//! admin socket with `listing` and `steering`; then what runs once a second or on request: `metrics`, `rates`,
+//! `certificate_expiry`, `watchdog`; and for `--dev`, `dev` and `hangup`.
 
+mod certificate_expiry;
 mod control;
 mod descriptors;
 mod dev;
 mod drain;
 mod error;
-mod expiry;
+mod hangup;
 mod listeners;
 mod listing;
 mod metrics;
 mod rates;
 mod reload;
 mod steering;
-mod terminal;
 mod watchdog;
 
 use std::net::SocketAddr;
@@ -29,16 +30,16 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tracing::level_filters::LevelFilter;
 
+use self::certificate_expiry::ExpiryWatch;
 use self::control::DaemonControl;
 use self::drain::drain;
 use self::error::StartError;
-use self::expiry::ExpiryWatch;
+use self::hangup::StartTerminal;
 use self::listeners::Listeners;
 use self::metrics::Metrics;
 use self::rates::Rates;
 use self::reload::{ReloadRequest, Reloader};
 use self::steering::Steering;
-use self::terminal::StartedOn;
 use self::watchdog::{Watchdog, Workers};
 use crate::admin::{self, api::Timestamp};
 use crate::completions;
@@ -92,7 +93,7 @@ fn run(command_line: CommandLine) -> Result<(), StartError> {
         return Ok(());
     }
 
-    let started_on = StartedOn::terminal();
+    let start_terminal = StartTerminal::now();
     let signals = signals::listen()?;
     loaded.make_secret()?;
     let log = log::init(format(&loaded.settings), log_level(loaded.settings.log.level))?;
@@ -110,7 +111,7 @@ fn run(command_line: CommandLine) -> Result<(), StartError> {
         let server = Server::new(loaded.settings.clone(), max_descriptors);
         let reloader =
             Reloader::new(overrides, environment, loaded, server.clone(), log.clone(), notifier.clone());
-        serve(server, reloader, (signals, &started_on), &log, &notifier)
+        serve(server, reloader, (signals, &start_terminal), &log, &notifier)
     };
     if result.is_ok() {
         tracing::info!("stopped");
@@ -123,7 +124,7 @@ fn run(command_line: CommandLine) -> Result<(), StartError> {
 fn serve(
     server: Arc<Server>,
     reloader: Reloader,
-    (signals, started_on): (mpsc::Receiver<Signal>, &StartedOn),
+    (signals, start_terminal): (mpsc::Receiver<Signal>, &StartTerminal),
     log: &LogHandle,
     notifier: &Arc<Notifier>,
 ) -> Result<(), StartError> {
@@ -174,7 +175,7 @@ fn serve(
     notifier.ready();
     runtime.block_on(async {
         let mut main_loop =
-            MainLoop { server: &server, reloader, reloads, signals, started_on, notifier, rates };
+            MainLoop { server: &server, reloader, reloads, signals, start_terminal, notifier, rates };
         main_loop.run().await;
         drain(&server, notifier, &listeners, &drain_ends).await;
     });
@@ -191,7 +192,7 @@ struct MainLoop<'a> {
     reloader: Reloader,
     reloads: mpsc::Receiver<ReloadRequest>,
     signals: mpsc::Receiver<Signal>,
-    started_on: &'a StartedOn,
+    start_terminal: &'a StartTerminal,
     notifier: &'a Notifier,
     rates: Arc<Rates>,
 }
@@ -205,7 +206,7 @@ impl MainLoop<'_> {
         loop {
             tokio::select! {
                 signal = self.signals.recv() => match signal {
-                    Some(Signal::Hangup) if self.server.live().settings.dev && self.started_on.is_gone() => {
+                    Some(Signal::Hangup) if self.server.live().settings.dev && self.start_terminal.is_gone() => {
                         tracing::info!("SIGHUP, and the terminal is gone: stopping");
                         return;
                     }

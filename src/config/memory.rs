@@ -115,8 +115,12 @@ mod tests {
         let least = ("sys/fs/cgroup/system.slice/philote.service/memory.max", "65536\n");
         assert_eq!(limit(&[least, parent], own), Some(65536));
         let high = ("sys/fs/cgroup/system.slice/memory.high", "4096\n");
-        assert_eq!(limit(&[least, parent, high], own), Some(4096), "above it the kernel holds everything up");
-        // In a container with a namespace of its own, and on a machine without version 2.
+        assert_eq!(
+            limit(&[least, parent, high], own),
+            Some(4096),
+            "above memory.high the kernel slows the process down"
+        );
+        // In a container with a separate namespace, and on a machine without version 2.
         assert_eq!(limit(&[("sys/fs/cgroup/memory.max", "8192\n"), parent], "0::/\n"), Some(8192));
         assert_eq!(limit(&[parent], "5:memory:/system.slice\n"), None);
     }

@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_is_shown_as_it_is_read() {
+    fn an_allowed_origin_is_printed_as_it_is_read() {
         for text in ["null", "https://a.test:1", "https://*.a.test", "http://*.a.test:8080", "https://[::1]"]
         {
             assert_eq!(AllowedOrigin::parse(text).unwrap().to_string(), text);
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn fault_13_what_could_never_match_is_refused() {
+    fn fault_13_an_origin_that_could_never_match_is_refused() {
         for text in [
             "*",
             "https://*",

@@ -1,11 +1,11 @@
-//! The terminal that `--dev` was started on. After it is closed, SIGHUP stops the daemon instead of reloading.
+//! Decides what SIGHUP means for `--dev`: it reloads, but stops the daemon if its terminal was closed.
 
 use std::fs::File;
 use std::io::IsTerminal;
 
-/// The terminal at the start of the daemon.
+/// The terminal on which the daemon was started.
 #[derive(Debug)]
-pub(super) struct StartedOn(Terminal);
+pub(super) struct StartTerminal(Terminal);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Terminal {
@@ -27,15 +27,15 @@ impl Terminal {
     }
 }
 
-impl StartedOn {
+impl StartTerminal {
     /// Looks at the terminal. Call it before SIGHUP is handled. A process that was started with SIGHUP ignored, as by nohup,
     /// counts as one without a terminal.
-    pub(super) fn terminal() -> StartedOn {
+    pub(super) fn now() -> StartTerminal {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         if ignores_hangup(&status) {
-            return StartedOn(Terminal { streams: [false; 3], controlling: false });
+            return StartTerminal(Terminal { streams: [false; 3], controlling: false });
         }
-        StartedOn(Terminal::now())
+        StartTerminal(Terminal::now())
     }
 
     /// Returns whether the terminal was closed.
