@@ -1,4 +1,4 @@
-//! RFC 3339 timestamps in UTC, and durations for people.
+//! Writes RFC 3339 timestamps in UTC, and durations for people.
 
 use std::fmt::Display;
 use std::time::{Duration, SystemTime};
@@ -18,16 +18,17 @@ pub fn moment(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(clamp_date(seconds))
 }
 
-/// A moment as RFC 3339 writes it (`2026-11-22T10:45:00Z`), of the years 1970 to 9999 the nearest.
+/// Returns an RFC 3339 timestamp (`2026-11-22T10:45:00Z`). A time outside of the years 1970 to 9999 becomes the nearest one
+/// inside.
 #[must_use]
 pub fn rfc3339(time: SystemTime) -> impl Display {
-    // A clock that was never set may say 1969, which the formatter refuses.
+    // A clock that was never set may be in 1969, for which the formatter fails.
     humantime::format_rfc3339_seconds(time.clamp(SystemTime::UNIX_EPOCH, moment(MAX_DATE)))
 }
 
-/// A duration for people, in its two greatest units: `7 days`, `3 days 4 h`, `5 min 3 s`, `350 ms`.
+/// Returns a duration in its two largest units: `7 days`, `3 days 4 h`, `5 min 3 s`, `350 ms`.
 ///
-/// Below a second it is told in milliseconds; above it they are left out.
+/// Milliseconds are shown only below one second.
 #[must_use]
 pub fn span(length: Duration) -> String {
     let seconds = length.as_secs();
@@ -42,9 +43,9 @@ pub fn span(length: Duration) -> String {
         (seconds % 60, "s"),
     ];
     let first = units.iter().position(|(count, _)| *count > 0).unwrap_or(units.len() - 1);
-    let told =
-        units.iter().skip(first).take(2).enumerate().filter(|(place, (count, _))| *place == 0 || *count > 0);
-    told.map(|(_, (count, unit))| format!("{count} {unit}")).collect::<Vec<_>>().join(" ")
+    let shown =
+        units.iter().skip(first).take(2).enumerate().filter(|(index, (count, _))| *index == 0 || *count > 0);
+    shown.map(|(_, (count, unit))| format!("{count} {unit}")).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
