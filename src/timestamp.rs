@@ -14,7 +14,7 @@ pub fn clamp_date(seconds: u64) -> u64 {
 
 /// Returns the time `seconds` after the beginning of 1970, at most [`MAX_DATE`].
 #[must_use]
-pub fn moment(seconds: u64) -> SystemTime {
+pub fn from_unix(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(clamp_date(seconds))
 }
 
@@ -23,7 +23,7 @@ pub fn moment(seconds: u64) -> SystemTime {
 #[must_use]
 pub fn rfc3339(time: SystemTime) -> impl Display {
     // A clock that was never set may be in 1969, for which the formatter fails.
-    humantime::format_rfc3339_seconds(time.clamp(SystemTime::UNIX_EPOCH, moment(MAX_DATE)))
+    humantime::format_rfc3339_seconds(time.clamp(SystemTime::UNIX_EPOCH, from_unix(MAX_DATE)))
 }
 
 /// Returns a duration in its two largest units: `7 days`, `3 days 4 h`, `5 min 3 s`, `350 ms`.
@@ -74,14 +74,14 @@ mod tests {
 
     #[test]
     fn every_moment_can_be_written() {
-        let text = |seconds| rfc3339(moment(seconds)).to_string();
+        let text = |seconds| rfc3339(from_unix(seconds)).to_string();
         assert_eq!(
             (text(0), text(1_000_000_000)),
             ("1970-01-01T00:00:00Z".into(), "2001-09-09T01:46:40Z".into())
         );
         assert_eq!((text(MAX_DATE), text(u64::MAX)), ("9999-12-31T23:59:59Z".into(), text(MAX_DATE)));
         let past =
-            [SystemTime::UNIX_EPOCH - Duration::from_secs(1), moment(MAX_DATE) + Duration::from_secs(1)];
+            [SystemTime::UNIX_EPOCH - Duration::from_secs(1), from_unix(MAX_DATE) + Duration::from_secs(1)];
         assert_eq!(past.map(|time| rfc3339(time).to_string()), [text(0), text(MAX_DATE)]);
     }
 }

@@ -5,7 +5,7 @@ use std::io::Write;
 use super::encode::{encode_text, quote};
 use super::{BadMessage, ChannelName, MessageId};
 use crate::frame::Frame;
-use crate::timestamp::{moment, rfc3339};
+use crate::timestamp::{from_unix, rfc3339};
 
 /// An error reply. The connection stays open.
 #[derive(Debug)]
@@ -136,7 +136,7 @@ impl AccessReply<'_> {
             out.extend_from_slice(b"],\"write\":[");
             separated(out, self.write, |out, name| quote(out, name.as_str()));
             out.extend_from_slice(b"],\"expires_at\":");
-            let expires = self.expires.map(|expires| rfc3339(moment(expires)).to_string());
+            let expires = self.expires.map(|expires| rfc3339(from_unix(expires)).to_string());
             quote_or_null(out, expires.as_deref());
             // Writing to a Vec can't fail.
             let _ = write!(out, ",\"max_message_size\":{}", self.max_message_size);

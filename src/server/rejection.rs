@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::close::CloseReason;
 use crate::frame::Frame;
-use crate::timestamp::{moment, rfc3339};
+use crate::timestamp::{from_unix, rfc3339};
 use crate::token::{TokenError, UnixSeconds};
 
 /// An HTTP answer of Philote: always whole, never streamed.
@@ -393,7 +393,7 @@ impl fmt::Display for Rejection {
             }
             Rejection::Origin(origin) => write!(f, "pages of the origin {origin} may not connect here"),
             Rejection::Subject { until } => {
-                let until = rfc3339(moment(*until));
+                let until = rfc3339(from_unix(*until));
                 write!(f, "an administrator refuses this token's subject until {until}")
             }
             Rejection::PerAddress(max) => {

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::timestamp::{moment, rfc3339};
+use crate::timestamp::{from_unix, rfc3339};
 
 /// A time, in JSON as RFC 3339 in UTC with a precision of one second (`2026-11-22T10:45:00Z`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,7 +15,7 @@ impl Timestamp {
     /// Returns the time `seconds` after the start of 1970, at most the end of the year 9999.
     #[must_use]
     pub fn from_unix(seconds: u64) -> Self {
-        Self(moment(seconds))
+        Self(from_unix(seconds))
     }
 
     /// Returns the current time of the wall clock.

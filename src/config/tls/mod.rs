@@ -16,7 +16,7 @@ use rustls::sign::CertifiedKey;
 pub use self::error::TlsError;
 use self::validity::not_after;
 use crate::regular_file::{self, FileError, without_mark};
-use crate::timestamp::{moment, rfc3339};
+use crate::timestamp::{from_unix, rfc3339};
 
 /// Bytes of a file: room for [`MAX_CERTIFICATES`] of any sensible length.
 const LARGEST: u64 = 64 << 10;
@@ -81,7 +81,7 @@ impl TlsSettings {
 
     /// Returns the end of the validity as an RFC 3339 timestamp.
     pub fn expires_text(&self) -> String {
-        rfc3339(moment(self.expires)).to_string()
+        rfc3339(from_unix(self.expires)).to_string()
     }
 }
 

@@ -17,7 +17,7 @@ use crate::server::bans::BanError;
 use crate::server::rejection::{Answer, Rejection, json_answer};
 use crate::server::shutdown::disconnect::Leave;
 use crate::server::{Server, unix_now};
-use crate::timestamp::{moment, rfc3339};
+use crate::timestamp::{from_unix, rfc3339};
 use crate::token::{Claims, MAX_SUBJECT_BYTES};
 
 /// The longest body, in bytes.
@@ -173,7 +173,7 @@ pub(crate) async fn disconnect(
         outcome
     };
     let (count, until) = Background::run(server, deadline, work).await.flatten()?;
-    let until = until.map(|until| rfc3339(moment(until)).to_string());
+    let until = until.map(|until| rfc3339(from_unix(until)).to_string());
     let body = json!({"disconnected": count, "refused_until": until});
     Ok(json_answer(StatusCode::OK, body.to_string()))
 }

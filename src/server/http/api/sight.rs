@@ -14,7 +14,7 @@ use crate::message::{ChannelName, connection_id};
 use crate::server::Server;
 use crate::server::background::Background;
 use crate::server::rejection::{Answer, Rejection, json_answer};
-use crate::timestamp::{moment, rfc3339};
+use crate::timestamp::{from_unix, rfc3339};
 use crate::token::{ApiRight, Claims};
 
 /// The most channels, and the most subjects, in one answer.
@@ -151,7 +151,7 @@ fn row(connection: &Connection, seen_by: &Claims) -> Value {
         "connection": connection.id(),
         "subject": access.subject,
         "connected_at": rfc3339(SystemTime::now() - connection.opened().elapsed()).to_string(),
-        "expires_at": access.expires.map(|expires| rfc3339(moment(expires)).to_string()),
+        "expires_at": access.expires.map(|expires| rfc3339(from_unix(expires)).to_string()),
         "read": read,
         "read_count": read_count,
         "write": write,
