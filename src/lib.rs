@@ -64,6 +64,7 @@ pub mod jane;
 pub mod log;
 pub mod message;
 pub mod metrics;
+pub mod orders;
 pub mod outbox;
 mod places;
 pub mod regular_file;

@@ -5,7 +5,6 @@
 mod disconnect;
 mod events;
 mod failure;
-mod filters;
 mod lists;
 mod publish;
 mod secrets;
@@ -17,7 +16,6 @@ mod tokens;
 pub use self::disconnect::*;
 pub use self::events::*;
 pub use self::failure::*;
-pub use self::filters::*;
 pub use self::lists::*;
 pub use self::publish::*;
 pub use self::secrets::*;
@@ -25,6 +23,7 @@ pub use self::settings::*;
 pub use self::status::*;
 pub use self::timestamp::*;
 pub use self::tokens::*;
+pub use crate::orders::{Address, IdPrefix};
 
 /// `GET`: [`Status`].
 pub const STATUS: &str = "/v1/status";

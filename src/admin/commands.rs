@@ -10,6 +10,7 @@ use super::api::{
     TokenRequest,
 };
 use super::{Control, EventStream};
+use crate::orders::{Actor, audit};
 
 /// The most bytes of a request's body.
 pub const MAX_BODY: usize = 64 * 1024;
@@ -32,6 +33,11 @@ impl From<&tokio::net::unix::UCred> for Peer {
 }
 
 impl Peer {
+    fn actor(self) -> Actor<'static> {
+        let Peer { uid, gid, pid } = self;
+        Actor::Peer { uid, gid, pid }
+    }
+
     /// Fails unless the peer is root or the daemon's own user. Setting a secret needs this too, because it reveals the
     /// secret.
     fn may_know_secrets(self) -> Result<(), Failure> {
@@ -182,7 +188,7 @@ pub(super) fn run(
             }
             let count = answer.as_ref().map_or(0, |answer| answer.matched);
             let closed = |answer: &Disconnected| format!("{} being closed", answer.matched);
-            audited(peer, "disconnect", &format!("of {count}: {}", who(&request)), answer, closed)
+            audited(peer, "disconnect", &format!("of {count}: {}", request.order()), answer, closed)
         }
         Command::Lift => {
             let LiftRequest { subject } = parse(body, r#"{"subject": "alice"}"#)?;
@@ -213,25 +219,9 @@ fn follow(query: &EventQuery, peer: Peer, control: &dyn Control) -> Result<Event
     if query.messages {
         let channel = query.channel.as_ref().map_or_else(|| "all".into(), |channel| format!("{channel:?}"));
         let outcome = answer.as_ref().err().map_or("done", |failure| failure.message.as_str());
-        audit(peer, "events", &format!("with the messages of {channel}"), outcome);
+        audit(peer.actor(), "events", &format!("with the messages of {channel}"), outcome);
     }
     answer
-}
-
-/// Describes for an audit line which connections a request closes.
-fn who(request: &DisconnectRequest) -> String {
-    let DisconnectRequest { ids, channel, subject, address, all, reconnect, refuse_for, .. } = request;
-    let mut words: Vec<String> = Vec::new();
-    if *all {
-        words.push("all".into());
-    }
-    words.extend(ids.iter().map(|id| format!("id {id}")));
-    words.extend(channel.iter().map(|channel| format!("channel {channel:?}")));
-    words.extend(subject.iter().map(|subject| format!("subject {subject:?}")));
-    words.extend(address.iter().map(|address| format!("address {address}")));
-    words.extend(reconnect.then(|| "to reconnect".into()));
-    words.extend(refuse_for.map(|seconds| format!("refused for {seconds} s")));
-    words.join(", ")
 }
 
 /// Describes a publish request for an audit line: the number of messages and their channels, but no data.
@@ -276,8 +266,8 @@ fn audited<T: Serialize>(
     came_to: impl FnOnce(&T) -> String,
 ) -> Result<Vec<u8>, Failure> {
     match &answer {
-        Ok(answer) => audit(peer, command, what, &format!("done, {}", came_to(answer))),
-        Err(failure) => audit(peer, command, what, &failure.message),
+        Ok(answer) => audit(peer.actor(), command, what, &format!("done, {}", came_to(answer))),
+        Err(failure) => audit(peer.actor(), command, what, &failure.message),
     }
     json(answer)
 }
@@ -289,16 +279,6 @@ fn changed(answer: &SecretChanged) -> String {
 fn reloaded(answer: &Reloaded) -> String {
     let Reloaded { applied, needs_restart, closing, .. } = answer;
     format!("{} applied, {} need a restart, {closing} closing", applied.len(), needs_restart.len())
-}
-
-fn audit(peer: Peer, command: &'static str, what: &str, outcome: &str) {
-    let Peer { uid, gid, pid } = peer;
-    tracing::info!(
-        target: "philote::audit",
-        peer_uid = uid, peer_gid = gid, peer_pid = pid, command, outcome,
-        "admin: {command}{}{what} by uid {uid}, pid {pid}: {outcome}",
-        if what.is_empty() { "" } else { " " },
-    );
 }
 
 /// Describes a token request for an audit line. Names are quoted, so that no name can look like another line.

@@ -13,7 +13,7 @@ use circles::{Circle, circles};
 /// The modules that each module may use. A module that is not listed may use none of this crate.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("token", &["message", "timestamp", "regular_file"]),
-    ("admin", &["token", "http", "timestamp", "sync"]),
+    ("admin", &["http", "orders", "sync", "timestamp", "token"]),
     ("bench", &["token", "root_certificates"]),
     ("config", &["escape", "timestamp", "regular_file"]),
     (
@@ -33,6 +33,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "log",
             "message",
             "metrics",
+            "orders",
             "outbox",
             "server",
             "signals",
@@ -61,6 +62,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "hub",
             "log",
             "message",
+            "orders",
             "timestamp",
             "outbox",
             "places",

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Address, IdPrefix, Timestamp};
+use super::Timestamp;
+use crate::orders::{Address, DisconnectOrder, IdPrefix};
 
 /// A request to close every connection that matches all of the given filters: at least one of `ids`, `channel`,
 /// `subject` and `address`, or only `all`.
@@ -25,6 +26,15 @@ pub struct DisconnectRequest {
     pub reconnect: bool,
     /// How long to ban `subject`, in seconds.
     pub refuse_for: Option<u64>,
+}
+
+impl DisconnectRequest {
+    /// Returns the order in this request.
+    #[must_use]
+    pub fn order(&self) -> DisconnectOrder {
+        let Self { ids, channel, subject, address, all, reconnect, refuse_for, dry_run: _ } = self.clone();
+        DisconnectOrder { all, ids, channel, subject, address, reconnect, ban_seconds: refuse_for }
+    }
 }
 
 /// The result of a disconnect request.

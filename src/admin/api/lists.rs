@@ -6,7 +6,8 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Address, IdPrefix, Timestamp};
+use super::Timestamp;
+use crate::orders::{Address, IdPrefix};
 
 /// The default number of rows of a list.
 pub const DEFAULT_ROWS: usize = 100;
