@@ -1,9 +1,10 @@
 //! The daemon: reads its settings, opens its listeners, serves until a signal stops it, and drains.
 //!
 //! In reading order: [`main`] and `serve` in this file, `listeners`, `drain`, `reload`; then `control`, which answers the
-//! admin socket with `listing` and `steering`; then what runs once a second or on request: `metrics`, `rates`,
+//! admin socket with `lists` and `actions`; then what runs once a second or on request: `metrics`, `rates`,
 //! `certificate_expiry`, `watchdog`; and for `--dev`, `dev` and `hangup`.
 
+mod actions;
 mod certificate_expiry;
 mod control;
 mod descriptors;
@@ -12,11 +13,10 @@ mod drain;
 mod error;
 mod hangup;
 mod listeners;
-mod listing;
+mod lists;
 mod metrics;
 mod rates;
 mod reload;
-mod steering;
 mod watchdog;
 
 use std::net::SocketAddr;
@@ -30,6 +30,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tracing::level_filters::LevelFilter;
 
+use self::actions::Actions;
 use self::certificate_expiry::ExpiryWatch;
 use self::control::DaemonControl;
 use self::drain::drain;
@@ -39,7 +40,6 @@ use self::listeners::Listeners;
 use self::metrics::Metrics;
 use self::rates::Rates;
 use self::reload::{ReloadRequest, Reloader};
-use self::steering::Steering;
 use self::watchdog::{Watchdog, Workers};
 use crate::admin::{self, api::Timestamp};
 use crate::completions;
@@ -156,7 +156,7 @@ fn serve(
         drain_ends: drain_ends.clone(),
         started,
         rates: rates.clone(),
-        steering: Steering::new(server.clone(), runtime.handle().clone()),
+        actions: Actions::new(server.clone(), runtime.handle().clone()),
         metrics: metrics.clone(),
     };
     let admin = start_admin(&settings, &reloader, control)?;

@@ -7,11 +7,11 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
-use super::listing;
+use super::actions::Actions;
+use super::lists;
 use super::metrics::Metrics;
 use super::rates::{self, Rates};
 use super::reload::{LastReload, ReloadRequest};
-use super::steering::Steering;
 use crate::admin::api::{
     self, ChannelQuery, Channels, ClosedConnections, ClosedQuery, Code, ConnectionQuery, Connections,
     DisconnectRequest, Disconnected, EventQuery, Failure, Hidden, Inspection, IssuedToken, Level, Levels,
@@ -38,7 +38,7 @@ pub(super) struct DaemonControl {
     /// Set when a drain begins.
     pub(super) drain_ends: Arc<OnceLock<Timestamp>>,
     pub(super) rates: Arc<Rates>,
-    pub(super) steering: Steering,
+    pub(super) actions: Actions,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -179,31 +179,31 @@ impl Control for DaemonControl {
     }
 
     fn connections(&self, query: &ConnectionQuery) -> Result<Connections, Failure> {
-        Ok(listing::connections(&self.server, query))
+        Ok(lists::connections(&self.server, query))
     }
 
     fn closed(&self, query: &ClosedQuery) -> Result<ClosedConnections, Failure> {
-        Ok(listing::closed(&self.server, query))
+        Ok(lists::closed(&self.server, query))
     }
 
     fn channels(&self, query: &ChannelQuery) -> Result<Channels, Failure> {
-        Ok(listing::channels(&self.server, query))
+        Ok(lists::channels(&self.server, query))
     }
 
     fn disconnect(&self, request: &DisconnectRequest) -> Result<Disconnected, Failure> {
-        self.steering.disconnect(request)
+        self.actions.disconnect(request)
     }
 
     fn refused(&self) -> Result<RefusedSubjects, Failure> {
-        Ok(self.steering.refused())
+        Ok(self.actions.banned())
     }
 
     fn lift(&self, subject: &str) -> Result<Lifted, Failure> {
-        self.steering.lift(subject)
+        self.actions.lift(subject)
     }
 
     fn publish(&self, request: &PublishRequest) -> Result<Published, Failure> {
-        self.steering.publish(request)
+        self.actions.publish(request)
     }
 
     fn log_level(&self) -> Result<Levels, Failure> {
@@ -262,7 +262,7 @@ fn event(event: Event) -> api::Event {
             subject: owned(&connected.subject),
             address: connected.address,
         },
-        Event::Closed(ended) => api::Event::Ended(listing::ended_row(&ended)),
+        Event::Closed(ended) => api::Event::Ended(lists::ended_row(&ended)),
         Event::Reloaded(reloaded) => api::Event::Reloaded {
             at: Timestamp(reloaded.at),
             applied: reloaded.applied.clone(),

@@ -38,6 +38,12 @@ impl FromStr for IdPrefix {
     }
 }
 
+impl From<Uuid> for IdPrefix {
+    fn from(id: Uuid) -> Self {
+        Self(id.hyphenated().to_string())
+    }
+}
+
 impl TryFrom<String> for IdPrefix {
     type Error = &'static str;
 

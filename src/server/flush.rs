@@ -205,6 +205,7 @@ mod tests {
     use crate::message::{ChannelName, Delivery, Publish};
     use crate::outbox::Sink;
     use crate::outbox::testing::TestSink;
+    use crate::server::ops::publish::publish_batch;
     use crate::token::Claims;
 
     const READERS: usize = 5 * OUTBOXES_PER_PART + 1;
@@ -234,7 +235,7 @@ mod tests {
     async fn publish(server: &Arc<Server>, data: &str) -> Vec<usize> {
         let channel = ChannelName::internal("c").as_str().to_owned().into();
         let message = Publish { channel, data: Some(data), ack: None };
-        server.publish(std::iter::once((&message, &[][..])), None).await
+        publish_batch(server, std::iter::once((&message, &[][..])), None).await
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -2,7 +2,8 @@
 //!
 //! In the order in which a client meets them: [`accept`], [`http`], [`session`]. [`heartbeat`] watches all connections,
 //! [`limits`] and [`bans`] keep clients out, [`shutdown`] closes many connections in order, [`closed`] and [`events`] tell
-//! administrators what happened. [`cost`] says what a message costs.
+//! administrators what happened, and [`ops`] is what administrators and backends can do. [`cost`] says what a message
+//! costs.
 
 mod accept;
 mod admission;
@@ -16,6 +17,7 @@ mod flush;
 mod heartbeat;
 mod http;
 mod limits;
+pub mod ops;
 mod rejection;
 mod session;
 mod shutdown;
@@ -37,7 +39,6 @@ pub use self::events::{Connected, Event, Events, Following, MAX_FOLLOWERS, Messa
 use self::heartbeat::Heartbeats;
 use self::rejection::Rejected;
 pub use self::rejection::Rejection;
-pub use self::shutdown::disconnect::Leave;
 pub use self::shutdown::drain::SHORTEST_DRAIN;
 use crate::close::CloseReason;
 use crate::config::Settings;

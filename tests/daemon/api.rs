@@ -227,7 +227,7 @@ fn connections_lists_those_of_one_subject() {
     assert_eq!(row.get("address"), None, "only administrators may see addresses");
     assert_eq!(backend.get("/api/connections?subject=carol"), json!({"connections": [], "next": null}));
     let sentence = backend.refused(400, "GET", "/api/connections", &Value::Null);
-    assert_eq!(sentence, "say whose connections: ?subject=NAME");
+    assert_eq!(sentence, "the query needs a subject: ?subject=NAME");
 }
 
 #[test]

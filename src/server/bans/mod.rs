@@ -25,13 +25,11 @@ pub struct Bans {
     file: Mutex<BanFile>,
 }
 
-/// Why a subject can't be kept out or let in again, or its connections not be sent away. Nothing was changed.
+/// Why a subject could not be banned, or its ban not be lifted. Nothing has changed then.
 #[derive(Debug)]
 pub enum BanError {
     /// As many as [`MAX_BANS`] are kept out already.
     TooMany,
-    /// Orders to disconnect many connections are still being carried out, as many as may be at once.
-    Spreads(usize),
     /// It can't be remembered across a restart.
     NotRemembered(BanFileError),
 }
@@ -40,9 +38,6 @@ impl fmt::Display for BanError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             BanError::TooMany => write!(f, "{MAX_BANS} subjects are refused already"),
-            BanError::Spreads(max) => {
-                write!(f, "{max} orders to disconnect many connections are still being carried out")
-            }
             BanError::NotRemembered(error) => error.fmt(f),
         }
     }

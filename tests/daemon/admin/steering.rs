@@ -76,6 +76,14 @@ fn an_ambiguous_prefix_of_an_id_is_refused() {
 }
 
 #[test]
+fn a_subject_of_more_than_255_bytes_is_not_banned() {
+    let daemon = Daemon::start("");
+    let (code, text) = ctl(&daemon, &["disconnect", "--subject", &"x".repeat(256), "--refuse-for", "1h"]);
+    assert_eq!((code, text.lines().next().unwrap()), (2, "a subject has at most 255 bytes"));
+    assert_eq!(ctl(&daemon, &["disconnect", "--subject", &"x".repeat(255), "--refuse-for", "1h"]).0, DONE);
+}
+
+#[test]
 fn a_subject_is_refused_until_the_refusal_is_removed() {
     let settings = "[auth]\nleeway = \"0s\"\n";
     let mut daemon = Daemon::start(settings);

@@ -1,11 +1,11 @@
-//! HTTP for monitors and backends: health, and the API below `/api`.
+//! The HTTP API for monitors and backends: health checks, and the backend API below `/api`.
 //!
-//! Its manual for programs is [`OPENAPI`]; a test holds it against [`ROUTES`], another against the answers.
+//! [`OPENAPI`] describes it. A test compares it with [`ROUTES`], another with the answers.
 
 mod disconnect;
+mod lists;
 mod page;
 mod publish;
-mod sight;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,17 +19,16 @@ use tokio::time::{Instant, timeout_at};
 use super::credentials::Credentials;
 use crate::http::{BodyError, read_body};
 use crate::server::accept::pending::Waiting;
-use crate::server::background::Background;
 use crate::server::rejection::{Answer, Rejection, json_answer};
 use crate::server::{Server, admission};
 use crate::token::{ApiRight, Claims};
 
-/// The API as OpenAPI 3.1 describes it.
+/// The description of the API in OpenAPI 3.1.
 const OPENAPI: &str = include_str!("openapi.json");
 
-/// What a request asks for.
+/// The endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum What {
+enum Endpoint {
     Health,
     Ready,
     OpenApi,
@@ -41,44 +40,55 @@ enum What {
     Disconnect,
 }
 
-/// A route: its path, as OpenAPI writes it, its method, and what of the API a token must open for it.
-struct Route(&'static str, Method, Option<ApiRight>, What);
+/// A route.
+struct Route {
+    /// The path, as in OpenAPI.
+    path: &'static str,
+    method: Method,
+    /// The right that the token needs; without one, no token is needed.
+    right: Option<ApiRight>,
+    endpoint: Endpoint,
+}
 
-const ROUTES: [Route; 9] = [
-    Route("/health", Method::GET, None, What::Health),
-    Route("/health/ready", Method::GET, None, What::Ready),
-    Route("/api/openapi.json", Method::GET, None, What::OpenApi),
-    Route("/api/info", Method::GET, Some(ApiRight::Info), What::Info),
-    Route("/api/publish", Method::POST, Some(ApiRight::Publish), What::Publish),
-    Route("/api/channels", Method::GET, Some(ApiRight::Channels), What::Channels),
-    Route("/api/channels/{channel}", Method::GET, Some(ApiRight::Channels), What::Channel),
-    Route("/api/connections", Method::GET, Some(ApiRight::Connections), What::Connections),
-    Route("/api/disconnect", Method::POST, Some(ApiRight::Disconnect), What::Disconnect),
+const fn route(path: &'static str, method: Method, right: Option<ApiRight>, endpoint: Endpoint) -> Route {
+    Route { path, method, right, endpoint }
+}
+
+static ROUTES: [Route; 9] = [
+    route("/health", Method::GET, None, Endpoint::Health),
+    route("/health/ready", Method::GET, None, Endpoint::Ready),
+    route("/api/openapi.json", Method::GET, None, Endpoint::OpenApi),
+    route("/api/info", Method::GET, Some(ApiRight::Info), Endpoint::Info),
+    route("/api/publish", Method::POST, Some(ApiRight::Publish), Endpoint::Publish),
+    route("/api/channels", Method::GET, Some(ApiRight::Channels), Endpoint::Channels),
+    route("/api/channels/{channel}", Method::GET, Some(ApiRight::Channels), Endpoint::Channel),
+    route("/api/connections", Method::GET, Some(ApiRight::Connections), Endpoint::Connections),
+    route("/api/disconnect", Method::POST, Some(ApiRight::Disconnect), Endpoint::Disconnect),
 ];
 
 impl Route {
-    /// What stands for the path's last part, still percent-encoded; empty where the path has no such part.
+    /// Returns the part of the path that stands for `{channel}`, still percent-encoded, or an empty string if the route
+    /// has no such part; `None` if the path does not match.
     ///
-    /// A slash in it may have been decoded on the way, so that it is all that follows.
+    /// The part may contain slashes, because a proxy may have decoded them.
     fn matches<'a>(&self, path: &'a str) -> Option<&'a str> {
-        match self.0.split_once('{') {
+        match self.path.split_once('{') {
             Some((before, _)) => path.strip_prefix(before).filter(|rest| !rest.is_empty()),
-            None => (self.0 == path).then_some(""),
+            None => (self.path == path).then_some(""),
         }
     }
 
     fn check_method(&self, method: &Method) -> Result<(), Rejection> {
-        match self.1 {
+        match self.method {
             Method::GET if [Method::GET, Method::HEAD].contains(method) => Ok(()),
             Method::GET => Err(Rejection::Method("GET, HEAD")),
-            _ if self.1 == *method => Ok(()),
+            _ if self.method == *method => Ok(()),
             _ => Err(Rejection::Method("POST")),
         }
     }
 }
 
-/// Answers a request below `/health` or `/api`; `client` is who sent it. Its body has until `deadline` to arrive, and what
-/// it asks for to be begun.
+/// Answers a request to `/health` or `/api`, or below. The body must arrive and the work must start before `deadline`.
 pub(crate) async fn answer(
     server: &Arc<Server>,
     waiting: &Waiting,
@@ -90,51 +100,51 @@ pub(crate) async fn answer(
     let mut routes = ROUTES.iter().filter_map(|route| Some((route, route.matches(&path)?)));
     let (route, rest) = routes.next().ok_or(Rejection::NotFound)?;
     route.check_method(request.method())?;
-    let access = match route.2 {
+    let claims = match route.right {
         Some(right) => {
-            let access = access(server, &request, right)?;
+            let claims = authorize(server, &request, right)?;
             waiting.known();
-            access
+            claims
         }
         None => Claims::nobody(),
     };
     let query = request.uri().query().unwrap_or_default().to_owned();
-    match route.3 {
-        What::Health => Ok(health(server, false)),
-        What::Ready => Ok(health(server, true)),
-        What::OpenApi => Ok(json_answer(StatusCode::OK, OPENAPI)),
-        What::Info => Ok(info(server)),
-        What::Publish => publish::publish(server, access, deadline, request).await,
-        What::Channels => sight::channels(server, access, deadline, &query).await,
-        What::Channel => sight::channel(server, access, deadline, rest, &query).await,
-        What::Connections => sight::connections(server, access, deadline, &query).await,
-        What::Disconnect => disconnect::disconnect(server, access, client, deadline, request).await,
+    match route.endpoint {
+        Endpoint::Health => Ok(health(server, false)),
+        Endpoint::Ready => Ok(health(server, true)),
+        Endpoint::OpenApi => Ok(json_answer(StatusCode::OK, OPENAPI)),
+        Endpoint::Info => Ok(info(server)),
+        Endpoint::Publish => publish::answer(server, claims, deadline, request).await,
+        Endpoint::Channels => lists::channels(server, claims, deadline, &query).await,
+        Endpoint::Channel => lists::channel(server, claims, deadline, rest, &query).await,
+        Endpoint::Connections => lists::connections(server, claims, deadline, &query).await,
+        Endpoint::Disconnect => disconnect::answer(server, claims, client, deadline, request).await,
     }
 }
 
-/// What the bearer of the request's token may do, where this part of the API is open to it.
-fn access(server: &Server, request: &Request<Incoming>, right: ApiRight) -> Result<Claims, Rejection> {
-    let access = admission::authenticate(server, &Credentials::of(request)?)?;
-    match access.api {
-        api if api.has(right) => Ok(access),
+/// Returns the claims of the request's token, if they include this right.
+fn authorize(server: &Server, request: &Request<Incoming>, right: ApiRight) -> Result<Claims, Rejection> {
+    let claims = admission::authenticate(server, &Credentials::of(request)?)?;
+    match claims.api {
+        api if api.has(right) => Ok(claims),
         api if api.is_none() => Err(Rejection::NotApi),
         _ => Err(Rejection::ApiRight(right.name())),
     }
 }
 
-/// The body of a request, at most so many bytes.
+/// Reads the body of a request, at most `max` bytes.
 async fn body(request: Request<Incoming>, max: usize, deadline: Instant) -> Result<Vec<u8>, Rejection> {
     match timeout_at(deadline, read_body(request.into_body(), max)).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(BodyError::TooLarge)) => Err(Rejection::BodyTooLarge(max)),
         Ok(Err(BodyError::Broken)) => {
-            Err(Rejection::BadRequest("the body did not arrive whole, or its chunks are malformed"))
+            Err(Rejection::BadRequest("the body is incomplete, or its chunks are malformed"))
         }
         Err(_) => Err(Rejection::Timeout),
     }
 }
 
-/// 200 as long as the daemon serves; `strict` also asks for a free place.
+/// Answers 200 while the daemon serves clients. With `strict`, it must also have room for another connection.
 fn health(server: &Server, strict: bool) -> Answer {
     let full = server.connected() >= server.live().max_connections;
     let (status, text) = match () {
@@ -145,7 +155,7 @@ fn health(server: &Server, strict: bool) -> Answer {
     json_answer(status, json!({"status": text, "cluster": null}).to_string())
 }
 
-/// The keys of the original's `/api/info` that still mean something, and what is new.
+/// Answers with the keys of the original's `/api/info` that still apply, and new ones.
 fn info(server: &Server) -> Answer {
     let live = server.live();
     let uptime = server.started().elapsed();
@@ -177,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_document_has_every_route_and_no_other() {
+    fn the_description_has_exactly_the_routes() {
         let document: Value = serde_json::from_str(OPENAPI).unwrap();
         let mut described = BTreeSet::new();
         for (path, item) in document["paths"].as_object().unwrap() {
@@ -186,27 +196,27 @@ mod tests {
             {
                 described.insert((path.clone(), method.to_uppercase()));
                 let open = operation["security"] == serde_json::json!([]);
-                let route = ROUTES.iter().find(|route| route.0 == path).unwrap();
-                assert_eq!(open, route.2.is_none(), "{path}: what needs a token");
-                let right = route.2.map(|right| format!("Needs the right `{}`.", right.name()));
+                let route = ROUTES.iter().find(|route| route.path == path).unwrap();
+                assert_eq!(open, route.right.is_none(), "{path}: which routes need a token");
+                let right = route.right.map(|right| format!("Needs the right `{}`.", right.name()));
                 let description = operation["description"].as_str().unwrap_or_default();
                 assert!(right.is_none_or(|right| description.contains(&right)), "{path}: {description}");
             }
         }
-        let routes = ROUTES.iter().map(|route| (route.0.to_owned(), route.1.to_string())).collect();
+        let routes = ROUTES.iter().map(|route| (route.path.to_owned(), route.method.to_string())).collect();
         assert_eq!(described, routes);
         assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
     }
 
     #[test]
-    fn routes_are_told_apart() {
-        let what = |path| ROUTES.iter().find_map(|route| Some((route.3, route.matches(path)?)));
+    fn a_path_matches_one_route() {
+        let find = |path| ROUTES.iter().find_map(|route| Some((route.endpoint, route.matches(path)?)));
         for route in &ROUTES {
-            assert_eq!(what(route.0).unwrap().0, route.3);
+            assert_eq!(find(route.path).unwrap().0, route.endpoint);
         }
-        assert_eq!(what("/api/channels/a%2Fb/c"), Some((What::Channel, "a%2Fb/c")));
+        assert_eq!(find("/api/channels/a%2Fb/c"), Some((Endpoint::Channel, "a%2Fb/c")));
         for path in ["/api", "/api/", "/api/channels/", "/api/info/", "/healthy", "/api/openapi"] {
-            assert_eq!(what(path), None, "{path}");
+            assert_eq!(find(path), None, "{path}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Lists in pages: some rows in order, and where the next page begins.
+//! Pages of a list: some rows in order, and the start of the next page.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -8,31 +8,31 @@ use serde_json::Value;
 
 use crate::server::rejection::Rejection;
 
-/// Rows of a page when nobody says how many.
+/// The default number of rows of a page.
 const DEFAULT_ROWS: usize = 100;
 
-/// The most bytes of a page's rows, except that there is always one.
+/// The most bytes of the rows of a page. A page always has at least one row.
 const MAX_BYTES: usize = 256 * 1024;
 
-/// What is asked of a list, in a URL. Parameters that no list has, such as `auth`, are not looked at.
+/// The query of a list. Unknown parameters, such as `auth`, are ignored.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct Query {
     limit: Option<String>,
-    /// `next` of the page before.
+    /// `next` of the previous page.
     pub(crate) after: Option<String>,
-    /// Only names that begin so.
+    /// The start of the names.
     pub(crate) prefix: Option<String>,
-    /// Whose connections.
+    /// The subject of the connections.
     pub(crate) subject: Option<String>,
 }
 
 impl Query {
     pub(crate) fn parse(query: &str) -> Result<Query, Rejection> {
         serde_urlencoded::from_str(query)
-            .map_err(|error| Rejection::BadParameter(format!("the query of the URL: {error}")))
+            .map_err(|error| Rejection::BadParameter(format!("the query of the URL is invalid: {error}")))
     }
 
-    /// Rows of the page, at most `max`.
+    /// Returns the number of rows of the page, at most `max`.
     pub(crate) fn limit(&self, max: usize) -> Result<usize, Rejection> {
         let Some(limit) = &self.limit else { return Ok(DEFAULT_ROWS.min(max)) };
         let wrong = || Rejection::BadParameter(format!("limit must be a number from 1 to {max}"));
@@ -40,12 +40,12 @@ impl Query {
     }
 }
 
-/// The first rows behind a place in a list, kept in room for `limit` of them while all are looked at.
+/// Collects the first `limit` rows after a key, while all rows are visited in any order.
 pub(crate) struct Page<K, V> {
     after: Option<K>,
     limit: usize,
     rows: BTreeMap<K, V>,
-    /// Something was left out.
+    /// Whether there are more rows.
     more: bool,
 }
 
@@ -54,7 +54,7 @@ impl<K: Ord, V> Page<K, V> {
         Page { after, limit, rows: BTreeMap::new(), more: false }
     }
 
-    /// Looks at a row, and makes it if it is among the first so far.
+    /// Visits a row, and creates it if it is among the first so far.
     pub(crate) fn offer<Q: Ord + ?Sized>(&mut self, key: &Q, row: impl FnOnce() -> (K, V))
     where
         K: Borrow<Q>,
@@ -74,13 +74,13 @@ impl<K: Ord, V> Page<K, V> {
         }
     }
 
-    /// The rows' keys.
+    /// Returns the keys of the rows.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
         self.rows.keys()
     }
 
-    /// Writes the rows, as many as [`MAX_BYTES`] let; and what `after` is to be for the next page, `None` where there is
-    /// none.
+    /// Writes the rows, as many as fit into [`MAX_BYTES`]. Also returns `after` for the next page, or `None` if this is the
+    /// last page.
     pub(crate) fn write(&self, row: impl Fn(&K, &V) -> Value) -> (Vec<Value>, Option<&K>) {
         let mut written = Vec::new();
         let (mut bytes, mut last) = (0, None);
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_follow_one_another_to_the_end() {
+    fn the_pages_cover_the_list() {
         let all = ["d", "a", "c", "a", "e", "b"];
         let mut seen = Vec::new();
         let mut after = None;
@@ -121,11 +121,11 @@ mod tests {
         assert_eq!(seen, ["a", "b", "c", "d", "e"]);
         let mut exact = Page::new(Some("c".to_owned()), 2);
         all.iter().for_each(|name| exact.offer(*name, || ((*name).to_owned(), ())));
-        assert_eq!(exact.write(|_, ()| Value::Null).1, None, "the last page knows that it is the last");
+        assert_eq!(exact.write(|_, ()| Value::Null).1, None, "the last page has no next one");
     }
 
     #[test]
-    fn a_page_ends_before_it_grows_too_long() {
+    fn a_page_has_a_limit_in_bytes() {
         let mut page = Page::new(None, 3);
         ["a", "b", "c"].iter().for_each(|name| page.offer(*name, || ((*name).to_owned(), ())));
         // With its quotes.
@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(sizes(MAX_BYTES / 3), (3, None));
         assert_eq!(sizes(MAX_BYTES / 2), (2, Some("b")));
         assert_eq!(sizes(MAX_BYTES / 2 + 1), (1, Some("a")));
-        assert_eq!(sizes(MAX_BYTES + 1), (1, Some("a")), "or the rest would never be seen");
+        assert_eq!(sizes(MAX_BYTES + 1), (1, Some("a")), "otherwise the rest could not be reached");
     }
 
     #[test]

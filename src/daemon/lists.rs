@@ -3,7 +3,6 @@
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::admin::api::{
@@ -13,6 +12,7 @@ use crate::admin::api::{
 };
 use crate::hub;
 use crate::message::ChannelName;
+use crate::server::ops::list::{ConnectionFilter, count_writers, each_channel, each_connection};
 use crate::server::{ClosedRecord, Server};
 
 /// Selects the `limit` items of highest rank.
@@ -72,20 +72,6 @@ impl<T> Top<T> {
     }
 }
 
-/// Returns whether a connection matches all of the given filters.
-pub(super) fn matches(
-    connection: &hub::Connection,
-    channel: Option<&str>,
-    subject: Option<&str>,
-    address: Option<api::Address>,
-) -> bool {
-    let access = connection.access();
-    let concerns = |channel| access.may_read(channel) || access.may_write(channel);
-    subject.is_none_or(|subject| access.subject.as_deref() == Some(subject))
-        && address.is_none_or(|address| address.matches(connection.address()))
-        && channel.is_none_or(concerns)
-}
-
 /// Returns the open connections that match a query.
 pub(super) fn connections(server: &Server, query: &ConnectionQuery) -> Connections {
     let mut top = Top::new(query.limit);
@@ -104,22 +90,14 @@ pub(super) fn connections(server: &Server, query: &ConnectionQuery) -> Connectio
             ConnectionSort::BytesOut => stats().out.bytes,
         }
     };
-    let (channel, subject) = (query.channel.as_deref(), query.subject.as_deref());
-    let mut offer = |connection: &Arc<hub::Connection>| {
-        if matches(connection, channel, subject, query.address) {
-            top.offer(rank(connection), || connection.clone());
-        }
+    let filter = ConnectionFilter {
+        id: query.id.as_ref(),
+        channel: query.channel.as_deref(),
+        subject: query.subject.as_deref(),
+        address: query.address,
     };
+    each_connection(server, &filter, |connection| top.offer(rank(connection), || connection.clone()));
     let whole = query.id.as_ref().and_then(api::IdPrefix::whole);
-    match (whole, &query.id) {
-        (Some(id), _) => server.hub.connection(&id).iter().for_each(offer),
-        (None, Some(prefix)) => server.hub.each_connection(|connection| {
-            if prefix.matches(&connection.id()) {
-                offer(connection);
-            }
-        }),
-        (None, None) => server.hub.each_connection(offer),
-    }
     let names = if whole.is_some() { usize::MAX } else { MAX_NAMES };
     let matched = top.offered;
     let connections = top.take().map(|connection| row(server, &connection, names)).collect();
@@ -218,19 +196,17 @@ pub(super) fn ended_row(ended: &ClosedRecord) -> ClosedConnection {
 /// Returns the channels that match a query.
 pub(super) fn channels(server: &Server, query: &ChannelQuery) -> Channels {
     let mut top = Top::new(query.limit);
-    server.hub.each_channel(|name, stats| {
-        if query.prefix.as_deref().is_none_or(|prefix| name.as_str().starts_with(prefix)) {
-            let rank = match query.sort {
-                ChannelSort::Readers => stats.readers,
-                ChannelSort::Rate => (f64::from(stats.messages_per_second) * 1000.0) as u64,
-                ChannelSort::Messages => stats.messages,
-            };
-            top.offer(rank, || (name.clone(), stats));
-        }
+    each_channel(server, query.prefix.as_deref(), |name, stats| {
+        let rank = match query.sort {
+            ChannelSort::Readers => stats.readers,
+            ChannelSort::Rate => (f64::from(stats.messages_per_second) * 1000.0) as u64,
+            ChannelSort::Messages => stats.messages,
+        };
+        top.offer(rank, || (name.clone(), stats));
     });
     let matched = top.offered;
     let shown: Vec<_> = top.take().collect();
-    let writers = server.count_writers(shown.iter().map(|(name, _)| name.as_str()));
+    let writers = count_writers(server, shown.iter().map(|(name, _)| name.as_str()));
     let row = |(name, stats): &(ChannelName, hub::ChannelStats)| Channel {
         channel: name.as_str().to_owned(),
         readers: stats.readers,

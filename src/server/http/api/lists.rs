@@ -1,6 +1,5 @@
-//! What the API shows: channels, who reads them, and a subject's connections.
+//! `GET /api/channels`, `/api/channels/{channel}` and `/api/connections`.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -13,54 +12,37 @@ use crate::hub::Connection;
 use crate::message::{ChannelName, connection_id};
 use crate::server::Server;
 use crate::server::background::Background;
+use crate::server::ops::list::{ConnectionFilter, count_writers, each_channel, each_connection};
 use crate::server::rejection::{Answer, Rejection, json_answer};
 use crate::timestamp::{from_unix, rfc3339};
 use crate::token::{ApiRight, Claims};
 
-/// The most channels, and the most subjects, in one answer.
+/// The most channels or subjects in one answer.
 const MAX_ROWS: usize = 1000;
 
 /// The most connections in one answer.
 const MAX_CONNECTIONS: usize = 100;
 
-/// The most names of channels in each of a connection's two lists.
+/// The most channel names in each of the two lists of a connection.
 const MAX_NAMES: usize = 100;
 
-impl Server {
-    /// Counts for each of these channels the connections that may write it, which stands in their tokens alone.
-    pub fn count_writers<'a>(&self, channels: impl Iterator<Item = &'a str>) -> HashMap<&'a str, u64> {
-        let mut writers: HashMap<&str, u64> = channels.map(|channel| (channel, 0)).collect();
-        if !writers.is_empty() {
-            self.hub.each_connection(|connection| {
-                for channel in connection.access().write() {
-                    if let Some(count) = writers.get_mut(channel.as_str()) {
-                        *count += 1;
-                    }
-                }
-            });
-        }
-        writers
-    }
-}
-
-/// The channels that somebody reads, by name.
-pub(crate) async fn channels(
+/// Lists the channels that have readers and that the token may see, by name.
+pub(super) async fn channels(
     server: &Arc<Server>,
-    access: Claims,
+    claims: Claims,
     deadline: Instant,
     query: &str,
 ) -> Result<Answer, Rejection> {
     let query = Query::parse(query)?;
     let mut page = Page::new(query.after.clone(), query.limit(MAX_ROWS)?);
     let body = Background::run(server, deadline, move |server| {
-        let prefix = query.prefix.as_deref().unwrap_or_default();
-        server.hub.each_channel(|name, stats| {
+        each_channel(server, query.prefix.as_deref(), |name, stats| {
             let name = name.as_str();
-            if name.starts_with(prefix) && access.may_see(name) {
+            if claims.may_see(name) {
                 page.offer(name, || (name.to_owned(), stats.readers));
             }
         });
-        let writers = server.count_writers(page.keys().map(String::as_str));
+        let writers = count_writers(server, page.keys().map(String::as_str));
         let (rows, next) = page.write(|name, readers| {
             json!({"channel": name, "readers": readers, "writers": writers.get(name.as_str())})
         });
@@ -70,19 +52,20 @@ pub(crate) async fn channels(
     Ok(ok(&body))
 }
 
-/// One channel, read or not: who may read and write it, and with the right its readers' subjects by name.
-pub(crate) async fn channel(
+/// Returns the numbers of readers and writers of one channel, and with the right `subjects` its readers' subjects by
+/// name.
+pub(super) async fn channel(
     server: &Arc<Server>,
-    access: Claims,
+    claims: Claims,
     deadline: Instant,
     name: &str,
     query: &str,
 ) -> Result<Answer, Rejection> {
-    let name =
-        decoded(name).ok_or(Rejection::BadRequest("the channel's name must be percent-encoded UTF-8"))?;
+    let name = decoded(name)
+        .ok_or(Rejection::BadRequest("the name of the channel must be percent-encoded UTF-8"))?;
     ChannelName::check(&name, server.live().settings.limits.channel_name_bytes)
         .map_err(|error| Rejection::BadParameter(error.to_string()))?;
-    if !access.may_see(&name) {
+    if !claims.may_see(&name) {
         return Err(Rejection::HiddenChannel(name));
     }
     let query = Query::parse(query)?;
@@ -90,17 +73,17 @@ pub(crate) async fn channel(
     let body = Background::run(server, deadline, move |server| {
         let (mut readers, mut writers) = (0_u64, 0_u64);
         server.hub.each_connection(|connection| {
-            let theirs = connection.access();
-            writers += u64::from(theirs.may_write(&name));
-            if theirs.may_read(&name) {
+            let user = connection.access();
+            writers += u64::from(user.may_write(&name));
+            if user.may_read(&name) {
                 readers += 1;
-                if let Some(subject) = &theirs.subject {
+                if let Some(subject) = &user.subject {
                     page.offer(&**subject, || (subject.clone(), ()));
                 }
             }
         });
         let mut body = json!({"channel": name, "readers": readers, "writers": writers});
-        if access.api.has(ApiRight::Subjects) {
+        if claims.api.has(ApiRight::Subjects) {
             let (subjects, next) = page.write(|subject, ()| json!(subject));
             body["subjects"] = json!(subjects);
             body["next"] = json!(next);
@@ -111,40 +94,40 @@ pub(crate) async fn channel(
     Ok(ok(&body))
 }
 
-/// A subject's connections, by id.
-pub(crate) async fn connections(
+/// Lists the connections of a subject, by id.
+pub(super) async fn connections(
     server: &Arc<Server>,
-    access: Claims,
+    claims: Claims,
     deadline: Instant,
     query: &str,
 ) -> Result<Answer, Rejection> {
     let query = Query::parse(query)?;
     let limit = query.limit(MAX_CONNECTIONS)?;
     let Some(subject) = query.subject else {
-        return Err(Rejection::BadRequest("say whose connections: ?subject=NAME"));
+        return Err(Rejection::BadRequest("the query needs a subject: ?subject=NAME"));
     };
-    let after = query
-        .after
-        .map(|after| connection_id(&after).ok_or(Rejection::BadRequest("after must be a connection's id")));
+    let after = query.after.map(|after| {
+        connection_id(&after).ok_or(Rejection::BadRequest("after must be the id of a connection"))
+    });
     let mut page = Page::new(after.transpose()?, limit);
     let body = Background::run(server, deadline, move |server| {
-        server.hub.each_connection(|connection| {
-            if connection.access().subject.as_deref() == Some(&subject) {
-                page.offer(&connection.id(), || (connection.id(), connection.clone()));
-            }
+        let filter = ConnectionFilter { subject: Some(&subject), ..ConnectionFilter::default() };
+        each_connection(server, &filter, |connection| {
+            page.offer(&connection.id(), || (connection.id(), connection.clone()));
         });
-        let (rows, next) = page.write(|_, connection| row(connection, &access));
+        let (rows, next) = page.write(|_, connection| row(connection, &claims));
         json!({"connections": rows, "next": next})
     })
     .await?;
     Ok(ok(&body))
 }
 
-fn row(connection: &Connection, seen_by: &Claims) -> Value {
+/// Writes a connection, with the channels that the token may see.
+fn row(connection: &Connection, claims: &Claims) -> Value {
     let access = connection.access();
     let names = |channels: &[ChannelName]| {
-        let seen = || channels.iter().map(ChannelName::as_str).filter(|name| seen_by.may_see(name));
-        (seen().take(MAX_NAMES).collect::<Value>(), seen().count())
+        let visible = || channels.iter().map(ChannelName::as_str).filter(|name| claims.may_see(name));
+        (visible().take(MAX_NAMES).collect::<Value>(), visible().count())
     };
     let ((read, read_count), (write, write_count)) = (names(&access.read), names(access.write()));
     json!({
@@ -163,7 +146,7 @@ fn ok(body: &Value) -> Answer {
     json_answer(StatusCode::OK, body.to_string())
 }
 
-/// The last part of a path, percent-decoded; `None` where that is not UTF-8 or a `%` stands for nothing.
+/// Decodes percent-encoding; `None` if the result is not UTF-8 or a `%` is not followed by two digits.
 fn decoded(part: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(part.len());
     let mut rest = part.as_bytes();
@@ -185,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_in_paths_are_decoded_or_refused() {
+    fn a_name_in_a_path_is_decoded() {
         assert_eq!(decoded("a+b/c%2Fd%20%C3%BC%25").as_deref(), Some("a+b/c/d ü%"));
         for wrong in ["%", "%a", "%zz", "%+1", "%ff", "a%C3"] {
             assert_eq!(decoded(wrong), None, "{wrong}");

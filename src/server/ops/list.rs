@@ -1,0 +1,82 @@
+//! Finds connections and channels.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::hub::{ChannelStats, Connection};
+use crate::message::ChannelName;
+use crate::orders::{Address, IdPrefix};
+use crate::server::Server;
+
+/// Selects the open connections that match all of the given filters.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ConnectionFilter<'a> {
+    /// The id, or the start of it.
+    pub id: Option<&'a IdPrefix>,
+    /// A channel that the connection reads or may write.
+    pub channel: Option<&'a str>,
+    /// The `sub` of its token.
+    pub subject: Option<&'a str>,
+    /// The client's address.
+    pub address: Option<Address>,
+}
+
+impl ConnectionFilter<'_> {
+    /// Whether a connection matches.
+    pub fn matches(&self, connection: &Connection) -> bool {
+        let claims = connection.access();
+        let uses = |channel| claims.may_read(channel) || claims.may_write(channel);
+        self.id.is_none_or(|id| id.matches(&connection.id()))
+            && self.subject.is_none_or(|subject| claims.subject.as_deref() == Some(subject))
+            && self.address.is_none_or(|address| address.matches(connection.address()))
+            && self.channel.is_none_or(uses)
+    }
+}
+
+/// Calls `visit` for each open connection that matches. A whole id is looked up; all else visits every connection.
+pub fn each_connection(
+    server: &Server,
+    filter: &ConnectionFilter<'_>,
+    mut visit: impl FnMut(&Arc<Connection>),
+) {
+    let mut visit_match = |connection: &Arc<Connection>| {
+        if filter.matches(connection) {
+            visit(connection);
+        }
+    };
+    match filter.id.and_then(IdPrefix::whole) {
+        Some(id) => server.hub.connection(&id).iter().for_each(visit_match),
+        None => server.hub.each_connection(|connection| visit_match(connection)),
+    }
+}
+
+/// Calls `visit` for each channel that has readers and whose name starts with `prefix`.
+pub fn each_channel(
+    server: &Server,
+    prefix: Option<&str>,
+    mut visit: impl FnMut(&ChannelName, ChannelStats),
+) {
+    let prefix = prefix.unwrap_or_default();
+    server.hub.each_channel(|name, stats| {
+        if name.as_str().starts_with(prefix) {
+            visit(name, stats);
+        }
+    });
+}
+
+/// Counts for each of these channels the connections that may write it.
+///
+/// Only the connections' tokens say so, and therefore this visits every connection.
+pub fn count_writers<'a>(server: &Server, channels: impl Iterator<Item = &'a str>) -> HashMap<&'a str, u64> {
+    let mut writers: HashMap<&str, u64> = channels.map(|channel| (channel, 0)).collect();
+    if !writers.is_empty() {
+        server.hub.each_connection(|connection| {
+            for channel in connection.access().write() {
+                if let Some(count) = writers.get_mut(channel.as_str()) {
+                    *count += 1;
+                }
+            }
+        });
+    }
+    writers
+}
