@@ -5,14 +5,16 @@
 //! 1. `settings` ([`Settings`]): the result, which the rest of Philote uses.
 //! 2. `value_types`: how a value is read from text and printed. `secret`, `public_keys` and `tls` are values that come from
 //!    files. `error` has every problem with its message.
-//! 3. `keys` ([`KEYS`]): the table of everything that can be set. `unknown_keys` suggests the nearest key for other names.
-//! 4. `layers`: file, environment and command line, merged into `unresolved` settings over the `defaults`.
+//! 3. `keys` ([`KEYS`]): the table of everything that can be set. Each key stores its value into `unresolved` settings.
+//!    `unknown_keys` suggests the most similar key for any other name.
+//! 4. `layers`: file, environment and command line, merged over the `defaults`.
 //! 5. `load` ([`load()`]): merges the layers, then `checks` settings against each other, then lets `resolve` read the files
 //!    that they name.
 //! 6. `changes` ([`changes()`]): what a reload changes. `report`: what `--print-config` and `--check` print.
 //!
-//! Each file imports only files of the steps above it. `memory`, `atomic_file` and `service_user` deal with the system.
-//! Nothing here knows the network or the rest of the daemon.
+//! No two files import each other: `settings` is made of the values of step 2, and every later step uses only the steps
+//! before it. `memory`, `atomic_file` and `service_user` deal with the system. Nothing here knows the network or the rest of
+//! the daemon.
 
 mod atomic_file;
 mod changes;
