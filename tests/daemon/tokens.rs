@@ -175,6 +175,7 @@ fn fault_29_a_reload_rotates_the_secret() {
     let mut by_new = daemon.try_client(&sign_with(&claims, new)).unwrap();
     by_old.settle();
     daemon.try_client(&sign_with(&claims, old)).unwrap().settle();
+    daemon.wait_until("the third connection has ended", |status| status["connections"] == 2);
 
     assert_eq!(reload(&format!("{new}\n"))["closing"], 1);
     let (code, _, _) = by_old.closed();
