@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use philote::config::{Environment, Overrides, load};
-use philote::server::{Server, listener};
+use philote::server::{Server, accept_loop, listener};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -106,7 +106,7 @@ fn serve(scenario: Scenario, rounds: usize) {
     let (mut control, theirs, port) = runtime.block_on(async {
         let listener = TcpListener::from_std(listener::bind(([127, 0, 0, 1], 0).into()).unwrap()).unwrap();
         let port = listener.local_addr().unwrap().port();
-        tokio::spawn(listener::accept(Arc::clone(&server), listener));
+        tokio::spawn(accept_loop::run(Arc::clone(&server), listener));
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         (tokio::net::UnixStream::from_std(ours).unwrap(), OwnedFd::from(theirs), port)

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::error::{self, StartError};
 use crate::config::{Address, Listener, Settings};
-use crate::server::{Server, listener};
+use crate::server::{Server, accept_loop, listener};
 use crate::systemd::{self, PassedListener, PassedSocket};
 
 /// The open listeners, each with a running accept loop.
@@ -40,7 +40,7 @@ impl Listeners {
         };
         let (mut open, mut accept_loops) = (Vec::new(), Vec::new());
         for (socket, listener) in sockets {
-            let (door, address): (listener::Door, _) = match socket {
+            let (socket, address): (listener::ListeningSocket, _) = match socket {
                 PassedSocket::Tcp(socket) => {
                     let socket = TcpListener::from_std(socket).map_err(StartError::Runtime)?;
                     let address = socket.local_addr().map_err(StartError::Runtime)?;
@@ -55,7 +55,7 @@ impl Listeners {
                     listener.address.clone(),
                 ),
             };
-            accept_loops.push(runtime.spawn(listener::accept(server.clone(), door.of(&listener))));
+            accept_loops.push(runtime.spawn(accept_loop::run(server.clone(), socket.of(&listener))));
             open.push(Listener { address, ..listener });
         }
         let created = if from_systemd { Vec::new() } else { sockets_with_inodes(&open) };

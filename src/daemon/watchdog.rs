@@ -175,7 +175,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Environment, Overrides, load};
-    use crate::server::listener;
+    use crate::server::{accept_loop, listener};
 
     /// A server on two workers, with one accept loop.
     fn server() -> (Arc<Server>, Runtime, Workers) {
@@ -186,7 +186,7 @@ mod tests {
         let runtime = builder.worker_threads(2).enable_all().build().unwrap();
         let _entered = runtime.enter();
         let listener = TcpListener::from_std(listener::bind(([127, 0, 0, 1], 0).into()).unwrap()).unwrap();
-        runtime.spawn(listener::accept(server.clone(), listener));
+        runtime.spawn(accept_loop::run(server.clone(), listener));
         (server, runtime, workers)
     }
 
@@ -233,7 +233,7 @@ mod tests {
         // A second accept loop that is never polled.
         let _entered = runtime.enter();
         let listener = TcpListener::from_std(listener::bind(([127, 0, 0, 1], 0).into()).unwrap()).unwrap();
-        let mut hanging = Box::pin(listener::accept(server, listener));
+        let mut hanging = Box::pin(accept_loop::run(server, listener));
         let waker = std::task::Waker::noop();
         assert!(hanging.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
         assert_eq!(admin.block_on(watchdog.check(Duration::from_millis(100))), Err("the accept loop"));

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::{ArcSwap, Guard};
 use uuid::Uuid;
 
-pub use self::accept::listener;
+pub use self::accept::{accept_loop, listener};
 pub use self::bans::file::{BanFile, BanFileError};
 pub use self::bans::{BanError, Bans, MAX_BANS};
 pub use self::closed::{ClosedRecord, ClosedRing, ReasonCount};
@@ -160,7 +160,7 @@ pub struct Server {
     drain: shutdown::drain::Drain,
     pending: Arc<accept::pending::Pending>,
     limits: Arc<limits::Limits>,
-    accept_loops: accept::listener::AcceptLoops,
+    accept_loops: accept::accept_loop::AcceptLoops,
     helpers: flush::Helpers,
     cleanup: Arc<session::cleanup::Cleanup>,
     tls: Option<accept::tls::Acceptor>,
@@ -196,7 +196,7 @@ impl Server {
             closed: ClosedRing::default(),
             events: Arc::default(),
             bans: Bans::default(),
-            accept_loops: accept::listener::AcceptLoops::default(),
+            accept_loops: accept::accept_loop::AcceptLoops::default(),
             helpers: flush::Helpers::default(),
             cleanup: Arc::default(),
             tls: acceptor,

@@ -3,7 +3,7 @@
 //! Prints `listening on HOST:PORT/?auth=TOKEN` and serves until it is ended.
 
 use philote::config::{Environment, Overrides, load};
-use philote::server::{Server, listener};
+use philote::server::{Server, accept_loop, listener};
 use philote::token::{NewToken, issue};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let listener = tokio::net::TcpListener::from_std(listener::bind(address)?)?;
         println!("listening on {}/?auth={token}", listener.local_addr()?);
         tokio::spawn(server.clone().look_after());
-        listener::accept(server, listener).await;
+        accept_loop::run(server, listener).await;
         Ok(())
     })
 }

@@ -1,11 +1,14 @@
 //! From a listening socket to a stream that HTTP is spoken on.
 //!
-//! In reading order: [`listener`] accepts, [`pending`] bounds the connections that have shown no token, [`proxy_protocol`]
-//! reads what a proxy says of its client, [`tls`] encrypts, and [`stream`] is what all of them hand on. Nothing here
-//! knows channels or messages.
+//! In reading order: [`listener`] binds sockets, [`accept_loop`] accepts and hands connections to HTTP, [`pending`] bounds
+//! those that have shown no token, [`proxy_protocol`] reads which client a proxy speaks for, [`tls`] encrypts. A
+//! connection is a [`stream`] while HTTP is spoken, and its sending half a [`sink`]. Nothing here knows channels or
+//! messages.
 
+pub mod accept_loop;
 pub mod listener;
 pub(crate) mod pending;
 mod proxy_protocol;
+mod sink;
 pub(crate) mod stream;
 pub(crate) mod tls;

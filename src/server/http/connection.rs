@@ -25,7 +25,7 @@ use super::upgrade::{Upgraded, has_word, upgrade};
 use super::watched::{Watch, Watched};
 use super::{api, dev, forwarded};
 use crate::http::{self, Turn, Wire, linger, write, write_within};
-use crate::server::accept::listener::How;
+use crate::server::accept::listener::Protocols;
 use crate::server::accept::pending::Waiting;
 use crate::server::accept::stream::Stream;
 use crate::server::rejection::{Answer, Rejected, Rejection};
@@ -36,13 +36,13 @@ use crate::server::{Server, admission};
 /// The longest request head, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
-/// How much longer an idle connection is kept than its client was told, whose request may be on its way.
+/// Protocols much longer an idle connection is kept than its client was told, whose request may be on its way.
 const KEEP_ALIVE_SLACK: Duration = Duration::from_secs(2);
 
 /// The most header lines of a request.
 const MAX_HEADERS: usize = 100;
 
-/// How long a client may take for what was unsent when its time was over.
+/// Protocols long a client may take for what was unsent when its time was over.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What the requests of one connection share.
@@ -50,7 +50,7 @@ struct Exchange {
     server: Arc<Server>,
     /// Who is at the other end: perhaps a proxy, whose requests tell for whom they are.
     peer: SocketAddr,
-    how: How,
+    protocols: Protocols,
     /// For each request.
     timeout: Duration,
     turn: Arc<Turn>,
@@ -60,7 +60,7 @@ struct Exchange {
     hurry: Notify,
 }
 
-/// How far a connection has come.
+/// Protocols far a connection has come.
 struct Progress {
     /// When the current request is to be done, or the next one to begin.
     deadline: Instant,
@@ -95,7 +95,7 @@ pub(crate) async fn serve(
     server: Arc<Server>,
     stream: Stream,
     peer: SocketAddr,
-    how: How,
+    protocols: Protocols,
     deadline: Instant,
     waiting: &Arc<Waiting>,
 ) -> Option<Session> {
@@ -104,7 +104,7 @@ pub(crate) async fn serve(
     let exchange = Arc::new(Exchange {
         server,
         peer,
-        how,
+        protocols,
         timeout,
         turn: Arc::default(),
         waiting: waiting.clone(),
@@ -316,7 +316,7 @@ impl Exchange {
         if (api || health) && headers.contains_key(SEC_WEBSOCKET_KEY) {
             return Err(Rejection::NotHere.into());
         }
-        if api && !self.how.api {
+        if api && !self.protocols.api {
             return Err(Rejection::NotFound.into());
         }
         if health || api {
@@ -338,7 +338,7 @@ impl Exchange {
         {
             return Ok((page, None));
         }
-        let (answer, upgraded) = upgrade(&self.server, address, self.how, &request)?;
+        let (answer, upgraded) = upgrade(&self.server, address, self.protocols, &request)?;
         Ok((answer, Some(upgraded)))
     }
 }

@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::credentials::Credentials;
 use super::origin;
-use crate::server::accept::listener::How;
+use crate::server::accept::listener::Protocols;
 use crate::server::admission::Shown;
 use crate::server::rejection::{Answer, Rejected, Rejection};
 use crate::server::session::guard::ConnectionGuard;
@@ -40,10 +40,10 @@ const V1: &str = "philote.v1";
 pub(crate) fn upgrade(
     server: &Arc<Server>,
     address: SocketAddr,
-    how: How,
+    protocols: Protocols,
     request: &Request<Incoming>,
 ) -> Result<(Answer, Upgraded), Rejected> {
-    let key = check_upgrade(request, how)?;
+    let key = check_upgrade(request, protocols)?;
     let tokens = Credentials::of(request)?;
     let live = server.live();
     let v1 = has_word(request.headers(), SEC_WEBSOCKET_PROTOCOL, V1);
@@ -89,7 +89,7 @@ fn enter(
 }
 
 /// What RFC 6455 section 4.2.1 asks of a request. Returns the key.
-fn check_upgrade(request: &Request<Incoming>, how: How) -> Result<&str, Rejection> {
+fn check_upgrade(request: &Request<Incoming>, protocols: Protocols) -> Result<&str, Rejection> {
     let headers = request.headers();
     if request.version() != Version::HTTP_11 {
         return Err(Rejection::BadRequest("a WebSocket needs HTTP/1.1"));
@@ -104,7 +104,7 @@ fn check_upgrade(request: &Request<Incoming>, how: How) -> Result<&str, Rejectio
         return Err(Rejection::BadRequest("an upgrade request has no body"));
     }
     if !headers.contains_key(UPGRADE) && !headers.contains_key(SEC_WEBSOCKET_KEY) {
-        return Err(Rejection::UpgradeRequired(if how.tls { "wss://" } else { "ws://" }));
+        return Err(Rejection::UpgradeRequired(if protocols.tls { "wss://" } else { "ws://" }));
     }
     if !has_word(headers, UPGRADE, "websocket") {
         return Err(Rejection::BadRequest("the header Upgrade must be websocket"));

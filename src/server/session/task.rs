@@ -330,7 +330,7 @@ mod tests {
     use super::*;
     use crate::config::{Environment, Overrides, load};
     use crate::server::Server;
-    use crate::server::accept::listener;
+    use crate::server::accept::{accept_loop, listener};
     use crate::server::session::inbound::PANIC;
     use crate::token::{NewToken, issue};
 
@@ -360,7 +360,7 @@ mod tests {
         let server = Server::new(load(&Overrides::default(), &environment).unwrap().settings, 1024);
         let listener = TcpListener::from_std(listener::bind(([127, 0, 0, 1], 0).into()).unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(listener::accept(server.clone(), listener));
+        tokio::spawn(accept_loop::run(server.clone(), listener));
         let (mut one, mut other) = (connect(&server, address).await, connect(&server, address).await);
         send(&mut one, r#"{"channel":"c","data":"before"}"#).await;
         send(&mut one, PANIC).await;

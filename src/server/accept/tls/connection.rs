@@ -16,7 +16,7 @@ use tokio::net::{TcpStream, tcp};
 
 use super::state::State;
 use crate::outbox::Sink;
-use crate::server::accept::stream::TcpSink;
+use crate::server::accept::sink::TcpSink;
 
 /// Plaintext that is encrypted for one system call: four records of the largest size.
 const PLAIN_BYTES: usize = 64 * 1024;

@@ -6,7 +6,7 @@ use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus, WriteTraffic};
 
 use crate::outbox::Sink;
-use crate::server::accept::stream::TcpSink;
+use crate::server::accept::sink::TcpSink;
 
 /// What a record adds to its plaintext at most, in TLS 1.2 and 1.3.
 const RECORD_OVERHEAD: usize = 64;
