@@ -100,6 +100,44 @@ impl Drop for Tmux {
     }
 }
 
+/// Changes the order, filters and ends the filter, shows another list, pauses, and shows the help.
+fn order_filter_and_pause(tmux: &Tmux) {
+    tmux.press(&["s"]);
+    tmux.see("Connections, greatest queue first: 3");
+    tmux.press(&["/", "carol", "Enter"]);
+    let filtered = tmux.see("Connections, greatest queue first: 1 for carol");
+    assert!(!filtered.contains(" bob "), "{filtered}");
+    tmux.press(&["c"]);
+    tmux.see("greatest queue first: 3\n");
+    tmux.press(&["1", "s"]);
+    tmux.see("Channels, messages first: 2");
+    tmux.press(&["p"]);
+    tmux.see("LISTS PAUSED");
+    tmux.press(&["p", "?"]);
+    tmux.see("Keys; any key closes this");
+    tmux.press(&["x"]);
+    tmux.wait("the help's end", |screen| !screen.contains("Keys; any") && !screen.contains("PAUSED"));
+}
+
+/// Disconnects carol: first answers no, then yes.
+fn disconnect_after_confirmation(tmux: &Tmux, carol: &mut Client) {
+    tmux.press(&["2", "/", "carol", "Enter"]);
+    tmux.see("first: 1 for carol");
+    tmux.press(&["d"]);
+    let question = tmux.see("y yes, r yes and ask to reconnect, else no");
+    assert!(question.contains("Disconnect 1 connection?"), "{question}");
+    tmux.press(&["n"]);
+    tmux.see("nothing was disconnected");
+    carol.settle();
+    tmux.press(&["d"]);
+    tmux.see("Disconnect 1 connection?");
+    tmux.press(&["y"]);
+    assert_eq!(carol.closed().0, 4403);
+    tmux.wait("the closed one", |screen| screen.contains(" disconnected "));
+    tmux.press(&["c"]);
+    tmux.see("connections 2 of 255");
+}
+
 #[test]
 #[ignore = "needs tmux: tests/run includes it"]
 fn top_shows_live_figures_and_restores_the_terminal() {
@@ -137,39 +175,8 @@ fn top_shows_live_figures_and_restores_the_terminal() {
     // A bar of a chart.
     tmux.wait("a plot", |screen| screen.contains('█'));
 
-    // Order, filter and end of the filter, another list, pause, help.
-    tmux.press(&["s"]);
-    tmux.see("Connections, greatest queue first: 3");
-    tmux.press(&["/", "carol", "Enter"]);
-    let filtered = tmux.see("Connections, greatest queue first: 1 for carol");
-    assert!(!filtered.contains(" bob "), "{filtered}");
-    tmux.press(&["c"]);
-    tmux.see("greatest queue first: 3\n");
-    tmux.press(&["1", "s"]);
-    tmux.see("Channels, messages first: 2");
-    tmux.press(&["p"]);
-    tmux.see("LISTS PAUSED");
-    tmux.press(&["p", "?"]);
-    tmux.see("Keys; any key closes this");
-    tmux.press(&["x"]);
-    tmux.wait("the help's end", |screen| !screen.contains("Keys; any") && !screen.contains("HELD"));
-
-    // Disconnecting asks for confirmation: no, then yes.
-    tmux.press(&["2", "/", "carol", "Enter"]);
-    tmux.see("first: 1 for carol");
-    tmux.press(&["d"]);
-    let question = tmux.see("y yes, r yes and ask to reconnect, else no");
-    assert!(question.contains("Disconnect 1 connection?"), "{question}");
-    tmux.press(&["n"]);
-    tmux.see("nothing was disconnected");
-    carol.settle();
-    tmux.press(&["d"]);
-    tmux.see("Disconnect 1 connection?");
-    tmux.press(&["y"]);
-    assert_eq!(carol.closed().0, 4403);
-    tmux.wait("the closed one", |screen| screen.contains(" disconnected "));
-    tmux.press(&["c"]);
-    tmux.see("connections 2 of 255");
+    order_filter_and_pause(&tmux);
+    disconnect_after_confirmation(&tmux, &mut carol);
 
     // Each way to quit restores the terminal.
     let given_back = |word: &str, status: i32| {

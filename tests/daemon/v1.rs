@@ -303,6 +303,25 @@ fn the_number_of_tokens_in_frames_is_limited() {
     client.settle();
 }
 
+/// Publishes numbered messages to all rooms in turn until `done`.
+fn publish_until(done: &AtomicBool, mut client: Client, rooms: &[String]) {
+    let mut round = 0_u64;
+    while !done.load(Relaxed) {
+        for (at, room) in rooms.iter().enumerate() {
+            let mut message = json!({"channel": room, "data": round.to_string()});
+            // It waits now and then, so that it does not get ahead of its server.
+            if at % 100 == 99 {
+                message["ack"] = json!("a");
+            }
+            client.send(message.to_string());
+            if at % 100 == 99 {
+                client.receive();
+            }
+        }
+        round += 1;
+    }
+}
+
 /// Joins and leaves 1,000 rooms while messages are published in all of them.
 ///
 /// The model: between two answers to `auth` exactly the messages of the first token's rooms arrive, without a gap in any
@@ -314,25 +333,8 @@ fn a_thousand_rooms_are_joined_and_left_while_messages_are_published() {
     let rooms: Vec<String> = (0..ROOMS).map(|room| format!("room {room}")).collect();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let (mut client, _) = enter(&daemon, &json!({"write": rooms}));
-        let (done, rooms) = (&done, &rooms);
-        let publisher = scope.spawn(move || {
-            let mut round = 0_u64;
-            while !done.load(Relaxed) {
-                for (at, room) in rooms.iter().enumerate() {
-                    let mut message = json!({"channel": room, "data": round.to_string()});
-                    // It waits now and then, so that it does not get ahead of its server.
-                    if at % 100 == 99 {
-                        message["ack"] = json!("a");
-                    }
-                    client.send(message.to_string());
-                    if at % 100 == 99 {
-                        client.receive();
-                    }
-                }
-                round += 1;
-            }
-        });
+        let (client, _) = enter(&daemon, &json!({"write": rooms}));
+        let publisher = scope.spawn(|| publish_until(&done, client, &rooms));
         let (mut client, _) = enter(&daemon, &json!({}));
         let mut seed = 1_u64;
         let mut next = || {
