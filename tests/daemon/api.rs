@@ -231,7 +231,7 @@ fn connections_lists_those_of_one_subject() {
 }
 
 #[test]
-fn disconnect_closes_and_refuses_as_philotectl_does() {
+fn disconnect_closes_and_bans_as_philotectl_does() {
     let daemon = Daemon::start("");
     let backend = Backend::all(&daemon);
     let mut alices = ["a", "b"].map(|channel| named(&daemon, "alice", channel));
@@ -282,7 +282,7 @@ fn disconnect_closes_and_refuses_as_philotectl_does() {
 }
 
 #[test]
-fn a_refusal_that_cannot_be_stored_closes_nothing() {
+fn a_ban_that_cannot_be_stored_closes_no_connection() {
     let daemon = Daemon::start("");
     let backend = Backend::all(&daemon);
     let mut alice = named(&daemon, "alice", "a");

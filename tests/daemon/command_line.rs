@@ -96,7 +96,7 @@ fn with_defaults_only_the_daemon_creates_a_secret_and_prints_the_next_command() 
 }
 
 #[test]
-fn fault_62_a_port_in_use_and_fault_68_a_socket_in_use() {
+fn fault_62_68_a_port_or_a_socket_in_use_is_reported() {
     let daemon = Daemon::start("");
     let port = daemon.port.to_string();
     let output = run("", |command| {

@@ -32,7 +32,7 @@ fn fault_52_connections_at_once_get_101_or_503() {
     assert_eq!(refused.len(), 300);
     assert!(refused.iter().all(|answer| header(answer, "Retry-After") == Some("5")), "{refused:?}");
     drop(streams);
-    daemon.wait_until("all places are free again", |status| status["connections"] == 0);
+    daemon.wait_until("all connections are closed", |status| status["connections"] == 0);
     daemon.client(&["c"]).settle();
 }
 
@@ -84,7 +84,7 @@ fn fault_35_a_slow_message_is_cut_by_the_age_of_its_first_byte() {
         let took = began.elapsed();
         assert!(took >= Duration::from_secs(29) && took < Duration::from_secs(60), "{took:?}");
     }
-    daemon.wait_until("their places are free", |status| status["connections"] == 0);
+    daemon.wait_until("the connections are closed", |status| status["connections"] == 0);
 }
 
 /// Sends a piece every two seconds until the server ends the connection, and returns everything received.

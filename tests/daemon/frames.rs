@@ -78,7 +78,7 @@ fn fault_32_33_39_invalid_frames_close_with_a_code() {
         );
     }
     // Only the bystander is still connected, and it received none of this.
-    daemon.wait_until("all places are free again", |status| status["connections"] == 1);
+    daemon.wait_until("all connections are closed", |status| status["connections"] == 1);
     bystander.settle();
 }
 
@@ -244,7 +244,7 @@ fn fault_40_a_close_that_is_never_answered_ends_at_the_deadline() {
         assert_eq!((bytes[0], &bytes[2..4]), (0x88, &code.to_be_bytes()[..]), "{bytes:?}");
     }
     daemon.wait_for_descriptors(before);
-    daemon.wait_until("the places are free", |status| status["connections"] == 1);
+    daemon.wait_until("the connections are closed", |status| status["connections"] == 1);
     writer.settle();
     drop((broken, disconnected, expired, full));
 }

@@ -150,8 +150,16 @@ fn tokens_of_every_algorithm_are_verified_from_pem_and_from_a_jwks() {
                     "{unknown}"
                 );
             }
-            assert_ne!(refusal(&daemon, &stranger.sign(*algorithm, Some(&kid))), Value::Null, "a stranger's");
-            assert_ne!(refusal(&daemon, &stranger.sign(*algorithm, None)), Value::Null, "a stranger's");
+            assert_ne!(
+                refusal(&daemon, &stranger.sign(*algorithm, Some(&kid))),
+                Value::Null,
+                "the key of another issuer"
+            );
+            assert_ne!(
+                refusal(&daemon, &stranger.sign(*algorithm, None)),
+                Value::Null,
+                "the key of another issuer"
+            );
         }
     }
     let unknown = refusal(&daemon, &by_jwks[0].sign(Algorithm::RS256, Some("../../x")));

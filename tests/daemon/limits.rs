@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::{Message, client};
 use crate::support::{Client, Daemon, PATIENCE, body_of, frame, header, sign, status, upgrade};
 
 /// The answer to an upgrade from this address: the head, and the body of a rejection.
-fn knock(daemon: &Daemon, last: u8, token: &str) -> (TcpStream, String) {
+fn handshake(daemon: &Daemon, last: u8, token: &str) -> (TcpStream, String) {
     let mut stream = daemon.connect_from(last);
     stream.write_all(upgrade(token, "").as_bytes()).unwrap();
     let mut answer = vec![0; 4096];
@@ -25,10 +25,10 @@ fn open_from(daemon: &Daemon, last: u8, claims: &Value) -> Client {
 }
 
 /// Connects repeatedly until it is admitted, as it must be once another connection has ended.
-fn let_in(daemon: &Daemon, token: &str) -> TcpStream {
+fn admitted(daemon: &Daemon, token: &str) -> TcpStream {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let (stream, answer) = knock(daemon, 1, token);
+        let (stream, answer) = handshake(daemon, 1, token);
         match status(&answer) {
             101 => return stream,
             429 => assert!(Instant::now() < deadline, "no connection was freed: {answer}"),
@@ -59,8 +59,8 @@ fn total(daemon: &Daemon, reason: &str) -> u64 {
 fn fault_53_connections_of_an_address_are_freed_on_every_kind_of_close() {
     let daemon = Daemon::start("max_connections = 4\n[limits]\nconnections_per_address = 2\n");
     let token = sign(&json!({"read": ["c"]}));
-    let mut open: Vec<TcpStream> = (0..2).map(|_| let_in(&daemon, &token)).collect();
-    let (_, answer) = knock(&daemon, 1, &token);
+    let mut open: Vec<TcpStream> = (0..2).map(|_| admitted(&daemon, &token)).collect();
+    let (_, answer) = handshake(&daemon, 1, &token);
     assert_eq!((status(&answer), header(&answer, "Retry-After")), (429, Some("5")));
     let sentence = "this address has all its connections: connections_per_address is 2";
     assert_eq!(body_of(&answer), json!({"error": "rate_limited", "message": sentence}));
@@ -92,7 +92,7 @@ fn fault_53_connections_of_an_address_are_freed_on_every_kind_of_close() {
             open.clear();
         }
         while open.len() < 2 {
-            open.push(let_in(&daemon, &token));
+            open.push(admitted(&daemon, &token));
         }
     }
     other.settle();
@@ -100,7 +100,7 @@ fn fault_53_connections_of_an_address_are_freed_on_every_kind_of_close() {
     drop(open);
     for _ in 0..5 {
         let deadline = Instant::now() + PATIENCE;
-        while status(&knock(&daemon, 1, "bad").1) == 429 {
+        while status(&handshake(&daemon, 1, "bad").1) == 429 {
             assert!(Instant::now() < deadline);
         }
     }
@@ -114,7 +114,7 @@ fn connections_are_limited_for_each_subject_separately() {
     let daemon = Daemon::start("[limits]\nconnections_per_subject = 1\n");
     let of = |subject: &str| json!({"sub": subject, "read": ["c"], "write": ["c"]});
     let mut alice = daemon.client_with(&of("alice"));
-    let (_, answer) = knock(&daemon, 2, &sign(&of("alice")));
+    let (_, answer) = handshake(&daemon, 2, &sign(&of("alice")));
     assert_eq!(status(&answer), 429, "the limit applies to all addresses");
     assert!(answer.contains("connections_per_subject is 1"), "{answer}");
     let mut bob = daemon.client_with(&of("bob"));
@@ -126,8 +126,8 @@ fn connections_are_limited_for_each_subject_separately() {
     assert_eq!(alice.receive()["access"]["subject"], "carol");
     bob.send(json!({"auth": sign(&of("alice"))}).to_string());
     assert_eq!(bob.receive()["access"]["subject"], "alice");
-    assert_eq!(status(&knock(&daemon, 1, &sign(&of("carol"))).1), 429);
-    assert_eq!(status(&knock(&daemon, 1, &sign(&of("bob"))).1), 101);
+    assert_eq!(status(&handshake(&daemon, 1, &sign(&of("carol"))).1), 429);
+    assert_eq!(status(&handshake(&daemon, 1, &sign(&of("bob"))).1), 101);
     assert_eq!(total(&daemon, "connections_per_subject"), 2);
     nobody.iter_mut().for_each(Client::settle);
 }
@@ -208,10 +208,10 @@ fn a_client_of_v1_over_a_limit_gets_a_close_with_a_sentence() {
 fn fault_31_an_address_that_connects_too_often_gets_429_before_other_checks() {
     let daemon = Daemon::start("max_connections = 1\n[limits]\nhandshakes_per_second = 1\n");
     let token = sign(&json!({"read": ["c"]}));
-    let (mut open, answer) = knock(&daemon, 2, &token);
+    let (mut open, answer) = handshake(&daemon, 2, &token);
     assert_eq!(status(&answer), 101);
     // The server is full and the token is bad: 429 comes before 503, and 503 before 401.
-    let mut answers: Vec<u16> = (0..20).map(|_| status(&knock(&daemon, 1, "bad").1)).collect();
+    let mut answers: Vec<u16> = (0..20).map(|_| status(&handshake(&daemon, 1, "bad").1)).collect();
     assert_eq!(answers[0], 503);
     assert!(
         answers.contains(&429) && answers.iter().all(|status| [429, 503].contains(status)),
@@ -221,7 +221,7 @@ fn fault_31_an_address_that_connects_too_often_gets_429_before_other_checks() {
         answers.iter().filter(|status| **status == 429).count() as u64,
         total(&daemon, "handshakes_per_second")
     );
-    assert_eq!(status(&knock(&daemon, 3, "bad").1), 503, "another address");
+    assert_eq!(status(&handshake(&daemon, 3, "bad").1), 503, "another address");
     // Guessing tokens at the API counts as well.
     answers = (0..20).map(|_| daemon.http("GET", "/api/info", "bad", "").0).collect();
     assert!(
@@ -237,7 +237,7 @@ fn fault_31_a_flood_of_rejections_is_logged_at_a_limited_rate() {
     const TIMES: u64 = 1_000;
     let daemon = Daemon::start("");
     for _ in 0..TIMES / 2 {
-        assert_eq!(status(&knock(&daemon, 1, "bad").1), 401);
+        assert_eq!(status(&handshake(&daemon, 1, "bad").1), 401);
         assert_eq!(daemon.http("GET", "/api/info", "bad", "").0, 401);
     }
     let lines = daemon.log().lines().count();

@@ -320,7 +320,7 @@ fn pings_before_the_token_are_limited() {
     stream.write_all(&frame(0x89, b"x")).unwrap();
     let token = sign(&json!({"read": ["c"]}));
     stream.write_all(&frame(0x81, json!({"auth": token}).to_string().as_bytes())).unwrap();
-    daemon.wait_until("it is in", |status| status["connections"] == 1);
+    daemon.wait_until("it is connected", |status| status["connections"] == 1);
 }
 
 #[test]
@@ -343,7 +343,7 @@ fn first_messages_without_a_token_have_a_total_limit() {
     let mut usual = without_token(&daemon);
     let token = sign(&json!({"read": ["c"]}));
     usual.write_all(&frame(0x81, json!({"auth": token}).to_string().as_bytes())).unwrap();
-    daemon.wait_until("it is in", |status| status["connections"] == 1);
+    daemon.wait_until("it is connected", |status| status["connections"] == 1);
     drop(silent);
     wait_until_all_have_shown_a_token(&daemon);
     let after = daemon.memory().0;
@@ -353,7 +353,7 @@ fn first_messages_without_a_token_have_a_total_limit() {
     let mut long = without_token(&daemon);
     let token = sign(&json!({"read": (0..1024).map(|n| format!("{n:0100}")).collect::<Vec<_>>()}));
     long.write_all(&frame(0x81, json!({"auth": token}).to_string().as_bytes())).unwrap();
-    daemon.wait_until("it is in", |status| status["connections"] == 2);
+    daemon.wait_until("it is connected", |status| status["connections"] == 2);
 }
 
 #[test]

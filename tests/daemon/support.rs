@@ -212,7 +212,7 @@ impl Daemon {
             if holds(&status) {
                 return status;
             }
-            assert!(Instant::now() < deadline, "never: {what}: {status}");
+            assert!(Instant::now() < deadline, "timed out: {what}: {status}");
             std::thread::yield_now();
         }
     }
@@ -226,7 +226,7 @@ impl Daemon {
             if rows.len() >= count {
                 return rows.clone();
             }
-            assert!(Instant::now() < deadline, "never {count}: {answer}");
+            assert!(Instant::now() < deadline, "timed out: {count} connections: {answer}");
             std::thread::yield_now();
         }
     }
@@ -367,7 +367,7 @@ impl<S: Read + Write> Client<S> {
                 Ok(Message::Close(Some(CloseFrame { code, reason }))) => {
                     // The answer is sent with the next read, which ends when the server closes the connection.
                     while self.socket.read().is_ok() {
-                        assert!(Instant::now() < deadline, "the stream goes on after its Close");
+                        assert!(Instant::now() < deadline, "the stream continues after its Close");
                     }
                     return (code.into(), reason.to_string(), messages);
                 }

@@ -74,7 +74,7 @@ impl Tmux {
             if holds(&screen) {
                 return screen;
             }
-            assert!(Instant::now() < deadline, "never {what}:\n{screen}");
+            assert!(Instant::now() < deadline, "timed out: {what}:\n{screen}");
         }
     }
 

@@ -157,7 +157,7 @@ fn rejections_are_close_codes_with_sentences() {
     let codes: BTreeSet<u64> =
         closed["connections"].as_array().unwrap().iter().map(|one| one["code"].as_u64().unwrap()).collect();
     assert_eq!(codes, BTreeSet::from([1009, 1013, 4401, 4403]), "administrators see these codes");
-    daemon.wait_until("nobody waits", |status| status["connections"] == 2);
+    daemon.wait_until("no client waits", |status| status["connections"] == 2);
 }
 
 #[test]

@@ -16,7 +16,7 @@ fn ended(daemon: &Daemon, subject: &str, reason: &str) -> Value {
         if found["connections"][0]["reason"] == reason {
             return found["connections"][0].clone();
         }
-        assert!(Instant::now() < deadline, "never {reason}: {found}");
+        assert!(Instant::now() < deadline, "timed out: {reason}: {found}");
     }
 }
 
@@ -170,7 +170,7 @@ fn lists_sort_by_the_requested_column_and_obey_the_limit() {
     let mut clients = clients;
     while !rated(&ctl_json(&daemon, &["channels", "--sort", "rate"])) {
         clients[0].publish("room 0", "x");
-        assert!(Instant::now() < deadline, "no rate was ever taken");
+        assert!(Instant::now() < deadline, "no rate was measured");
     }
     drop(clients);
     daemon.wait_until("they are gone", |status| status["connections"] == 0);
@@ -190,7 +190,7 @@ fn listing_ten_thousand_connections_does_not_delay_deliveries() {
             stream
         })
         .collect();
-    daemon.wait_until("all are in", |status| status["connections"] == IDLE);
+    daemon.wait_until("all are connected", |status| status["connections"] == IDLE);
     let mut readers: Vec<Client> = (0..20).map(|_| daemon.client_with(&json!({"read": ["load"]}))).collect();
     let mut measured = daemon.client_with(&json!({"read": ["load"]}));
     let mut writer = daemon.client_with(&json!({"write": ["load"]}));

@@ -84,7 +84,7 @@ fn a_subject_of_more_than_255_bytes_is_not_banned() {
 }
 
 #[test]
-fn a_subject_is_refused_until_the_refusal_is_removed() {
+fn a_banned_subject_is_refused_until_the_ban_is_lifted() {
     let settings = "[auth]\nleeway = \"0s\"\n";
     let mut daemon = Daemon::start(settings);
     let token = sign(&json!({"read": ["chat"], "sub": "eve \"x\""}));
@@ -137,7 +137,7 @@ fn a_subject_is_refused_until_the_refusal_is_removed() {
 }
 
 #[test]
-fn a_refusal_that_cannot_be_stored_is_not_made() {
+fn a_ban_that_cannot_be_stored_is_not_made() {
     let daemon = Daemon::start_with("", |command| {
         command.env("STATE_DIRECTORY", "/proc/none");
     });
@@ -151,7 +151,7 @@ fn a_refusal_that_cannot_be_stored_is_not_made() {
 }
 
 #[test]
-fn a_damaged_file_of_refused_subjects_stops_the_start() {
+fn a_damaged_file_of_bans_stops_the_start() {
     let directory = tempfile::TempDir::new().unwrap();
     let state = directory.path().join(".local/state/philote");
     std::fs::create_dir_all(&state).unwrap();
