@@ -17,6 +17,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Registry, reload};
 
+mod closed_record;
 mod connections;
 mod queue;
 mod record;
@@ -24,7 +25,8 @@ mod sink;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use connections::{Closed, ConnectionLog, FULL_LINES, MAX_SUBJECT_BYTES, Opened, Refused, WINDOW};
+pub use closed_record::ClosedRecord;
+pub use connections::{ConnectionLog, FULL_LINES, MAX_LOGGED_SUBJECT_BYTES, Opened, WINDOW};
 pub use queue::QUEUE_RECORDS;
 pub use record::MAX_TEXT_BYTES;
 

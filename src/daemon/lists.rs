@@ -11,9 +11,10 @@ use crate::admin::api::{
     MAX_ROWS, Timestamp,
 };
 use crate::hub;
+use crate::log::ClosedRecord;
 use crate::message::ChannelName;
+use crate::server::Server;
 use crate::server::ops::list::{ConnectionFilter, count_writers, each_channel, each_connection};
-use crate::server::{ClosedRecord, Server};
 
 /// Selects the `limit` items of highest rank.
 struct Top<T> {
@@ -148,7 +149,7 @@ pub(super) fn closed(server: &Server, query: &ClosedQuery) -> ClosedConnections 
             ClosedSort::Newest => since(),
             ClosedSort::Oldest => u64::MAX - since(),
             ClosedSort::Duration => ended.duration.as_micros() as u64,
-            ClosedSort::GreatestQueue => ended.greatest_queue as u64,
+            ClosedSort::GreatestQueue => ended.greatest_queue,
             ClosedSort::MessagesIn => ended.messages_in,
             ClosedSort::MessagesOut => ended.messages_out,
             ClosedSort::BytesIn => ended.bytes_in,
@@ -189,7 +190,7 @@ pub(super) fn ended_row(ended: &ClosedRecord) -> ClosedConnection {
         messages_out: ended.messages_out,
         bytes_in: ended.bytes_in,
         bytes_out: ended.bytes_out,
-        greatest_queue: ended.greatest_queue as u64,
+        greatest_queue: ended.greatest_queue,
     }
 }
 

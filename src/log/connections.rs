@@ -1,4 +1,4 @@
-//! One line for each connection opened, closed or refused; where they come in masses, a summary in place of the lines.
+//! One line for each connection that is opened, closed or rejected. When there are many, a summary replaces most lines.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -6,18 +6,19 @@ use std::time::{Duration, Instant};
 #[cfg(test)]
 mod tests;
 
+use super::closed_record::ClosedRecord;
 use super::record::{MAX_TEXT_BYTES, printable};
 use super::sink::quoted;
 use crate::timestamp::span;
 
-/// How long lines are counted before a summary says how many there were.
+/// How long lines are counted before a summary reports their number.
 pub const WINDOW: Duration = Duration::from_secs(10);
 
-/// How many lines of one kind and reason are written in full in each window; the ones after are counted.
+/// How many lines of one kind and reason are written in each window. Further ones are counted.
 pub const FULL_LINES: u64 = 20;
 
-/// The longest subject in a line, in bytes; a client's token may hold a longer one.
-pub const MAX_SUBJECT_BYTES: usize = 128;
+/// The longest subject in a line, in bytes. A token may contain a longer one.
+pub const MAX_LOGGED_SUBJECT_BYTES: usize = 128;
 
 /// A connection that was accepted.
 #[derive(Clone, Copy, Debug)]
@@ -26,58 +27,14 @@ pub struct Opened<'a> {
     pub connection: &'a str,
     /// The `sub` of its token.
     pub subject: Option<&'a str>,
-    /// Where it comes from, with the port.
+    /// The client's address.
     pub address: &'a str,
 }
 
-/// A connection that has ended.
-#[derive(Clone, Copy, Debug)]
-pub struct Closed<'a> {
-    /// Its id.
-    pub connection: &'a str,
-    /// The `sub` of its token.
-    pub subject: Option<&'a str>,
-    /// Where it came from, with the port.
-    pub address: &'a str,
-    /// Why, in the few words that summaries count by: `too slow`.
-    pub reason: &'static str,
-    /// The close code; 1006 where the connection broke off without one.
-    pub code: u16,
-    /// Why, as the client was told.
-    pub sentence: &'a str,
-    /// How long it was open.
-    pub duration: Duration,
-    /// Messages received from it.
-    pub messages_in: u64,
-    /// Messages sent to it.
-    pub messages_out: u64,
-    /// Bytes received from it.
-    pub bytes_in: u64,
-    /// Bytes sent to it.
-    pub bytes_out: u64,
-    /// The most messages that ever waited for it.
-    pub greatest_queue: u64,
-}
-
-/// A request that was not accepted.
-#[derive(Clone, Copy, Debug)]
-pub struct Refused<'a> {
-    /// The `sub` of its token, where that was good.
-    pub subject: Option<&'a str>,
-    /// Where it came from, with the port.
-    pub address: &'a str,
-    /// The HTTP status of the answer, or the close code.
-    pub status: u16,
-    /// Why, in the few words that summaries count by: `bad signature`.
-    pub reason: &'static str,
-    /// Why, as the client was told.
-    pub sentence: &'a str,
-}
-
-/// The one place that logs what becomes of connections, at level info. It keeps at most one line of each kind and one
-/// count of each reason, however many there are.
+/// Logs connections that are opened, closed or rejected, at level info. It keeps at most one line of each kind and one
+/// count of each reason in memory.
 ///
-/// [`tick`](Self::tick) is to be called about once a second, [`finish`](Self::finish) before the process ends.
+/// Call [`tick`](Self::tick) about once a second, and [`finish`](Self::finish) before the process ends.
 #[derive(Debug, Default)]
 pub struct ConnectionLog {
     windows: Mutex<[Window; 3]>,
@@ -87,22 +44,22 @@ pub struct ConnectionLog {
 enum Kind {
     Opened,
     Closed,
-    Refused,
+    Rejected,
 }
 
-const KINDS: [Kind; 3] = [Kind::Opened, Kind::Closed, Kind::Refused];
+const KINDS: [Kind; 3] = [Kind::Opened, Kind::Closed, Kind::Rejected];
 
 impl Kind {
     fn name(self) -> &'static str {
         match self {
             Kind::Opened => "opened",
             Kind::Closed => "closed",
-            Kind::Refused => "refused",
+            Kind::Rejected => "refused",
         }
     }
 }
 
-/// What happened since the first event that no summary covers.
+/// What happened since the first event that is not in a summary yet.
 #[derive(Debug, Default)]
 struct Window {
     start: Option<Instant>,
@@ -112,55 +69,36 @@ struct Window {
 }
 
 impl ConnectionLog {
-    /// A connection was accepted.
+    /// Logs that a connection was accepted.
     pub fn opened(&self, opened: &Opened<'_>, now: Instant) {
         self.add(Kind::Opened, now, || Line {
             connection: Some(opened.connection.to_owned()),
-            subject: subject(opened.subject),
+            subject: opened.subject.map(printable_subject),
             address: opened.address.to_owned(),
-            ..Line::default()
+            ended: None,
         });
     }
 
-    /// A connection has ended.
-    pub fn closed(&self, closed: &Closed<'_>, now: Instant) {
-        self.add(Kind::Closed, now, || Line {
-            connection: Some(closed.connection.to_owned()),
-            subject: subject(closed.subject),
-            address: closed.address.to_owned(),
-            reason: closed.reason,
-            code: Some(closed.code),
-            sentence: printable(closed.sentence, MAX_TEXT_BYTES),
-            traffic: Some(Traffic {
-                duration: closed.duration,
-                messages_in: closed.messages_in,
-                messages_out: closed.messages_out,
-                bytes_in: closed.bytes_in,
-                bytes_out: closed.bytes_out,
-                greatest_queue: closed.greatest_queue,
+    /// Logs that a connection was closed or a request rejected. The subject of an invalid token is not logged.
+    pub fn closed(&self, record: &ClosedRecord, now: Instant) {
+        let kind = if record.connection.is_some() { Kind::Closed } else { Kind::Rejected };
+        self.add(kind, now, || Line {
+            connection: record.connection.map(|id| id.to_string()),
+            subject: record.subject.as_deref().filter(|_| record.verified).map(printable_subject),
+            address: record.address.to_string(),
+            ended: Some(ClosedRecord {
+                sentence: printable(&record.sentence, MAX_TEXT_BYTES).into(),
+                ..record.clone()
             }),
-            ..Line::default()
         });
     }
 
-    /// A request was not accepted.
-    pub fn refused(&self, refused: &Refused<'_>, now: Instant) {
-        self.add(Kind::Refused, now, || Line {
-            subject: subject(refused.subject),
-            address: refused.address.to_owned(),
-            reason: refused.reason,
-            status: Some(refused.status),
-            sentence: printable(refused.sentence, MAX_TEXT_BYTES),
-            ..Line::default()
-        });
-    }
-
-    /// Writes the summaries whose window is over.
+    /// Writes the summaries of windows that have ended.
     pub fn tick(&self, now: Instant) {
         self.end_windows(|window| window.is_over(now), now);
     }
 
-    /// Writes what a summary still owes, however short its window was.
+    /// Writes all remaining summaries.
     pub fn finish(&self, now: Instant) {
         self.end_windows(|_| true, now);
     }
@@ -170,7 +108,7 @@ impl ConnectionLog {
             return;
         }
         let line = line();
-        // Nothing is written under the lock: every worker comes by here.
+        // Nothing is written under the lock, because all workers use it.
         let (ended, full) = {
             let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
             let window = &mut windows[kind as usize];
@@ -204,15 +142,15 @@ impl Window {
         self.start.is_some_and(|start| now.saturating_duration_since(start) >= WINDOW)
     }
 
-    /// Counts a line, and gives it back if it is to be written in full.
+    /// Counts a line, and returns it if it must be written.
     fn count(&mut self, line: Line, now: Instant) -> Option<Line> {
         self.start.get_or_insert(now);
-        let known = self.counts.iter().position(|(reason, _)| *reason == line.reason);
-        let place = known.unwrap_or_else(|| {
-            self.counts.push((line.reason, 0));
+        let known = self.counts.iter().position(|(reason, _)| *reason == line.reason());
+        let index = known.unwrap_or_else(|| {
+            self.counts.push((line.reason(), 0));
             self.counts.len() - 1
         });
-        let count = &mut self.counts[place].1;
+        let count = &mut self.counts[index].1;
         *count += 1;
         if *count <= FULL_LINES {
             return Some(line);
@@ -221,7 +159,7 @@ impl Window {
         None
     }
 
-    /// If lines were counted in place of being written: the last one in full, and how many there were of each reason.
+    /// If lines were counted and not written, writes the last of them and the number of lines for each reason.
     fn summarise(mut self, kind: Kind, now: Instant) {
         let (Some(last), Some(start)) = (self.last, self.start) else { return };
         last.write(kind);
@@ -240,52 +178,45 @@ impl Window {
     }
 }
 
-/// What one line says, owned, because it may be written later. The reason of what was opened is empty.
-#[derive(Debug, Default)]
+/// The data of a line, which may be written later.
+#[derive(Debug)]
 struct Line {
     connection: Option<String>,
     subject: Option<String>,
     address: String,
-    reason: &'static str,
-    code: Option<u16>,
-    status: Option<u16>,
-    sentence: String,
-    traffic: Option<Traffic>,
-}
-
-#[derive(Debug)]
-struct Traffic {
-    duration: Duration,
-    messages_in: u64,
-    messages_out: u64,
-    bytes_in: u64,
-    bytes_out: u64,
-    greatest_queue: u64,
+    /// The record of a closed connection or rejected request.
+    ended: Option<ClosedRecord>,
 }
 
 impl Line {
+    /// Returns the name of the reason, or an empty string for an opened connection.
+    fn reason(&self) -> &'static str {
+        self.ended.as_ref().map_or("", |ended| ended.reason)
+    }
+
     fn write(&self, kind: Kind) {
-        let traffic = self.traffic.as_ref();
+        let rejected = self.ended.as_ref().filter(|ended| ended.connection.is_none());
+        let closed = self.ended.as_ref().filter(|ended| ended.connection.is_some());
         tracing::info!(
             event = kind.name(),
             connection = self.connection,
             subject = self.subject,
             address = self.address,
-            reason = (!self.reason.is_empty()).then_some(self.reason),
-            code = self.code,
-            status = self.status,
-            duration = traffic.map(|traffic| traffic.duration.as_secs_f64()),
-            messages_in = traffic.map(|traffic| traffic.messages_in),
-            messages_out = traffic.map(|traffic| traffic.messages_out),
-            bytes_in = traffic.map(|traffic| traffic.bytes_in),
-            bytes_out = traffic.map(|traffic| traffic.bytes_out),
-            greatest_queue = traffic.map(|traffic| traffic.greatest_queue),
+            reason = self.ended.as_ref().map(|ended| ended.reason),
+            code = closed.map(|ended| ended.code),
+            status = rejected.map(|ended| ended.code),
+            duration = closed.map(|ended| ended.duration.as_secs_f64()),
+            messages_in = closed.map(|ended| ended.messages_in),
+            messages_out = closed.map(|ended| ended.messages_out),
+            bytes_in = closed.map(|ended| ended.bytes_in),
+            bytes_out = closed.map(|ended| ended.bytes_out),
+            greatest_queue = closed.map(|ended| ended.greatest_queue),
             "{}",
             self.sentence(kind)
         );
     }
 
-    /// `closed ID of "SUBJECT" from ADDRESS: SENTENCE (CODE, open 5 min 3 s, ...)`.
+    /// Formats `closed ID of "SUBJECT" from ADDRESS: SENTENCE (CODE, open 5 min 3 s, ...)`.
     fn sentence(&self, kind: Kind) -> String {
         let mut text = kind.name().to_owned();
         if let Some(connection) = &self.connection {
@@ -298,36 +229,32 @@ impl Line {
             text += " from";
         }
         text += &format!(" {}", self.address);
-        if !self.sentence.is_empty() {
-            text += &format!(": {}", self.sentence);
-        }
-        if let Some(status) = self.status {
-            text += &format!(" ({status})");
-        }
-        if let (Some(code), Some(traffic)) = (self.code, &self.traffic) {
-            let open = span(traffic.duration);
+        let Some(ended) = &self.ended else { return text };
+        text += &format!(": {} ({}", ended.sentence, ended.code);
+        if ended.connection.is_some() {
+            let open = span(ended.duration);
             text += &format!(
-                " ({code}, open {open}, in {} messages of {} bytes, out {} of {})",
-                grouped(traffic.messages_in),
-                grouped(traffic.bytes_in),
-                grouped(traffic.messages_out),
-                grouped(traffic.bytes_out),
+                ", open {open}, in {} messages of {} bytes, out {} of {}",
+                grouped(ended.messages_in),
+                grouped(ended.bytes_in),
+                grouped(ended.messages_out),
+                grouped(ended.bytes_out),
             );
         }
-        text
+        text + ")"
     }
 }
 
-fn subject(subject: Option<&str>) -> Option<String> {
-    subject.map(|subject| printable(subject, MAX_SUBJECT_BYTES))
+fn printable_subject(subject: &str) -> String {
+    printable(subject, MAX_LOGGED_SUBJECT_BYTES)
 }
 
-/// `1,234,567`.
+/// Formats a number with commas: `1,234,567`.
 pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
-    for (place, digit) in digits.char_indices() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+    for (index, digit) in digits.char_indices() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

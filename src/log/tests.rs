@@ -8,6 +8,8 @@ use std::sync::{Mutex, mpsc};
 
 use tracing::{debug, error, info, trace, warn};
 
+use uuid::Uuid;
+
 use super::*;
 use crate::testing;
 
@@ -50,6 +52,26 @@ fn written(
 
 fn text(out: Box<dyn Write + Send>) -> Sink {
     Sink::Text { out, colour: false }
+}
+
+/// A request that was rejected with 401 and "no".
+pub(crate) fn rejection(reason: &'static str, address: &str) -> ClosedRecord {
+    ClosedRecord {
+        at: std::time::SystemTime::UNIX_EPOCH,
+        connection: None,
+        address: address.parse().unwrap(),
+        subject: None,
+        verified: true,
+        reason,
+        code: 401,
+        sentence: "no".into(),
+        duration: Duration::ZERO,
+        messages_in: 0,
+        messages_out: 0,
+        bytes_in: 0,
+        bytes_out: 0,
+        greatest_queue: 0,
+    }
 }
 
 /// Returns the records that `log` writes at this level, as JSON.
@@ -330,27 +352,20 @@ fn child_with_a_journal() {
     let (dispatch, _handle) = start(LevelFilter::TRACE, || Sink::open(Format::Journald)).unwrap();
     let log = ConnectionLog::default();
     dispatcher::with_default(&dispatch, || {
-        let (connection, subject, address) = ("7d9f", Some("ann\nPRIORITY=0"), "[::1]:5");
-        let (reason, code, sentence) = ("too slow", 4413, "its queue is full");
-        let (duration, now) = (Duration::from_millis(1500), std::time::Instant::now());
-        let (messages_in, messages_out, bytes_in, bytes_out) = (1, 2, 3, 4);
-        log.closed(
-            &Closed {
-                connection,
-                subject,
-                address,
-                reason,
-                code,
-                sentence,
-                duration,
-                messages_in,
-                messages_out,
-                bytes_in,
-                bytes_out,
-                greatest_queue: 7,
-            },
-            now,
-        );
+        let record = ClosedRecord {
+            connection: Some(Uuid::nil()),
+            subject: Some("ann\nPRIORITY=0".into()),
+            code: 4413,
+            sentence: "its queue is full".into(),
+            duration: Duration::from_millis(1500),
+            messages_in: 1,
+            messages_out: 2,
+            bytes_in: 3,
+            bytes_out: 4,
+            greatest_queue: 7,
+            ..rejection("too slow", "[::1]:5")
+        };
+        log.closed(&record, std::time::Instant::now());
         error!("an error");
         warn!("a warning");
         debug!("a detail");
@@ -362,7 +377,7 @@ fn child_with_a_journal() {
         ("SYSLOG_IDENTIFIER", "philote"),
         ("SYSLOG_FACILITY", "3"),
         ("PHILOTE_EVENT", "closed"),
-        ("PHILOTE_CONNECTION", "7d9f"),
+        ("PHILOTE_CONNECTION", "00000000-0000-0000-0000-000000000000"),
         ("PHILOTE_SUBJECT", "ann\\nPRIORITY=0"),
         ("PHILOTE_ADDRESS", "[::1]:5"),
         ("PHILOTE_REASON", "too slow"),
@@ -374,7 +389,7 @@ fn child_with_a_journal() {
     }
     assert!(
         record["MESSAGE"]
-            .starts_with("closed 7d9f of \"ann\\nPRIORITY=0\" from [::1]:5: its queue is full (4413")
+            .starts_with("closed 00000000-0000-0000-0000-000000000000 of \"ann\\nPRIORITY=0\" from [::1]:5: its queue is full (4413")
     );
     assert!(!record.contains_key("PHILOTE_STATUS"), "a field without a value is not sent");
     for (priority, message) in

@@ -2,54 +2,18 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
 
-use uuid::Uuid;
-
+use crate::log::ClosedRecord;
 use crate::sync::lock;
 
 /// The longest sentence that is kept, in bytes: a refused origin may be as long as a request's head.
 const MAX_SENTENCE_BYTES: usize = 256;
 
-/// One connection that has ended, or one request that was refused.
-#[derive(Clone, Debug)]
-pub struct ClosedRecord {
-    /// When, by the wall clock.
-    pub at: SystemTime,
-    /// The connection's id; none for a request that was refused.
-    pub connection: Option<Uuid>,
-    /// Where it came from.
-    pub address: SocketAddr,
-    /// The `sub` of its token.
-    pub subject: Option<Box<str>>,
-    /// The token was good; otherwise `subject` is what somebody claims.
-    pub verified: bool,
-    /// A stable name in snake case.
-    pub reason: &'static str,
-    /// The close code, or the HTTP status of what was refused.
-    pub code: u16,
-    /// What the client was told; set by [`sentence`].
-    pub sentence: Cow<'static, str>,
-    /// How long the connection was open.
-    pub duration: Duration,
-    /// Messages received from it.
-    pub messages_in: u64,
-    /// Messages queued for it.
-    pub messages_out: u64,
-    /// Bytes received from it.
-    pub bytes_in: u64,
-    /// Bytes sent to it.
-    pub bytes_out: u64,
-    /// The most messages that ever waited for it.
-    pub greatest_queue: usize,
-}
-
 /// A sentence cut to what is kept.
-pub(crate) fn sentence(text: String) -> Cow<'static, str> {
+pub(crate) fn sentence(text: Cow<'static, str>) -> Cow<'static, str> {
     if text.len() <= MAX_SENTENCE_BYTES {
-        return Cow::Owned(text);
+        return text;
     }
     let end = text.floor_char_boundary(MAX_SENTENCE_BYTES);
     Cow::Owned(format!("{}…", &text[..end]))
@@ -144,6 +108,8 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
     use super::*;
 
     fn ended(reason: &'static str, code: u16) -> Arc<ClosedRecord> {
@@ -207,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_long_sentence_is_cut_between_characters() {
-        assert_eq!(sentence("ü".repeat(300)).len(), MAX_SENTENCE_BYTES + '…'.len_utf8());
+        assert_eq!(sentence("ü".repeat(300).into()).len(), MAX_SENTENCE_BYTES + '…'.len_utf8());
         assert_eq!(sentence("short".into()), "short");
     }
 }

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use futures_util::Stream;
 use uuid::Uuid;
 
-use super::closed::ClosedRecord;
+use crate::log::ClosedRecord;
 use crate::message::Delivery;
 use crate::sync::lock;
 

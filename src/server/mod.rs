@@ -34,7 +34,7 @@ use uuid::Uuid;
 pub use self::accept::{accept_loop, listener};
 pub use self::bans::file::{BanFile, BanFileError};
 pub use self::bans::{BanError, Bans, MAX_BANS};
-pub use self::closed::{ClosedRecord, ClosedRing, ReasonCount};
+pub use self::closed::{ClosedRing, ReasonCount};
 pub use self::events::{Connected, Event, Events, Following, MAX_FOLLOWERS, Messages, Published, Reloaded};
 use self::heartbeat::Heartbeats;
 use self::rejection::Rejected;
@@ -43,7 +43,7 @@ pub use self::shutdown::drain::SHORTEST_DRAIN;
 use crate::close::CloseReason;
 use crate::config::Settings;
 use crate::hub::{Connection, FlushList, Hub};
-use crate::log::{self, ConnectionLog};
+use crate::log::{ClosedRecord, ConnectionLog};
 use crate::message::{ChannelName, Delivery};
 use crate::outbox::{Budget, Seconds, Sink};
 use crate::token::{Claims, Keys, Policy, UnixSeconds};
@@ -303,15 +303,6 @@ impl Server {
         let code = refused.code();
         let Rejected { rejection, subject, .. } = refused;
         let verified = !matches!(rejection, Rejection::Token(_));
-        let sentence = rejection.to_string();
-        let line = log::Refused {
-            subject: subject.as_deref().filter(|_| verified),
-            address: &address.to_string(),
-            status: code,
-            reason: rejection.name(),
-            sentence: &sentence,
-        };
-        self.log.refused(&line, Instant::now());
         self.remember(ClosedRecord {
             at: SystemTime::now(),
             connection: None,
@@ -320,7 +311,7 @@ impl Server {
             verified,
             reason: rejection.name(),
             code,
-            sentence: closed::sentence(sentence),
+            sentence: rejection.to_string().into(),
             duration: Duration::ZERO,
             messages_in: 0,
             messages_out: 0,
@@ -337,21 +328,6 @@ impl Server {
         self.counters.received.fetch_add(stats.bytes_in, Relaxed);
         self.counters.sent.fetch_add(stats.out.bytes, Relaxed);
         let duration = connection.opened().elapsed();
-        let line = log::Closed {
-            connection: &connection.id().to_string(),
-            subject: access.subject.as_deref(),
-            address: &connection.address().to_string(),
-            reason: reason.name(),
-            code: reason.code(),
-            sentence: reason.sentence(),
-            duration,
-            messages_in: stats.messages_in,
-            messages_out: stats.out.messages,
-            bytes_in: stats.bytes_in,
-            bytes_out: stats.out.bytes,
-            greatest_queue: stats.out.greatest_queue as u64,
-        };
-        self.log.closed(&line, Instant::now());
         self.remember(ClosedRecord {
             at: SystemTime::now(),
             connection: Some(connection.id()),
@@ -366,11 +342,14 @@ impl Server {
             messages_out: stats.out.messages,
             bytes_in: stats.bytes_in,
             bytes_out: stats.out.bytes,
-            greatest_queue: stats.out.greatest_queue,
+            greatest_queue: stats.out.greatest_queue as u64,
         });
     }
 
-    fn remember(&self, record: ClosedRecord) {
+    /// Logs a record, remembers it, and passes it to those who follow events.
+    fn remember(&self, mut record: ClosedRecord) {
+        self.log.closed(&record, Instant::now());
+        record.sentence = closed::sentence(record.sentence);
         let record = Arc::new(record);
         self.events.tell(|| Event::Closed(record.clone()));
         self.closed.add(record, self.live().settings.admin.closed_ring);

@@ -1,4 +1,6 @@
-//! Lines, summaries, and what a flood leaves in memory.
+//! Lines, summaries, and the memory after a flood.
+
+use uuid::Uuid;
 
 use super::*;
 use crate::log::tests;
@@ -7,8 +9,8 @@ fn records(log: impl FnOnce()) -> Vec<serde_json::Value> {
     tests::records(tracing::level_filters::LevelFilter::INFO, log)
 }
 
-fn refusal(reason: &'static str, address: &str, log: &ConnectionLog, now: Instant) {
-    log.refused(&Refused { subject: None, address, status: 401, reason, sentence: "no" }, now);
+fn reject(reason: &'static str, address: &str, log: &ConnectionLog, now: Instant) {
+    log.closed(&tests::rejection(reason, address), now);
 }
 
 fn messages(log: impl FnOnce()) -> Vec<String> {
@@ -16,32 +18,25 @@ fn messages(log: impl FnOnce()) -> Vec<String> {
 }
 
 #[test]
-fn a_line_says_who_where_why_and_how_much() {
+fn a_line_has_the_client_the_reason_and_the_traffic() {
     let (log, now) = (ConnectionLog::default(), Instant::now());
-    let (connection, subject, address) = ("7d9f", Some("ann"), "[::1]:5");
     let records = records(|| {
-        log.opened(&Opened { connection, subject: None, address }, now);
-        let (messages_in, messages_out, bytes_in, bytes_out) = (12, 3456, 1234, 1_234_567);
-        let (duration, code) = (Duration::from_millis(303_250), 4413);
-        let (reason, sentence) = ("too slow", "its queue is full");
-        log.closed(
-            &Closed {
-                connection,
-                subject,
-                address,
-                reason,
-                code,
-                sentence,
-                duration,
-                messages_in,
-                messages_out,
-                bytes_in,
-                bytes_out,
-                greatest_queue: 7,
-            },
-            now,
-        );
-        refusal("bad signature", "10.0.0.1:6", &log, now);
+        log.opened(&Opened { connection: "7d9f", subject: None, address: "[::1]:5" }, now);
+        let record = ClosedRecord {
+            connection: Some(Uuid::nil()),
+            subject: Some("ann".into()),
+            code: 4413,
+            sentence: "its queue is full".into(),
+            duration: Duration::from_millis(303_250),
+            messages_in: 12,
+            messages_out: 3456,
+            bytes_in: 1234,
+            bytes_out: 1_234_567,
+            greatest_queue: 7,
+            ..tests::rejection("too slow", "[::1]:5")
+        };
+        log.closed(&record, now);
+        reject("bad signature", "10.0.0.1:6", &log, now);
         log.finish(now);
     });
     let messages: Vec<&str> = records.iter().map(|record| record["message"].as_str().unwrap()).collect();
@@ -49,7 +44,7 @@ fn a_line_says_who_where_why_and_how_much() {
         messages,
         [
             "opened 7d9f from [::1]:5",
-            "closed 7d9f of \"ann\" from [::1]:5: its queue is full \
+            "closed 00000000-0000-0000-0000-000000000000 of \"ann\" from [::1]:5: its queue is full \
              (4413, open 5 min 3 s, in 12 messages of 1,234 bytes, out 3,456 of 1,234,567)",
             "refused 10.0.0.1:6: no (401)",
         ]
@@ -72,20 +67,20 @@ fn a_subject_cannot_forge_a_line_or_the_address_and_is_cut() {
     assert!(message.starts_with(r#"opened 7d9f of "x\" from 9.9.9.9:1\n\u{1b}yyy"#), "{message}");
     assert!(message.ends_with("y…\" from [::1]:5"), "{message}");
     let subject = records[0]["subject"].as_str().unwrap();
-    assert_eq!(subject.len(), MAX_SUBJECT_BYTES + '…'.len_utf8());
+    assert_eq!(subject.len(), MAX_LOGGED_SUBJECT_BYTES + '…'.len_utf8());
 }
 
 #[test]
-fn masses_are_summed_up_with_the_first_and_the_last_in_full() {
+fn many_lines_become_the_first_ones_the_last_and_a_summary() {
     let (log, start) = (ConnectionLog::default(), Instant::now());
     let messages = messages(|| {
         for number in 0..1200 {
-            refusal("bad signature", &format!("10.0.0.1:{number}"), &log, start);
+            reject("bad signature", &format!("10.0.0.1:{number}"), &log, start);
         }
         for number in 0..43 {
-            refusal("origin", &format!("10.0.0.2:{number}"), &log, start + Duration::from_secs(3));
+            reject("origin", &format!("10.0.0.2:{number}"), &log, start + Duration::from_secs(3));
         }
-        refusal("expired", "10.0.0.3:1", &log, start + Duration::from_secs(4));
+        reject("expired", "10.0.0.3:1", &log, start + Duration::from_secs(4));
         log.tick(start + WINDOW - Duration::from_millis(1));
         log.tick(start + WINDOW);
         log.tick(start + WINDOW * 2);
@@ -106,12 +101,12 @@ fn masses_are_summed_up_with_the_first_and_the_last_in_full() {
 }
 
 #[test]
-fn few_lines_are_not_summed_up_and_kinds_do_not_mix() {
+fn few_lines_need_no_summary() {
     let (log, start) = (ConnectionLog::default(), Instant::now());
     let messages = messages(|| {
         for second in 0..60 {
             let now = start + Duration::from_secs(second);
-            refusal("origin", "10.0.0.1:1", &log, now);
+            reject("origin", "10.0.0.1:1", &log, now);
             log.opened(&Opened { connection: "7d9f", subject: None, address: "[::1]:5" }, now);
             log.tick(now);
         }
@@ -121,7 +116,7 @@ fn few_lines_are_not_summed_up_and_kinds_do_not_mix() {
 }
 
 #[test]
-fn a_window_ends_without_a_tick_and_the_next_begins_in_full() {
+fn a_window_ends_without_a_tick() {
     let (log, start) = (ConnectionLog::default(), Instant::now());
     let messages = messages(|| {
         for number in 0..=FULL_LINES {
@@ -138,11 +133,11 @@ fn a_window_ends_without_a_tick_and_the_next_begins_in_full() {
 }
 
 #[test]
-fn what_is_owed_when_the_process_ends_is_written() {
+fn finish_writes_the_remaining_summaries() {
     let (log, start) = (ConnectionLog::default(), Instant::now());
     let messages = messages(|| {
         for number in 0..10_000 {
-            refusal("stopping", &format!("10.0.0.1:{number}"), &log, start);
+            reject("stopping", &format!("10.0.0.1:{number}"), &log, start);
         }
         log.finish(start + Duration::from_millis(2500));
         log.finish(start + Duration::from_millis(2600));
@@ -154,16 +149,16 @@ fn what_is_owed_when_the_process_ends_is_written() {
 }
 
 #[test]
-fn no_more_is_kept_than_a_line_of_each_kind_and_a_count_of_each_reason() {
+fn memory_holds_one_line_of_each_kind_and_one_count_of_each_reason() {
     let (log, start) = (ConnectionLog::default(), Instant::now());
-    // Where the level is below info nothing is kept at all.
-    refusal("origin", "10.0.0.1:1", &log, start);
-    assert!(log.windows.lock().unwrap()[Kind::Refused as usize].start.is_none());
+    // If the level is below info, nothing is kept.
+    reject("origin", "10.0.0.1:1", &log, start);
+    assert!(log.windows.lock().unwrap()[Kind::Rejected as usize].start.is_none());
     records(|| {
         std::thread::scope(|scope| {
             let worker = || {
                 for number in 0..10_000 {
-                    refusal(["origin", "expired"][number % 2], "10.0.0.1:1", &log, start);
+                    reject(["origin", "expired"][number % 2], "10.0.0.1:1", &log, start);
                 }
             };
             let dispatch = tracing::dispatcher::get_default(Clone::clone);
@@ -173,7 +168,7 @@ fn no_more_is_kept_than_a_line_of_each_kind_and_a_count_of_each_reason() {
             }
         });
         let windows = log.windows.lock().unwrap();
-        let window = &windows[Kind::Refused as usize];
+        let window = &windows[Kind::Rejected as usize];
         let mut counts = window.counts.clone();
         counts.sort_unstable();
         assert_eq!(counts, [("expired", 20_000), ("origin", 20_000)]);
