@@ -51,7 +51,7 @@ fn total(daemon: &Daemon, reason: &str) -> u64 {
             return listed;
         }
         // One more ended between the two answers.
-        assert!(Instant::now() < deadline, "{reason}: {listed} in the list, {figures} by the figures");
+        assert!(Instant::now() < deadline, "{reason}: {listed} in the list, {figures} in the metrics");
     }
 }
 

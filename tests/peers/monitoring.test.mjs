@@ -73,7 +73,7 @@ scrape_configs: [{job_name: philote, static_configs: [{targets: [${JSON.stringif
 
 test("Prometheus finds every metric of the dashboard and the alerts", { timeout: 3 * PATIENCE }, async (t) => {
   const philote = await startPhilote(t, { PHILOTE_METRICS_LISTEN: "127.0.0.1:0" });
-  const target = await until("the figures' address", async () => /figures are at http:\/\/(\S+)\/metrics/.exec(philote.output)?.[1]);
+  const target = await until("the address of the metrics", async () => /the metrics are at http:\/\/(\S+)\/metrics/.exec(philote.output)?.[1]);
 
   // One of everything: a reader, a closed one, a refused one, a message, a reload, and a refused reload.
   const open = async (token) => {
