@@ -30,7 +30,7 @@ mod tests {
     }
 
     #[test]
-    fn fault_13_origins_are_compared_and_others_get_403() {
+    fn fault_13_only_the_own_host_and_listed_origins_are_allowed() {
         let list = list("https://*.example.org, http://one.test:8080, https://*.port.test:8443");
         let check = |origin| allowed(origin, "philote.test:6380", true, &list);
         for origin in [
