@@ -1,7 +1,7 @@
 //! The only shared state: which connections there are, and which of them read which channel. It uses no socket.
 //!
 //! In reading order: [`Channel`] is one channel, [`publish`] queues a message to its readers, [`flush_list`] has the
-//! outboxes that must be written then. [`history`] is what a channel keeps, [`resume`] what a client gets of it when it
+//! outboxes that must be written then, and [`flush`] writes them. [`history`] is what a channel keeps, [`resume`] what a client gets of it when it
 //! comes back, and [`sweep`] what is dropped.
 //!
 //! Locks are taken in the order connection, shard, channel, outbox, at most one of each, and none is held across a
@@ -9,6 +9,7 @@
 
 mod ages;
 mod connection;
+mod flush;
 mod flush_list;
 mod heartbeat;
 mod history;
@@ -26,6 +27,7 @@ use uuid::Uuid;
 
 use self::ages::Ages;
 pub use self::connection::{Connection, ConnectionStats};
+pub use self::flush::{Flusher, Writing, yield_to_sockets};
 pub use self::flush_list::FlushList;
 pub(crate) use self::heartbeat::{Heartbeat, Pulse};
 use self::history::{History, Keeping};

@@ -5,6 +5,7 @@
 
 use std::cell::OnceCell;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -12,10 +13,13 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
 
+use crate::hub::{Connection, FlushList};
+use crate::message::{ChannelName, Delivery};
 use crate::outbox::Sink;
 use crate::server::Server;
 use crate::sync::lock;
 use crate::systemd::Notifier;
+use crate::token::Claims;
 
 /// The interval of further looks at a worker thread that has made no progress yet.
 const SECOND_LOOK: Duration = Duration::from_millis(20);
@@ -135,8 +139,7 @@ impl Watchdog {
         }
         let (server, delivered) = (self.server.clone(), self.delivered.clone());
         let before = delivered.load(Relaxed);
-        let published =
-            self.runtime.spawn(async move { server.publish_to_probe(Box::new(Probe(delivered))) });
+        let published = self.runtime.spawn(async move { publish(&server, Probe(delivered)) });
         let published = tokio::time::timeout(patience, published).await;
         if published.is_err() || self.delivered.load(Relaxed) == before {
             return Err("the data path");
@@ -148,6 +151,21 @@ impl Watchdog {
         };
         tokio::time::timeout(patience, alive).await.map_err(|_| "a worker thread")
     }
+}
+
+/// Publishes a message as a client does, to one reader.
+fn publish(server: &Server, probe: Probe) {
+    let channel = ChannelName::internal("probe");
+    let address = SocketAddr::from(([0, 0, 0, 0], 0));
+    let budget = server.hub.budget().clone();
+    let reader = Arc::new(Connection::new(address, Arc::new(Claims::nobody()), budget, server.now()));
+    reader.outbox.attach(Box::new(probe));
+    server.hub.subscribe(&reader, std::slice::from_ref(&channel));
+    let delivery = Delivery { issuer: "", channel: channel.as_str(), data: None, subject: None };
+    let mut flush_list = FlushList::new();
+    server.hub.publish(&delivery, None, &mut flush_list);
+    flush_list.flush();
+    server.hub.subscribe(&reader, &[]);
 }
 
 /// Makes a worker hang, for tests of the program; release builds do not have this. The variable names a pipe. After its

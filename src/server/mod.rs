@@ -2,18 +2,15 @@
 //!
 //! In the order in which a client meets them: [`accept`], [`http`], [`session`]. [`heartbeat`] watches all connections,
 //! [`limits`] and [`bans`] keep clients out, [`shutdown`] closes many connections in order, [`closed`] and [`events`] tell
-//! administrators what happened, and [`ops`] is what administrators and backends can do. [`cost`] says what a message
-//! costs.
+//! administrators what happened, and [`ops`] is what administrators and backends can do. The file `cost.md` has the
+//! cost of a message in instructions.
 
 mod accept;
 mod admission;
 mod background;
 mod bans;
 mod closed;
-#[doc = include_str!("cost.md")]
-mod cost {}
 mod events;
-mod flush;
 mod heartbeat;
 mod http;
 mod limits;
@@ -42,11 +39,10 @@ pub use self::rejection::Rejection;
 pub use self::shutdown::drain::SHORTEST_DRAIN;
 use crate::close::CloseReason;
 use crate::config::Settings;
-use crate::hub::{Connection, FlushList, Hub};
+use crate::hub::{Connection, Flusher, Hub};
 use crate::log::{ClosedRecord, ConnectionLog};
-use crate::message::{ChannelName, Delivery};
-use crate::outbox::{Budget, Seconds, Sink};
-use crate::token::{Claims, Keys, Policy, UnixSeconds};
+use crate::outbox::{Budget, Seconds};
+use crate::token::{Keys, Policy, UnixSeconds};
 
 /// What may change while the server runs, replaced as a whole by a reload.
 #[derive(Debug)]
@@ -129,7 +125,7 @@ pub struct Counters {
     received: AtomicU64,
     sent: AtomicU64,
     /// Panics that cost one connection its life.
-    pub panics: AtomicU64,
+    pub panics: Arc<AtomicU64>,
 }
 
 impl Counters {
@@ -161,7 +157,8 @@ pub struct Server {
     pending: Arc<accept::pending::Pending>,
     limits: Arc<limits::Limits>,
     accept_loops: accept::accept_loop::AcceptLoops,
-    helpers: flush::Helpers,
+    /// Writes what publishes have queued.
+    flusher: Arc<Flusher>,
     cleanup: Arc<session::cleanup::Cleanup>,
     tls: Option<accept::tls::Acceptor>,
     heartbeats: Heartbeats,
@@ -189,15 +186,16 @@ impl Server {
         if let Some(acceptor) = &acceptor {
             acceptor.set(live.settings.tls.as_ref());
         }
+        let counters = Counters::default();
         Arc::new(Server {
             hub,
-            counters: Counters::default(),
+            flusher: Arc::new(Flusher::new(counters.panics.clone())),
+            counters,
             log: ConnectionLog::default(),
             closed: ClosedRing::default(),
             events: Arc::default(),
             bans: Bans::default(),
             accept_loops: accept::accept_loop::AcceptLoops::default(),
-            helpers: flush::Helpers::default(),
             cleanup: Arc::default(),
             tls: acceptor,
             id: Uuid::new_v4(),
@@ -363,21 +361,6 @@ impl Server {
     /// Waits until every accept loop has shown that it still runs.
     pub async fn accept_loops_answer(&self) {
         self.accept_loops.answer().await;
-    }
-
-    /// Sends a message the way all messages go, to a reader that writes to `sink`.
-    pub fn publish_to_probe(&self, sink: Box<dyn Sink>) {
-        let channel = ChannelName::internal("probe");
-        let address = SocketAddr::from(([0, 0, 0, 0], 0));
-        let budget = self.hub.budget().clone();
-        let reader = Arc::new(Connection::new(address, Arc::new(Claims::nobody()), budget, self.now()));
-        reader.outbox.attach(sink);
-        self.hub.subscribe(&reader, std::slice::from_ref(&channel));
-        let mut flush_list = FlushList::new();
-        let delivery = Delivery { issuer: "", channel: channel.as_str(), data: None, subject: None };
-        self.hub.publish(&delivery, None, &mut flush_list);
-        flush_list.flush();
-        self.hub.subscribe(&reader, &[]);
     }
 
     /// How many connections have shown a token and not ended.

@@ -10,7 +10,6 @@ use uuid::fmt::Hyphenated;
 use crate::hub::FlushList;
 use crate::message::{ApiMessage, Delivery, Publish};
 use crate::server::Server;
-use crate::server::flush::flush;
 use crate::token::Claims;
 
 /// The most messages of a batch that are queued before they are written to the sockets.
@@ -101,8 +100,10 @@ pub(in crate::server) async fn publish_batch<'a>(
         let at = published.len();
         if at % MESSAGES_PER_FLUSH == 0 || bytes > BYTES_PER_FLUSH || at == count {
             bytes = 0;
-            match flush(server, &mut flush_list) {
-                Some(mut writing) => std::future::poll_fn(|context| writing.poll(context, server)).await,
+            match server.flusher.flush(&mut flush_list) {
+                Some(mut writing) => {
+                    std::future::poll_fn(|context| writing.poll(context, &server.flusher)).await
+                }
                 // A long batch must not keep other tasks from this worker.
                 None => tokio::task::yield_now().await,
             }

@@ -28,10 +28,6 @@ pub(crate) struct Auths {
     count: u32,
 }
 
-/// The message that makes the tests' build panic.
-#[cfg(test)]
-pub(crate) const PANIC: &str = "panic";
-
 /// What is needed to handle one connection's messages.
 pub(crate) struct Inbound<'a> {
     pub(crate) server: &'a Arc<Server>,
@@ -69,8 +65,6 @@ impl Inbound<'_> {
             Message::Binary(bytes) => std::str::from_utf8(bytes).map_err(|_| BadMessage::NotUtf8),
             _ => return true,
         };
-        #[cfg(test)]
-        assert_ne!(text, Ok(PANIC), "on purpose");
         let names = self.live.settings.limits.channel_name_bytes;
         match text.and_then(|text| FromClient::parse(text, names, self.v1)) {
             Ok(FromClient::Auth(auth)) => self.authenticate(&auth),

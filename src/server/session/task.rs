@@ -20,11 +20,10 @@ use super::frames::{FrameLimits, FrameReader, Received};
 use super::guard::ConnectionGuard;
 use super::inbound::{Auths, Inbound};
 use crate::close::CloseReason;
-use crate::hub::FlushList;
+use crate::hub::{FlushList, Writing, yield_to_sockets};
 use crate::message::Batch;
 use crate::outbox::{Seconds, Standing};
 use crate::server::accept::stream::{Reader, Stream};
-use crate::server::flush::{Writing, flush, yield_to_sockets};
 use crate::server::limits::{Rate, Verdict};
 
 /// What one read takes from a socket at most, and so what a publisher may bring before its readers' queues are
@@ -110,7 +109,7 @@ impl Session {
             return Poll::Ready(Err(Ended));
         }
         if let Some(writing) = &mut self.flushing {
-            ready!(writing.poll(context, self.guard.server()));
+            ready!(writing.poll(context, &self.guard.server().flusher));
             self.flushing = None;
         }
         if standing.closing.is_some() {
@@ -216,7 +215,7 @@ impl Session {
         }
         connection.received_messages(messages, now);
         server.counters.messages_in.fetch_add(messages, Relaxed);
-        self.flushing = flush(server, &mut flush_list);
+        self.flushing = server.flusher.flush(&mut flush_list);
         flush_list.trim();
         FLUSH_LIST.set(flush_list);
         BATCH.set(batch);
@@ -322,6 +321,9 @@ impl Future for Session {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{self, IoSlice};
+    use std::sync::Arc;
+
     use tokio::net::{TcpListener, TcpStream};
     use tokio_tungstenite::tungstenite::Message;
     use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -329,16 +331,17 @@ mod tests {
 
     use super::*;
     use crate::config::{Environment, Overrides, load};
+    use crate::hub::Connection;
+    use crate::outbox::Sink;
     use crate::server::Server;
     use crate::server::accept::{accept_loop, listener};
-    use crate::server::session::inbound::PANIC;
-    use crate::token::{NewToken, issue};
+    use crate::token::{NewToken, issue, verify};
 
     type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
     async fn connect(server: &Server, address: std::net::SocketAddr) -> Client {
-        let channels = vec!["c".to_owned()];
-        let token = NewToken { read: channels.clone(), write: Some(channels), ..NewToken::default() };
+        let write = vec!["c".to_owned(), "panics".to_owned()];
+        let token = NewToken { read: vec!["c".to_owned()], write: Some(write), ..NewToken::default() };
         let token = issue(&token, &server.live().keys).unwrap();
         let request = format!("ws://{address}/?auth={token}").into_client_request().unwrap();
         connect_async(request).await.unwrap().0
@@ -354,6 +357,34 @@ mod tests {
         client.send(Message::text(text)).await.unwrap();
     }
 
+    /// A socket whose writing panics.
+    struct Panics;
+
+    impl Sink for Panics {
+        fn try_write(&self, _: &[IoSlice<'_>]) -> io::Result<usize> {
+            panic!("on purpose")
+        }
+
+        fn poll_writable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn shutdown(&self) {}
+    }
+
+    /// Adds a reader of the channel `panics`, to which the task of a publisher writes.
+    fn read_with_panics(server: &Server) -> Arc<Connection> {
+        let live = server.live();
+        let token = NewToken { read: vec!["panics".to_owned()], ..NewToken::default() };
+        let claims = verify(&issue(&token, &live.keys).unwrap(), &live.keys, &live.policy, 0).unwrap();
+        let address = ([127, 0, 0, 1], 0).into();
+        let reader = Connection::new(address, Arc::new(claims), server.hub.budget().clone(), 0);
+        let reader = Arc::new(reader);
+        reader.outbox.attach(Box::new(Panics));
+        server.hub.enter(&reader);
+        reader
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn fault_55_a_panic_costs_one_connection() {
         let environment = Environment::new([("SECRET", "a secret of more than thirty-two characters")]);
@@ -361,9 +392,10 @@ mod tests {
         let listener = TcpListener::from_std(listener::bind(([127, 0, 0, 1], 0).into()).unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(accept_loop::run(server.clone(), listener));
+        let _broken = read_with_panics(&server);
         let (mut one, mut other) = (connect(&server, address).await, connect(&server, address).await);
         send(&mut one, r#"{"channel":"c","data":"before"}"#).await;
-        send(&mut one, PANIC).await;
+        send(&mut one, r#"{"channel":"panics","data":"x"}"#).await;
         let Some(Message::Text(text)) = next(&mut other).await else { panic!("a message") };
         assert!(text.contains("before"), "what was published before the panic is delivered");
         let Some(Message::Close(Some(close))) = next(&mut one).await else { panic!("a Close") };

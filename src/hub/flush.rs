@@ -7,15 +7,14 @@
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-use super::Server;
-use crate::hub::FlushList;
+use super::FlushList;
 use crate::sync::lock;
 
 /// Outboxes that one task writes before it lets others run: some 1.5 ms of system calls.
@@ -28,22 +27,8 @@ thread_local! {
     static PART: Cell<FlushList> = const { Cell::new(FlushList::new()) };
 }
 
-/// Writes the outboxes of a flush list. Few outboxes are written before this returns; more are left to what is returned, which the
-/// publisher polls to its end before it reads on, so that it can't run ahead of its readers' sockets.
-pub(super) fn flush(server: &Arc<Server>, flush_list: &mut FlushList) -> Option<Writing> {
-    if flush_list.len() <= OUTBOXES_PER_PART {
-        flush_list.flush();
-        return None;
-    }
-    let parts = flush_list.len().div_ceil(OUTBOXES_PER_PART);
-    let shared = SPARE.take().unwrap_or_default();
-    std::mem::swap(&mut lock(&shared.state).flush_list, flush_list);
-    server.helpers.ask(server, &shared, parts);
-    Some(Writing(shared))
-}
-
 /// The writing of many outboxes. Dropped before its end it leaves them to the helpers or to their connections' tasks.
-pub(super) struct Writing(Arc<Shared>);
+pub struct Writing(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
@@ -62,9 +47,9 @@ struct State {
 
 impl Writing {
     /// Writes a part, or waits until the helpers have written the last.
-    pub(super) fn poll(&mut self, context: &mut Context<'_>, server: &Server) -> Poll<()> {
+    pub fn poll(&mut self, context: &mut Context<'_>, flusher: &Flusher) -> Poll<()> {
         if let Some(part) = self.0.take() {
-            part.write(server);
+            part.write(flusher);
         }
         let mut state = lock(&self.0.state);
         if !state.flush_list.is_empty() {
@@ -106,12 +91,12 @@ struct Part {
 }
 
 impl Part {
-    fn write(mut self, server: &Server) {
+    fn write(mut self, flusher: &Flusher) {
         match catch_unwind(AssertUnwindSafe(|| self.flush_list.flush())) {
             // The room is kept.
             Ok(()) => PART.set(std::mem::take(&mut self.flush_list)),
             // The outbox whose writing panicked has broken off by itself.
-            Err(_panic) => _ = server.counters.panics.fetch_add(1, Relaxed),
+            Err(_panic) => _ = flusher.panics.fetch_add(1, Relaxed),
         }
     }
 }
@@ -131,9 +116,11 @@ impl Drop for Part {
     }
 }
 
-/// Tasks that help to write, as many as there are workers; none where a helper could but take turns with the publisher.
-#[derive(Default)]
-pub(super) struct Helpers {
+/// Writes flush lists, with helper tasks: as many as there are workers, and none where a helper could only take turns with
+/// the publisher.
+pub struct Flusher {
+    /// Panics of a write. Each costs one connection.
+    panics: Arc<AtomicU64>,
     count: OnceLock<usize>,
     /// What they were asked to help with; never more than there are helpers: one that is busy looks here when it is
     /// done, and what is not asked for here its publisher writes.
@@ -141,14 +128,34 @@ pub(super) struct Helpers {
     called: Notify,
 }
 
-impl Helpers {
+impl Flusher {
+    /// A flusher that counts in `panics`.
+    pub fn new(panics: Arc<AtomicU64>) -> Flusher {
+        Flusher { panics, count: OnceLock::new(), asked: Mutex::default(), called: Notify::new() }
+    }
+
+    /// Writes the outboxes of a flush list. Few are written before this returns. More are left to what is returned, which
+    /// the publisher polls to its end before it reads on, so that it can't run ahead of its readers' sockets.
+    #[inline]
+    pub fn flush(self: &Arc<Self>, flush_list: &mut FlushList) -> Option<Writing> {
+        if flush_list.len() <= OUTBOXES_PER_PART {
+            flush_list.flush();
+            return None;
+        }
+        let parts = flush_list.len().div_ceil(OUTBOXES_PER_PART);
+        let shared = SPARE.take().unwrap_or_default();
+        std::mem::swap(&mut lock(&shared.state).flush_list, flush_list);
+        self.ask(&shared, parts);
+        Some(Writing(shared))
+    }
+
     /// Asks for help with a writing of so many parts.
-    fn ask(&self, server: &Arc<Server>, shared: &Arc<Shared>, parts: usize) {
+    fn ask(self: &Arc<Self>, shared: &Arc<Shared>, parts: usize) {
         let count = *self.count.get_or_init(|| {
             let workers = Handle::current().metrics().num_workers();
             let count = if workers > 1 { workers } else { 0 };
             for _ in 0..count {
-                tokio::spawn(help(server.clone()));
+                tokio::spawn(help(self.clone()));
             }
             count
         });
@@ -175,11 +182,11 @@ impl Helpers {
     }
 }
 
-async fn help(server: Arc<Server>) {
+async fn help(flusher: Arc<Flusher>) {
     loop {
-        let shared = server.helpers.next().await;
+        let shared = flusher.next().await;
         while let Some(part) = shared.take() {
-            part.write(&server);
+            part.write(&flusher);
             tokio::task::yield_now().await;
         }
     }
@@ -187,7 +194,7 @@ async fn help(server: Arc<Server>) {
 
 /// Has the task polled again when others have run and the sockets were looked at. A task that wakes itself may be
 /// polled dozens of times before its worker looks at them.
-pub(super) fn yield_to_sockets(context: &mut Context<'_>) {
+pub fn yield_to_sockets(context: &mut Context<'_>) {
     let again = pin!(tokio::task::yield_now());
     let _pending = again.poll(context);
 }
@@ -200,30 +207,28 @@ mod tests {
     use std::sync::{Condvar, Mutex};
 
     use super::*;
-    use crate::config::{Environment, Overrides, load};
-    use crate::hub::Connection;
-    use crate::message::{ChannelName, Delivery, Publish};
-    use crate::outbox::Sink;
+    use crate::hub::{Connection, Hub};
+    use crate::message::{ChannelName, Delivery};
     use crate::outbox::testing::TestSink;
-    use crate::server::ops::publish::publish_batch;
+    use crate::outbox::{Budget, Sink};
     use crate::token::Claims;
 
     const READERS: usize = 5 * OUTBOXES_PER_PART + 1;
 
-    fn server() -> Arc<Server> {
-        let environment = Environment::new([("SECRET", "a secret of more than thirty-two characters")]);
-        Server::new(load(&Overrides::default(), &environment).unwrap().settings, 1024)
+    fn setup() -> (Arc<Hub>, Arc<Flusher>) {
+        let hub = Hub::new(Arc::new(Budget::new(4096, 1 << 20, 1 << 30, 1 << 17)));
+        (Arc::new(hub), Arc::new(Flusher::new(Arc::default())))
     }
 
     /// Lets a reader of the one channel in.
-    fn enter(server: &Server, sink: Box<dyn Sink>) -> Arc<Connection> {
+    fn enter(hub: &Hub, sink: Box<dyn Sink>) -> Arc<Connection> {
         let mut access = Claims::nobody();
         access.read = [ChannelName::internal("c")].into();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let reader = Connection::new(address, Arc::new(access), server.hub.budget().clone(), 0);
+        let reader = Connection::new(address, Arc::new(access), hub.budget().clone(), 0);
         let reader = Arc::new(reader);
         reader.outbox.attach(sink);
-        server.hub.enter(&reader);
+        hub.enter(&reader);
         reader
     }
 
@@ -232,25 +237,30 @@ mod tests {
         reader.outbox.poll(&mut Context::from_waker(Waker::noop()));
     }
 
-    async fn publish(server: &Arc<Server>, data: &str) -> Vec<usize> {
-        let channel = ChannelName::internal("c").as_str().to_owned().into();
-        let message = Publish { channel, data: Some(data), ack: None };
-        publish_batch(server, std::iter::once((&message, &[][..])), None).await
+    async fn publish(hub: &Hub, flusher: &Arc<Flusher>, data: &str) -> usize {
+        let channel = ChannelName::internal("c");
+        let delivery = Delivery { issuer: "", channel: channel.as_str(), data: Some(data), subject: None };
+        let mut flush_list = FlushList::new();
+        let readers = hub.publish(&delivery, None, &mut flush_list);
+        if let Some(mut writing) = flusher.flush(&mut flush_list) {
+            std::future::poll_fn(|context| writing.poll(context, flusher)).await;
+        }
+        readers
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn all_workers_write_and_every_reader_gets_all_in_one_order() {
         const MESSAGES: usize = 200;
-        let server = server();
+        let (hub, flusher) = setup();
         let sinks: Vec<TestSink> = (0..READERS).map(|_| TestSink::with_room(usize::MAX)).collect();
-        let readers: Vec<_> = sinks.iter().map(|sink| enter(&server, Box::new(sink.clone()))).collect();
+        let readers: Vec<_> = sinks.iter().map(|sink| enter(&hub, Box::new(sink.clone()))).collect();
         let publishers: Vec<_> = (0..4)
             .map(|publisher| {
-                let server = server.clone();
+                let (hub, flusher) = (hub.clone(), flusher.clone());
                 tokio::spawn(async move {
                     for number in 0..MESSAGES {
                         let data = format!("\"{publisher} {number}\"");
-                        assert_eq!(publish(&server, &data).await, [READERS]);
+                        assert_eq!(publish(&hub, &flusher, &data).await, READERS);
                     }
                 })
             })
@@ -264,7 +274,7 @@ mod tests {
         for sink in &sinks {
             assert!(sink.written() == first, "all readers see the same order");
         }
-        assert_eq!(server.helpers.count.get(), Some(&4));
+        assert_eq!(flusher.count.get(), Some(&4));
     }
 
     /// Keeps whoever writes to it until it is opened.
@@ -293,26 +303,26 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn busy_helpers_are_asked_a_bounded_number_of_times() {
-        let server = server();
+        let (hub, flusher) = setup();
         let gate = Arc::new(Gate::default());
-        let _readers: Vec<_> = (0..READERS).map(|_| enter(&server, Box::new(Gated(gate.clone())))).collect();
+        let _readers: Vec<_> = (0..READERS).map(|_| enter(&hub, Box::new(Gated(gate.clone())))).collect();
         let channel = ChannelName::internal("c");
         let delivery = Delivery { issuer: "", channel: channel.as_str(), data: Some("\"1\""), subject: None };
         let mut flush_list = FlushList::new();
-        server.hub.publish(&delivery, None, &mut flush_list);
-        let mut writing = flush(&server, &mut flush_list).unwrap();
+        hub.publish(&delivery, None, &mut flush_list);
+        let mut writing = flusher.flush(&mut flush_list).unwrap();
         // Both workers hang in a write: this thread is none of them.
         while gate.waiting.load(Relaxed) < 2 {
             std::thread::yield_now();
         }
         for _ in 0..10 {
-            server.helpers.ask(&server, &writing.0, 5);
-            assert!(lock(&server.helpers.asked).len() <= 2);
+            flusher.ask(&writing.0, 5);
+            assert!(lock(&flusher.asked).len() <= 2);
         }
-        assert_eq!(lock(&server.helpers.asked).len(), 2);
+        assert_eq!(lock(&flusher.asked).len(), 2);
         *gate.open.lock().unwrap() = true;
         gate.opened.notify_all();
-        std::future::poll_fn(|context| writing.poll(context, &server)).await;
+        std::future::poll_fn(|context| writing.poll(context, &flusher)).await;
         assert_eq!(gate.waiting.load(Relaxed), READERS, "each is written once");
     }
 
@@ -332,12 +342,12 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_panic_costs_one_reader() {
-        let server = server();
+        let (hub, flusher) = setup();
         let sinks: Vec<TestSink> = (0..READERS).map(|_| TestSink::with_room(usize::MAX)).collect();
-        let readers: Vec<_> = sinks.iter().map(|sink| enter(&server, Box::new(sink.clone()))).collect();
-        let broken = enter(&server, Box::new(Panics));
-        publish(&server, "\"1\"").await;
-        assert_eq!(server.counters.panics.load(Relaxed), 1);
+        let readers: Vec<_> = sinks.iter().map(|sink| enter(&hub, Box::new(sink.clone()))).collect();
+        let broken = enter(&hub, Box::new(Panics));
+        publish(&hub, &flusher, "\"1\"").await;
+        assert_eq!(flusher.panics.load(Relaxed), 1);
         assert!(broken.outbox.closing().is_some());
         for (sink, reader) in sinks.iter().zip(&readers) {
             be_its_task(reader);
