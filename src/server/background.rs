@@ -8,7 +8,6 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use super::Server;
 use super::rejection::Rejection;
 
 /// Works at once; more wait for their turn, at most as long as a request may take.
@@ -43,28 +42,29 @@ impl Background {
     }
 
     /// Does it on a thread where nobody waits for it but who asked.
-    pub(crate) async fn run<T: Send + 'static>(
-        server: &Arc<Server>,
+    pub(crate) async fn run<S: Send + Sync + 'static, T: Send + 'static>(
+        &self,
+        state: &Arc<S>,
         deadline: Instant,
-        work: impl FnOnce(&Arc<Server>) -> T + Send + 'static,
+        work: impl FnOnce(&Arc<S>) -> T + Send + 'static,
     ) -> Result<T, Rejection> {
-        let place = place(&server.background.works, MAX_WORKS, deadline).await?;
-        let server = server.clone();
+        let place = place(&self.works, MAX_WORKS, deadline).await?;
+        let state = state.clone();
         let done = tokio::task::spawn_blocking(move || {
             // Held to the end of the work, also where whoever asked has gone.
             let _place = place;
-            work(&server)
+            work(&state)
         });
         done.await.map_err(|_| Rejection::Internal)
     }
 
     /// Publishes a batch on a task that does not end with its connection.
     pub(crate) async fn publish<T: Send + 'static>(
-        server: &Arc<Server>,
+        &self,
         deadline: Instant,
         batch: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, Rejection> {
-        let place = place(&server.background.batches, MAX_BATCHES, deadline).await?;
+        let place = place(&self.batches, MAX_BATCHES, deadline).await?;
         let done = tokio::spawn(async move {
             let _place = place;
             batch.await
@@ -98,7 +98,6 @@ mod tests {
     use std::task::Poll;
 
     use super::*;
-    use crate::config::{Environment, Overrides, load};
 
     fn far() -> Instant {
         Instant::now() + std::time::Duration::from_secs(3600)
@@ -106,22 +105,22 @@ mod tests {
 
     #[tokio::test]
     async fn no_more_work_is_begun_than_there_are_places() {
-        let environment = Environment::new([("SECRET", "a secret of more than thirty-two characters")]);
-        let server = Server::new(load(&Overrides::default(), &environment).unwrap().settings, 1024);
+        let background = Arc::new(Background::default());
         let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
         let mut ends = Vec::new();
         for _ in 0..MAX_WORKS {
             let (end, ended) = channel::<()>();
-            let (server, begun) = (server.clone(), begun.clone());
-            let work = move |_: &Arc<Server>| {
+            let (background, begun) = (background.clone(), begun.clone());
+            let work = move |_: &Arc<()>| {
                 begun.send(()).unwrap();
                 ended.recv()
             };
-            tokio::spawn(async move { Background::run(&server, far(), work).await });
+            tokio::spawn(async move { background.run(&Arc::new(()), far(), work).await });
             ends.push(end);
             begins.recv().await.unwrap();
         }
-        let mut one_more = Box::pin(Background::run(&server, far(), |_| ()));
+        let nothing = Arc::new(());
+        let mut one_more = Box::pin(background.run(&nothing, far(), |_| ()));
         assert!(poll_fn(|context| Poll::Ready(one_more.as_mut().poll(context).is_pending())).await);
         ends.pop();
         one_more.await.unwrap();
@@ -129,8 +128,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_more_batches_are_published_than_there_are_places_and_each_is_finished() {
-        let environment = Environment::new([("SECRET", "a secret of more than thirty-two characters")]);
-        let server = Server::new(load(&Overrides::default(), &environment).unwrap().settings, 1024);
+        let background = Arc::new(Background::default());
         let (end, ended) = tokio::sync::watch::channel(false);
         let (finished, mut finishes) = tokio::sync::mpsc::unbounded_channel();
         for _ in 0..MAX_BATCHES {
@@ -139,7 +137,7 @@ mod tests {
                 ended.wait_for(|ended| *ended).await.unwrap();
                 finished.send(()).unwrap();
             };
-            let mut request = Box::pin(Background::publish(&server, far(), batch));
+            let mut request = Box::pin(background.publish(far(), batch));
             assert!(poll_fn(|context| Poll::Ready(request.as_mut().poll(context).is_pending())).await);
             // Its client is gone here.
         }
@@ -147,10 +145,10 @@ mod tests {
         let begins = begun.clone();
         let one_more = async move { begins.store(true, std::sync::atomic::Ordering::Relaxed) };
         let soon = Instant::now() + std::time::Duration::from_secs(10);
-        assert_eq!(Background::publish(&server, soon, one_more).await, Err(Rejection::Busy(MAX_BATCHES)));
+        assert_eq!(background.publish(soon, one_more).await, Err(Rejection::Busy(MAX_BATCHES)));
         assert!(!begun.load(std::sync::atomic::Ordering::Relaxed), "nothing of it was done");
         end.send(true).unwrap();
-        server.background.batches_done().await;
+        background.batches_done().await;
         for _ in 0..MAX_BATCHES {
             finishes.try_recv().unwrap();
         }

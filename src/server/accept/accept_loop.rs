@@ -13,9 +13,9 @@ use super::pending::Waiting;
 use super::stream::Stream;
 use super::{proxy_protocol, tls};
 use crate::http;
-use crate::server::Server;
 use crate::server::http::connection;
 use crate::server::rejection::Rejection;
+use crate::server::{Server, record};
 use crate::sync::lock;
 
 /// The pause after an accept that failed for want of descriptors or memory: long enough to spin no core, short enough
@@ -76,7 +76,7 @@ async fn turn_away(
     rejection: Rejection,
 ) {
     let answer = if protocols.tls { Vec::new() } else { rejection.bytes() };
-    server.refused(peer, rejection.into());
+    record::rejected(&server, peer, rejection.into());
     server.pending.send_away(&mut stream, &answer).await;
 }
 
@@ -114,7 +114,7 @@ async fn leave(
         // It asked for nothing.
         Rejection::Timeout if !protocols.tls && !protocols.proxy_protocol => http::linger(&mut stream).await,
         // Hands were not shaken in time.
-        Rejection::Timeout => server.refused(peer, rejection.into()),
+        Rejection::Timeout => record::rejected(&server, peer, rejection.into()),
         rejection => turn_away(server, stream, peer, protocols, rejection).await,
     }
 }
@@ -133,7 +133,7 @@ async fn listen(
         Ok(opened) => opened,
         Err((peer, rejection)) => {
             if let Some(rejection) = rejection {
-                server.refused(peer, rejection.into());
+                record::rejected(&server, peer, rejection.into());
             }
             return;
         }

@@ -31,7 +31,7 @@ use crate::server::accept::stream::Stream;
 use crate::server::rejection::{Answer, Rejected, Rejection};
 use crate::server::session::first_frame;
 use crate::server::session::task::Session;
-use crate::server::{Server, admission};
+use crate::server::{Server, admission, record};
 
 /// The longest request head, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -138,11 +138,11 @@ pub(crate) async fn serve(
         }
         (Outcome::Rejected(rejection), _) => {
             write(&mut stream, &rejection.bytes()).await;
-            server.refused(peer, rejection.into());
+            record::rejected(server, peer, rejection.into());
         }
         (Outcome::SentAway { rejection, tell }, _) => {
             let answer = if tell { rejection.bytes() } else { Vec::new() };
-            server.refused(client, rejection.into());
+            record::rejected(server, client, rejection.into());
             Box::pin(server.pending.send_away(&mut stream, &answer)).await;
             return None;
         }
@@ -287,7 +287,7 @@ impl Exchange {
             }
             Err(refused) => {
                 let answer = refused.rejection.answer();
-                self.server.refused(address, refused);
+                record::rejected(&self.server, address, refused);
                 answer
             }
         }

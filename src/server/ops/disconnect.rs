@@ -12,6 +12,7 @@ use crate::close::CloseReason;
 use crate::orders::{DisconnectOrder, IdPrefix};
 use crate::server::background::MAX_SPREADS;
 use crate::server::bans::BanError;
+use crate::server::shutdown::drain::close_spread;
 use crate::server::{Server, unix_now};
 use crate::token::UnixSeconds;
 
@@ -204,7 +205,7 @@ fn close(
         let server = server.clone();
         tokio::spawn(async move {
             let _slot = slot;
-            server.close_spread(ids, reason, spread).await;
+            close_spread(&server, ids, reason, spread).await;
         });
         return Ok(count);
     }

@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 
 use crate::close::CloseReason;
 use crate::hub::Connection;
+use crate::server::record;
 use crate::server::slot::Slot;
 use crate::sync::lock;
 
@@ -98,7 +99,7 @@ impl EndedConnection {
             server.hub.leave(&self.connection);
             server.heartbeats.forget(&self.connection);
             let reason = self.connection.outbox.closing().unwrap_or(CloseReason::ClientGone);
-            server.closed(&self.connection, reason);
+            record::ended(server, &self.connection, reason);
         };
         if catch_unwind(AssertUnwindSafe(leave)).is_err() {
             server.counters.panics.fetch_add(1, Relaxed);

@@ -17,11 +17,11 @@ use super::guard::ConnectionGuard;
 use crate::frame::Frame;
 use crate::http::{linger, write};
 use crate::message::FromClient;
-use crate::server::Server;
 use crate::server::accept::pending::Waiting;
 use crate::server::accept::stream::Stream;
 use crate::server::admission::{Shown, admit};
 use crate::server::rejection::{Rejected, Rejection};
+use crate::server::{Server, record};
 
 /// Pings and pongs before the token: a client may try whether the path is there, and has nothing to keep alive yet.
 pub(crate) const MAX_PINGS: usize = 16;
@@ -66,7 +66,7 @@ pub(crate) async fn enter(
 /// Tells a rejection by a Close.
 pub(crate) async fn refuse(server: &Server, stream: &mut Stream, address: SocketAddr, refused: Rejected) {
     write(stream, &refused.rejection.close()).await;
-    server.refused(address, Rejected { by_close: true, ..refused });
+    record::rejected(server, address, Rejected { by_close: true, ..refused });
     linger(stream).await;
 }
 

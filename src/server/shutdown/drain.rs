@@ -7,9 +7,10 @@ use std::time::Duration;
 use tokio::time::{Instant, interval, timeout, timeout_at};
 use uuid::Uuid;
 
+use super::withdrawn::is_withdrawn;
 use crate::close::CloseReason;
+use crate::server::Server;
 use crate::server::session::task::CLOSE_TIMEOUT;
-use crate::server::{Server, is_withdrawn};
 use crate::sync::lock;
 
 /// The shortest drain: with less, a Close would not even be written before its connection is cut.
@@ -87,63 +88,56 @@ impl fmt::Display for Cut {
     }
 }
 
-impl Server {
-    /// Whether it takes no new connections because it stops.
-    pub fn draining(&self) -> bool {
-        self.drain.reason().is_some()
+/// Stops in order, within `within` or [`SHORTEST_DRAIN`]: takes no new connections, closes all with `reason`
+/// spread over the first two thirds, and waits until they have gone. Those that have not are cut, and logged.
+///
+/// With [`CloseReason::Restarting`] nobody is refused: who was accepted already is let in, and then asked to
+/// come again like all others.
+pub(crate) async fn drain(server: &Server, reason: CloseReason, within: Duration) {
+    let within = within.max(SHORTEST_DRAIN);
+    let end = Instant::now() + within;
+    let begun = Begun { reason, cut_at: end.checked_sub(CUT_AHEAD).unwrap_or(end) };
+    let _ = server.drain.begun.set(begun);
+    let answers = CLOSE_TIMEOUT.min(within / 3);
+    let handshakes =
+        if reason == CloseReason::Restarting { LAST_HANDSHAKES.min(answers) } else { Duration::ZERO };
+    let mut ids = Vec::new();
+    server.hub.each_connection(|connection| ids.push(connection.id()));
+    let all = ids.len();
+    close_spread(server, ids, reason, within - answers - handshakes).await;
+    if reason == CloseReason::Restarting {
+        let _ = timeout(handshakes, server.pending.none()).await;
     }
-
-    /// Stops in order, within `within` or [`SHORTEST_DRAIN`]: takes no new connections, closes all with `reason`
-    /// spread over the first two thirds, and waits until they have gone. Those that have not are cut, and logged.
-    ///
-    /// With [`CloseReason::Restarting`] nobody is refused: who was accepted already is let in, and then asked to
-    /// come again like all others.
-    pub async fn drain(&self, reason: CloseReason, within: Duration) {
-        let within = within.max(SHORTEST_DRAIN);
-        let end = Instant::now() + within;
-        let begun = Begun { reason, cut_at: end.checked_sub(CUT_AHEAD).unwrap_or(end) };
-        let _ = self.drain.begun.set(begun);
-        let answers = CLOSE_TIMEOUT.min(within / 3);
-        let handshakes =
-            if reason == CloseReason::Restarting { LAST_HANDSHAKES.min(answers) } else { Duration::ZERO };
-        let mut ids = Vec::new();
-        self.hub.each_connection(|connection| ids.push(connection.id()));
-        let all = ids.len();
-        self.close_spread(ids, reason, within - answers - handshakes).await;
-        if reason == CloseReason::Restarting {
-            let _ = timeout(handshakes, self.pending.none()).await;
-        }
-        // Who was let in while the flag was set and the list was made.
-        self.hub.each_connection(|connection| {
-            connection.outbox.close(reason);
-        });
-        let gone = async {
-            self.limits.none_connected().await;
-            self.background.batches_done().await;
-        };
-        let _ = timeout_at(end, gone).await;
-        while self.cleanup.complete_some() {}
-        // Who could not even be cut in time ends with the process.
-        self.hub.each_connection(|connection| self.drain.cut(connection.id()));
-        let cut = lock(&self.drain.cut);
-        if cut.count > 0 {
-            tracing::warn!(connections = cut.count, "of {all} connections {cut}");
-        }
+    // Who was let in while the flag was set and the list was made.
+    server.hub.each_connection(|connection| {
+        connection.outbox.close(reason);
+    });
+    let gone = async {
+        server.limits.none_connected().await;
+        server.background.batches_done().await;
+    };
+    let _ = timeout_at(end, gone).await;
+    while server.cleanup.complete_some() {}
+    // Who could not even be cut in time ends with the process.
+    server.hub.each_connection(|connection| server.drain.cut(connection.id()));
+    let cut = lock(&server.drain.cut);
+    if cut.count > 0 {
+        tracing::warn!(connections = cut.count, "of {all} connections {cut}");
     }
+}
 
-    /// Closes connections in slices, evenly over `spread`, so that their clients do not all come back at once.
-    pub async fn close_spread(&self, ids: Vec<Uuid>, reason: CloseReason, spread: Duration) {
-        const SLICE: Duration = Duration::from_millis(50);
-        let slices = (spread.as_millis() / SLICE.as_millis()).max(1) as usize;
-        let mut tick = interval(SLICE);
-        for slice in ids.chunks(ids.len().div_ceil(slices).max(1)) {
-            tick.tick().await;
-            for id in slice {
-                let Some(connection) = self.hub.connection(id) else { continue };
-                // Until its turn came it may have shown a token of a key that is in force.
-                if reason != CloseReason::KeyWithdrawn || is_withdrawn(&connection, &self.live().keys) {
-                    connection.outbox.close(reason);
-                }
+/// Closes connections in slices, evenly over `spread`, so that their clients do not all come back at once.
+pub(crate) async fn close_spread(server: &Server, ids: Vec<Uuid>, reason: CloseReason, spread: Duration) {
+    const SLICE: Duration = Duration::from_millis(50);
+    let slices = (spread.as_millis() / SLICE.as_millis()).max(1) as usize;
+    let mut tick = interval(SLICE);
+    for slice in ids.chunks(ids.len().div_ceil(slices).max(1)) {
+        tick.tick().await;
+        for id in slice {
+            let Some(connection) = server.hub.connection(id) else { continue };
+            // Until its turn came it may have shown a token of a key that is in force.
+            if reason != CloseReason::KeyWithdrawn || is_withdrawn(&connection, &server.live().keys) {
+                connection.outbox.close(reason);
             }
         }
     }

@@ -12,7 +12,6 @@ use tokio::time::Instant;
 use crate::message::connection_id;
 use crate::orders::{Actor, DisconnectOrder, audit};
 use crate::server::Server;
-use crate::server::background::Background;
 use crate::server::bans::{BanError, MAX_BANS};
 use crate::server::ops::disconnect::{DisconnectError, disconnect};
 use crate::server::rejection::{Answer, Rejection, json_answer};
@@ -117,7 +116,7 @@ pub(super) async fn answer(
         audit(actor, "disconnect", &format!("of {order}"), &text);
         outcome
     };
-    let done = Background::run(server, deadline, work).await.flatten()?;
+    let done = server.background.run(server, deadline, work).await.flatten()?;
     let until = done.banned_until.map(|until| rfc3339(from_unix(until)).to_string());
     let body = json!({"disconnected": done.matched, "refused_until": until});
     Ok(json_answer(StatusCode::OK, body.to_string()))

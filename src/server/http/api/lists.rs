@@ -11,7 +11,6 @@ use super::page::{Page, Query};
 use crate::hub::Connection;
 use crate::message::{ChannelName, connection_id};
 use crate::server::Server;
-use crate::server::background::Background;
 use crate::server::ops::list::{ConnectionFilter, count_writers, each_channel, each_connection};
 use crate::server::rejection::{Answer, Rejection, json_answer};
 use crate::timestamp::{from_unix, rfc3339};
@@ -35,20 +34,22 @@ pub(super) async fn channels(
 ) -> Result<Answer, Rejection> {
     let query = Query::parse(query)?;
     let mut page = Page::new(query.after.clone(), query.limit(MAX_ROWS)?);
-    let body = Background::run(server, deadline, move |server| {
-        each_channel(server, query.prefix.as_deref(), |name, stats| {
-            let name = name.as_str();
-            if claims.may_see(name) {
-                page.offer(name, || (name.to_owned(), stats.readers));
-            }
-        });
-        let writers = count_writers(server, page.keys().map(String::as_str));
-        let (rows, next) = page.write(|name, readers| {
+    let body = server
+        .background
+        .run(server, deadline, move |server| {
+            each_channel(server, query.prefix.as_deref(), |name, stats| {
+                let name = name.as_str();
+                if claims.may_see(name) {
+                    page.offer(name, || (name.to_owned(), stats.readers));
+                }
+            });
+            let writers = count_writers(server, page.keys().map(String::as_str));
+            let (rows, next) = page.write(|name, readers| {
             json!({"channel": name, "readers": readers, "writers": writers.get(name.as_str())})
         });
-        json!({"channels": rows, "next": next})
-    })
-    .await?;
+            json!({"channels": rows, "next": next})
+        })
+        .await?;
     Ok(ok(&body))
 }
 
@@ -70,27 +71,29 @@ pub(super) async fn channel(
     }
     let query = Query::parse(query)?;
     let mut page = Page::new(query.after.clone().map(String::into_boxed_str), query.limit(MAX_ROWS)?);
-    let body = Background::run(server, deadline, move |server| {
-        let (mut readers, mut writers) = (0_u64, 0_u64);
-        server.hub.each_connection(|connection| {
-            let user = connection.access();
-            writers += u64::from(user.may_write(&name));
-            if user.may_read(&name) {
-                readers += 1;
-                if let Some(subject) = &user.subject {
-                    page.offer(&**subject, || (subject.clone(), ()));
+    let body = server
+        .background
+        .run(server, deadline, move |server| {
+            let (mut readers, mut writers) = (0_u64, 0_u64);
+            server.hub.each_connection(|connection| {
+                let user = connection.access();
+                writers += u64::from(user.may_write(&name));
+                if user.may_read(&name) {
+                    readers += 1;
+                    if let Some(subject) = &user.subject {
+                        page.offer(&**subject, || (subject.clone(), ()));
+                    }
                 }
+            });
+            let mut body = json!({"channel": name, "readers": readers, "writers": writers});
+            if claims.api.has(ApiRight::Subjects) {
+                let (subjects, next) = page.write(|subject, ()| json!(subject));
+                body["subjects"] = json!(subjects);
+                body["next"] = json!(next);
             }
-        });
-        let mut body = json!({"channel": name, "readers": readers, "writers": writers});
-        if claims.api.has(ApiRight::Subjects) {
-            let (subjects, next) = page.write(|subject, ()| json!(subject));
-            body["subjects"] = json!(subjects);
-            body["next"] = json!(next);
-        }
-        body
-    })
-    .await?;
+            body
+        })
+        .await?;
     Ok(ok(&body))
 }
 
@@ -110,15 +113,17 @@ pub(super) async fn connections(
         connection_id(&after).ok_or(Rejection::BadRequest("after must be the id of a connection"))
     });
     let mut page = Page::new(after.transpose()?, limit);
-    let body = Background::run(server, deadline, move |server| {
-        let filter = ConnectionFilter { subject: Some(&subject), ..ConnectionFilter::default() };
-        each_connection(server, &filter, |connection| {
-            page.offer(&connection.id(), || (connection.id(), connection.clone()));
-        });
-        let (rows, next) = page.write(|_, connection| row(connection, &claims));
-        json!({"connections": rows, "next": next})
-    })
-    .await?;
+    let body = server
+        .background
+        .run(server, deadline, move |server| {
+            let filter = ConnectionFilter { subject: Some(&subject), ..ConnectionFilter::default() };
+            each_connection(server, &filter, |connection| {
+                page.offer(&connection.id(), || (connection.id(), connection.clone()));
+            });
+            let (rows, next) = page.write(|_, connection| row(connection, &claims));
+            json!({"connections": rows, "next": next})
+        })
+        .await?;
     Ok(ok(&body))
 }
 

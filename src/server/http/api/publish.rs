@@ -9,7 +9,6 @@ use tokio::time::Instant;
 
 use crate::message::ApiMessage;
 use crate::server::Server;
-use crate::server::background::Background;
 use crate::server::ops::publish::{PublishError, publish};
 use crate::server::rejection::{Answer, Rejection, json_answer};
 use crate::token::Claims;
@@ -30,7 +29,7 @@ pub(super) async fn answer(
         let server = server.clone();
         async move { publish_body(&server, &claims, &body).await }
     };
-    Background::publish(server, deadline, batch).await.flatten()
+    server.background.publish(deadline, batch).await.flatten()
 }
 
 async fn publish_body(server: &Arc<Server>, claims: &Claims, body: &[u8]) -> Result<Answer, Rejection> {

@@ -1,0 +1,59 @@
+//! What a reload replaces: the settings in force, the keys, and what follows from both.
+
+use super::rejection::Rejection;
+use crate::config::Settings;
+use crate::token::{Keys, Policy};
+
+/// Descriptors that are never given to connections: listeners, the admin socket, the log, files.
+pub const SPARE_DESCRIPTORS: usize = 64;
+
+/// What may change while the server runs, replaced as a whole by a reload.
+#[derive(Debug)]
+pub struct Live {
+    /// The settings in force.
+    pub settings: Settings,
+    /// The keys that tokens may be signed with.
+    pub keys: Keys,
+    /// What else is asked of a token.
+    pub policy: Policy,
+    /// The most connections: the setting, or what the descriptor limit leaves.
+    pub max_connections: usize,
+    /// The limit on open files, where that and not the setting bounds the connections.
+    pub descriptor_limit: Option<usize>,
+}
+
+impl Live {
+    /// What follows from `settings`, where `max_descriptors` is the process's limit.
+    pub fn new(settings: Settings, max_descriptors: usize) -> Live {
+        let policy = Policy {
+            leeway: settings.auth.leeway.as_secs(),
+            require_expiry: settings.auth.require_expiry,
+            issuer: settings.auth.issuer.clone(),
+            audience: settings.auth.audience.clone(),
+            channels: settings.limits.channels_per_token,
+            channel_name_bytes: settings.limits.channel_name_bytes,
+        };
+        let mut keys = Keys::new(settings.auth.secrets.iter().map(|secret| secret.as_bytes()));
+        for key in
+            settings.auth.public_keys.iter().chain(&settings.auth.jwks_file).flat_map(|file| &file.keys)
+        {
+            keys.add_public(&key.decoding, &key.algorithms, &key.material, key.kid.as_deref(), &key.name);
+        }
+        let left = max_descriptors.saturating_sub(SPARE_DESCRIPTORS);
+        Live {
+            keys,
+            policy,
+            max_connections: settings.max_connections.min(left),
+            descriptor_limit: (left < settings.max_connections).then_some(max_descriptors),
+            settings,
+        }
+    }
+
+    /// Why nobody more is let in where [`Live::max_connections`] are.
+    pub(super) fn full(&self) -> Rejection {
+        match self.descriptor_limit {
+            None => Rejection::Full(self.max_connections),
+            Some(limit) => Rejection::OutOfDescriptors { limit, max: self.max_connections },
+        }
+    }
+}
