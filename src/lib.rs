@@ -33,7 +33,7 @@
 //! reload: it compares, checks, and applies all of it or nothing. `daemon/metrics.rs` defines each metric, and
 //! [`metrics`] formats and serves them. [`signals`], [`systemd`] (which tells systemd READY) and [`log`] are the daemon's
 //! connections to the system. [`admin`] is the socket on which [`ctl`] (`philotectl`) asks it; `admin/socket.rs` sets
-//! the permissions of that socket.
+//! the permissions of that socket. Orders of administrators and backends ([`orders`]) are carried out in `server/ops`.
 //!
 //! When all queues together exceed their limit, `heartbeat` has [`hub`] close the connections with the longest ones
 //! ([`hub::Hub::relieve`]). When all histories together do, the oldest messages go ([`hub::Hub::relieve_history`]).
@@ -45,9 +45,9 @@
 //!
 //! # Which part may use which
 //!
-//! Binaries > daemon, ctl, jane > bench, server, admin > hub > outbox > message, frame, close, token > timestamp. The hub
-//! uses no socket, ctl neither hub nor server, bench only tokens and root certificates, config only what it parses with.
-//! `tests/architecture` checks this.
+//! Binaries > daemon, ctl, jane > bench, server, admin > hub > outbox > message, frame, close, token > timestamp, orders.
+//! The hub uses no socket, ctl neither hub nor server, bench only tokens and root certificates, config only what it
+//! parses with. `tests/architecture` checks this.
 
 pub mod admin;
 pub mod bench;

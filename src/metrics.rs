@@ -1,4 +1,4 @@
-//! Prometheus's text format (version 0.0.4), and the listener that serves it. `daemon/figures.rs` defines the metrics.
+//! Prometheus's text format (version 0.0.4), and the listener that serves it. `daemon/metrics.rs` defines the metrics.
 
 mod server;
 

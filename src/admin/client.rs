@@ -28,7 +28,7 @@ use super::api::{
     ReloadRequest, Reloaded, SecretChanged, SecretSet, Secrets, Status, TokenRequest,
 };
 
-/// The most bytes of an answer. No daemon sends so many.
+/// The most bytes of an answer, far more than a daemon sends.
 pub const MAX_ANSWER: usize = 64 * 1024 * 1024;
 /// The pause between two attempts to connect to a socket whose backlog is full.
 const FULL_PAUSE: Duration = Duration::from_millis(50);

@@ -1,4 +1,4 @@
-//! Connections that have ended and requests that were refused, kept in memory for who asks why.
+//! Remembers closed connections and rejected requests, for administrators who look for the reason.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex};
 use crate::log::ClosedRecord;
 use crate::sync::lock;
 
-/// The longest sentence that is kept, in bytes: a refused origin may be as long as a request's head.
+/// The longest remembered sentence, in bytes. A rejected origin may be as long as the head of a request.
 const MAX_SENTENCE_BYTES: usize = 256;
 
-/// A sentence cut to what is kept.
+/// Cuts a sentence to the length that is remembered.
 pub(crate) fn sentence(text: Cow<'static, str>) -> Cow<'static, str> {
     if text.len() <= MAX_SENTENCE_BYTES {
         return text;
@@ -19,31 +19,31 @@ pub(crate) fn sentence(text: Cow<'static, str>) -> Cow<'static, str> {
     Cow::Owned(format!("{}…", &text[..end]))
 }
 
-/// What is kept and counted of one reason.
+/// The records and counts of one reason.
 #[derive(Debug, Default)]
-struct OfReason {
+struct Reason {
     records: VecDeque<Arc<ClosedRecord>>,
     total: u64,
     closed: u64,
 }
 
-/// How many there were of one reason.
+/// How often one reason occurred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReasonCount {
-    /// Its name.
+    /// The name of the reason.
     pub reason: &'static str,
-    /// Since the start.
+    /// How often it occurred since the start.
     pub total: u64,
-    /// Of these, connections that were open; the others are requests that were refused.
+    /// How many of these were open connections. The others were rejected requests.
     pub closed: u64,
-    /// Of the total, the ones whose records are kept.
+    /// How many of these are remembered.
     pub kept: u64,
 }
 
-/// The last that ended, `[admin] closed_ring` of them.
+/// The last records, at most `[admin] closed_ring`.
 ///
-/// When it is full, room is made among the records of the commonest reason: so a flood of one kind drives out its own
-/// and not the rare ones, and the first and the last of each reason stay.
+/// When it is full, it drops a record of the most frequent reason. A flood with one reason therefore displaces its own
+/// records and not rare ones, and the first and the last record of each reason stay.
 #[derive(Debug, Default)]
 pub struct ClosedRing {
     kept: Mutex<Kept>,
@@ -51,12 +51,12 @@ pub struct ClosedRing {
 
 #[derive(Debug, Default)]
 struct Kept {
-    reasons: BTreeMap<&'static str, OfReason>,
+    reasons: BTreeMap<&'static str, Reason>,
     records: usize,
 }
 
 impl ClosedRing {
-    /// Adds a record and keeps `capacity` of all.
+    /// Adds a record, and drops records until at most `capacity` are left.
     pub(crate) fn add(&self, ended: Arc<ClosedRecord>, capacity: usize) {
         let mut kept = lock(&self.kept);
         let of_reason = kept.reasons.entry(ended.reason).or_default();
@@ -67,9 +67,9 @@ impl ClosedRing {
         kept.shrink_to(capacity);
     }
 
-    /// Shows every record to `visit`, those of one reason after the other, oldest first.
+    /// Calls `visit` for every record, one reason after the other, oldest first.
     ///
-    /// The lock is given back between two reasons: who ends meanwhile waits for one of them at most.
+    /// The lock is released after each reason, so that a connection that ends meanwhile waits for one reason at most.
     pub fn each(&self, mut visit: impl FnMut(&Arc<ClosedRecord>)) {
         for ReasonCount { reason, .. } in self.reasons() {
             if let Some(of_reason) = lock(&self.kept).reasons.get(reason) {
@@ -78,9 +78,9 @@ impl ClosedRing {
         }
     }
 
-    /// How many there were of each reason, by name.
+    /// Returns the counts of each reason, by name.
     pub fn reasons(&self) -> Vec<ReasonCount> {
-        let count = |(reason, of_reason): (&&'static str, &OfReason)| ReasonCount {
+        let count = |(reason, of_reason): (&&'static str, &Reason)| ReasonCount {
             reason,
             total: of_reason.total,
             closed: of_reason.closed,
@@ -93,13 +93,13 @@ impl ClosedRing {
 impl Kept {
     fn shrink_to(&mut self, capacity: usize) {
         while self.records > capacity {
-            let Some(commonest) = self.reasons.values_mut().max_by_key(|one| one.records.len()) else {
+            let Some(most_frequent) = self.reasons.values_mut().max_by_key(|one| one.records.len()) else {
                 return;
             };
-            // The second: the first of a mass stays as long as there is room for more than the last.
-            match commonest.records.len() {
-                0..=2 => commonest.records.pop_front(),
-                _ => commonest.records.remove(1),
+            // The second one, so that the first one stays while there is room for more than the last.
+            match most_frequent.records.len() {
+                0..=2 => most_frequent.records.pop_front(),
+                _ => most_frequent.records.remove(1),
             };
             self.records -= 1;
         }
@@ -108,27 +108,11 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
-
     use super::*;
+    use crate::log::tests::rejection;
 
     fn ended(reason: &'static str, code: u16) -> Arc<ClosedRecord> {
-        Arc::new(ClosedRecord {
-            at: SystemTime::UNIX_EPOCH,
-            connection: None,
-            address: ([127, 0, 0, 1], 1).into(),
-            subject: None,
-            verified: false,
-            reason,
-            code,
-            sentence: Cow::Borrowed(""),
-            duration: Duration::ZERO,
-            messages_in: 0,
-            messages_out: 0,
-            bytes_in: 0,
-            bytes_out: 0,
-            greatest_queue: 0,
-        })
+        Arc::new(ClosedRecord { code, ..rejection(reason, "127.0.0.1:1") })
     }
 
     fn kept(ring: &ClosedRing) -> Vec<(&'static str, u16)> {
@@ -138,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mass_keeps_its_first_and_last_and_drives_out_nothing_rare() {
+    fn a_flood_keeps_its_first_and_last_and_displaces_nothing_rare() {
         let ring = ClosedRing::default();
         ring.add(ended("slow_consumer", 1), 5);
         ring.add(ended("origin", 2), 5);
@@ -160,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn it_never_holds_more_than_it_may() {
+    fn it_never_exceeds_its_capacity() {
         let ring = ClosedRing::default();
         for (code, reason) in ["a", "b", "c", "a", "b"].into_iter().enumerate() {
             ring.add(ended(reason, code as u16), 2);

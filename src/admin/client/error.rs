@@ -17,7 +17,7 @@ pub enum Error {
     SwitchedOff,
     /// There is no socket.
     NotRunning {
-        /// Where one was expected.
+        /// The expected path.
         path: PathBuf,
     },
     /// There is a socket, but no process listens on it.

@@ -16,7 +16,7 @@ pub fn check_subject(subject: &str) -> Result<(), String> {
     Err(format!("a subject has at most {MAX_SUBJECT_BYTES} bytes"))
 }
 
-/// Returns when a ban of so many seconds that starts now ends: at most at the end of the year 9999.
+/// Returns the end of a ban that starts now, at most the end of the year 9999.
 pub(super) fn end_of_ban(seconds: u64) -> UnixSeconds {
     clamp_date(unix_now().saturating_add(seconds))
 }

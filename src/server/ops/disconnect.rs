@@ -44,7 +44,7 @@ pub enum DisconnectError {
         /// How many connections it matches.
         count: u32,
     },
-    /// So many orders to close many connections are in progress, which is the limit.
+    /// As many orders to close many connections are in progress as the limit allows.
     TooManyInProgress(usize),
     /// The subject could not be banned.
     Ban(BanError),
@@ -110,7 +110,7 @@ fn check(order: &DisconnectOrder) -> Result<(), DisconnectError> {
             "all selects every connection: leave out the other filters"
         }
         () if !*all && !others && subject.is_none() => {
-            "the request selects nobody: give ids, channel, subject, address or all"
+            "the request selects no connection: give ids, channel, subject, address or all"
         }
         () if ban_seconds.is_some() && (others || subject.is_none()) => {
             "refuse_for bans a subject: give subject and no other filter"
