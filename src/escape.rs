@@ -67,7 +67,7 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     replace(text, is_invisible, |escaped, character| escaped.extend(character.escape_default()))
 }
 
-/// The same for a cell of a table, where a blank at either end could not be seen either.
+/// Escapes the invisible characters of a table cell, and spaces at its start and end, which are invisible there.
 ///
 /// ```
 /// assert_eq!(philote::escape::escape_cell("admin "), "admin\\u{20}");
@@ -85,9 +85,9 @@ pub fn escape_cell(text: &str) -> String {
     cell
 }
 
-/// A JSON document with the same characters as JSON's own escapes, so that it stays the same document.
+/// Escapes the invisible characters in a JSON document with JSON's own escapes, so that its value stays the same.
 ///
-/// They can only stand in its strings, but for the ends of its lines, which are kept.
+/// Outside of strings, only line endings are such characters, and they are kept.
 ///
 /// ```
 /// assert_eq!(philote::escape::escape_json("[\n \"a\u{202e}\u{e0041}\"]"), "[\n \"a\\u202e\\udb40\\udc41\"]");

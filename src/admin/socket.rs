@@ -176,7 +176,7 @@ fn identity(metadata: &fs::Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
-/// Takes the lock beside `path`.
+/// Creates and locks the lock file beside `path`.
 fn take_lock(path: &Path) -> Result<Lock, BindError> {
     let lock = with_suffix(path, ".lock");
     let failed = |source| BindError::Io { doing: "lock", path: lock.clone(), source };

@@ -110,7 +110,7 @@ fn authority(host: &str, port: u16) -> String {
 impl std::fmt::Display for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.url {
-            // Without the query, which may hold a token.
+            // Without the query, which may contain a token.
             Some(url) => {
                 let scheme = if url.tls { "wss" } else { "ws" };
                 write!(f, "{scheme}://{}{}", self.authority(), self.api(""))

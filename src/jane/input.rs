@@ -12,7 +12,7 @@ use super::error::Error;
 
 /// The most bytes of a line, far more than a server accepts. It keeps binary input from filling the memory.
 pub(super) const MAX_LINE: usize = 1024 * 1024;
-/// Lines read ahead of the connection.
+/// The most lines that are read before the connection takes them.
 const AHEAD: usize = 64;
 
 /// The kind of standard input.

@@ -21,7 +21,7 @@ pub(super) struct Frame {
     message: Option<String>,
 }
 
-/// What to do with a frame.
+/// What to print for a frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Shown {
     /// Print it on standard output.

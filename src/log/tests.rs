@@ -289,7 +289,7 @@ fn child_that_panics() {
     assert!(handle.flush(PATIENCE));
 }
 
-// The path of journald's socket is fixed in tracing-journald, so these two give a process a root directory of its own.
+// tracing-journald has a fixed path for journald's socket, so these tests run in a process with another root directory.
 
 const ROOT: &str = "PHILOTE_TEST_ROOT";
 
@@ -417,7 +417,7 @@ fn child_with_a_stopped_journal() {
         + std::fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen")
             .map_or(1000, |length| length.trim().parse().unwrap());
     dispatcher::with_default(&dispatch, || {
-        // Returns at all only if no caller waits for journald.
+        // This returns only if no caller waits for journald.
         for number in 0..QUEUE_RECORDS + enough {
             info!(number, "record");
         }

@@ -149,7 +149,7 @@ mod tests {
         }
         let answer = scrape(&mut connect().await).await;
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("figure 1\n"), "{answer}");
-        // The clock is paused: it moves when nothing else is left to do.
+        // The clock is paused, and advances only when no task can run.
         assert!(began.elapsed() < DEADLINE, "it waited for a deadline");
         assert!(slow.iter().any(cut), "all places were taken, and one more was answered");
         for mut stream in slow {

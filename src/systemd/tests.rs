@@ -143,7 +143,7 @@ fn messages_for_a_stopped_manager_are_limited() {
 }
 
 // The environment is tested in child processes. A shell sets the variables that contain its
-// process id, which stays the same over exec, and the descriptors from 3 on: its standard input and standard error.
+// process id, which exec does not change, and passes its standard input and standard error as descriptors 3 and 4.
 
 /// Returns the output of a child after the shell ran `script`, with these as its descriptors 3 and 4.
 fn says(child: &str, script: &str, third: Stdio, fourth: Stdio) -> Vec<String> {

@@ -68,7 +68,7 @@ pub enum Event {
     },
     /// The follower was too slow, so that events are missing here.
     Missed {
-        /// How many.
+        /// How many events are missing.
         missed: u64,
     },
     /// An event of a newer daemon that this program does not know.

@@ -29,7 +29,7 @@ pub struct Reloaded {
     pub dry_run: bool,
 }
 
-/// How much is logged.
+/// A log level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
@@ -53,7 +53,7 @@ pub struct LevelRequest {
     pub level: Level,
 }
 
-/// How much is logged.
+/// The log level and the setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Levels {
     /// The lowest level that is logged now.

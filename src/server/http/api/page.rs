@@ -128,7 +128,7 @@ mod tests {
     fn a_page_has_a_limit_in_bytes() {
         let mut page = Page::new(None, 3);
         ["a", "b", "c"].iter().for_each(|name| page.offer(*name, || ((*name).to_owned(), ())));
-        // With its quotes.
+        // The length includes the quotation marks.
         let of_bytes = |bytes: usize| move |_: &String, (): &()| Value::from("x".repeat(bytes - 2));
         let sizes = |bytes| {
             let (rows, next) = page.write(of_bytes(bytes));
