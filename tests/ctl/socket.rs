@@ -48,7 +48,7 @@ fn every_route_answers() {
 }
 
 #[test]
-fn every_route_of_lists_and_steering_answers() {
+fn every_route_of_lists_and_actions_answers() {
     let daemon = Daemon::start();
     let get = |path: &str| daemon.http("GET", path, "");
     let (code, found) = get("/v1/connections?channel=a%26b+c&sort=queued&limit=20&address=192.0.2.7");

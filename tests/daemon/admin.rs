@@ -1,7 +1,7 @@
 //! Commands of an administrator against a real daemon with real clients.
 
+mod actions;
 mod lists;
-mod steering;
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Output, Stdio};
