@@ -86,6 +86,11 @@ impl Frame {
         Frame { bytes: Arc::from(bytes), messages }
     }
 
+    /// Returns whether both share their bytes.
+    pub(crate) fn is(&self, other: &Frame) -> bool {
+        Arc::ptr_eq(&self.bytes, &other.bytes)
+    }
+
     /// Returns the number of messages.
     pub fn messages(&self) -> usize {
         self.messages as usize

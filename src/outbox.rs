@@ -14,13 +14,15 @@ mod queue;
 mod write;
 
 use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll};
 
 pub use self::budget::Budget;
 use self::queue::{Phase, Queue};
 pub use self::write::Sink;
-use self::write::write;
+use self::write::{write, write_one};
 use crate::close::CloseReason;
 use crate::frame::Frame;
 use crate::sync::lock;
@@ -37,15 +39,28 @@ const WRITES_PER_FLUSH: usize = 16;
 pub enum Pushed {
     /// The frame is queued, and somebody else holds the promise.
     Queued,
+    /// The outbox was idle, so the frame is not queued. The caller holds the promise: it must call [`Outbox::write`] or
+    /// [`Outbox::put_off`] with the frame.
+    First,
     /// The frame is queued. The caller holds the promise: it must call [`Outbox::flush`] or [`Outbox::hand_over`].
     Promised,
     /// The connection is closing, so the frame was dropped.
     Closing,
 }
 
+impl Pushed {
+    /// Returns whether the caller holds the promise.
+    pub fn is_promised(self) -> bool {
+        matches!(self, Pushed::First | Pushed::Promised)
+    }
+}
+
 /// One connection's outbound queue. The module's documentation describes it.
 pub struct Outbox {
     queue: Mutex<Queue>,
+    /// Something was queued since the outbox was idle. Written with the lock held, and read without it by the holder of
+    /// the promise, which then writes everything with one system call.
+    more: AtomicBool,
     sink: OnceLock<Box<dyn Sink>>,
     budget: Arc<Budget>,
 }
@@ -88,7 +103,12 @@ pub struct Standing {
 impl Outbox {
     /// Makes an outbox that holds all frames back until [`Outbox::attach`].
     pub fn new(budget: Arc<Budget>) -> Outbox {
-        Outbox { queue: Mutex::new(Queue::default()), sink: OnceLock::new(), budget }
+        Outbox {
+            queue: Mutex::new(Queue::default()),
+            more: AtomicBool::new(false),
+            sink: OnceLock::new(),
+            budget,
+        }
     }
 
     /// Connects it to its socket. The connection's task writes the frames that were held back.
@@ -100,14 +120,19 @@ impl Outbox {
         }
     }
 
-    /// Queues a frame.
-    pub fn push(&self, frame: Frame) -> Pushed {
+    /// Queues a frame, or leaves it to the caller to write it.
+    pub fn push(&self, frame: &Frame) -> Pushed {
         let mut queue = lock(&self.queue);
         if queue.closing.is_some() {
             return Pushed::Closing;
         }
         queue.totals.messages += frame.messages() as u64;
-        queue.enqueue(frame);
+        queue.count(frame);
+        if queue.phase == Phase::Idle {
+            queue.phase = Phase::Promised;
+            return Pushed::First;
+        }
+        queue.frames.push_back(frame.clone());
         self.promise(queue)
     }
 
@@ -126,7 +151,10 @@ impl Outbox {
     /// Decides who writes the frames that were just queued.
     fn promise(&self, mut queue: MutexGuard<'_, Queue>) -> Pushed {
         match queue.phase {
-            Phase::Promised => Pushed::Queued,
+            Phase::Promised => {
+                self.more.store(true, Relaxed);
+                Pushed::Queued
+            }
             Phase::Idle => {
                 queue.phase = Phase::Promised;
                 Pushed::Promised
@@ -144,6 +172,39 @@ impl Outbox {
         }
     }
 
+    /// Keeps the promise of [`Pushed::First`]: writes the frame, and then what was queued meanwhile.
+    pub fn write(&self, first: &Frame) {
+        let Some(sink) = self.sink.get() else { return self.put_off(first) };
+        if self.more.load(Relaxed) {
+            lock(&self.queue).put_first(first);
+            return self.flush();
+        }
+        {
+            let _guard = OnUnwind(self);
+            let written = write_one(sink.as_ref(), first);
+            let mut queue = lock(&self.queue);
+            if matches!(written, Ok((taken, _)) if taken == first.len()) {
+                queue.wrote(first);
+                if queue.frames.is_empty() {
+                    return self.settle(queue);
+                }
+            } else {
+                let taken = written.as_ref().map_or(0, |(taken, _)| *taken);
+                queue.put_back([first.clone()].into(), taken, taken, 0);
+                if self.stopped(queue, written).is_none() {
+                    return;
+                }
+            }
+        }
+        self.flush();
+    }
+
+    /// Passes the promise of [`Pushed::First`] to the connection's own task, with the frame.
+    pub fn put_off(&self, first: &Frame) {
+        lock(&self.queue).put_first(first);
+        self.hand_over();
+    }
+
     /// Keeps the promise: writes until nothing is left or the socket refuses bytes.
     pub fn flush(&self) {
         let Some(sink) = self.sink.get() else { return };
@@ -152,32 +213,49 @@ impl Outbox {
         let mut queue = lock(&self.queue);
         for _ in 0..WRITES_PER_FLUSH {
             if queue.frames.is_empty() {
-                return queue.settle(&self.budget);
+                return self.settle(queue);
             }
             let mut frames = std::mem::take(&mut queue.frames);
             let mut offset = queue.offset as usize;
             drop(queue);
 
             let written = write(sink.as_ref(), &frames, offset);
-            let (taken, refused) = match &written {
-                Ok((taken, refused)) => (*taken, *refused),
-                Err(_) => (0, true),
-            };
+            let taken = written.as_ref().map_or(0, |(taken, _)| *taken);
             let finished = queue::advance(&mut frames, &mut offset, taken);
 
             queue = lock(&self.queue);
             queue.put_back(frames, offset, taken, finished);
-            if let Err(error) = written {
-                return self.break_off(queue, CloseReason::of_error(&error));
+            match self.stopped(queue, written) {
+                Some(left) => queue = left,
+                None => return,
             }
-            if refused {
+        }
+        if queue.frames.is_empty() { self.settle(queue) } else { self.wait_for_socket(queue) }
+    }
+
+    /// Handles a failed write and a refusal. Returns the queue if the writer can go on.
+    fn stopped<'a>(
+        &'a self,
+        mut queue: MutexGuard<'a, Queue>,
+        written: io::Result<(usize, bool)>,
+    ) -> Option<MutexGuard<'a, Queue>> {
+        match written {
+            Ok((_, false)) => return Some(queue),
+            Ok((_, true)) => {
                 if queue.closing.is_none() && queue.over_limit(&self.budget) {
                     queue.close(CloseReason::SlowConsumer, Frame::close(&CloseReason::SlowConsumer));
                 }
-                return self.wait_for_socket(queue);
+                self.wait_for_socket(queue);
             }
+            Err(error) => self.break_off(queue, CloseReason::of_error(&error)),
         }
-        if queue.frames.is_empty() { queue.settle(&self.budget) } else { self.wait_for_socket(queue) }
+        None
+    }
+
+    /// Ends the promise, because nothing is left to write.
+    fn settle(&self, mut queue: MutexGuard<'_, Queue>) {
+        self.more.store(false, Relaxed);
+        queue.settle(&self.budget);
     }
 
     /// Passes the promise to the connection's own task.
@@ -202,8 +280,10 @@ impl Outbox {
             return false;
         }
         queue.close(reason, answer.unwrap_or_else(|| Frame::close(&reason)));
-        if queue.phase == Phase::Idle {
-            queue.phase = Phase::Waiting;
+        match queue.phase {
+            Phase::Idle => queue.phase = Phase::Waiting,
+            Phase::Promised => self.more.store(true, Relaxed),
+            Phase::Waiting | Phase::Held => {}
         }
         queue.recount(&self.budget);
         unlock_and_wake(queue);

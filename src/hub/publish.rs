@@ -95,12 +95,7 @@ impl Hub {
             if is_excluded(reader) {
                 continue;
             }
-            match reader.outbox.push(frame.clone()) {
-                Pushed::Promised => flush_list.add(reader),
-                Pushed::Queued => {}
-                Pushed::Closing => continue,
-            }
-            queued += 1;
+            queued += usize::from(flush_list.push(reader, frame) != Pushed::Closing);
         }
         self.deliveries.fetch_add((queued * frame.messages()) as u64, Relaxed);
         queued

@@ -56,11 +56,29 @@ pub(super) struct Totals {
 }
 
 impl Queue {
-    pub(super) fn enqueue(&mut self, frame: Frame) {
+    /// Counts a frame that is queued or about to be written.
+    pub(super) fn count(&mut self, frame: &Frame) {
         self.messages += frame.messages() as u32;
         self.bytes += frame.len();
         self.greatest = self.greatest.max(self.messages);
+    }
+
+    pub(super) fn enqueue(&mut self, frame: Frame) {
+        self.count(&frame);
         self.frames.push_back(frame);
+    }
+
+    /// Counts a frame as written that was never queued.
+    pub(super) fn wrote(&mut self, frame: &Frame) {
+        self.messages -= frame.messages() as u32;
+        self.bytes -= frame.len();
+        self.totals.bytes += frame.len() as u64;
+        self.dropping = false;
+    }
+
+    /// Queues a frame that is counted already, before all others.
+    pub(super) fn put_first(&mut self, frame: &Frame) {
+        self.put_back([frame.clone()].into(), 0, 0, 0);
     }
 
     pub(super) fn over_limit(&self, budget: &Budget) -> bool {

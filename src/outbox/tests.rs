@@ -28,6 +28,42 @@ fn frame(tag: u8, length: usize) -> Frame {
     Frame::finished(&vec![tag; length], 1)
 }
 
+/// A publisher, which keeps the promise that the outbox gives it.
+#[derive(Default)]
+struct Publisher {
+    promised: bool,
+    first: Option<Frame>,
+}
+
+impl Publisher {
+    fn push(&mut self, outbox: &Outbox, frame: Frame) -> Pushed {
+        let pushed = outbox.push(&frame);
+        if pushed == Pushed::First {
+            self.first = Some(frame);
+        }
+        self.promised |= pushed.is_promised();
+        pushed
+    }
+
+    fn flush(&mut self, outbox: &Outbox) {
+        match self.first.take() {
+            Some(first) => outbox.write(&first),
+            None if self.promised => outbox.flush(),
+            None => {}
+        }
+        self.promised = false;
+    }
+
+    fn hand_over(&mut self, outbox: &Outbox) {
+        match self.first.take() {
+            Some(first) => outbox.put_off(&first),
+            None if self.promised => outbox.hand_over(),
+            None => {}
+        }
+        self.promised = false;
+    }
+}
+
 /// The connection's task: notes that it was woken.
 #[derive(Default)]
 struct Task(AtomicBool);
@@ -45,22 +81,28 @@ fn poll(outbox: &Outbox, task: &Arc<Task>) -> Standing {
 
 #[test]
 fn one_write_takes_all_that_waits() {
+    let mut publisher = Publisher::default();
     let budget = budget();
     let (outbox, sink) = open(&budget, ALWAYS);
-    assert_eq!(outbox.push(frame(1, 10)), Pushed::Promised);
+    assert_eq!(publisher.push(&outbox, frame(1, 10)), Pushed::First);
     for _ in 0..15 {
-        assert_eq!(outbox.push(frame(2, 10)), Pushed::Queued, "the promise is given once");
+        assert_eq!(publisher.push(&outbox, frame(2, 10)), Pushed::Queued, "the promise is given once");
     }
-    outbox.flush();
+    publisher.flush(&outbox);
     assert_eq!((sink.writes(), sink.written_len()), (1, 160));
-    assert_eq!(outbox.push(frame(3, 10)), Pushed::Promised, "and again once it was kept");
+    assert_eq!(publisher.push(&outbox, frame(3, 10)), Pushed::First, "and again once it was kept");
 }
 
 #[test]
 fn what_waits_before_the_socket_is_there_is_written_by_the_task() {
+    let mut publisher = Publisher::default();
     let outbox = Outbox::new(budget());
     for _ in 0..MESSAGES * 3 {
-        assert_eq!(outbox.push(frame(1, 5)), Pushed::Queued, "nobody is judged before a write was attempted");
+        assert_eq!(
+            publisher.push(&outbox, frame(1, 5)),
+            Pushed::Queued,
+            "nobody is judged before a write was attempted"
+        );
     }
     let (task, sink) = (Arc::default(), TestSink::with_room(ALWAYS));
     outbox.attach(Box::new(sink.clone()));
@@ -71,17 +113,18 @@ fn what_waits_before_the_socket_is_there_is_written_by_the_task() {
 
 #[test]
 fn a_refusal_hands_the_promise_to_the_task() {
+    let mut publisher = Publisher::default();
     let budget = budget();
     let (outbox, sink) = open(&budget, 15);
     let task = Arc::new(Task::default());
     poll(&outbox, &task);
     for tag in 1..=3 {
-        let _ = outbox.push(frame(tag, 10));
+        let _ = publisher.push(&outbox, frame(tag, 10));
     }
-    outbox.flush();
+    publisher.flush(&outbox);
     assert!(task.0.load(Relaxed), "the task is woken");
     assert_eq!(budget.refused_bytes(), 15);
-    assert_eq!(outbox.push(frame(4, 10)), Pushed::Queued, "the task has the promise");
+    assert_eq!(publisher.push(&outbox, frame(4, 10)), Pushed::Queued, "the task has the promise");
     assert!(!poll(&outbox, &task).drained);
     sink.grant(ALWAYS);
     assert!(poll(&outbox, &task).drained);
@@ -91,38 +134,42 @@ fn a_refusal_hands_the_promise_to_the_task() {
 
 #[test]
 fn a_queue_over_its_limit_is_judged_by_one_more_write() {
+    let mut publisher = Publisher::default();
     let budget = budget();
     let (outbox, sink) = open(&budget, 5);
-    let _ = outbox.push(frame(1, 10));
-    outbox.flush();
+    let _ = publisher.push(&outbox, frame(1, 10));
+    publisher.flush(&outbox);
     for _ in 1..MESSAGES {
-        assert_eq!(outbox.push(frame(2, 10)), Pushed::Queued);
+        assert_eq!(publisher.push(&outbox, frame(2, 10)), Pushed::Queued);
     }
     // The socket has room again, and its task has not noticed yet.
     sink.grant(ALWAYS);
-    assert_eq!(outbox.push(frame(3, 10)), Pushed::Promised, "over the limit: the socket is asked");
-    outbox.flush();
+    assert_eq!(
+        publisher.push(&outbox, frame(3, 10)),
+        Pushed::Promised,
+        "over the limit: the socket is asked"
+    );
+    publisher.flush(&outbox);
     assert_eq!(outbox.closing(), None, "it took all");
     assert_eq!(sink.written_len(), 10 * (MESSAGES + 1));
 }
 
 #[test]
 fn too_slow_drops_what_was_not_begun() {
+    let mut publisher = Publisher::default();
     for (room, kept) in [(5, 10), (10, 10), (0, 0)] {
         let budget = budget();
         let (outbox, sink) = open(&budget, room);
-        let _ = outbox.push(frame(1, 10));
-        outbox.flush();
+        let _ = publisher.push(&outbox, frame(1, 10));
+        publisher.flush(&outbox);
         for _ in 0..MESSAGES {
-            if outbox.push(frame(2, 10)) == Pushed::Promised {
-                outbox.flush();
-            }
+            let _ = publisher.push(&outbox, frame(2, 10));
+            publisher.flush(&outbox);
         }
-        if outbox.push(frame(2, 10)) == Pushed::Promised {
-            outbox.flush();
-        }
+        let _ = publisher.push(&outbox, frame(2, 10));
+        publisher.flush(&outbox);
         assert_eq!(outbox.closing(), Some(CloseReason::SlowConsumer));
-        assert_eq!(outbox.push(frame(9, 10)), Pushed::Closing);
+        assert_eq!(publisher.push(&outbox, frame(9, 10)), Pushed::Closing);
         let close = Frame::close(&CloseReason::SlowConsumer);
         assert_eq!(budget.refused_bytes(), kept - room + close.len(), "memory is given back at once");
         sink.grant(ALWAYS);
@@ -134,11 +181,12 @@ fn too_slow_drops_what_was_not_begun() {
 
 #[test]
 fn every_other_close_queues_behind_what_waits_and_the_first_wins() {
+    let mut publisher = Publisher::default();
     let budget = budget();
     let (outbox, sink) = open(&budget, 5);
-    let _ = outbox.push(frame(1, 10));
-    outbox.flush();
-    let _ = outbox.push(frame(2, 10));
+    let _ = publisher.push(&outbox, frame(1, 10));
+    publisher.flush(&outbox);
+    let _ = publisher.push(&outbox, frame(2, 10));
     assert!(outbox.close(CloseReason::TokenExpired));
     assert!(!outbox.close(CloseReason::SlowConsumer));
     sink.grant(ALWAYS);
@@ -150,10 +198,11 @@ fn every_other_close_queues_behind_what_waits_and_the_first_wins() {
 
 #[test]
 fn a_broken_socket_forgets_its_queue() {
+    let mut publisher = Publisher::default();
     let budget = budget();
     let (outbox, sink) = open(&budget, 5);
-    let _ = outbox.push(frame(1, 10));
-    outbox.flush();
+    let _ = publisher.push(&outbox, frame(1, 10));
+    publisher.flush(&outbox);
     sink.break_down();
     let standing = poll(&outbox, &Arc::default());
     assert!(standing.broken);
@@ -163,10 +212,11 @@ fn a_broken_socket_forgets_its_queue() {
 
 #[test]
 fn a_long_queue_does_not_keep_its_writer() {
+    let mut publisher = Publisher::default();
     let outbox = Outbox::new(budget());
     let count = FRAMES_PER_WRITE * WRITES_PER_FLUSH + 1;
     for _ in 0..count {
-        let _ = outbox.push(frame(1, 1));
+        let _ = publisher.push(&outbox, frame(1, 1));
     }
     let (task, sink) = (Arc::new(Task::default()), TestSink::with_room(ALWAYS));
     outbox.attach(Box::new(sink.clone()));
@@ -178,6 +228,7 @@ fn a_long_queue_does_not_keep_its_writer() {
 
 #[test]
 fn a_panicking_socket_costs_only_its_own_connection() {
+    let mut publisher = Publisher::default();
     struct Panicking;
     impl Sink for Panicking {
         fn try_write(&self, _: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -190,22 +241,23 @@ fn a_panicking_socket_costs_only_its_own_connection() {
     }
     let outbox = Outbox::new(budget());
     outbox.attach(Box::new(Panicking));
-    let _ = outbox.push(frame(1, 10));
-    let flush = std::panic::AssertUnwindSafe(|| outbox.flush());
+    let _ = publisher.push(&outbox, frame(1, 10));
+    let flush = std::panic::AssertUnwindSafe(|| publisher.flush(&outbox));
     assert!(std::panic::catch_unwind(flush).is_err());
     assert!(poll(&outbox, &Arc::default()).broken);
-    assert_eq!(outbox.push(frame(2, 10)), Pushed::Closing);
+    assert_eq!(publisher.push(&outbox, frame(2, 10)), Pushed::Closing);
 }
 
 #[test]
 fn room_of_a_burst_is_given_back() {
+    let mut publisher = Publisher::default();
     let budget = Arc::new(Budget::new(100_000, 100_000, 1_000_000, 1024));
     let (outbox, _sink) = open(&budget, ALWAYS);
     for _ in 0..5_000 {
-        let _ = outbox.push(frame(1, 1));
+        let _ = publisher.push(&outbox, frame(1, 1));
     }
     while !poll(&outbox, &Arc::default()).drained {
-        outbox.flush();
+        publisher.flush(&outbox);
     }
     assert!(lock(&outbox.queue).frames.capacity() * size_of::<Frame>() <= 1024);
     outbox.trim();
@@ -244,27 +296,26 @@ proptest! {
         if !held {
             outbox.attach(Box::new(sink.clone()));
         }
-        let (mut accepted, mut promised, mut tag) = (Vec::new(), false, 0_u8);
+        let (mut accepted, mut publisher, mut tag) = (Vec::new(), Publisher::default(), 0_u8);
         for op in ops {
             match op {
                 Op::Push(length) => {
                     tag = tag.wrapping_add(1);
-                    match outbox.push(frame(tag, length)) {
+                    let before = publisher.promised;
+                    match publisher.push(&outbox, frame(tag, length)) {
                         Pushed::Closing => prop_assert!(outbox.closing().is_some()),
                         pushed => {
                             prop_assert_eq!(outbox.closing(), None);
                             accepted.push(frame(tag, length));
-                            prop_assert!(!(promised && pushed == Pushed::Promised), "two promises at once");
-                            promised |= pushed == Pushed::Promised;
+                            prop_assert!(!(before && pushed.is_promised()), "two promises at once");
                         }
                     }
                 }
-                Op::Flush if promised => { outbox.flush(); promised = false; }
-                Op::HandOver if promised => { outbox.hand_over(); promised = false; }
+                Op::Flush => publisher.flush(&outbox),
+                Op::HandOver => publisher.hand_over(&outbox),
                 Op::TaskPolls => { poll(&outbox, &task); }
                 Op::Grant(bytes) => sink.grant(bytes),
                 Op::Close(reason) => { outbox.close(reason); }
-                Op::Flush | Op::HandOver => {}
             }
             if outbox.closing() == Some(CloseReason::SlowConsumer) {
                 prop_assert!(sink.refusals() > 0, "judged before a write was refused");
@@ -273,9 +324,7 @@ proptest! {
         }
         outbox.attach(Box::new(sink.clone()));
         sink.grant(ALWAYS);
-        if promised {
-            outbox.flush();
-        }
+        publisher.flush(&outbox);
         while !poll(&outbox, &task).drained {}
         prop_assert_eq!(budget.refused_bytes(), 0);
         prop_assert_eq!(outbox.stats().queued_bytes, 0);
@@ -319,9 +368,10 @@ impl Sink for Panics {
 
 #[test]
 fn a_sink_that_panicked_is_not_asked_again() {
+    let mut publisher = Publisher::default();
     let outbox = Outbox::new(budget());
     outbox.attach(Box::new(Panics));
-    assert_eq!(outbox.push(frame(b'a', 10)), Pushed::Promised);
-    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| outbox.flush())).is_err());
+    assert_eq!(publisher.push(&outbox, frame(b'a', 10)), Pushed::First);
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| publisher.flush(&outbox))).is_err());
     assert!(outbox.poll(&mut Context::from_waker(Waker::noop())).broken);
 }

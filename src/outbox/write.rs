@@ -27,14 +27,24 @@ pub trait Sink: Send + Sync {
 /// Writes with one system call. Returns the bytes taken, and whether the sink refused some of those offered.
 #[inline]
 pub(super) fn write(sink: &dyn Sink, queue: &VecDeque<Frame>, offset: usize) -> io::Result<(usize, bool)> {
-    let (written, offered) = match queue.front() {
+    match queue.front() {
         // Nearly always one frame is queued, which needs no list of slices.
-        Some(frame) if queue.len() == 1 => {
-            let bytes = &frame[offset..];
-            (sink.try_write(&[IoSlice::new(bytes)]), bytes.len())
+        Some(frame) if queue.len() == 1 => write_one(sink, &frame[offset..]),
+        _ => {
+            let (written, offered) = write_several(sink, queue, offset);
+            taken(written, offered)
         }
-        _ => write_several(sink, queue, offset),
-    };
+    }
+}
+
+/// Writes the bytes of one frame. Returns the same as [`write`].
+#[inline]
+pub(super) fn write_one(sink: &dyn Sink, bytes: &[u8]) -> io::Result<(usize, bool)> {
+    taken(sink.try_write(&[IoSlice::new(bytes)]), bytes.len())
+}
+
+#[inline]
+fn taken(written: io::Result<usize>, offered: usize) -> io::Result<(usize, bool)> {
     match written {
         Ok(0) => Err(io::ErrorKind::WriteZero.into()),
         Ok(taken) => Ok((taken, taken < offered)),

@@ -10,7 +10,7 @@ use super::{Server, unix_now};
 use crate::close::CloseReason;
 use crate::frame::Frame;
 use crate::hub::{Connection, FlushList, Pulse};
-use crate::outbox::{Pushed, Seconds};
+use crate::outbox::Seconds;
 use crate::sync::lock;
 use crate::token::UnixSeconds;
 
@@ -183,12 +183,9 @@ fn look_at(
         }
         Pulse::Silent => {
             outbox.trim();
-            let pushed = outbox.push(Frame::ping());
-            if pushed == Pushed::Promised {
-                flush_list.promised(connection);
-            }
-            heartbeat.pinged(now, outbox.progress(), pushed == Pushed::Promised);
-            now + if pushed == Pushed::Promised { patience } else { 1 }
+            let written = flush_list.push(connection, &Frame::ping()).is_promised();
+            heartbeat.pinged(now, outbox.progress(), written);
+            now + if written { patience } else { 1 }
         }
         Pulse::Dead => {
             outbox.close(CloseReason::NoPong);

@@ -62,7 +62,7 @@ impl ConnectionGuard {
         if v1 {
             server.hub.enter_since(&connection, since, |positions| {
                 // Held back until it has its socket: nobody has to write it yet.
-                let _ = connection.outbox.push(access_frame(&connection, positions, &server.live()));
+                let _ = connection.outbox.push(&access_frame(&connection, positions, &server.live()));
             });
         } else {
             server.hub.enter(&connection);

@@ -12,7 +12,7 @@ use crate::close::CloseReason;
 use crate::frame::Frame;
 use crate::hub::{Connection, FlushList};
 use crate::message::{Auth, BadMessage, Batch, Delivery, ErrorReply, FromClient, Publish};
-use crate::outbox::{Pushed, Seconds};
+use crate::outbox::Seconds;
 use crate::server::limits::{Seat, Verdict, rates_of};
 use crate::server::rejection::Rejection;
 use crate::server::{Live, Server, admission};
@@ -208,7 +208,6 @@ fn queue(
 }
 
 fn answer(connection: &Arc<Connection>, frame: Frame, flush_list: &mut FlushList) {
-    if connection.outbox.push(frame) == Pushed::Promised {
-        flush_list.promised(connection);
-    }
+    // A connection that closes gets no answer.
+    let _ = flush_list.push(connection, &frame);
 }
