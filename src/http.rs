@@ -1,5 +1,5 @@
-//! What the HTTP listeners need beside hyper: answers that are never lost or piled up, bodies in one piece, and an end
-//! that reaches the client.
+//! What the HTTP listeners need in addition to hyper: no answer is lost, at most one waits for a client, a body is read
+//! into one piece, and the end of a connection reaches the client.
 
 mod body;
 mod framing;

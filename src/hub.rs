@@ -1,8 +1,8 @@
 //! The only shared state: which connections there are, and which of them read which channel. It uses no socket.
 //!
-//! In reading order: [`Channel`] is one channel, [`publish`] queues a message to its readers, [`flush_list`] has the
-//! outboxes that must be written then, and [`flush`] writes them. [`history`] is what a channel keeps, [`resume`] what a client gets of it when it
-//! comes back, and [`sweep`] what is dropped.
+//! In reading order: [`Channel`] is one channel, [`publish`] queues a message to its readers, [`flush_list`] collects the
+//! outboxes to write, and [`flush`] writes them. [`history`] keeps a channel's last messages, [`resume`] delivers them
+//! to a client that returns, and [`sweep`] drops the oldest.
 //!
 //! Locks are taken in the order connection, shard, channel, outbox, at most one of each, and none is held across a
 //! system call or an await.
@@ -41,20 +41,20 @@ use crate::outbox::Budget;
 use crate::sync::{Sharded, lock};
 use crate::token::Claims;
 
-/// Parts of each map, so that connections on different cores seldom wait for each other.
+/// The number of parts of each map, so that connections on different cores seldom wait for each other.
 const SHARDS: usize = 64;
 
-/// A channel while someone reads it. Its lock is the one order in which all readers see its messages.
+/// A channel that has readers or a history. The order in which its lock is taken is the order of its messages.
 struct Channel {
     name: ChannelName,
-    /// Messages since it came to be; changed under the lock, read without it.
+    /// Messages since it was created. Changed under the lock, read without it.
     messages: AtomicU64,
-    /// The lower half of `messages` at the last sample, and the messages a second before it, as bits of an `f32`.
+    /// The lower half of `messages` at the last sample, and the messages per second before it as bits of an `f32`.
     sampled: AtomicU32,
     rate: AtomicU32,
-    /// Which sample that was.
+    /// The number of that sample.
     round: AtomicU32,
-    /// Of `readers`, for those who list channels: they must not wait for a publish to a large one.
+    /// The number of `readers`. A list of channels reads it without waiting for a publish to a large channel.
     reader_count: AtomicU32,
     readers: Mutex<Readers>,
 }
@@ -73,8 +73,8 @@ impl Channel {
     }
 }
 
-/// Forgets a channel that nobody reads and that keeps nothing, not even the place of those who left it after `until`.
-/// Both locks are held.
+/// Removes a channel that has no readers and no history, or only a history that may go because all readers left before
+/// `until`. The caller holds both locks.
 fn forget_unused(
     shard: &mut HashMap<ChannelName, Arc<Channel>>,
     channel: &Channel,
@@ -94,25 +94,25 @@ fn forget_unused(
     }
 }
 
-/// What is known of a channel that somebody reads.
+/// Counters of a channel that has readers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ChannelStats {
     /// Connections that read it.
     pub readers: u64,
-    /// Messages since somebody began to read it.
+    /// Messages since it was created.
     pub messages: u64,
-    /// Messages a second before the last sample.
+    /// Messages per second before the last sample.
     pub messages_per_second: f32,
 }
 
-/// A channel's readers, and what it keeps for those who come back.
+/// A channel's readers and its history.
 #[derive(Default)]
 struct Readers {
-    /// Dense, because a publish walks over all of them; found by hash when one leaves.
+    /// An index set, because a publish visits all of them, and one that leaves is found by its hash.
     connections: IndexSet<Arc<Connection>>,
-    /// The channel's last messages, while there is a history.
+    /// The channel's last messages, if there is a history.
     history: Option<Box<History>>,
-    /// The channel was forgotten: a task that still holds it has to look for another of its name.
+    /// The channel was removed from the map. A task that still holds it must look up its name again.
     gone: bool,
 }
 
@@ -129,18 +129,18 @@ impl Readers {
         }
     }
 
-    /// The history, which begins now if there is none.
+    /// Returns the history, and begins it if there is none.
     fn history_from(&mut self, keeping: &Arc<Keeping>, name: &ChannelName, now: Instant) -> &mut History {
         self.history.get_or_insert_with(|| Box::new(History::new(keeping, name, now)))
     }
 
-    /// Ends the history of a channel to which a message goes that is not kept: without it, it would be none. While it
-    /// is promised to somebody, the message is kept after all. Returns the frame that readers get.
+    /// Ends the history, because a message that is not kept would leave a gap in it. If a client was promised its messages,
+    /// this message is kept, too. Returns the frame for the readers.
     #[cold]
     fn end_history(&mut self, frame: Frame) -> Frame {
         match &mut self.history {
             Some(history) if history.is_pinned() => return history.record(&frame, Instant::now()),
-            // For the sweep to find, which forgets the channel.
+            // The sweep finds it, and removes the channel.
             Some(history) if self.connections.is_empty() => history.restart(),
             _ => self.history = None,
         }
@@ -148,23 +148,23 @@ impl Readers {
     }
 }
 
-/// All connections and all channels that are read.
+/// All connections, and all channels that have readers or a history.
 pub struct Hub {
     channels: Sharded<ChannelName, Arc<Channel>, SHARDS>,
     connections: Sharded<Uuid, Arc<Connection>, SHARDS>,
     budget: Arc<Budget>,
     deliveries: AtomicU64,
-    /// Channels that have a reader: a history keeps many more.
+    /// Channels that have a reader. Many more may have a history only.
     read_channels: AtomicUsize,
-    /// Samples of the channels' rates so far.
+    /// The number of samples of the channels' rates so far.
     samples: AtomicU32,
     keeping: Arc<Keeping>,
-    /// The channels with a history, by the age of the oldest that they keep.
+    /// The channels with a history, by the age of their oldest message.
     ages: Ages<Arc<Channel>>,
 }
 
 impl Hub {
-    /// An empty hub whose outboxes share `budget`.
+    /// Makes an empty hub whose outboxes share `budget`.
     pub fn new(budget: Arc<Budget>) -> Hub {
         Hub {
             channels: Sharded::default(),
@@ -178,18 +178,18 @@ impl Hub {
         }
     }
 
-    /// What all outboxes share.
+    /// Returns the budget that all outboxes share.
     pub fn budget(&self) -> &Arc<Budget> {
         &self.budget
     }
 
-    /// Registers a connection and lets it join what it may read. Its outbox may still be held back.
+    /// Registers a connection and joins it to the channels that it may read. Its outbox may still be held back.
     pub fn enter(&self, connection: &Arc<Connection>) {
         lock(self.connections.shard(&connection.id())).insert(connection.id(), connection.clone());
         self.subscribe(connection, &connection.access().read);
     }
 
-    /// Like [`Hub::enter`], and says from where on it gets its channels before anything else is queued.
+    /// Registers a connection as [`Hub::enter`] does. Calls `announce` with its positions before anything is queued.
     pub fn enter_since(
         &self,
         connection: &Arc<Connection>,
@@ -200,11 +200,11 @@ impl Hub {
         self.resume(connection, &connection.access().read, since, announce);
     }
 
-    /// Gives a connection another access: leaves and joins the difference in channels, disturbs nothing else. What is
-    /// kept of a channel that it stays in is delivered again where `since` names it without an id.
+    /// Gives a connection other claims: it leaves and joins channels as they differ and stays in the others. The history of
+    /// a channel in which it stays is delivered again if `since` names the channel without an id.
     ///
-    /// Between the leaving and the joining `announce` is told from where on it gets the new ones, so that what it queues
-    /// is a clean cut between the channels of before and of now.
+    /// Calls `announce` with its new positions between leaving and joining, so that a frame queued there separates the
+    /// messages under the old claims from those under the new ones.
     pub fn replace_access(
         &self,
         connection: &Arc<Connection>,
@@ -216,15 +216,15 @@ impl Hub {
         self.resume(connection, &connection.access().read, since, announce);
     }
 
-    /// Takes a connection out of its channels and forgets it.
+    /// Removes a connection from its channels and from the hub.
     pub fn leave(&self, connection: &Arc<Connection>) {
         self.subscribe(connection, &[]);
         lock(self.connections.shard(&connection.id())).remove(&connection.id());
     }
 
-    /// Makes `channels` what the connection reads: leaves and joins the difference, disturbs nothing else.
+    /// Makes the connection read exactly `channels`: it leaves and joins as they differ and stays in the others.
     ///
-    /// No name may stand there twice; [`Claims`] sees to that.
+    /// No name may appear twice, which [`Claims`] guarantees.
     pub fn subscribe(&self, connection: &Arc<Connection>, channels: &[ChannelName]) {
         self.change(connection, channels, &[], |_| None);
     }
@@ -243,7 +243,7 @@ impl Hub {
         });
     }
 
-    /// Leaves and joins; `look` is shown in between what is joined, and what is delivered again.
+    /// Leaves and joins channels. Calls `look` between the two with the channels that are joined or delivered again.
     fn change<'a>(
         &'a self,
         connection: &Arc<Connection>,
@@ -280,24 +280,24 @@ impl Hub {
         *lock = memberships.into_boxed_slice();
         drop((lock, resume));
         if self.keeping.is_on() {
-            // New channels have begun a history.
+            // Joining began histories of new channels.
             self.relieve_history(Instant::now(), channels.len() + sweep::CHANNELS_PER_PUBLISH);
         }
     }
 
-    /// Queues what was kept after the message with the number `after`, and from then on all that comes: one step in the
-    /// channel's order.
+    /// Joins a channel. Queues the history after the message `after` in the same step, so that no message is missing or
+    /// delivered twice.
     fn join(&self, connection: &Arc<Connection>, name: &ChannelName, after: Option<u64>) -> Arc<Channel> {
         let mut shard = lock(self.channels.shard(name.as_str()));
         let channel = shard.entry(name.clone()).or_insert_with(|| Channel::new(name)).clone();
-        // Under the shard's lock: nobody forgets the channel in between.
+        // Locked while the shard is locked, so that nobody removes the channel in between.
         let mut readers = lock(&channel.readers);
         if let (Some(after), Some(history)) = (after, &readers.history) {
             resume::deliver(history, after, connection);
         }
         if readers.connections.is_empty() {
             self.read_channels.fetch_add(1, Relaxed);
-            // What was published while nobody read it belongs to no sample.
+            // Messages that were published while it had no reader belong to no sample.
             channel.sampled.store(channel.messages.load(Relaxed) as u32, Relaxed);
         }
         readers.connections.insert(connection.clone());
@@ -322,24 +322,24 @@ impl Hub {
         }
     }
 
-    /// The connection with this id.
+    /// Returns the connection with this id.
     pub fn connection(&self, id: &Uuid) -> Option<Arc<Connection>> {
         lock(self.connections.shard(id)).get(id).cloned()
     }
 
-    /// Shows every connection to `visit`, one shard locked at a time.
+    /// Calls `visit` for each connection, with one shard locked at a time.
     pub fn each_connection(&self, mut visit: impl FnMut(&Arc<Connection>)) {
         for shard in self.connections.shards() {
             lock(shard).values().for_each(&mut visit);
         }
     }
 
-    /// How many channels have a reader.
+    /// Returns the number of channels that have a reader.
     pub fn channel_count(&self) -> usize {
         self.read_channels.load(Relaxed)
     }
 
-    /// Shows every channel of clients to `visit`, one shard locked at a time and no channel.
+    /// Calls `visit` for each channel of clients that has a reader, with one shard and no channel locked at a time.
     pub fn each_channel(&self, mut visit: impl FnMut(&ChannelName, ChannelStats)) {
         for shard in self.channels.shards() {
             let shown = |channel: &&Arc<Channel>| {
@@ -356,8 +356,8 @@ impl Hub {
         }
     }
 
-    /// Takes the rate of every channel that is read over the time since the last sample. Found by their readers: a
-    /// history keeps many more that nobody reads.
+    /// Samples the rate of each channel that has a reader. `since` is the time since the last sample. Finds the channels
+    /// by their readers, because many more channels may have a history only.
     pub fn sample_channels(&self, since: Duration) {
         let seconds = since.as_secs_f32().max(f32::EPSILON);
         let round = self.samples.fetch_add(1, Relaxed).wrapping_add(1);
@@ -373,12 +373,12 @@ impl Hub {
         });
     }
 
-    /// Messages queued to readers since the start.
+    /// Returns the number of messages queued to readers since the start.
     pub fn deliveries(&self) -> u64 {
         self.deliveries.load(Relaxed)
     }
 
-    /// Closes the connections with the longest refused queues until all together are within their limit.
+    /// Closes the connections with the most refused bytes until all queues together are within their limit.
     ///
     /// Returns how many were closed.
     pub fn relieve(&self) -> usize {

@@ -24,7 +24,7 @@ pub(crate) async fn read_body(mut body: Incoming, max: usize) -> Result<Vec<u8>,
     }
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
-        // Trailers say nothing that is used here.
+        // Trailers are not used.
         let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
         if data.len() > max - bytes.len() {
             return Err(BodyError::TooLarge);

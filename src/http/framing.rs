@@ -1,4 +1,4 @@
-//! Where a body ends: in one way only, so that no proxy in front sees another end than this server does.
+//! Checks how a request marks the end of its body. Only one way is accepted, so that no proxy in front sees another end.
 
 use std::io::BufRead;
 
@@ -7,10 +7,10 @@ use hyper::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
 const BOTH: &str = "Transfer-Encoding and Content-Length exclude each other: send one of them";
 const CODING: &str = "the only Transfer-Encoding taken here is chunked";
 
-/// Whether a body is chunked. `hidden` is what [`Turn::begin`](crate::http::Turn::begin) returned.
+/// Returns whether a body is chunked. `hidden` is what [`Turn::begin`](crate::http::Turn::begin) returned.
 ///
 /// # Errors
-/// Why another server might see another end of the body.
+/// The sentence for a request whose body another server might end elsewhere.
 pub(crate) fn check_framing(headers: &HeaderMap, hidden: usize) -> Result<bool, &'static str> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let Some(coding) = codings.next() else { return Ok(false) };
@@ -25,11 +25,11 @@ pub(crate) fn check_framing(headers: &HeaderMap, hidden: usize) -> Result<bool, 
 
 /// Counts the lines of a stream that begin with `Content-Length:`.
 ///
-/// hyper drops that header where `Transfer-Encoding` is there too, and tells nobody. A line of a body may count as
-/// well, which makes a refusal more likely, never less.
+/// hyper silently drops that header if `Transfer-Encoding` is there, too. A line of a body may be counted as well, which
+/// can cause a refusal but never prevent one.
 #[derive(Debug, Default)]
 pub(super) struct LengthLines {
-    /// Bytes of [`LengthLines::LINE`] that the stream ends with.
+    /// The number of bytes of [`LengthLines::LINE`] at the end of the stream.
     matched: usize,
     count: usize,
 }
@@ -40,7 +40,7 @@ impl LengthLines {
     pub(super) fn read(&mut self, mut bytes: &[u8]) {
         while let [first, rest @ ..] = bytes {
             if self.matched == 0 {
-                // This searches faster than a loop over the bytes; nothing fails in memory.
+                // Faster than a loop over the bytes. Reading from memory cannot fail.
                 let line = bytes;
                 let length = bytes.skip_until(b'\n').unwrap_or_default();
                 self.matched = usize::from(line[..length].ends_with(b"\n"));
@@ -52,13 +52,13 @@ impl LengthLines {
                     self.count += 1;
                 }
             } else {
-                // A newline may begin the line again: it is looked at once more.
+                // Check this byte again, because a newline may begin the line.
                 self.matched = 0;
             }
         }
     }
 
-    /// Takes those that a request showed out of the count. Returns how many are left, of this request or of one behind it.
+    /// Subtracts the lines that hyper showed in a request. Returns the rest, of this request or of one after it.
     pub(super) fn shown(&mut self, headers: &HeaderMap) -> usize {
         self.count = self.count.saturating_sub(headers.get_all(CONTENT_LENGTH).iter().count());
         self.count

@@ -1,28 +1,28 @@
-//! The end of a connection: what was written reaches the client, also one that is still sending.
+//! Ends a connection so that the client receives what was written, even if it is still sending.
 
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-/// Bytes that are read and thrown away behind an answer, such as the rest of a body that was refused.
+/// The most bytes that are read and discarded after an answer, such as the rest of a refused body.
 pub(crate) const MAX_DRAIN: usize = 32 * 1024 * 1024;
 
-/// How long they may take to arrive.
+/// The longest time for reading them.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
 
-/// How long a client may say nothing in between, and may take for a short answer.
+/// The longest silence of a client in between, and the longest time for writing a short answer.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// Bytes of one read: each client that is drained holds so many.
+/// The size of one read in bytes. Each client that is drained has a buffer of this size.
 const READ_BYTES: usize = 16 * 1024;
 
-/// Writes something short to a client that perhaps reads no more.
+/// Writes a short answer to a client that may have stopped reading.
 pub(crate) async fn write<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) {
     write_within(stream, bytes, SILENCE).await;
 }
 
-/// Writes to a client that takes it in this time, or not at all. Returns whether all was written.
+/// Writes within this time. Returns whether everything was written.
 pub(crate) async fn write_within<S: AsyncWrite + Unpin>(
     stream: &mut S,
     bytes: &[u8],
@@ -35,8 +35,8 @@ pub(crate) async fn write_within<S: AsyncWrite + Unpin>(
     matches!(timeout(time, written).await, Ok(Ok(())))
 }
 
-/// Ends a connection so that what was written reaches its client: a socket that is closed with unread bytes sends a
-/// reset, which takes back what the client has not read yet.
+/// Reads and discards until the client ends its side. A socket that is closed with unread bytes sends a reset, after which
+/// the client cannot read what was written.
 pub(crate) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
     let drain = async {
         timeout(SILENCE, stream.shutdown()).await.ok()?.ok()?;

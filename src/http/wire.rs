@@ -1,9 +1,9 @@
-//! The stream below hyper: one answer at most waits to be sent, and none is lost when hyper gives the stream back.
+//! The stream below hyper. At most one answer waits to be sent, and none is lost when hyper returns the stream.
 //!
-//! hyper alone does neither. What its stream does not take stays in a buffer that is thrown away when the stream is
-//! taken back, and for answers without a body that buffer has no bound. It also answers a malformed head by itself,
-//! without a body and without a word to anyone. So the wire takes all that hyper writes and keeps what the stream does
-//! not take; a request waits until the answer before it is sent ([`Turn::begin`]); and what answers no request is dropped.
+//! hyper alone guarantees neither. It keeps bytes that its stream does not take in a buffer, which it discards when it
+//! returns the stream, and which has no bound for answers without a body. It also answers a malformed head by itself,
+//! without a body. So the wire accepts all bytes from hyper and keeps those that the stream does not take. A request waits
+//! until the previous answer is sent ([`Turn::begin`]), and bytes that answer no request are dropped.
 
 use std::io;
 use std::pin::Pin;
@@ -18,13 +18,13 @@ use tokio::sync::Notify;
 use super::framing::LengthLines;
 use crate::sync::lock;
 
-/// Whose turn it is to speak: shared by a [`Wire`] and those who answer its requests.
+/// Whose turn it is to send: state shared by a [`Wire`] and the service that answers its requests.
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
     state: Mutex<State>,
-    /// Told when nothing is unsent any more.
+    /// Notified when all bytes are sent.
     sent: Notify,
-    /// Told when a request has been answered.
+    /// Notified when a request is answered.
     answered: Notify,
 }
 
@@ -38,14 +38,14 @@ struct State {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Phase {
-    /// The client's: a request, or nothing.
+    /// The client's turn.
     #[default]
     Asking,
     /// A request is being answered.
     Answering,
     /// The answer is on its way through hyper.
     Answered,
-    /// An answer without an end is being sent, as fast as the client takes it.
+    /// An endless answer is being sent, as fast as the client takes it.
     Streaming,
 }
 
@@ -54,8 +54,8 @@ impl Turn {
         lock(&self.state)
     }
 
-    /// Waits until the answer before is sent. Returns how many `Content-Length` lines came that the headers of no request
-    /// have shown.
+    /// Waits until the previous answer is sent. Returns the number of `Content-Length` lines that no request's headers have
+    /// shown.
     pub(crate) async fn begin(&self, headers: &HeaderMap) -> usize {
         loop {
             let sent = self.sent.notified();
@@ -70,19 +70,20 @@ impl Turn {
         }
     }
 
-    /// The answer is given to hyper now.
+    /// Records that the service returns its answer to hyper.
     pub(crate) fn answered(&self) {
         self.state().phase = Phase::Answered;
         self.answered.notify_waiters();
     }
 
-    /// An answer without an end is given to hyper now, as the last one. It ends when its client stops sending.
+    /// Records that the service returns an endless answer, the last one of the connection. It ends when the client stops
+    /// sending.
     pub(crate) fn streams(&self) {
         self.state().phase = Phase::Streaming;
         self.answered.notify_waiters();
     }
 
-    /// Whether a request is being answered.
+    /// Returns whether a request is being answered.
     pub(crate) fn is_answering(&self) -> bool {
         self.state().phase == Phase::Answering
     }
@@ -111,12 +112,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Wire { stream, unsent: BytesMut::new(), turn }
     }
 
-    /// The stream, and what is still to be written to it.
+    /// Returns the stream and the bytes that are still to be written to it.
     pub(crate) fn into_parts(self) -> (S, BytesMut) {
         (self.stream, self.unsent)
     }
 
-    /// Writes what is unsent, as far as the stream takes it. Ready when nothing is left.
+    /// Writes unsent bytes as far as the stream takes them. Ready when none is left.
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.unsent.is_empty() {
             match Pin::new(&mut self.stream).poll_write(context, &self.unsent) {
@@ -129,7 +130,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
-    /// Nobody else looks whether the client of an endless answer is still there.
+    /// Flushes an endless answer. It also reads, because nothing else notices that the client is gone.
     fn poll_flush_stream(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut scratch = [0; 256];
         loop {
@@ -163,7 +164,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
-    /// Takes all that has an end, or hyper would keep it.
+    /// Accepts all bytes of an answer that has an end, because hyper would keep the rest.
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let wire = self.get_mut();
         let phase = wire.turn.state().phase;
@@ -181,7 +182,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         Poll::Ready(Ok(bytes.len()))
     }
 
-    /// hyper has written all that it had to say, and is told that it is sent, or it would not give the stream back.
+    /// Sends. It reports success before everything is sent, because hyper would not return the stream otherwise.
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let wire = self.get_mut();
         let phase = wire.turn.state().phase;
@@ -225,11 +226,11 @@ mod tests {
 
     use super::*;
 
-    /// Bytes that the stream below takes while nobody reads.
+    /// Bytes that the stream below takes while its peer does not read.
     const ROOM: usize = 64;
 
-    /// Serves requests with a body of so many bytes, until hyper is done or has nothing to do. Returns what was written
-    /// and what was not, and how many requests were answered.
+    /// Serves requests with a body of `size` bytes until hyper is done or waits. Returns the bytes that were written and
+    /// those that were not, and the number of answered requests.
     async fn serve(requests: &[u8], size: usize) -> (Vec<u8>, BytesMut, usize) {
         let (mut client, server) = duplex(ROOM);
         let turn = Arc::new(Turn::default());
@@ -247,7 +248,7 @@ mod tests {
             .half_close(true)
             .serve_connection(TokioIo::new(Wire::new(server, turn.clone())), service);
         for piece in requests.chunks(ROOM) {
-            // Room comes free as hyper reads; where it does not, it has nothing to do.
+            // hyper makes room by reading. If it does not, it waits.
             tokio::select! {
                 biased;
                 _ = poll_fn(|context| http.poll_without_shutdown(context)) => break,
@@ -266,7 +267,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_answer_waits_and_the_next_request_with_it() {
-        // Answers to HEAD have no body, which is what hyper bounds its buffer by; a body that comes late lets it go on.
+        // Answers to HEAD have no body, and hyper bounds its buffer by bodies only. A late body lets it continue.
         for request in [
             &b"GET / HTTP/1.1\r\n\r\n"[..],
             b"HEAD / HTTP/1.1\r\n\r\n",
@@ -279,14 +280,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_not_sent_when_the_stream_is_given_back_is_kept() {
+    async fn unsent_bytes_are_kept_when_the_stream_is_returned() {
         let (written, unsent, _) = serve(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\nGET /", 1000).await;
         let answer = [&written[..], &unsent].concat();
         assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n") && answer.ends_with(&[b'x'; 1000]));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_hyper_says_by_itself_is_dropped() {
+    async fn answers_that_hyper_makes_by_itself_are_dropped() {
         for noise in [&b"noise\r\n\r\n"[..], b"GET /\"?\" HTTP/1.1\r\n\r\n", b"\x16\x03\x01"] {
             let (written, unsent, count) = serve(noise, 0).await;
             assert_eq!((written.len(), unsent.len(), count), (0, 0, 0));

@@ -1,5 +1,5 @@
-//! Channels that keep something by the age of the oldest of it, so that what is too old is found without a look at the
-//! rest.
+//! An index of channels by the age of their oldest message, which finds those that are too old without a look at the
+//! others.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::sync::lock;
 
-/// A second in which the oldest of what a channel keeps came to be, counted from the index's own beginning.
+/// The second in which the oldest message of a channel was published, counted from the creation of the index.
 pub(super) type Slot = u64;
 
-/// What is filed by age, in seconds.
+/// Values by their age in seconds.
 #[derive(Debug)]
 pub(super) struct Ages<T> {
     began: Instant,
@@ -26,14 +26,14 @@ impl<T> Ages<T> {
         at.saturating_duration_since(self.began).as_secs()
     }
 
-    /// Files something of this age. Returns where.
+    /// Adds a value with this age. Returns its slot.
     pub(super) fn file(&self, at: Instant, what: T) -> Slot {
         let slot = self.slot(at);
         lock(&self.slots).entry(slot).or_default().push(what);
         slot
     }
 
-    /// Takes out all that is as old as this, and what came in the same second.
+    /// Removes and returns the values that are at least this old, or of the same second.
     pub(super) fn take_until(&self, until: Instant) -> BTreeMap<Slot, Vec<T>> {
         if until < self.began {
             return BTreeMap::new();
@@ -44,7 +44,7 @@ impl<T> Ages<T> {
         std::mem::replace(&mut slots, later)
     }
 
-    /// Takes out at most so many of the oldest. Returns since when they have been there at the latest, too.
+    /// Removes and returns at most `most` of the oldest values, their slot, and the latest time at which they were added.
     pub(super) fn take_oldest(&self, most: usize) -> Option<(Instant, Slot, Vec<T>)> {
         let mut slots = lock(&self.slots);
         let mut oldest = slots.first_entry()?;

@@ -1,4 +1,4 @@
-//! What the daemon knows of one connection: who it is, what it may do, what waits for it.
+//! One connection: its id and address, its claims, and its outbox.
 
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
@@ -13,36 +13,36 @@ use super::{Channel, Heartbeat};
 use crate::outbox::{Budget, Outbox, OutboxStats, Seconds};
 use crate::token::Claims;
 
-/// One connection, shared by its task, the channels it reads and those who look after it.
+/// One connection, shared by its task, its channels and the heartbeat.
 pub struct Connection {
     id: Uuid,
     address: SocketAddr,
     opened: Instant,
     access: ArcSwap<Claims>,
-    /// What waits for it.
+    /// Frames that wait for its socket.
     pub outbox: Outbox,
     pub(super) memberships: Mutex<Box<[Arc<Channel>]>>,
     received: AtomicU32,
-    /// Whether it lives, for the one that looks after all.
+    /// Whether its client is alive, as the heartbeat knows it.
     pub(crate) heartbeat: Mutex<Heartbeat>,
-    /// When its last message came in, or it connected.
+    /// Returns when its last message arrived, or when it connected.
     spoke: AtomicU32,
     messages_in: AtomicU64,
     bytes_in: AtomicU64,
 }
 
-/// What a connection has done so far.
+/// Counters of one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionStats {
     /// Messages received.
     pub messages_in: u64,
     /// Bytes received.
     pub bytes_in: u64,
-    /// What went out, and what waits.
+    /// The counters of its outbox.
     pub out: OutboxStats,
 }
 
-/// Connections are told apart by their ids.
+/// Connections are equal if their ids are.
 impl PartialEq for Connection {
     fn eq(&self, other: &Self) -> bool {
         self.id == other.id
@@ -58,7 +58,7 @@ impl Hash for Connection {
 }
 
 impl Connection {
-    /// A connection that has shown a token and not yet entered the hub.
+    /// Makes a connection that has presented a token and not yet entered the hub.
     pub fn new(address: SocketAddr, access: Arc<Claims>, budget: Arc<Budget>, now: Seconds) -> Connection {
         Connection {
             id: Uuid::new_v4(),
@@ -75,22 +75,22 @@ impl Connection {
         }
     }
 
-    /// Its name: a random UUID, `issuer` of all that it publishes.
+    /// Returns its id, a random UUID, which is the `issuer` of its messages.
     pub fn id(&self) -> Uuid {
         self.id
     }
 
-    /// The peer's address.
+    /// Returns the client's address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// When it showed its token.
+    /// Returns when it presented its token.
     pub fn opened(&self) -> Instant {
         self.opened
     }
 
-    /// What its token lets it do.
+    /// Returns its claims, which may be replaced at any time.
     pub fn access(&self) -> Guard<Arc<Claims>> {
         self.access.load()
     }
@@ -99,13 +99,13 @@ impl Connection {
         self.access.store(access);
     }
 
-    /// Notes bytes that arrived, and the sign of life in them.
+    /// Counts bytes that arrived, which also show that the client is alive.
     pub fn received(&self, bytes: usize, now: Seconds) {
         self.bytes_in.fetch_add(bytes as u64, Relaxed);
         self.received.store(now, Relaxed);
     }
 
-    /// Notes messages that arrived with one read.
+    /// Counts messages that arrived with one read.
     pub fn received_messages(&self, messages: u64, now: Seconds) {
         if messages > 0 {
             self.messages_in.fetch_add(messages, Relaxed);
@@ -113,17 +113,17 @@ impl Connection {
         }
     }
 
-    /// When its last message came in, or it connected.
+    /// Returns when its last message arrived, or when it connected.
     pub fn last_message(&self) -> Seconds {
         self.spoke.load(Relaxed)
     }
 
-    /// When bytes last arrived.
+    /// Returns when bytes last arrived.
     pub fn last_received(&self) -> Seconds {
         self.received.load(Relaxed)
     }
 
-    /// What it has done so far.
+    /// Returns its counters.
     pub fn stats(&self) -> ConnectionStats {
         ConnectionStats {
             messages_in: self.messages_in.load(Relaxed),

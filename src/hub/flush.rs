@@ -1,8 +1,8 @@
-//! Writing what a publish has queued: a few outboxes at once; many part by part, so that others' messages pass in
-//! between, by all of the runtime's workers.
+//! Writes the outboxes to which a publish has queued. Few are written at once. Many are written in parts by all workers
+//! of the runtime, so that other messages pass in between.
 //!
-//! A part is written by whoever comes first: the task that published, or one of the server's helpers, of which there
-//! is one for each worker, and none where there is one worker.
+//! Each part is written by the task that published or by a helper task, whichever takes it first. There is one helper
+//! for each worker, and none if there is only one worker.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,17 +17,17 @@ use tokio::sync::Notify;
 use super::FlushList;
 use crate::sync::lock;
 
-/// Outboxes that one task writes before it lets others run: some 1.5 ms of system calls.
+/// The most outboxes that a task writes before it lets others run: some 1.5 ms of system calls.
 const OUTBOXES_PER_PART: usize = 256;
 
 thread_local! {
-    /// The one that was done last, kept so that the next message needs none of its own.
+    /// The state of the last write, reused so that the next message allocates none.
     static SPARE: Cell<Option<Arc<Shared>>> = const { Cell::new(None) };
-    /// The room of the part that is being written.
+    /// The memory of the part that is being written.
     static PART: Cell<FlushList> = const { Cell::new(FlushList::new()) };
 }
 
-/// The writing of many outboxes. Dropped before its end it leaves them to the helpers or to their connections' tasks.
+/// The writing of many outboxes. If it is dropped before its end, the helpers or the connections' tasks write the rest.
 pub struct Writing(Arc<Shared>);
 
 #[derive(Default)]
@@ -37,11 +37,11 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// What nobody writes yet.
+    /// The outboxes that no task writes yet.
     flush_list: FlushList,
-    /// Parts that are being written by helpers.
+    /// The number of parts that helpers are writing.
     taken: usize,
-    /// The task that published, when it has nothing to do but wait for them.
+    /// Wakes the task that published, while it waits for the helpers.
     publisher: Option<Waker>,
 }
 
@@ -84,7 +84,7 @@ impl Shared {
     }
 }
 
-/// Outboxes that the holder writes. However it ends, the publisher is told.
+/// Outboxes that one task writes. Dropping it tells the publisher, also after a panic.
 struct Part {
     flush_list: FlushList,
     of: Arc<Shared>,
@@ -93,9 +93,9 @@ struct Part {
 impl Part {
     fn write(mut self, flusher: &Flusher) {
         match catch_unwind(AssertUnwindSafe(|| self.flush_list.flush())) {
-            // The room is kept.
+            // Keep the memory.
             Ok(()) => PART.set(std::mem::take(&mut self.flush_list)),
-            // The outbox whose writing panicked has broken off by itself.
+            // The outbox whose write panicked has ended itself.
             Err(_panic) => _ = flusher.panics.fetch_add(1, Relaxed),
         }
     }
@@ -103,7 +103,7 @@ impl Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        // What a panic left goes to its connections' tasks before the publisher is told.
+        // After a panic the connections' tasks get the rest before the publisher is told.
         drop(std::mem::take(&mut self.flush_list));
         let mut state = lock(&self.of.state);
         state.taken -= 1;
@@ -116,26 +116,26 @@ impl Drop for Part {
     }
 }
 
-/// Writes flush lists, with helper tasks: as many as there are workers, and none where a helper could only take turns with
-/// the publisher.
+/// Writes flush lists with helper tasks: as many as there are workers, or none if a helper could only take turns with the
+/// publisher.
 pub struct Flusher {
-    /// Panics of a write. Each costs one connection.
+    /// Panics in writes. Each ends one connection.
     panics: Arc<AtomicU64>,
     count: OnceLock<usize>,
-    /// What they were asked to help with; never more than there are helpers: one that is busy looks here when it is
-    /// done, and what is not asked for here its publisher writes.
+    /// Writes that need helpers, at most as many as there are helpers. A busy helper looks here when it is done; a publisher
+    /// writes the parts that no helper takes.
     asked: Mutex<Vec<Arc<Shared>>>,
     called: Notify,
 }
 
 impl Flusher {
-    /// A flusher that counts in `panics`.
+    /// Makes a flusher that counts panics in `panics`.
     pub fn new(panics: Arc<AtomicU64>) -> Flusher {
         Flusher { panics, count: OnceLock::new(), asked: Mutex::default(), called: Notify::new() }
     }
 
-    /// Writes the outboxes of a flush list. Few are written before this returns. More are left to what is returned, which
-    /// the publisher polls to its end before it reads on, so that it can't run ahead of its readers' sockets.
+    /// Writes the outboxes of a flush list. Few are written before this returns. For more it returns a [`Writing`], which the
+    /// publisher must poll to its end before it reads again, so that it cannot run ahead of its readers' sockets.
     #[inline]
     pub fn flush(self: &Arc<Self>, flush_list: &mut FlushList) -> Option<Writing> {
         if flush_list.len() <= OUTBOXES_PER_PART {
@@ -149,7 +149,7 @@ impl Flusher {
         Some(Writing(shared))
     }
 
-    /// Asks for help with a writing of so many parts.
+    /// Calls helpers for a write of this many parts.
     fn ask(self: &Arc<Self>, shared: &Arc<Shared>, parts: usize) {
         let count = *self.count.get_or_init(|| {
             let workers = Handle::current().metrics().num_workers();
@@ -159,7 +159,7 @@ impl Flusher {
             }
             count
         });
-        // At least two: the runtime keeps the task that was woken last for the worker that woke it.
+        // Wake at least two, because the runtime keeps the task woken last for the worker that woke it.
         for _ in 0..parts.min(count) {
             let mut asked = lock(&self.asked);
             if asked.len() == count {
@@ -192,8 +192,8 @@ async fn help(flusher: Arc<Flusher>) {
     }
 }
 
-/// Has the task polled again when others have run and the sockets were looked at. A task that wakes itself may be
-/// polled dozens of times before its worker looks at them.
+/// Has the task polled again after other tasks ran and the sockets were checked. A task that wakes itself may be polled
+/// dozens of times before its worker checks the sockets.
 pub fn yield_to_sockets(context: &mut Context<'_>) {
     let again = pin!(tokio::task::yield_now());
     let _pending = again.poll(context);
@@ -220,7 +220,7 @@ mod tests {
         (Arc::new(hub), Arc::new(Flusher::new(Arc::default())))
     }
 
-    /// Lets a reader of the one channel in.
+    /// Adds a reader of the one channel.
     fn enter(hub: &Hub, sink: Box<dyn Sink>) -> Arc<Connection> {
         let mut access = Claims::nobody();
         access.read = [ChannelName::internal("c")].into();
@@ -232,7 +232,7 @@ mod tests {
         reader
     }
 
-    /// Writes what was left to a reader's own task, which these tests have none of.
+    /// Does the work of a reader's own task, which these tests do not have.
     fn be_its_task(reader: &Arc<Connection>) {
         reader.outbox.poll(&mut Context::from_waker(Waker::noop()));
     }
@@ -277,7 +277,7 @@ mod tests {
         assert_eq!(flusher.count.get(), Some(&4));
     }
 
-    /// Keeps whoever writes to it until it is opened.
+    /// Blocks every writer until it is opened.
     #[derive(Default)]
     struct Gate {
         open: Mutex<bool>,
@@ -311,7 +311,7 @@ mod tests {
         let mut flush_list = FlushList::new();
         hub.publish(&delivery, None, &mut flush_list);
         let mut writing = flusher.flush(&mut flush_list).unwrap();
-        // Both workers hang in a write: this thread is none of them.
+        // Both workers are blocked in a write; this thread is not one of them.
         while gate.waiting.load(Relaxed) < 2 {
             std::thread::yield_now();
         }

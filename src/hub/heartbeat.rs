@@ -1,48 +1,48 @@
-//! Whether a client is alive. Life is bytes that come from it; what its system takes from us is none, because the system
-//! of a frozen program goes on taking, and so does ours where the network is gone.
+//! Decides whether a client is alive. Only bytes from the client count. Bytes that its system accepts do not, because the
+//! system of a frozen program still accepts them, and our own does so when the network is gone.
 //!
-//! The answer to a ping comes when the client has read up to it. How far that is nobody tells: what was written may wait
-//! in our kernel, on the way, or in the client's own. So a client has `pong_timeout` from when the ping was written, and
-//! on top the time in which the slowest reader reads what it may still have before it.
+//! A client answers a ping when it has read the bytes before it. These may wait in our kernel, in the network, or in the
+//! client's kernel, so nobody knows how many are left. A client therefore has `pong_timeout` from the moment the ping was
+//! written, plus the time in which the slowest accepted reader would read those bytes.
 
 use crate::outbox::{Progress, Seconds};
 
-/// Bytes a second that a client reads at the least, or it counts as dead: 128 kbit/s.
+/// The slowest rate at which a client may read before it counts as dead, in bytes per second: 128 kbit/s.
 const SLOWEST: u32 = 16 * 1024;
 
-/// The most that may lie before a ping, in bytes: what Linux lets a send buffer grow to (tcp_wmem in tcp(7)).
+/// The most bytes that may lie before a ping: the largest send buffer of Linux (tcp_wmem in tcp(7)).
 const MOST_BEFORE_PING: u32 = 4 * 1024 * 1024;
 
-/// What is known of one client's life. Places in the stream to it are counted in bytes, modulo 2^32.
+/// The state of one client's heartbeat. Positions in the stream to it are counted in bytes, modulo 2^32.
 #[derive(Debug, Default)]
 pub(crate) struct Heartbeat {
-    /// A ping waits for its answer.
+    /// A ping is not answered yet.
     pinged: bool,
-    /// When the ping was written, or its writing last advanced; without one, when this was last looked at.
+    /// When the ping was written, or when its writing last advanced. Without a ping, when the client was last checked.
     at: Seconds,
-    /// Where the ping ends; without one, where the stream ended at `at`.
+    /// The end of the ping. Without a ping, the end of the stream at `at`.
     end: u32,
-    /// How far it was written at `at`, up to `end`.
+    /// The position up to which the stream was written at `at`, at most `end`.
     written: u32,
-    /// How far the client has read, if it is no slower than [`SLOWEST`].
+    /// The position up to which the client has read, if it is no slower than [`SLOWEST`].
     read: u32,
 }
 
-/// What to do about a client.
+/// What the caller must do about a client.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Pulse {
-    /// Look again at this time.
+    /// Check it again at this time.
     Alive(Seconds),
-    /// The ping still waits for the socket: ask it, and look again at this time.
+    /// The ping still waits for the socket: try to write, and check again at this time.
     Unwritten(Seconds),
-    /// It is silent: ping it, and say so by [`Heartbeat::pinged`].
+    /// It is silent: ping it, and call [`Heartbeat::pinged`].
     Silent,
     /// It did not answer.
     Dead,
 }
 
 impl Heartbeat {
-    /// Looks at a client that was last heard of at `heard`.
+    /// Checks a client whose last bytes arrived at `heard`.
     pub(crate) fn look(
         &mut self,
         now: Seconds,
@@ -56,7 +56,7 @@ impl Heartbeat {
         }
         let queued = stream.queued as u32;
         if self.pinged {
-            // It has read up to the ping.
+            // The client has read up to the ping.
             self.read = self.end;
         } else {
             let seconds = now.saturating_sub(self.at);
@@ -67,7 +67,7 @@ impl Heartbeat {
         if now < heard.saturating_add(interval) { Pulse::Alive(heard + interval) } else { Pulse::Silent }
     }
 
-    /// Notes that a ping was queued; `is_written` where it is written at once.
+    /// Records that a ping was queued; `is_written` says whether it is written at once.
     pub(crate) fn pinged(&mut self, now: Seconds, stream: Progress, is_written: bool) {
         self.pinged = true;
         self.at = now;
@@ -89,7 +89,7 @@ impl Heartbeat {
         }
     }
 
-    /// The bytes that the client may still have to read before `end`.
+    /// Returns the bytes that the client may still have to read before `end`.
     fn before_end(&self) -> u32 {
         self.end.wrapping_sub(self.read)
     }
@@ -107,7 +107,7 @@ mod tests {
         heartbeat.look(now, heard, Progress { written, queued }, INTERVAL, PATIENCE)
     }
 
-    /// Pings at this time, behind so many bytes of which all are written.
+    /// Pings at this time, after this many bytes, which are all written.
     fn pinged(now: Seconds, bytes: u64) -> Heartbeat {
         let mut heartbeat = Heartbeat::default();
         assert_eq!(look(&mut heartbeat, now, now - INTERVAL, bytes, bytes), Pulse::Silent);
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_silent_is_pinged_and_who_does_not_answer_is_dead() {
+    fn a_silent_client_is_pinged_and_is_dead_without_an_answer() {
         let mut heartbeat = Heartbeat::default();
         assert_eq!(look(&mut heartbeat, 30, 10, 0, 0), Pulse::Alive(35));
         let mut heartbeat = pinged(35, 0);
@@ -146,20 +146,20 @@ mod tests {
         let mut heartbeat = pinged(35, MIB);
         assert_eq!(look(&mut heartbeat, 45, 10, MIB + 2, MIB + 2), Pulse::Alive(45 + 64));
         assert_eq!(look(&mut heartbeat, 109, 10, MIB + 2, MIB + 2), Pulse::Dead);
-        // It has answered once it had read them: they count no more.
+        // It answered after it had read them, so they no longer count.
         let mut heartbeat = pinged(35, MIB);
         assert_eq!(look(&mut heartbeat, 90, 80, MIB + 2, MIB + 2), Pulse::Alive(105));
         assert_eq!(look(&mut heartbeat, 105, 80, MIB + 2, MIB + 2), Pulse::Silent);
         heartbeat.pinged(105, Progress { written: MIB + 2, queued: MIB + 4 }, true);
         assert_eq!(look(&mut heartbeat, 106, 80, MIB + 4, MIB + 4), Pulse::Alive(115));
-        // Nor what is so old that the slowest has read it, whatever it sends itself.
+        // Nor do bytes so old that even the slowest reader has read them.
         let mut heartbeat = Heartbeat::default();
         assert_eq!(look(&mut heartbeat, 10, 10, MIB, MIB), Pulse::Alive(35));
         assert_eq!(look(&mut heartbeat, 74, 60, MIB, MIB), Pulse::Alive(85));
         assert_eq!(look(&mut heartbeat, 85, 60, MIB, MIB), Pulse::Silent);
         heartbeat.pinged(85, Progress { written: MIB, queued: MIB + 2 }, true);
         assert_eq!(look(&mut heartbeat, 86, 60, MIB + 2, MIB + 2), Pulse::Alive(95));
-        // However much was sent, the wait has an end.
+        // The wait is bounded however much was sent.
         let mut heartbeat = pinged(35, 3 << 30);
         assert_eq!(look(&mut heartbeat, 45, 10, (3 << 30) + 2, (3 << 30) + 2), Pulse::Alive(45 + 256));
     }
@@ -174,13 +174,13 @@ mod tests {
         }
         assert_eq!(look(&mut heartbeat, 100, 10, 200, 200), Pulse::Alive(110));
         assert_eq!(look(&mut heartbeat, 110, 10, 300, 300), Pulse::Dead);
-        // A socket that takes nothing more ends it too.
+        // A socket that takes no more bytes ends it, too.
         let mut heartbeat = Heartbeat::default();
         assert_eq!(look(&mut heartbeat, 35, 10, 50, 100), Pulse::Silent);
         heartbeat.pinged(35, Progress { written: 50, queued: 102 }, false);
         assert_eq!(look(&mut heartbeat, 44, 10, 50, 102), Pulse::Unwritten(45));
         assert_eq!(look(&mut heartbeat, 45, 10, 50, 102), Pulse::Dead);
-        // Said to be written, and refused.
+        // Reported as written, but refused.
         let mut heartbeat = pinged(35, 100);
         assert_eq!(look(&mut heartbeat, 36, 10, 50, 102), Pulse::Unwritten(37));
     }

@@ -1,6 +1,6 @@
-//! What a channel keeps of its last messages: bounded by count and age, and all channels together by bytes.
+//! The last messages of a channel, bounded by count and age, and for all channels together by bytes.
 //!
-//! All of it happens under the channel's lock, so that history, ids and readers agree on one order.
+//! The channel's lock guards its history, so that history, ids and readers agree on one order.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,17 +12,17 @@ use super::ages::{Ages, Slot};
 use crate::frame::Frame;
 use crate::message::{ChannelName, MessageId, number};
 
-/// What a channel with a history costs beside its messages and its name, in bytes, as measured: the channel, its places
-/// in the hub's map and in the index by age, and what the allocator adds. So many small ones are bounded, too.
+/// The bytes of a channel with a history beside its messages and its name, as measured: the channel, its entries in the
+/// hub's map and in the index by age, and the overhead of the allocator. This bounds many small channels, too.
 const CHANNEL_BYTES: usize = 448;
 
-/// What the allocator and the counts of references add to an entry's frame and ends, in bytes.
+/// The bytes that the allocator and reference counts add to an entry's frame and ends.
 const ENTRY_BYTES: usize = 64;
 
-/// From so many eighths of the bytes on the oldest goes. The rest is for what comes before it has gone.
+/// The eighths of `bytes` at which the sweep begins. The rest is for messages that arrive before it is done.
 const KEPT_EIGHTHS: usize = 7;
 
-/// The limits of all histories, and what they hold together.
+/// The limits of all histories, and the bytes that they hold together.
 #[derive(Debug)]
 pub(super) struct Keeping {
     /// `[history] messages`; 0 is off.
@@ -32,11 +32,11 @@ pub(super) struct Keeping {
     /// `[history] bytes`.
     max_bytes: AtomicUsize,
     bytes: AtomicUsize,
-    /// `messages` has become less, and what is kept was not cut to it yet.
+    /// `messages` became smaller, and the histories are not cut to it yet.
     cut: AtomicBool,
-    /// The histories that there are.
+    /// The number of histories.
     pub(super) histories: AtomicUsize,
-    /// The epoch of the next history. It begins at random, so that no other run of the daemon has the same.
+    /// The epoch of the next history. The first one is random, so that no other run of the daemon has the same.
     next_epoch: AtomicU64,
 }
 
@@ -61,7 +61,7 @@ impl Keeping {
         }
     }
 
-    /// Whether `messages` has become less since this was asked.
+    /// Returns whether `messages` became smaller since the last call.
     pub(super) fn was_cut(&self) -> bool {
         self.cut.swap(false, Relaxed)
     }
@@ -70,7 +70,7 @@ impl Keeping {
         self.messages.load(Relaxed) > 0
     }
 
-    /// Bytes that all histories hold.
+    /// Returns the bytes that all histories hold.
     pub(super) fn bytes(&self) -> usize {
         self.bytes.load(Relaxed)
     }
@@ -79,7 +79,7 @@ impl Keeping {
         self.max_bytes.load(Relaxed)
     }
 
-    /// Whether the oldest has to go, so that there is room for what comes.
+    /// Returns whether the sweep must drop messages.
     pub(super) fn is_full(&self) -> bool {
         self.bytes() > self.max_bytes() / 8 * KEPT_EIGHTHS
     }
@@ -89,7 +89,7 @@ impl Keeping {
     }
 }
 
-/// What may still be delivered to one connection at once.
+/// What one connection may still be delivered at once.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Allowance {
     pub(super) messages: usize,
@@ -104,25 +104,25 @@ pub(super) struct History {
     last: u64,
     entries: VecDeque<Entry>,
     messages: usize,
-    /// What the entries cost, without their places in the queue.
+    /// The bytes of the entries, without their slots in the queue.
     held: usize,
-    /// What of it all stands in `keeping`, and the part of that which is always there.
+    /// The bytes that `keeping` counts for this history, and the part that does not depend on its entries.
     counted: usize,
     base: usize,
-    /// Where its channel stands in the index by age.
+    /// The slot of its channel in the index by age.
     filed: Option<Slot>,
-    /// Who has been promised what is here: while there is one, nothing goes.
+    /// The number of clients that were promised these messages. While there is one, no message is dropped.
     pins: u32,
-    /// When its channel's last reader left, or it began: for so long those who left may come back to their place.
+    /// When its channel's last reader left, or when it began. Clients may return to their position for `ttl` from then.
     left: Instant,
 }
 
-/// What was published together, in the frame that the readers got.
+/// Messages that were published together, in the frame that the readers received.
 struct Entry {
     frame: Frame,
     /// The number of its first message.
     first: u64,
-    /// Where each of its messages ends.
+    /// The end of each message in the frame.
     ends: Box<[u32]>,
     at: Instant,
 }
@@ -132,12 +132,12 @@ impl Entry {
         self.frame.len() + size_of_val(&*self.ends) + ENTRY_BYTES
     }
 
-    /// The number of its last message.
+    /// Returns the number of its last message.
     fn last(&self) -> u64 {
         self.first + self.ends.len() as u64 - 1
     }
 
-    /// Its messages after the one with this number.
+    /// Returns its messages after the one with this number.
     fn after(&self, number: u64) -> Frame {
         if number < self.first {
             return self.frame.clone();
@@ -168,7 +168,7 @@ impl History {
         }
     }
 
-    /// Begins another history in its place: what was published meanwhile is not in it.
+    /// Begins a new history with another epoch, because messages were published that it does not have.
     pub(super) fn restart(&mut self) {
         self.epoch = self.keeping.next_epoch.fetch_add(1, Relaxed);
         self.last = 0;
@@ -178,7 +178,7 @@ impl History {
         self.recount();
     }
 
-    /// Gives the messages of a frame their ids and keeps them. Returns the frame that readers get.
+    /// Gives the messages of a frame their ids and keeps them. Returns the frame for the readers.
     pub(super) fn record(&mut self, frame: &Frame, now: Instant) -> Frame {
         let (frame, ends) = number(frame, self.epoch, self.last + 1);
         let entry = Entry { frame: frame.clone(), first: self.last + 1, ends, at: now };
@@ -186,7 +186,7 @@ impl History {
         self.messages += entry.ends.len();
         self.held += entry.cost();
         if self.entries.capacity() == 0 {
-            // Most channels never keep a second one.
+            // Most channels never keep a second message.
             self.entries.reserve_exact(1);
         }
         self.entries.push_back(entry);
@@ -195,7 +195,7 @@ impl History {
         frame
     }
 
-    /// Lets go what is too old or too much.
+    /// Drops messages that are too old or too many.
     pub(super) fn trim(&mut self, now: Instant) {
         let (max, ttl) = (self.keeping.messages.load(Relaxed), self.keeping.ttl());
         while let Some(oldest) = self.entries.front() {
@@ -213,7 +213,7 @@ impl History {
         self.recount();
     }
 
-    /// Has all histories together hold what this one costs now.
+    /// Updates the count of all histories by the bytes of this one.
     fn recount(&mut self) {
         let now = self.base + self.held + self.entries.capacity() * size_of::<Entry>();
         if now > self.counted {
@@ -224,7 +224,7 @@ impl History {
         self.counted = now;
     }
 
-    /// Lets go what is as old as this.
+    /// Drops messages that are at least this old.
     pub(super) fn drop_until(&mut self, cutoff: Instant) {
         while self.pins == 0 && self.oldest().is_some_and(|at| at <= cutoff) {
             self.drop_oldest();
@@ -239,7 +239,7 @@ impl History {
         if let Some(oldest) = self.entries.pop_front() {
             self.messages -= oldest.ends.len();
             self.held -= oldest.cost();
-            // At once: the one that drops looks whether that was enough.
+            // Counted at once, because the caller checks whether this was enough.
             self.keeping.bytes.fetch_sub(oldest.cost(), Relaxed);
             self.counted -= oldest.cost();
         }
@@ -249,13 +249,13 @@ impl History {
         self.entries.front().map(|entry| entry.at)
     }
 
-    /// Notes that nobody reads its channel any more.
+    /// Records that the channel's last reader left.
     pub(super) fn left(&mut self, now: Instant) {
         self.left = now;
     }
 
-    /// Files its channel by the age of its oldest message; without one, by since when it has waited for those who could
-    /// come back. What is promised to somebody is as good as new.
+    /// Indexes its channel by the age of its oldest message, or, without a message, by the time when the last reader left.
+    /// A history that was promised to a client counts as new.
     pub(super) fn file(
         &mut self,
         ages: &Ages<Arc<Channel>>,
@@ -269,21 +269,21 @@ impl History {
         }
     }
 
-    /// Notes that its channel was taken out of the index there. False where it stands elsewhere.
+    /// Records that its channel was taken from the index. Returns false if the channel is in another slot.
     pub(super) fn unfile(&mut self, slot: Slot) -> bool {
         self.filed.take_if(|filed| *filed == slot).is_some()
     }
 
-    /// Whether nobody misses it, where nobody reads its channel and nobody who left after `until` counts: it keeps
-    /// nothing, and has no reason to wait for those who could come back to find that they missed nothing.
+    /// Returns whether a history of a channel without readers may go: it has no message, and the last reader left before
+    /// `until`. Until then clients may return and learn that they missed nothing.
     pub(super) fn may_go(&self, until: Option<Instant>) -> bool {
         let waits = self.keeping.is_on() && until.is_none_or(|until| self.left > until);
         self.entries.is_empty() && self.pins == 0 && !waits
     }
 
-    /// After which number to deliver, so that who has `id` has missed nothing; for none, all that is kept.
+    /// Returns the number after which to deliver to a client whose last message is `id`, or the whole history for `None`.
     ///
-    /// `None` where the history does not reach back, or where that is more than is left of the allowance.
+    /// Returns `None` if the history does not reach back to `id`, or if the messages exceed the allowance.
     pub(super) fn after(&mut self, id: Option<MessageId>, now: Instant, left: &mut Allowance) -> Option<u64> {
         self.trim(now);
         let max = self.keeping.messages.load(Relaxed) as u64;
@@ -300,7 +300,7 @@ impl History {
             let messages = (self.last - after.max(entry.first - 1)) as usize;
             let bytes = needs.bytes + entry.frame.len();
             if messages > left.messages || bytes > left.bytes {
-                // Of all that is kept, the latest.
+                // The latest part of the history that fits.
                 if id.is_some() {
                     return None;
                 }
@@ -314,7 +314,7 @@ impl History {
         Some(if id.is_some() { after } else { reached })
     }
 
-    /// The frames of all messages after this number, in order.
+    /// Returns the frames of all messages after this number, in order.
     pub(super) fn frames_after(&self, number: u64) -> impl Iterator<Item = Frame> {
         let first = self.entries.partition_point(|entry| entry.last() <= number);
         self.entries.range(first..).map(move |entry| entry.after(number))
@@ -333,12 +333,12 @@ impl History {
         self.pins > 0
     }
 
-    /// The place of this number.
+    /// Returns the id of this number.
     pub(super) fn place(&self, number: u64) -> MessageId {
         MessageId { epoch: self.epoch, number }
     }
 
-    /// The number of the last message; 0 before the first.
+    /// Returns the number of the last message; 0 before the first.
     pub(super) fn last(&self) -> u64 {
         self.last
     }

@@ -10,19 +10,19 @@ use crate::message::{Batch, ChannelName, Delivery, MessageId};
 use crate::outbox::Pushed;
 use crate::sync::lock;
 
-/// What became of messages on their way to a channel.
+/// The outcome of a publish.
 #[derive(Default)]
 struct Queued {
-    /// Readers that they were queued to.
+    /// Readers to which the messages were queued.
     readers: usize,
-    /// The place of the last of them, where they are kept.
+    /// The id of the last message, if there is a history.
     last: Option<MessageId>,
 }
 
 impl Hub {
-    /// Queues a message to every reader of its channel but the publisher, and returns to how many.
+    /// Queues a message to every reader of its channel except the publisher, and returns the number of readers.
     ///
-    /// Those whose outbox has to be written by the caller are added to `flush_list`.
+    /// Adds the outboxes that the caller must write to `flush_list`.
     pub fn publish(
         &self,
         delivery: &Delivery<'_>,
@@ -32,7 +32,7 @@ impl Hub {
         self.queue(delivery.channel, || delivery.encode(), is(publisher), flush_list).readers
     }
 
-    /// Like [`Hub::publish`], to all but these readers.
+    /// Publishes as [`Hub::publish`] does, to all readers except these.
     pub fn publish_except(
         &self,
         delivery: &Delivery<'_>,
@@ -44,7 +44,7 @@ impl Hub {
         self.queue(delivery.channel, || delivery.encode(), is_excluded, flush_list).readers
     }
 
-    /// Like [`Hub::publish`] for several messages, which arrive together; takes them out of `batch`.
+    /// Publishes the messages of `batch` together, as [`Hub::publish`] does, and empties it.
     pub fn publish_batch(
         &self,
         batch: &mut Batch,
@@ -79,7 +79,7 @@ impl Hub {
         Queued { readers: self.push(&channel, &readers, &frame, is_excluded, flush_list), last: None }
     }
 
-    /// Gives a frame to a channel's readers, under its lock.
+    /// Pushes a frame to a channel's readers. The channel is locked.
     fn push(
         &self,
         channel: &Channel,
@@ -89,7 +89,7 @@ impl Hub {
         flush_list: &mut FlushList,
     ) -> usize {
         let mut queued = 0;
-        // Not fetch_add: the lock has made this the only writer.
+        // A plain store suffices, because only the holder of the lock writes.
         channel.messages.store(channel.messages.load(Relaxed) + frame.messages() as u64, Relaxed);
         for reader in &readers.connections {
             if is_excluded(reader) {
@@ -101,7 +101,7 @@ impl Hub {
         queued
     }
 
-    /// Like `queue`, into the channel's history as well; a channel that nobody reads comes to be for it.
+    /// Queues as `queue` does, and records the messages in the channel's history. Creates a channel that has no reader.
     #[cold]
     fn queue_kept(
         &self,
@@ -142,7 +142,7 @@ impl Hub {
     }
 }
 
-/// Whether a reader is the publisher.
+/// Returns a test of whether a reader is the publisher.
 fn is(publisher: Option<&Arc<Connection>>) -> impl Fn(&Arc<Connection>) -> bool {
     move |reader| publisher.is_some_and(|publisher| Arc::ptr_eq(publisher, reader))
 }

@@ -1,4 +1,4 @@
-//! What a connection gets that comes back: its positions in the channels that it joins, and what it missed.
+//! Resumes a client: tells its positions in the channels that it joins, and delivers the messages that it missed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,23 +11,23 @@ use crate::message::{ChannelName, MessageId, Since};
 use crate::outbox::Pushed;
 use crate::sync::lock;
 
-/// The part of a connection's queue, and of what all queues may hold, up to which what was missed may fill it: the rest
-/// is for what comes.
+/// The share of a connection's queue, and of the limit of all queues together, that missed messages may fill. The rest is
+/// for new messages.
 const PART_OF_QUEUE: usize = 2;
 
-/// What a connection hears about the channels that it joins.
+/// The positions of a connection in the channels that it joins.
 #[derive(Clone, Debug, Default)]
 pub struct Positions {
-    /// Those that it asked for with an id, and whether nothing is missing.
+    /// The channels that it asked for with an id, and whether no message is missing.
     pub recovered: Vec<(ChannelName, bool)>,
-    /// With a history, all of them, and the id after which it gets whatever is published.
+    /// The channels that have a history, and the id after which it receives every message.
     pub ids: Vec<(ChannelName, MessageId)>,
 }
 
-/// What a connection that joins channels can get of what it has missed.
+/// The missed messages that a connection can get in the channels that it joins.
 ///
-/// First all channels are looked at, because the answer stands before the first message; then they are joined, one by
-/// one. In between what was promised is pinned, so that the answer stays true.
+/// All channels are checked first, because the reply comes before the first message. Then they are joined one by one. In
+/// between the promised messages are pinned, so that the reply stays true.
 pub(super) struct Resume<'a> {
     hub: &'a Hub,
     now: Instant,
@@ -36,9 +36,9 @@ pub(super) struct Resume<'a> {
 }
 
 impl<'a> Resume<'a> {
-    /// Looks where a connection stands in the channels that it joins, and what it may get beside what waits for it
-    /// already. With an id, that is where it was, if all since is there; with none, before all that is kept; without
-    /// being asked, after it.
+    /// Finds the positions of a connection in the channels that it joins, within the room that its queue has left. With an id
+    /// the position is that id, if all messages since are kept; with null it is before the whole history; if `since` does
+    /// not name the channel, it is after the history.
     pub(super) fn look(
         hub: &'a Hub,
         connection: &Connection,
@@ -66,7 +66,7 @@ impl<'a> Resume<'a> {
         resume
     }
 
-    /// Returns whether there is what was asked for.
+    /// Pins the history of a channel. Returns whether it has every message that was asked for.
     fn pin(&mut self, name: &ChannelName, asked: Option<&Option<MessageId>>, left: &mut Allowance) -> bool {
         let mut shard = lock(self.hub.channels.shard(name.as_str()));
         let channel = shard.entry(name.clone()).or_insert_with(|| Channel::new(name)).clone();
@@ -84,12 +84,12 @@ impl<'a> Resume<'a> {
         found.is_some()
     }
 
-    /// What to tell the connection before it gets any of it.
+    /// Returns the positions, which the connection is told before any message.
     pub(super) fn positions(&self) -> &Positions {
         &self.positions
     }
 
-    /// The number of the message after which to deliver.
+    /// Returns the number of the message after which to deliver.
     pub(super) fn after(&self, name: &ChannelName) -> Option<u64> {
         self.pinned.get(name).map(|(_, after)| *after)
     }
@@ -106,8 +106,8 @@ impl Drop for Resume<'_> {
 }
 
 impl Hub {
-    /// Queues what was kept after the message with the number `after` to a connection that reads the channel already:
-    /// one step in the channel's order, so that what it has had is had again and nothing else comes twice.
+    /// Queues the history after the message `after` to a connection that reads the channel already. This is one step in the
+    /// channel's order, so that only messages of the history are delivered twice.
     pub(super) fn deliver_again(&self, connection: &Arc<Connection>, name: &ChannelName, after: u64) {
         let channel = lock(self.channels.shard(name.as_str())).get(name).cloned();
         let Some(channel) = channel else { return };
@@ -120,7 +120,7 @@ impl Hub {
 /// Queues all messages after the one with this number to a connection that is about to join.
 pub(super) fn deliver(history: &History, after: u64, connection: &Arc<Connection>) {
     if connection.outbox.push_all(history.frames_after(after)) == Pushed::Promised {
-        // Nobody here collects promises: its own task writes it.
+        // There is no flush list here, so the connection's own task writes.
         connection.outbox.hand_over();
     }
 }

@@ -1,4 +1,4 @@
-//! Drops what histories keep for too long, and the oldest of it while all of them together keep too much.
+//! Drops messages that are too old from the histories, and the oldest ones while all histories together are too large.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,27 +7,28 @@ use super::ages::Slot;
 use super::{Channel, Hub, forget_unused};
 use crate::sync::lock;
 
-/// Channels that give up their oldest for what one publish adds: more than it needs, so that they keep pace.
+/// Channels that drop their oldest messages for one publish: more than it adds, so that the sweep keeps pace.
 pub(super) const CHANNELS_PER_PUBLISH: usize = 4;
 
-/// Channels that are taken out of the index by age at once.
+/// Channels that are taken from the index at once.
 const CHANNELS_AT_ONCE: usize = 16;
 
-/// A channel that was taken out of the index by age, and where it stood.
+/// A channel that was taken from the index, and its slot.
 pub struct Outdated(Slot, Arc<Channel>);
 
 impl Hub {
-    /// What channels keep: messages each (0 is off), how long, and bytes of all together.
+    /// Sets the limits of histories: messages of each (0 is off), their age, and the bytes of all together.
     pub fn keep(&self, messages: usize, ttl: Duration, bytes: usize) {
         self.keeping.set(messages, ttl, bytes);
     }
 
-    /// Bytes that all histories hold.
+    /// Returns the bytes that all histories hold.
     pub fn history_bytes(&self) -> usize {
         self.keeping.bytes()
     }
 
-    /// Takes the channels out of the index that keep something too old, or all where each is to keep less: for [`Hub::let_go`], part by part.
+    /// Takes the channels from the index that have messages which are too old, or all if the limit of each became smaller.
+    /// [`Hub::let_go`] takes them in parts.
     pub fn outdated(&self, now: Instant) -> Vec<Outdated> {
         let all = self.keeping.was_cut() || !self.keeping.is_on();
         let Some(until) = now.checked_sub(if all { Duration::ZERO } else { self.keeping.ttl() }) else {
@@ -39,15 +40,15 @@ impl Hub {
             .collect()
     }
 
-    /// Lets go what is too old, and channels that keep nothing any more.
+    /// Drops messages that are too old, and removes channels that keep nothing.
     pub fn let_go(&self, outdated: &[Outdated], now: Instant) {
         for Outdated(slot, channel) in outdated {
             self.let_go_of(channel, *slot, now, None);
         }
     }
 
-    /// While all histories together have no room for what comes, lets go the oldest, of so many channels at most.
-    /// Returns whether that made some room and there is still none.
+    /// Drops the oldest messages of at most `most` channels while all histories together are full.
+    /// Returns whether messages were dropped and the histories are still full.
     pub fn relieve_history(&self, now: Instant, most: usize) -> bool {
         let before = self.keeping.bytes();
         let mut left = most;
@@ -63,7 +64,7 @@ impl Hub {
         self.keeping.is_full() && self.keeping.bytes() < before
     }
 
-    /// Lets go what of a channel is too old, or as old as `cutoff`, and files it again by what is left.
+    /// Drops a channel's messages that are too old or as old as `cutoff`, and indexes it again by the oldest that is left.
     fn let_go_of(&self, channel: &Arc<Channel>, slot: Slot, now: Instant, cutoff: Option<Instant>) {
         let mut shard = lock(self.channels.shard(channel.name.as_str()));
         let mut readers = lock(&channel.readers);
