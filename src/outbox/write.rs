@@ -37,7 +37,7 @@ pub(super) fn write(sink: &dyn Sink, queue: &VecDeque<Frame>, offset: usize) -> 
     }
 }
 
-/// Writes the bytes of one frame. Returns the same as [`write`].
+/// Writes the bytes of one frame. Returns the same as [`write()`].
 #[inline]
 pub(super) fn write_one(sink: &dyn Sink, bytes: &[u8]) -> io::Result<(usize, bool)> {
     taken(sink.try_write(&[IoSlice::new(bytes)]), bytes.len())

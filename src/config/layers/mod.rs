@@ -1,6 +1,6 @@
 //! The layers of settings: configuration file, environment, command line. Each overrides the ones before it.
 //!
-//! [`file`] reads TOML, [`environment`] the variables and [`command_line`] the options. [`Layers`] merges them, notes the
+//! [`mod@file`] reads TOML, [`environment`] the variables and [`command_line`] the options. [`Layers`] merges them, notes the
 //! source of each value, and collects every problem, even of a value that a later layer overrides.
 
 pub(super) mod command_line;
