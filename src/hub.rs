@@ -186,7 +186,7 @@ impl Hub {
     /// Registers a connection and joins it to the channels that it may read. Its outbox may still be held back.
     pub fn enter(&self, connection: &Arc<Connection>) {
         lock(self.connections.shard(&connection.id())).insert(connection.id(), connection.clone());
-        self.subscribe(connection, &connection.access().read);
+        self.subscribe(connection, &connection.claims().read);
     }
 
     /// Registers a connection as [`Hub::enter`] does. Calls `announce` with its positions before anything is queued.
@@ -197,7 +197,7 @@ impl Hub {
         announce: impl FnOnce(&Positions),
     ) {
         lock(self.connections.shard(&connection.id())).insert(connection.id(), connection.clone());
-        self.resume(connection, &connection.access().read, since, announce);
+        self.resume(connection, &connection.claims().read, since, announce);
     }
 
     /// Gives a connection other claims: it leaves and joins channels as they differ and stays in the others. The history of
@@ -205,15 +205,15 @@ impl Hub {
     ///
     /// Calls `announce` with its new positions between leaving and joining, so that a frame queued there separates the
     /// messages under the old claims from those under the new ones.
-    pub fn replace_access(
+    pub fn replace_claims(
         &self,
         connection: &Arc<Connection>,
-        access: Arc<Claims>,
+        claims: Arc<Claims>,
         since: &[Since<'_>],
         announce: impl FnOnce(&Positions),
     ) {
-        connection.set_access(access);
-        self.resume(connection, &connection.access().read, since, announce);
+        connection.set_claims(claims);
+        self.resume(connection, &connection.claims().read, since, announce);
     }
 
     /// Removes a connection from its channels and from the hub.

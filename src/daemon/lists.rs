@@ -106,13 +106,13 @@ pub(super) fn connections(server: &Server, query: &ConnectionQuery) -> Connectio
 }
 
 fn row(server: &Server, connection: &hub::Connection, names: usize) -> Connection {
-    let (access, stats, age) = (connection.access(), connection.stats(), connection.opened().elapsed());
+    let (claims, stats, age) = (connection.claims(), connection.stats(), connection.opened().elapsed());
     let some = |channels: &[ChannelName]| {
         channels.iter().take(names).map(|channel| channel.as_str().to_owned()).collect()
     };
     Connection {
         id: connection.id(),
-        subject: access.subject.as_deref().map(str::to_owned),
+        subject: claims.subject.as_deref().map(str::to_owned),
         address: connection.address(),
         connected_at: Timestamp(SystemTime::now() - age),
         age_seconds: age.as_secs(),
@@ -124,11 +124,11 @@ fn row(server: &Server, connection: &hub::Connection, names: usize) -> Connectio
         messages_out: stats.out.messages,
         bytes_in: stats.bytes_in,
         bytes_out: stats.out.bytes,
-        read: some(&access.read),
-        read_count: access.read.len() as u64,
-        write: some(access.write()),
-        write_count: access.write().len() as u64,
-        expires_at: access.expires.map(Timestamp::from_unix),
+        read: some(&claims.read),
+        read_count: claims.read.len() as u64,
+        write: some(claims.write()),
+        write_count: claims.write().len() as u64,
+        expires_at: claims.expires.map(Timestamp::from_unix),
         closing: connection.outbox.closing().map(|reason| reason.name().to_owned()),
     }
 }

@@ -18,7 +18,7 @@ pub struct Connection {
     id: Uuid,
     address: SocketAddr,
     opened: Instant,
-    access: ArcSwap<Claims>,
+    claims: ArcSwap<Claims>,
     /// Frames that wait for its socket.
     pub outbox: Outbox,
     pub(super) memberships: Mutex<Box<[Arc<Channel>]>>,
@@ -59,12 +59,12 @@ impl Hash for Connection {
 
 impl Connection {
     /// Makes a connection that has presented a token and not yet entered the hub.
-    pub fn new(address: SocketAddr, access: Arc<Claims>, budget: Arc<Budget>, now: Seconds) -> Connection {
+    pub fn new(address: SocketAddr, claims: Arc<Claims>, budget: Arc<Budget>, now: Seconds) -> Connection {
         Connection {
             id: Uuid::new_v4(),
             address,
             opened: Instant::now(),
-            access: ArcSwap::new(access),
+            claims: ArcSwap::new(claims),
             outbox: Outbox::new(budget),
             memberships: Mutex::default(),
             received: AtomicU32::new(now),
@@ -91,12 +91,12 @@ impl Connection {
     }
 
     /// Returns its claims, which may be replaced at any time.
-    pub fn access(&self) -> Guard<Arc<Claims>> {
-        self.access.load()
+    pub fn claims(&self) -> Guard<Arc<Claims>> {
+        self.claims.load()
     }
 
-    pub(super) fn set_access(&self, access: Arc<Claims>) {
-        self.access.store(access);
+    pub(super) fn set_claims(&self, claims: Arc<Claims>) {
+        self.claims.store(claims);
     }
 
     /// Counts bytes that arrived, which also show that the client is alive.

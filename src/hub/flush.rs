@@ -222,10 +222,10 @@ mod tests {
 
     /// Adds a reader of the one channel.
     fn enter(hub: &Hub, sink: Box<dyn Sink>) -> Arc<Connection> {
-        let mut access = Claims::nobody();
-        access.read = [ChannelName::internal("c")].into();
+        let mut claims = Claims::nobody();
+        claims.read = [ChannelName::internal("c")].into();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let reader = Connection::new(address, Arc::new(access), hub.budget().clone(), 0);
+        let reader = Connection::new(address, Arc::new(claims), hub.budget().clone(), 0);
         let reader = Arc::new(reader);
         reader.outbox.attach(sink);
         hub.enter(&reader);

@@ -334,7 +334,7 @@ impl History {
     }
 
     /// Returns the id of this number.
-    pub(super) fn place(&self, number: u64) -> MessageId {
+    pub(super) fn id_of(&self, number: u64) -> MessageId {
         MessageId { epoch: self.epoch, number }
     }
 

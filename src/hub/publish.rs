@@ -133,7 +133,7 @@ impl Hub {
             let history = readers.history_from(&self.keeping, &name, now);
             let frame = history.record(frame, now);
             history.file(&self.ages, &channel, unread, now);
-            let last = Some(history.place(history.last()));
+            let last = Some(history.id_of(history.last()));
             let queued = self.push(&channel, &readers, &frame, is_excluded, flush_list);
             drop(readers);
             self.relieve_history(now, sweep::CHANNELS_PER_PUBLISH);

@@ -77,7 +77,7 @@ impl<'a> Resume<'a> {
         history.file(&self.hub.ages, &channel, unread, self.now);
         let found = asked.and_then(|id| history.after(*id, self.now, left));
         let after = found.unwrap_or(history.last());
-        self.positions.ids.push((name.clone(), history.place(after)));
+        self.positions.ids.push((name.clone(), history.id_of(after)));
         history.pin();
         drop(readers);
         self.pinned.insert(name.clone(), (channel, after));

@@ -1,7 +1,7 @@
-//! Work behind requests, and how much of it there may be: what would hold up those who publish, such as walks over all
-//! connections or channels and writing to the disk; batches of messages; and closes that are spread over time.
+//! Work behind requests, with a bound for each kind: walks over all connections or channels and writes to the disk,
+//! which would hold up publishers; batches of messages; and closes that are spread over time.
 //!
-//! What was begun is finished, also where its client is gone by then; what finds no place in time is not begun.
+//! Work that was begun is finished even if its client disconnects. Work that gets no place in time is not begun.
 
 use std::sync::Arc;
 
@@ -10,18 +10,18 @@ use tokio::time::{Instant, timeout_at};
 
 use super::rejection::Rejection;
 
-/// Works at once; more wait for their turn, at most as long as a request may take.
+/// Walks and writes at once. More wait for their turn, at most as long as a request may take.
 const MAX_WORKS: usize = 4;
 
-/// Batches that are published at once, each of a body of 1 MiB at most. A batch takes milliseconds, so that few requests
-/// ever wait.
+/// Batches that are published at once, each from a body of at most 1 MiB. A batch takes milliseconds, so that few
+/// requests ever wait.
 const MAX_BATCHES: usize = 64;
 
-/// Orders to close many connections that are carried out at once; each holds the ids of its connections, 16 bytes each,
-/// for a second per thousand.
+/// Orders to close many connections that are carried out at once. Each holds the ids of its connections, 16 bytes
+/// each, for a second per thousand.
 pub(crate) const MAX_SPREADS: usize = 4;
 
-/// Where such work is done.
+/// The places for background work.
 pub(crate) struct Background {
     works: Arc<Semaphore>,
     batches: Arc<Semaphore>,
@@ -36,12 +36,12 @@ impl Default for Background {
 }
 
 impl Background {
-    /// A place for closes that are spread, to be held to their end; `None` where all are taken.
+    /// Takes a place for spread closes, to be held to their end; `None` if all are taken.
     pub(crate) fn spread(&self) -> Option<OwnedSemaphorePermit> {
         self.spreads.clone().try_acquire_owned().ok()
     }
 
-    /// Does it on a thread where nobody waits for it but who asked.
+    /// Does the work on a blocking thread, where it holds up nobody else.
     pub(crate) async fn run<S: Send + Sync + 'static, T: Send + 'static>(
         &self,
         state: &Arc<S>,
@@ -51,7 +51,7 @@ impl Background {
         let place = place(&self.works, MAX_WORKS, deadline).await?;
         let state = state.clone();
         let done = tokio::task::spawn_blocking(move || {
-            // Held to the end of the work, also where whoever asked has gone.
+            // Held to the end of the work, even if the client disconnects.
             let _place = place;
             work(&state)
         });
@@ -79,7 +79,7 @@ impl Background {
     }
 }
 
-/// A place among `max`, if one comes free in time.
+/// Takes a place among `max` if one comes free in time.
 async fn place(
     places: &Arc<Semaphore>,
     max: usize,

@@ -1,4 +1,4 @@
-//! The server's counts since its start. `daemon/metrics.rs` gives them their names.
+//! The server's counts since its start. `daemon/metrics.rs` gives them their names as metrics.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub struct Counters {
     /// Handshakes answered with 101.
     pub accepted: AtomicU64,
-    /// Requests refused.
+    /// Requests rejected.
     pub refused: AtomicU64,
     /// Connections that ended.
     pub closed: AtomicU64,
@@ -16,7 +16,7 @@ pub struct Counters {
     pub messages_in: AtomicU64,
     /// Messages to channels that their publisher's token may not write to.
     pub forbidden: AtomicU64,
-    /// Messages that were no message.
+    /// Messages that were malformed.
     pub bad_messages: AtomicU64,
     /// Messages, pings and pongs over a connection's rate, which were not handled.
     pub rate_limited: AtomicU64,
@@ -27,12 +27,12 @@ pub struct Counters {
     /// Bytes from and to connections that have ended.
     pub(super) received: AtomicU64,
     pub(super) sent: AtomicU64,
-    /// Panics that cost one connection its life.
+    /// Panics. Each has ended one connection.
     pub panics: Arc<AtomicU64>,
 }
 
 impl Counters {
-    /// Bytes from and to connections that have ended.
+    /// Returns the bytes from and to connections that have ended.
     pub fn bytes_of_the_gone(&self) -> (u64, u64) {
         (self.received.load(Relaxed), self.sent.load(Relaxed))
     }

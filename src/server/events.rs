@@ -1,4 +1,5 @@
-//! What happens, told to those who follow it: each has a bounded queue, and who is too slow is told what it missed.
+//! Events for those who follow them. Each follower has a bounded queue; one that is too slow is told how many it
+//! missed.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -15,29 +16,29 @@ use crate::log::ClosedRecord;
 use crate::message::Delivery;
 use crate::sync::lock;
 
-/// Who may follow at once: far fewer than the admin socket has places, so that others still get in.
+/// The most followers: far fewer than the admin socket has places, so that other clients still get in.
 pub const MAX_FOLLOWERS: usize = 16;
 
 /// Events that wait for one follower: some seconds of what a person can read.
 const QUEUE_EVENTS: usize = 4096;
 
-/// Bytes of the messages that wait for one follower.
+/// Bytes of messages that wait for one follower.
 const QUEUE_BYTES: usize = 4 * 1024 * 1024;
 
-/// Something that happened. Cloning shares what is large.
+/// An event. Clones share what is large.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A connection was accepted.
     Connected(Arc<Connected>),
-    /// A connection was closed, or a request refused.
+    /// A connection was closed, or a request rejected.
     Closed(Arc<ClosedRecord>),
     /// The settings were read again.
     Reloaded(Arc<Reloaded>),
-    /// Other secrets are in use; how many.
+    /// Other secrets are in use; their number.
     SecretChanged(SystemTime, usize),
     /// A message was published.
     Message(Arc<Published>),
-    /// So many events were left out here.
+    /// This many events were left out here.
     Missed(u64),
 }
 
@@ -50,7 +51,7 @@ pub struct Connected {
     pub connection: Uuid,
     /// The `sub` of its token.
     pub subject: Option<Box<str>>,
-    /// Where it comes from.
+    /// Its address.
     pub address: SocketAddr,
 }
 
@@ -63,7 +64,7 @@ pub struct Reloaded {
     pub applied: Vec<String>,
     /// Keys that changed and wait for a restart.
     pub needs_restart: Vec<String>,
-    /// Why all stayed as it was, if it did.
+    /// Why nothing was applied, if so.
     pub error: Option<String>,
 }
 
@@ -72,20 +73,20 @@ pub struct Reloaded {
 pub struct Published {
     /// When.
     pub at: SystemTime,
-    /// The publisher's connection id, or the daemon's own.
+    /// The publisher's connection id, or that of the daemon.
     pub issuer: Box<str>,
-    /// The publisher's `sub`, where readers see it.
+    /// The publisher's `sub`, if readers see it.
     pub subject: Option<Box<str>>,
     /// Its channel.
     pub channel: Box<str>,
-    /// The JSON text of its `data`, where it has some.
+    /// The JSON text of its `data`, if it has any.
     pub data: Option<Box<str>>,
     /// Readers that it was queued for.
     pub readers: usize,
 }
 
 impl Event {
-    /// What it holds that may be large, in bytes.
+    /// Returns the bytes of what may be large in it.
     fn weight(&self) -> usize {
         match self {
             Event::Message(message) => {
@@ -96,14 +97,14 @@ impl Event {
     }
 }
 
-/// Which messages a follower wants.
+/// The messages that a follower wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Messages {
-    /// None.
+    /// No messages.
     None,
-    /// Those of one channel.
+    /// The messages of one channel.
     Of(String),
-    /// All.
+    /// All messages.
     All,
 }
 
@@ -117,7 +118,7 @@ impl Messages {
     }
 }
 
-/// Where events are told. Nobody following, it costs one relaxed load an event.
+/// The followers of events. Without any, an event costs one relaxed load.
 #[derive(Debug, Default)]
 pub struct Events {
     followers: Mutex<Vec<Arc<Follower>>>,
@@ -135,14 +136,14 @@ struct Follower {
 struct Queue {
     events: VecDeque<Event>,
     bytes: usize,
-    /// Left out since the last that was queued.
+    /// Events left out since the last one that was queued.
     missed: u64,
     ended: bool,
     reader: Option<Waker>,
 }
 
 impl Events {
-    /// Follows from now on; `None` where [`MAX_FOLLOWERS`] do already.
+    /// Follows events from now on; `None` if there are [`MAX_FOLLOWERS`] already.
     pub fn follow(self: &Arc<Self>, messages: Messages) -> Option<Following> {
         let mut followers = lock(&self.followers);
         if followers.len() >= MAX_FOLLOWERS {
@@ -154,7 +155,7 @@ impl Events {
         Some(Following { events: self.clone(), follower })
     }
 
-    /// Tells an event other than a message.
+    /// Sends an event other than a message to all followers.
     pub fn tell(&self, event: impl FnOnce() -> Event) {
         if self.following.load(Relaxed) == 0 {
             return;
@@ -163,12 +164,12 @@ impl Events {
         lock(&self.followers).iter().for_each(|follower| follower.push(event.clone()));
     }
 
-    /// Whether anyone follows the traffic.
+    /// Returns whether anyone follows messages.
     pub(super) fn follow_messages(&self) -> bool {
         self.following_messages.load(Relaxed) > 0
     }
 
-    /// Tells that a message was published.
+    /// Sends a published message to those who follow it.
     pub(super) fn tell_message(&self, delivery: &Delivery<'_>, readers: usize) {
         if self.follow_messages() {
             self.tell_message_to_followers(delivery, readers);
@@ -194,7 +195,7 @@ impl Events {
         wanting.for_each(|follower| follower.push(Event::Message(message.clone())));
     }
 
-    /// Ends all following: the daemon stops.
+    /// Ends all following, because the daemon stops.
     pub fn end(&self) {
         for follower in &*lock(&self.followers) {
             let mut queue = lock(&follower.queue);
@@ -218,7 +219,7 @@ impl Follower {
             queue.missed += 1;
             return;
         }
-        // The word on what is missing stands where it is missing.
+        // The count of missed events is sent at the position where they are missing.
         if let missed @ 1.. = std::mem::take(&mut queue.missed) {
             queue.events.push_back(Event::Missed(missed));
         }
@@ -236,7 +237,7 @@ impl Queue {
     }
 }
 
-/// One follower's events. Dropped, it follows no more.
+/// One follower's events. It stops following when dropped.
 #[derive(Debug)]
 pub struct Following {
     events: Arc<Events>,

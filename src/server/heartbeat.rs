@@ -1,4 +1,5 @@
-//! The clock over all connections: heartbeats, expiry of tokens, memory of all queues. One task, no timer each.
+//! Watches all connections by the clock: heartbeats, expiry of tokens, and the memory of queues and histories. One
+//! task does it, without a timer for each connection.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -14,16 +15,16 @@ use crate::outbox::Seconds;
 use crate::sync::lock;
 use crate::token::UnixSeconds;
 
-/// One-second slots of the heartbeat wheel. What is due later is looked at once a turn, and filed again.
+/// One-second slots of the heartbeat wheel. A connection that is due later is looked at once a turn, and filed again.
 const SLOTS: usize = 128;
 
-/// Connections looked at before others get to run.
+/// Connections looked at before other tasks run.
 const SLICE: usize = 256;
 
-/// Seconds without a tick from which on the daemon was held up, as a paused container is.
+/// The daemon was held up if this many seconds pass without a tick, as in a paused container.
 const STALL: Seconds = 2;
 
-/// Who is to be looked at when.
+/// Which connections must be looked at when.
 pub(crate) struct Heartbeats {
     wheel: Mutex<Vec<Vec<Uuid>>>,
     expiries: Mutex<BTreeSet<(UnixSeconds, Uuid)>>,
@@ -36,7 +37,7 @@ impl Default for Heartbeats {
 }
 
 impl Heartbeats {
-    /// Begins to watch a connection: its heartbeat, and its token's `exp`.
+    /// Begins to watch a connection: its heartbeat, and the `exp` of its token.
     pub(crate) fn watch(&self, connection: &Connection, expires: Option<UnixSeconds>, server: &Server) {
         self.file(connection.id(), server.now() + seconds(server.live().settings.websocket.ping_interval));
         if let Some(expires) = expires {
@@ -44,20 +45,20 @@ impl Heartbeats {
         }
     }
 
-    /// Forgets a connection's expiry. Its place in the wheel is found empty when it comes up.
+    /// Forgets a connection's expiry. Its id in the wheel leads to no connection when its slot comes up.
     pub(crate) fn forget(&self, connection: &Connection) {
-        if let Some(expires) = connection.access().expires {
+        if let Some(expires) = connection.claims().expires {
             lock(&self.expiries).remove(&(expires, connection.id()));
         }
     }
 
-    /// Watches another `exp` of a connection, whose access was replaced already.
+    /// Watches another `exp` of a connection whose claims were replaced already.
     pub(crate) fn refile(&self, connection: &Connection, before: Option<UnixSeconds>) {
         let mut expiries = lock(&self.expiries);
         if let Some(before) = before {
             expiries.remove(&(before, connection.id()));
         }
-        if let Some(expires) = connection.access().expires {
+        if let Some(expires) = connection.claims().expires {
             expiries.insert((expires, connection.id()));
         }
     }
@@ -71,7 +72,7 @@ fn seconds(duration: Duration) -> Seconds {
     duration.as_secs().max(1) as Seconds
 }
 
-/// Looks after `server` for ever.
+/// Watches the connections of `server` until dropped.
 pub(crate) async fn run(server: Arc<Server>) {
     let memory = async {
         loop {
@@ -89,12 +90,12 @@ pub(crate) async fn run(server: Arc<Server>) {
             tick.tick().await;
             expire(&server).await;
             let now = server.now();
-            // What clients have said meanwhile is still in their sockets: nobody is judged before it was read.
+            // What clients have sent meanwhile is still in their sockets, so no client is judged before it was read.
             was_stalled = !was_stalled && now > looked_at + STALL;
             if was_stalled {
                 continue;
             }
-            // Every slot that has come up since, also after a stall; none twice.
+            // Every slot since the last look, also after a stall; none twice.
             for slot in (looked_at + 1..=now).take(SLOTS) {
                 beat(&server, slot, now).await;
             }
@@ -105,7 +106,7 @@ pub(crate) async fn run(server: Arc<Server>) {
     tokio::join!(memory, clock);
 }
 
-/// Lets go what the channels have kept for too long, and the oldest where it is too much.
+/// Drops what channels have kept for too long, and the oldest messages if histories hold too many bytes.
 async fn sweep_history(server: &Server, now: Instant) {
     for part in server.hub.outdated(now).chunks(SLICE) {
         server.hub.let_go(part, now);
@@ -116,7 +117,7 @@ async fn sweep_history(server: &Server, now: Instant) {
     }
 }
 
-/// Closes the connections whose tokens have expired, at the instant at which they would be refused.
+/// Closes the connections whose tokens have expired, at the instant from which on they would be rejected.
 async fn expire(server: &Arc<Server>) {
     let leeway = server.live().policy.leeway;
     loop {
@@ -131,9 +132,9 @@ async fn expire(server: &Arc<Server>) {
             due
         };
         for (expires, id) in &expired {
-            // It may have shown another token since its place in the list was taken.
+            // The client may have shown another token since this entry was taken.
             let connection = server.hub.connection(id);
-            if let Some(connection) = connection.filter(|one| one.access().expires == Some(*expires)) {
+            if let Some(connection) = connection.filter(|one| one.claims().expires == Some(*expires)) {
                 connection.outbox.close(CloseReason::TokenExpired);
             }
         }
@@ -144,7 +145,7 @@ async fn expire(server: &Arc<Server>) {
     }
 }
 
-/// Looks at the connections of one slot: pings who is silent, ends who did not answer, files them again.
+/// Looks at the connections of one slot: pings silent ones, closes those that did not answer, files them again.
 async fn beat(server: &Arc<Server>, slot: Seconds, now: Seconds) {
     let due = std::mem::take(&mut lock(&server.heartbeats.wheel)[slot as usize % SLOTS]);
     for slice in due.chunks(SLICE) {
@@ -160,7 +161,7 @@ async fn beat(server: &Arc<Server>, slot: Seconds, now: Seconds) {
     }
 }
 
-/// Returns when to look again.
+/// Looks at one connection. Returns when to look again.
 fn look_at(
     server: &Server,
     connection: &Arc<Connection>,
@@ -175,7 +176,7 @@ fn look_at(
     match heartbeat.look(now, connection.last_received(), outbox.progress(), interval, patience) {
         Pulse::Alive(next) => next,
         Pulse::Unwritten(next) => {
-            // A socket tells that it has room only when much is free: what a slow reader has made is used at once.
+            // A socket tells of room only when much is free, so ask: room that a slow reader made is used at once.
             if outbox.ask_socket() {
                 flush_list.promised(connection);
             }

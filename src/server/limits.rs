@@ -1,7 +1,8 @@
-//! What one address, one subject and one connection may use: counts that are freed with their connection, and rates.
+//! Limits for one address, one subject and one connection: counts, which are given back when a connection ends, and
+//! rates.
 //!
-//! Nothing here is kept for a limit that is off. A rate is kept as one number, the time at which what was taken so far
-//! is paid for (the generic cell rate algorithm): so much ahead of the clock is what may come at once.
+//! A limit that is off costs no memory. A rate is kept as one number: the time at which everything taken so far is
+//! paid for (the generic cell rate algorithm). How far that may be ahead of the clock is the burst.
 
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
@@ -22,38 +23,39 @@ use crate::sync::{Sharded, lock};
 /// Parts of each map, so that handshakes on different cores seldom wait for each other.
 const SHARDS: usize = 16;
 
-/// Entries of a part before those that mean nothing any more are looked for.
+/// Entries of a part before expired ones are looked for.
 const SWEEP: usize = 64;
 
-/// What may come at once, in a time's worth of the rate.
+/// The burst: what may come at once, as the time that its rate takes for it.
 const BURST: Nanoseconds = 1_000_000_000;
 
-/// What a connection may send beyond its rate before it is closed, in a time's worth of the rate.
+/// What a connection may send over its rate before it is closed, as the time that its rate takes for it.
 const TOLERATED: Nanoseconds = 5_000_000_000;
 
-/// After so long without anything over the rate, what was before is forgiven.
+/// The time without anything over the rate after which earlier excess is forgiven.
 const FORGIVEN: Nanoseconds = 1_000_000_000;
 
-/// Since the server's start, by the monotonic clock.
+/// Nanoseconds since the server's start, by the monotonic clock.
 type Nanoseconds = u64;
 
-/// Who shares a limit per address: one IPv4 address, or the /64 that one IPv6 customer has at least.
+/// What a limit per address counts: one IPv4 address, or the /64 that one IPv6 customer has at least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Origin(IpAddr);
+pub(super) struct AddressKey(IpAddr);
 
-impl Origin {
-    /// `None` where nobody knows the address: all whom a proxy on a Unix socket does not name would be one client.
-    pub(super) fn of(address: IpAddr) -> Option<Origin> {
+impl AddressKey {
+    /// `None` if the address is unknown: all clients of a proxy on a Unix socket that names none would share one
+    /// limit.
+    pub(super) fn of(address: IpAddr) -> Option<AddressKey> {
         let address = match address.to_canonical() {
             address if address.is_unspecified() => return None,
             IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
             v4 => v4,
         };
-        Some(Origin(address))
+        Some(AddressKey(address))
     }
 }
 
-/// Connections by who they belong to. An entry goes with its last connection.
+/// Numbers of connections. An entry is removed with its last connection.
 type Counts<K> = Sharded<K, usize, SHARDS>;
 
 impl<K: Hash + Eq + Clone> Counts<K> {
@@ -85,13 +87,13 @@ pub(super) struct Limits {
     connections: AtomicUsize,
     /// Notified when a connection has ended.
     ended: Notify,
-    addresses: Counts<Origin>,
+    addresses: Counts<AddressKey>,
     subjects: Counts<Box<str>>,
-    handshakes: Sharded<Origin, Nanoseconds, SHARDS>,
+    handshakes: Sharded<AddressKey, Nanoseconds, SHARDS>,
 }
 
 impl Limits {
-    /// How many connections there are.
+    /// Returns the number of connections.
     pub(super) fn connections(&self) -> usize {
         self.connections.load(Relaxed)
     }
@@ -119,15 +121,15 @@ impl Limits {
         }
     }
 
-    /// How many addresses and subjects are counted at the moment.
+    /// Returns how many addresses and subjects are counted now.
     pub(super) fn len(&self) -> (usize, usize) {
         (self.addresses.len(), self.subjects.len())
     }
 
-    /// Counts an attempt to come in.
+    /// Counts an attempt to connect.
     ///
     /// # Errors
-    /// More of them than `[limits] handshakes_per_second` from this address.
+    /// The address exceeds `[limits] handshakes_per_second`.
     pub(super) fn handshake(
         &self,
         address: IpAddr,
@@ -138,29 +140,29 @@ impl Limits {
         if rate == 0 {
             return Ok(());
         }
-        let Some(origin) = Origin::of(address) else { return Ok(()) };
+        let Some(key) = AddressKey::of(address) else { return Ok(()) };
         let now = nanoseconds(now);
-        let mut shard = lock(self.handshakes.shard(&origin));
-        let mut paid = shard.get(&origin).copied().unwrap_or(0);
+        let mut shard = lock(self.handshakes.shard(&key));
+        let mut paid = shard.get(&key).copied().unwrap_or(0);
         if !take(&mut paid, now, BURST / rate as u64) {
             return Err(Rejection::Handshakes(rate));
         }
-        // An entry that the clock has passed is as good as none.
+        // An entry that the clock has passed has no effect.
         if shard.len() >= SWEEP && shard.len() == shard.capacity() {
             shard.retain(|_, paid| *paid > now);
         }
-        shard.insert(origin, paid);
+        shard.insert(key, paid);
         Ok(())
     }
 }
 
-/// A connection's part of the counts, given back when dropped.
+/// What one connection counts as. Given back when dropped.
 #[derive(Default)]
 pub(super) struct Seat(Option<Box<Counted>>);
 
 struct Counted {
     limits: Arc<Limits>,
-    address: Option<Origin>,
+    address: Option<AddressKey>,
     subject: Option<Box<str>>,
 }
 
@@ -175,20 +177,21 @@ impl Seat {
         settings: &LimitSettings,
     ) -> Result<Seat, Rejection> {
         let max = settings.connections_per_address;
-        let Some(origin) = Some(address).filter(|_| max > 0).and_then(Origin::of) else {
+        let Some(key) = Some(address).filter(|_| max > 0).and_then(AddressKey::of) else {
             return Ok(Seat::default());
         };
-        if !limits.addresses.take(&origin, max) {
+        if !limits.addresses.take(&key, max) {
             return Err(Rejection::PerAddress(max));
         }
-        let counted = Counted { limits: limits.clone(), address: Some(origin), subject: None };
+        let counted = Counted { limits: limits.clone(), address: Some(key), subject: None };
         Ok(Seat(Some(Box::new(counted))))
     }
 
-    /// Counts it as this subject's, and no more as another's. Who has no name has no limit of this kind.
+    /// Counts the connection for this subject and no longer for another. A connection without a subject has no such
+    /// limit.
     ///
     /// # Errors
-    /// There are `[limits] connections_per_subject` already; whose it was counted as stays as it was.
+    /// There are `[limits] connections_per_subject` already. The connection stays counted as before.
     pub(super) fn set_subject(
         &mut self,
         limits: &Arc<Limits>,
@@ -216,42 +219,42 @@ impl Seat {
 impl Drop for Counted {
     fn drop(&mut self) {
         let limits = &self.limits;
-        self.address.iter().for_each(|origin| limits.addresses.give_back(origin));
+        self.address.iter().for_each(|key| limits.addresses.give_back(key));
         self.subject.iter().for_each(|subject| limits.subjects.give_back(subject));
     }
 }
 
-/// The rates that a connection is told.
+/// Returns the rates that a connection is told.
 pub(super) fn rates_of(limits: &LimitSettings) -> Rates {
     Rates { messages: limits.messages_per_second, bytes: limits.bytes_per_second }
 }
 
-/// What one connection has sent of late. It has one only while a rate is set.
+/// What one connection has sent recently. It exists only while a rate is set.
 #[derive(Debug, Default)]
 pub(super) struct Rate {
     messages: Nanoseconds,
     bytes: Nanoseconds,
-    /// What was refused since all was well, in a time's worth of the rate.
+    /// What was rejected since the last quiet time, as the time that its rate takes for it.
     over: Nanoseconds,
     refused: Option<Nanoseconds>,
 }
 
-/// What becomes of a message.
+/// The verdict on a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// It is within the rate.
     Taken,
     /// It is over the rate. The first of a burst is answered, the others are not.
     Refused {
-        /// Whether to say so.
+        /// Whether to tell the client.
         answer: bool,
     },
-    /// It was too much for too long: the connection is closed.
+    /// The excess lasted too long: the connection must be closed.
     Close,
 }
 
 impl Rate {
-    /// Judges a message, or a ping or pong, of so many bytes.
+    /// Judges a message, ping or pong of this many bytes.
     pub(super) fn judge(&mut self, bytes: usize, limits: &LimitSettings, now: Duration) -> Verdict {
         let now = nanoseconds(now);
         let cost = |amount: usize, rate: usize| match rate {
@@ -275,8 +278,8 @@ impl Rate {
     }
 }
 
-/// Takes `cost` if the time that is paid for stays within [`BURST`] of the clock; of whoever was quiet long enough, one
-/// thing of any size.
+/// Takes `cost` if the time that is paid for stays within [`BURST`] of the clock. After a quiet time one thing of any
+/// size is taken.
 fn take(paid: &mut Nanoseconds, now: Nanoseconds, cost: Nanoseconds) -> bool {
     let from = (*paid).max(now);
     if cost == 0 {
@@ -323,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_v6_customer_is_one_address_however_many_it_has() {
-        let of = |text: &str| Origin::of(text.parse().unwrap());
+        let of = |text: &str| AddressKey::of(text.parse().unwrap());
         assert_eq!(of("2001:db8:0:1::1"), of("2001:db8:0:1:ffff::2"));
         assert_ne!(of("2001:db8:0:1::1"), of("2001:db8:0:2::1"));
         assert_ne!(of("192.0.2.1"), of("192.0.2.2"));

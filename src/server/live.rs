@@ -4,26 +4,26 @@ use super::rejection::Rejection;
 use crate::config::Settings;
 use crate::token::{Keys, Policy};
 
-/// Descriptors that are never given to connections: listeners, the admin socket, the log, files.
+/// Descriptors that are reserved for listeners, the admin socket, the log and files.
 pub const SPARE_DESCRIPTORS: usize = 64;
 
-/// What may change while the server runs, replaced as a whole by a reload.
+/// The state that may change while the server runs. A reload replaces it as a whole.
 #[derive(Debug)]
 pub struct Live {
     /// The settings in force.
     pub settings: Settings,
     /// The keys that tokens may be signed with.
     pub keys: Keys,
-    /// What else is asked of a token.
+    /// The further requirements of a token.
     pub policy: Policy,
     /// The most connections: the setting, or what the descriptor limit leaves.
     pub max_connections: usize,
-    /// The limit on open files, where that and not the setting bounds the connections.
+    /// The limit on open files, if it and not the setting bounds the connections.
     pub descriptor_limit: Option<usize>,
 }
 
 impl Live {
-    /// What follows from `settings`, where `max_descriptors` is the process's limit.
+    /// Derives the state from `settings`; `max_descriptors` is the limit of the process.
     pub fn new(settings: Settings, max_descriptors: usize) -> Live {
         let policy = Policy {
             leeway: settings.auth.leeway.as_secs(),
@@ -49,7 +49,7 @@ impl Live {
         }
     }
 
-    /// Why nobody more is let in where [`Live::max_connections`] are.
+    /// Returns the rejection when there are [`Live::max_connections`].
     pub(super) fn full(&self) -> Rejection {
         match self.descriptor_limit {
             None => Rejection::Full(self.max_connections),

@@ -50,19 +50,19 @@ use crate::log::ConnectionLog;
 use crate::outbox::{Budget, Seconds};
 use crate::token::UnixSeconds;
 
-/// The server: shared by all its tasks.
+/// The server, which all its tasks share. It is the composition of its parts.
 pub struct Server {
-    /// Who is connected and who reads what.
+    /// The connections, and which channels they read.
     pub hub: Hub,
-    /// What it has done.
+    /// Its counts.
     pub counters: Counters,
-    /// The lines about connections.
+    /// The log lines about connections.
     pub log: ConnectionLog,
-    /// Who has left or was refused, and why.
+    /// Connections that have ended and requests that were rejected, with the reason.
     pub closed: ClosedRing,
-    /// Those who follow what happens.
+    /// Those who follow events.
     pub events: Arc<Events>,
-    /// Who is kept out by name.
+    /// The banned subjects.
     pub bans: Bans,
     id: Uuid,
     started: Instant,
@@ -82,7 +82,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server with these settings and the process's descriptor limit. It serves once it is given listeners.
+    /// Makes a server with these settings and the descriptor limit of the process. It serves when it is given
+    /// listeners.
     pub fn new(settings: Settings, max_descriptors: usize) -> Arc<Server> {
         let live = Live::new(settings, max_descriptors);
         let limits = &live.settings.limits;
@@ -95,7 +96,7 @@ impl Server {
         let hub = Hub::new(Arc::new(budget));
         let history = &live.settings.history;
         hub.keep(history.messages, history.ttl, history.bytes);
-        // Made with or without a certificate: the listeners that speak TLS are settled at the start.
+        // It is made even without a certificate: which listeners speak TLS is settled at the start.
         let acceptor =
             accept::tls::Acceptor::new().inspect_err(|error| tracing::error!("no TLS: {error}")).ok();
         if let Some(acceptor) = &acceptor {
@@ -126,34 +127,34 @@ impl Server {
         })
     }
 
-    /// Starts what looks after all connections: heartbeats, expiry, memory. Ends when dropped or aborted.
+    /// Watches all connections until dropped: heartbeats, expiry, memory.
     pub async fn look_after(self: Arc<Self>) {
         heartbeat::run(self).await;
     }
 
-    /// The id that stands as issuer in what HTTP and the administrator publish.
+    /// Returns its id, which is the `issuer` of what HTTP and administrators publish.
     pub fn id(&self) -> Uuid {
         self.id
     }
 
-    /// When it was made.
+    /// Returns when it was made.
     pub fn started(&self) -> Instant {
         self.started
     }
 
-    /// Seconds since it was made, by the monotonic clock.
+    /// Returns the seconds since it was made, by the monotonic clock.
     pub fn now(&self) -> Seconds {
         self.started.elapsed().as_secs() as Seconds
     }
 
-    /// What is in force at this moment.
+    /// Returns the settings and keys in force.
     pub fn live(&self) -> Guard<Arc<Live>> {
         self.live.load()
     }
 
-    /// Puts new settings in force; connections whose key is gone are closed, spread over `spread`.
+    /// Puts new settings in force, and closes connections whose key is gone, spread over `spread`.
     ///
-    /// Returns how many are to close.
+    /// Returns how many connections will be closed.
     pub fn reload(self: &Arc<Self>, settings: Settings, spread: Duration) -> usize {
         let live = Arc::new(Live::new(settings, self.max_descriptors));
         let limits = &live.settings.limits;
@@ -179,38 +180,38 @@ impl Server {
         count
     }
 
-    /// How many connections a reload with these settings would close.
+    /// Returns how many connections a reload with these settings would close.
     pub fn would_close(&self, settings: &Settings) -> usize {
         withdrawn(&self.hub, &Live::new(settings.clone(), self.max_descriptors).keys).len()
     }
 
-    /// What is in force, to be kept across an await.
+    /// Returns the settings and keys in force, for use across an await.
     pub fn live_full(&self) -> Arc<Live> {
         self.live.load_full()
     }
 
-    /// The port that clients reach, once it listens on one.
+    /// Returns the port that clients reach, if it listens on one.
     pub fn port(&self) -> Option<u16> {
         self.port.get().copied()
     }
 
-    /// Says on which port it listens; the first word counts.
+    /// Notes the port that it listens on. The first one is kept.
     pub fn set_port(&self, port: u16) {
         let _ = self.port.set(port);
     }
 
-    /// Whose places a connection from this address counts among, where it is known.
-    fn origin(&self, peer: SocketAddr) -> Option<limits::Origin> {
-        accept::pending::origin(peer, &self.live().settings.limits.trusted_proxies)
+    /// Returns the address that a connection counts for, if it is known.
+    fn address_key(&self, peer: SocketAddr) -> Option<limits::AddressKey> {
+        accept::pending::address_key(peer, &self.live().settings.limits.trusted_proxies)
     }
 
-    /// Whether it takes no new connections because it stops.
+    /// Returns whether it takes no new connections because it stops.
     pub fn draining(&self) -> bool {
         self.drain.reason().is_some()
     }
 
-    /// Stops in order, within `within` or [`SHORTEST_DRAIN`]. With [`CloseReason::Restarting`] nobody is rejected: a client
-    /// that was accepted already is let in, and then asked to reconnect as all others.
+    /// Stops in order, within `within` or [`SHORTEST_DRAIN`]. With [`CloseReason::Restarting`] no client is rejected:
+    /// one that was accepted already is admitted, and then asked to reconnect as all others.
     pub async fn drain(&self, reason: CloseReason, within: Duration) {
         shutdown::drain::drain(self, reason, within).await;
     }
@@ -220,23 +221,23 @@ impl Server {
         self.accept_loops.answer().await;
     }
 
-    /// How many connections have shown a token and not ended.
+    /// Returns the number of connections that have shown a token and not ended.
     pub fn connected(&self) -> usize {
         self.limits.connections()
     }
 
-    /// How many connections have not shown a token yet.
+    /// Returns the number of connections that have not shown a token yet.
     pub fn pending(&self) -> usize {
         self.pending.len()
     }
 
-    /// How many addresses and how many subjects the limits count connections of.
+    /// Returns how many addresses and how many subjects the limits count.
     pub fn counted(&self) -> (usize, usize) {
         self.limits.len()
     }
 }
 
-/// Seconds since 1970 by the wall clock, which tokens follow.
+/// Returns the seconds since 1970 by the wall clock, which tokens use.
 pub(crate) fn unix_now() -> UnixSeconds {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -12,7 +12,7 @@ use crate::close::CloseReason;
 use crate::hub::Connection;
 use crate::log::ClosedRecord;
 
-/// Counts, logs and remembers a refused request.
+/// Counts, logs and remembers a rejected request.
 pub(super) fn rejected(server: &Server, address: SocketAddr, rejected: Rejected) {
     server.counters.refused.fetch_add(1, Relaxed);
     let code = rejected.code();
@@ -42,7 +42,7 @@ pub(super) fn rejected(server: &Server, address: SocketAddr, rejected: Rejected)
 /// Counts, logs and remembers a connection that has ended for this reason.
 pub(super) fn ended(server: &Server, connection: &Connection, reason: CloseReason) {
     server.counters.closed.fetch_add(1, Relaxed);
-    let (access, stats) = (connection.access(), connection.stats());
+    let (claims, stats) = (connection.claims(), connection.stats());
     server.counters.received.fetch_add(stats.bytes_in, Relaxed);
     server.counters.sent.fetch_add(stats.out.bytes, Relaxed);
     let duration = connection.opened().elapsed();
@@ -52,7 +52,7 @@ pub(super) fn ended(server: &Server, connection: &Connection, reason: CloseReaso
             at: SystemTime::now(),
             connection: Some(connection.id()),
             address: connection.address(),
-            subject: access.subject.clone(),
+            subject: claims.subject.clone(),
             verified: true,
             reason: reason.name(),
             code: reason.code(),

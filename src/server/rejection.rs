@@ -1,4 +1,4 @@
-//! Why an HTTP request is refused, and the answer that says so.
+//! Why a request or a connection is rejected, and the answer or Close that tells its client.
 
 use std::fmt;
 
@@ -13,71 +13,71 @@ use crate::frame::Frame;
 use crate::timestamp::{from_unix, rfc3339};
 use crate::token::{TokenError, UnixSeconds};
 
-/// An HTTP answer of Philote: always whole, never streamed.
+/// An HTTP answer. Answers are always whole, never streamed.
 pub(crate) type Answer = Response<Full<Bytes>>;
 
-/// Seconds after which a client that found the server full should come back.
+/// The seconds after which a client should come back that found the server full.
 const RETRY_AFTER_SECONDS: &str = "5";
 
-/// Why a request is refused. `Display` is the sentence that the client gets.
+/// Why a request or a connection is rejected. `Display` is the sentence that the client gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rejection {
-    /// A request or an upgrade that is not well formed.
+    /// A malformed request or upgrade.
     BadRequest(&'static str),
-    /// A body that can't be published: which message, and why.
+    /// A body that cannot be published: which message, and why.
     BadMessage(String),
-    /// A parameter or a body that is not what the route takes: which, and why.
+    /// A parameter or a body that the route does not take: which, and why.
     BadParameter(String),
-    /// Another method than the route takes; those it takes.
+    /// A method that the route does not take; the methods that it takes.
     Method(&'static str),
-    /// A plain GET where a WebSocket is spoken; the scheme of its URL.
+    /// A plain GET where a WebSocket is served; the scheme of its URL.
     UpgradeRequired(&'static str),
-    /// Another version of the WebSocket protocol than 13.
+    /// A version of the WebSocket protocol other than 13.
     Version,
-    /// Nothing of this name under `/api/`.
+    /// No such route under `/api/`.
     NotFound,
-    /// A WebSocket where the API is.
+    /// A WebSocket at a path of the API.
     NotHere,
     /// A body over the limit, in bytes.
     BodyTooLarge(usize),
-    /// A request head over the limits of length or number of lines.
+    /// A request head that is too long or has too many lines.
     HeadTooLarge,
     /// The request head did not arrive in time.
     Timeout,
-    /// Every place is taken; `max_connections`.
+    /// All of `max_connections` are taken.
     Full(usize),
-    /// Every place is taken that the limit on open files leaves.
+    /// All connections are taken that the limit on open files leaves.
     OutOfDescriptors {
         /// That limit.
         limit: usize,
-        /// The places.
+        /// The connections that it leaves.
         max: usize,
     },
-    /// Too many connections have not shown a token yet, or too many of its address.
+    /// Too many connections have not shown a token yet, or too many of this address.
     Pending(usize),
-    /// As many connections as may be are kept open for their backends' next requests.
+    /// Too many connections are kept open for the next requests of backends.
     Kept(usize),
     /// The daemon stops.
     Draining,
     /// No valid token.
     Token(TokenError),
-    /// The token is valid and does not open the API.
+    /// The token is valid but does not open the API.
     NotApi,
-    /// The token opens other parts of the API; the right that is missing.
+    /// The token opens only other parts of the API; the right that is missing.
     ApiRight(&'static str),
-    /// The token does not let its bearer publish on this channel.
+    /// The token does not allow publishing on this channel.
     Channel(String),
-    /// The token does not let its bearer see this channel.
+    /// The token does not allow seeing this channel.
     HiddenChannel(String),
-    /// As many subjects as may be are kept out.
+    /// Too many subjects are banned already.
     RefusedSubjects(usize),
-    /// As many orders to disconnect many connections as may be are being carried out.
+    /// Too many orders to disconnect many connections are in progress.
     Spreads(usize),
-    /// As many requests of this kind as may be are being carried out, and none ended in time.
+    /// Too many requests of this kind are in progress, and none ended in time.
     Busy(usize),
-    /// It could not be remembered who is to be kept out.
+    /// The ban could not be written to the disk.
     NotRemembered,
-    /// A name of this server that is not this machine's own, on a server for development.
+    /// A server for development was asked for by a name that is not this machine's.
     DevHost(String),
     /// A page of another origin.
     Origin(String),
@@ -85,26 +85,26 @@ pub enum Rejection {
     TokenTimeout,
     /// A client of philote.v1 that sent more pings than this before its token.
     Pings(usize),
-    /// The first messages of clients without a token have as many bytes in memory as they may have.
+    /// The first messages of clients without a token hold as many bytes as they may.
     FirstMessages(usize),
     /// A client of philote.v1 that sent something else before its token.
     TokenFirst,
-    /// Frames of a client of philote.v1 that broke the protocol before its token came.
+    /// Frames of a client of philote.v1 broke the protocol before its token came.
     Frames(CloseReason),
-    /// The token's subject is kept out by an administrator, until this time.
+    /// An administrator has banned the token's subject until this time.
     Subject {
         /// Seconds since 1970.
         until: UnixSeconds,
     },
-    /// As many connections of its address as there may be; `connections_per_address`.
+    /// The address has `connections_per_address` connections.
     PerAddress(usize),
-    /// As many connections of its subject as there may be; `connections_per_subject`.
+    /// The subject has `connections_per_subject` connections.
     PerSubject(usize),
-    /// Too many handshakes from its address; `handshakes_per_second`.
+    /// The address exceeds `handshakes_per_second`.
     Handshakes(usize),
-    /// Not TLS, or none that both sides speak; what is wrong.
+    /// No TLS, or no version that both sides speak; what is wrong.
     Tls(String),
-    /// TLS was expected and HTTP came.
+    /// HTTP without TLS on a port for TLS.
     PlainHttp,
     /// The header of the PROXY protocol is missing or malformed.
     ProxyHeader,
@@ -112,17 +112,17 @@ pub enum Rejection {
     Internal,
 }
 
-/// A rejection, and whose request it was as far as that is known.
+/// A rejection, with the subject as far as it is known.
 pub(crate) struct Rejected {
     pub(crate) rejection: Rejection,
-    /// The `sub` of the token; only claimed where it is the token that was refused.
+    /// The `sub` of the token. It is only claimed if the token itself was rejected.
     pub(crate) subject: Option<Box<str>>,
-    /// Told by a close code rather than an HTTP status, as on philote.v1.
+    /// The client is told by a close code and not by an HTTP status, as on philote.v1.
     pub(crate) by_close: bool,
 }
 
 impl Rejected {
-    /// The close code or the HTTP status that it is told with.
+    /// Returns the close code or the HTTP status that the client is told.
     pub(crate) fn code(&self) -> u16 {
         if self.by_close { self.rejection.close_code() } else { self.rejection.status().as_u16() }
     }
@@ -135,12 +135,12 @@ impl From<Rejection> for Rejected {
 }
 
 impl Rejection {
-    /// The same, with whose request it was.
+    /// Adds the subject of the request.
     pub(crate) fn of(self, subject: Option<Box<str>>) -> Rejected {
         Rejected { rejection: self, subject, by_close: false }
     }
 
-    /// The HTTP status.
+    /// Returns the HTTP status.
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Rejection::BadRequest(_)
@@ -182,7 +182,7 @@ impl Rejection {
         }
     }
 
-    /// The close code, on philote.v1.
+    /// Returns the close code on philote.v1.
     fn close_code(&self) -> u16 {
         match self {
             Rejection::Full(_)
@@ -201,12 +201,12 @@ impl Rejection {
         }
     }
 
-    /// The Close that tells it, on philote.v1.
+    /// Returns the Close on philote.v1.
     pub(crate) fn close(&self) -> Frame {
         Frame::close_with(self.close_code(), &self.to_string())
     }
 
-    /// The `error` of the answer's body.
+    /// Returns the `error` of the answer's body.
     fn code(&self) -> &'static str {
         match self {
             Rejection::BadRequest(_) | Rejection::BadParameter(_) | Rejection::PlainHttp => "bad_request",
@@ -246,7 +246,7 @@ impl Rejection {
         }
     }
 
-    /// A stable name in snake case, for logs and counters: finer than the code.
+    /// Returns a stable name in snake case, for logs and counters. It is finer than the code.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Rejection::Full(_) => "max_connections",
@@ -272,7 +272,7 @@ impl Rejection {
         }
     }
 
-    /// The answer, with `{"error": CODE, "message": SENTENCE}` as its body.
+    /// Returns the answer, with `{"error": CODE, "message": SENTENCE}` as its body.
     pub(crate) fn answer(&self) -> Answer {
         let body = json!({"error": self.code(), "message": self.to_string()}).to_string();
         let mut answer = json_answer(self.status(), body);
@@ -296,7 +296,7 @@ impl Rejection {
             _ => None,
         };
         let connection = if self.status() == StatusCode::UPGRADE_REQUIRED {
-            // RFC 9110 section 7.8: Connection names it as well.
+            // RFC 9110 section 7.8: Connection must name it, too.
             headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
             "upgrade, close"
         } else {
@@ -306,7 +306,7 @@ impl Rejection {
         answer
     }
 
-    /// The same answer as bytes, for a stream that no HTTP library serves any more.
+    /// Returns the answer as bytes, for a stream that no HTTP library serves any more.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let answer = self.answer();
         let body = json!({"error": self.code(), "message": self.to_string()}).to_string();
@@ -410,7 +410,7 @@ impl fmt::Display for Rejection {
     }
 }
 
-/// An answer with a JSON body.
+/// Makes an answer with a JSON body.
 pub(crate) fn json_answer(status: StatusCode, body: impl Into<Bytes>) -> Answer {
     let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;

@@ -1,14 +1,14 @@
-//! One of the `max_connections`, and what the limits count it as.
+//! A slot: one of the `max_connections`, with what the limits count it as.
 
 use std::sync::Arc;
 
 use super::Server;
 use super::limits::Seat;
 
-/// The right of one connection to be there. Given back when dropped.
+/// The slot of one connection. Given back when dropped.
 pub(crate) struct Slot {
     pub(crate) server: Arc<Server>,
-    /// False once it has moved elsewhere.
+    /// False once the slot has moved elsewhere.
     held: bool,
     /// What the limits per address and per subject count it as.
     pub(crate) seat: Seat,
@@ -24,7 +24,7 @@ impl Slot {
         })
     }
 
-    /// Moves it out of what is being dropped.
+    /// Moves the slot out of a value that is being dropped.
     pub(crate) fn move_out(&mut self) -> Slot {
         let seat = std::mem::take(&mut self.seat);
         Slot { server: self.server.clone(), held: std::mem::take(&mut self.held), seat }

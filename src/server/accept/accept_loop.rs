@@ -1,4 +1,4 @@
-//! Accepting connections: what waits without a token is bounded, and running out of descriptors is survived.
+//! Accepts connections. It bounds those that wait without a token, and survives a lack of file descriptors.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,8 +18,8 @@ use crate::server::rejection::Rejection;
 use crate::server::{Server, record};
 use crate::sync::lock;
 
-/// The pause after an accept that failed for want of descriptors or memory: long enough to spin no core, short enough
-/// that nobody waits when some come free.
+/// The pause after an accept that failed because descriptors or memory ran out: long enough not to spin a core, short
+/// enough that nobody waits once some are free.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// Accepts connections until dropped or aborted.
@@ -30,12 +30,12 @@ pub async fn run(server: Arc<Server>, socket: impl Into<ListeningSocket>) {
     loop {
         let accepted = async {
             let (stream, address) = socket.accept().await?;
-            // Whoever speaks the PROXY protocol speaks for many.
-            let origin = Some(address).filter(|_| !socket.protocols.proxy_protocol);
-            // A header of the PROXY protocol is not yet the client's word.
+            // A proxy that speaks the PROXY protocol connects for many clients.
+            let key = Some(address).filter(|_| !socket.protocols.proxy_protocol);
+            // A header of the PROXY protocol is not yet sent by the client.
             let speaks = !socket.protocols.proxy_protocol && stream.has_input();
             let entered =
-                server.pending.enter(origin.and_then(|address| server.origin(address)), speaks).await;
+                server.pending.enter(key.and_then(|address| server.address_key(address)), speaks).await;
             io::Result::Ok((stream, address, entered))
         };
         tokio::pin!(accepted);
@@ -52,14 +52,14 @@ pub async fn run(server: Arc<Server>, socket: impl Into<ListeningSocket>) {
             Ok((stream, address, Err(rejection))) => {
                 tokio::spawn(turn_away(server.clone(), stream, address, socket.protocols, rejection));
             }
-            // The client was gone before it was accepted: no fault of this side.
+            // The client had closed the connection before it was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 if warned.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
                     tracing::warn!("can't accept connections: {error}; trying again");
                     warned = Some(Instant::now());
                 }
-                // There may be no descriptor left: those who say nothing hold some.
+                // If no descriptor is left, silent connections hold some.
                 server.pending.make_room();
                 tokio::time::sleep(ACCEPT_BACKOFF).await;
             }
@@ -67,7 +67,7 @@ pub async fn run(server: Arc<Server>, socket: impl Into<ListeningSocket>) {
     }
 }
 
-/// Ends a connection that has to go, and tells it why where HTTP can be spoken already.
+/// Ends a connection that must make room, and tells its client why if HTTP can be spoken already.
 async fn turn_away(
     server: Arc<Server>,
     mut stream: Stream,
@@ -80,9 +80,10 @@ async fn turn_away(
     server.pending.send_away(&mut stream, &answer).await;
 }
 
-/// Speaks with a new connection until it is a session or has ended.
+/// Serves a new connection until it becomes a session or ends.
 ///
-/// Many may wait here that say nothing, so this task is small: what a step needs lies in a box that ends with it.
+/// Many silent connections may wait here, so this task is small: the state of each step is in a box that is freed
+/// after it.
 async fn greet(
     server: Arc<Server>,
     stream: Stream,
@@ -91,7 +92,8 @@ async fn greet(
     waiting: Waiting,
 ) {
     let deadline = tokio::time::Instant::now() + server.live().settings.websocket.handshake_timeout;
-    // hyper makes room for a head as soon as it looks for one: not before there is something to read.
+    // hyper allocates room for a head as soon as it looks for one, so it must not look before there is something to
+    // read.
     let spoke = match waiting.speaks() {
         true => Ok(()),
         false => waiting.within(deadline, stream.readable()).await,
@@ -102,7 +104,7 @@ async fn greet(
     }
 }
 
-/// Ends a connection that has said nothing.
+/// Ends a connection that has sent nothing.
 async fn leave(
     server: Arc<Server>,
     mut stream: Stream,
@@ -111,15 +113,15 @@ async fn leave(
     rejection: Rejection,
 ) {
     match rejection {
-        // It asked for nothing.
+        // It has sent no request, so it gets no answer.
         Rejection::Timeout if !protocols.tls && !protocols.proxy_protocol => http::linger(&mut stream).await,
-        // Hands were not shaken in time.
+        // The TLS handshake was not completed in time.
         Rejection::Timeout => record::rejected(&server, peer, rejection.into()),
         rejection => turn_away(server, stream, peer, protocols, rejection).await,
     }
 }
 
-/// Hears a connection that has something to say.
+/// Serves a connection that has something to read.
 async fn listen(
     server: Arc<Server>,
     stream: Stream,
@@ -138,7 +140,7 @@ async fn listen(
             return;
         }
     };
-    // Behind TLS it may be silent again.
+    // After the TLS handshake the client may be silent again.
     let plain = Protocols { tls: false, proxy_protocol: false, ..protocols };
     if protocols.tls
         && let Err(rejection) = waiting.within(deadline, stream.readable()).await
@@ -148,16 +150,16 @@ async fn listen(
     let session = Box::pin(connection::serve(server, stream, peer, protocols, deadline, &waiting)).await;
     if let Some(session) = session {
         drop(waiting);
-        // A task of its own, which is smaller still.
+        // The session gets its own task, which is smaller still.
         tokio::spawn(session);
     }
 }
 
-/// What comes before HTTP: the proxy's header, a place among those that speak, TLS. Returns the stream, and who its
-/// client is as far as is known now.
+/// Does what comes before HTTP: the proxy's header, a place among the connections that speak, TLS. Returns the
+/// stream, and the address of its client as far as it is known now.
 ///
 /// # Errors
-/// Whose connection it was and why it is refused; `None` where there is nothing more to tell.
+/// The address of the client and why it is rejected; `None` if nobody is left to tell.
 async fn open(
     server: &Arc<Server>,
     mut stream: Stream,
@@ -170,7 +172,7 @@ async fn open(
         if protocols.proxy_protocol {
             introduce(server, &mut stream, &mut peer, waiting).await?;
         }
-        waiting.speak(server.origin(peer)).await.map_err(Some)
+        waiting.speak(server.address_key(peer)).await.map_err(Some)
     };
     match waiting.within(deadline, ready).await.unwrap_or_else(|rejection| Err(Some(rejection))) {
         Ok(()) => {}
@@ -198,10 +200,10 @@ async fn open(
     }
 }
 
-/// Reads the header in which a proxy says for whom it speaks, and waits for what its client says.
+/// Reads the header in which a proxy names its client, and waits until that client sends something.
 ///
 /// # Errors
-/// Why it is refused; `None` where the proxy is gone.
+/// Why the connection is rejected; `None` if the proxy has closed it.
 async fn introduce(
     server: &Server,
     stream: &mut Stream,
@@ -216,12 +218,12 @@ async fn introduce(
         }
     }
     waiting.heard();
-    waiting.belong(server.origin(*peer)).map_err(Some)?;
+    waiting.belong(server.address_key(*peer)).map_err(Some)?;
     stream.readable().await;
     Ok(())
 }
 
-/// The accept loops, which answer when asked for a sign of life.
+/// The accept loops, which answer the watchdog.
 #[derive(Default)]
 pub(crate) struct AcceptLoops {
     question: watch::Sender<u64>,
@@ -236,7 +238,7 @@ impl AcceptLoops {
         AcceptLoop { question: self.question.subscribe(), answer, answered: self.answered.clone() }
     }
 
-    /// Asks, and waits until all have answered.
+    /// Asks all loops, and waits until they have answered.
     pub(crate) async fn answer(&self) {
         let number = *self.question.borrow() + 1;
         self.question.send_replace(number);
@@ -250,7 +252,7 @@ impl AcceptLoops {
     }
 }
 
-/// One accept loop's side. One that has ended has answered all there is to ask.
+/// One accept loop's side. A loop that has ended counts as having answered.
 struct AcceptLoop {
     question: watch::Receiver<u64>,
     answer: Arc<AtomicU64>,
@@ -259,7 +261,7 @@ struct AcceptLoop {
 
 impl AcceptLoop {
     async fn asked(&mut self) {
-        // An error means that the server itself is gone, and this loop with it.
+        // An error means that the server is gone, and this loop with it.
         let _ = self.question.changed().await;
     }
 

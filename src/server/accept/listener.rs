@@ -12,10 +12,10 @@ use super::stream::Stream;
 use crate::config::Listener;
 use crate::server::http::forwarded::UNIX_PEER;
 
-/// Connections that the kernel completes before the daemon has accepted them; net.core.somaxconn may hold less.
+/// Connections that the kernel completes before the daemon accepts them. net.core.somaxconn may limit them further.
 const BACKLOG: i32 = 4096;
 
-/// Binds an address. An IPv6 address takes IPv4 connections too.
+/// Binds an address. A socket for an IPv6 address takes IPv4 connections too.
 pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
@@ -28,8 +28,8 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Binds a Unix socket. One that a killed daemon left is replaced; who may reach it is a matter of its directory, as
-/// who may reach a port is one of the network: a token is needed here and there.
+/// Binds a Unix socket, and replaces one that a killed daemon left. Access is decided by its directory, as access to
+/// a port is decided by the network. A token is needed in both cases.
 pub fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     const MODE: u32 = 0o666;
     match std::fs::symlink_metadata(path) {
@@ -39,11 +39,11 @@ pub fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
         }
         _ => {}
     }
-    // The name appears last, so that whoever sees it can use it.
+    // The name appears last, so that a client that finds it can connect.
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
     let new = Path::new(&new);
-    // What a daemon left that was killed here; a file that is no socket is somebody else's.
+    // Removes what a daemon left that was killed at this point. A file that is no socket belongs to someone else.
     if std::fs::symlink_metadata(new).is_ok_and(|left| left.file_type().is_socket()) {
         let _ = std::fs::remove_file(new);
     }
@@ -56,7 +56,7 @@ pub fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     Ok(socket.into())
 }
 
-/// Protocols a listener's connections are spoken to.
+/// The protocols that are spoken on a listener's connections.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Protocols {
     pub(crate) tls: bool,
@@ -79,7 +79,7 @@ enum Listening {
 
 impl From<TcpListener> for ListeningSocket {
     fn from(listener: TcpListener) -> ListeningSocket {
-        // Small messages leave at once: the connections of a listener inherit this.
+        // Small messages are sent at once: connections inherit this option from their listener.
         let _ = SockRef::from(&listener).set_tcp_nodelay(true);
         ListeningSocket {
             socket: Listening::Tcp(listener),
@@ -98,7 +98,7 @@ impl From<UnixListener> for ListeningSocket {
 }
 
 impl ListeningSocket {
-    /// The same, with what the settings of its listener say.
+    /// Returns the same socket with the protocols from its listener's settings.
     #[must_use]
     pub fn of(self, listener: &Listener) -> ListeningSocket {
         let &Listener { tls, proxy_protocol, api, .. } = listener;

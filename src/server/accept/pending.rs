@@ -1,10 +1,11 @@
-//! Connections that HTTP is spoken on, and that are no sessions: how many there may be, and which has to go.
+//! Bounds the connections that speak HTTP and are no session, and chooses which of them must make room.
 //!
-//! One that has shown no token is a stranger. It holds one of [`MAX_PENDING`] places until its first byte, because it
-//! costs little so far, and then one of [`MAX_SPEAKING`]; on philote.v1 the same once more for its first message. One address has three quarters of either at most, so that
-//! its silence cannot keep others out. Where others wait, the longest silent one goes; an honest client is silent for
-//! some round trips only, and those who wait meanwhile lose nothing. One that has shown a token is a backend's: it
-//! holds one of [`MAX_KEPT`] places.
+//! A connection that has shown no token is a stranger. Until its first byte it holds one of [`MAX_PENDING`] places,
+//! because it costs little so far, and then one of [`MAX_SPEAKING`]. On philote.v1 the same happens once more for its
+//! first message. One address may have three quarters of either, so that its silence cannot keep others out. If
+//! others wait, the connection that has been silent longest must go. An honest client is silent for a few round trips
+//! only, and the clients that wait meanwhile lose nothing. A connection that has shown a token belongs to a backend,
+//! and holds one of [`MAX_KEPT`] places.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -18,50 +19,51 @@ use super::stream::Stream;
 use crate::config::TrustedProxies;
 use crate::http::{linger, write};
 use crate::places::{Place, Places, Rules};
-use crate::server::limits::Origin;
+use crate::server::limits::AddressKey;
 use crate::server::rejection::Rejection;
 use crate::sync::lock;
 
-/// Connections that have not begun their request, or their first message, at once: a descriptor and some kilobytes each.
+/// The most connections that have not begun their request or their first message. Each costs a descriptor and some
+/// kilobytes.
 pub(crate) const MAX_PENDING: usize = 4096;
 
-/// Connections that have begun to speak and shown no token, at once: each may hold a request's head, the hello of TLS
-/// or the beginning of a first frame.
+/// The most connections that have begun to speak and shown no token. Each may hold the head of a request, the hello
+/// of TLS or the beginning of a first frame.
 pub(crate) const MAX_SPEAKING: usize = 1024;
 
-/// Connections that have shown a token and are kept open for the next request, at once. One more takes the place of
-/// the one that is idle longest.
+/// The most connections that have shown a token and are kept open for the next request. One more takes the place of
+/// the connection that has been idle longest.
 pub(crate) const MAX_KEPT: usize = 1024;
 
-/// How long a connection may be silent while others wait for its place: a lost packet is sent again after one second,
-/// and again two seconds later.
+/// How long a connection may be silent while others wait for its place. A lost packet is sent again after one second,
+/// and once more two seconds later.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// Silent connections that are sent away at once where descriptors have run out: the next ones are accepted with
-/// theirs, and perhaps say something.
+/// Silent connections that are closed at once when descriptors have run out. The next connections are accepted with
+/// these descriptors, and may send something.
 const DESCRIPTORS_AT_ONCE: usize = 16;
 
-/// Connections that were sent away and may read why, at once. What is said to the others may be lost on its way.
+/// The most connections that are being told why they must make room. For further ones the answer may be lost.
 const MAX_LEAVING: usize = 256;
 
-/// What a stranger's first message may have in memory without asking, in bytes: a usual token.
+/// The bytes that the first message of a stranger may hold without asking: a usual token.
 const FREE_BYTES: usize = 4 * 1024;
 
-/// What the first messages of all strangers may have in memory beyond that, in bytes: some with the longest tokens.
+/// The bytes that the first messages of all strangers may hold beyond that: some with the longest tokens.
 pub(crate) const FIRST_MESSAGES_BYTES: usize = 8 * 1024 * 1024;
 
-/// The most that one address may have of these places.
+/// Returns how many of these places one address may have.
 const fn share(places: usize) -> usize {
     places / 4 * 3
 }
 
-/// All places.
+/// The places of all waiting connections.
 pub(crate) struct Pending {
-    silent: Places<Origin>,
-    speaking: Places<Origin>,
-    kept: Places<Origin>,
+    silent: Places<AddressKey>,
+    speaking: Places<AddressKey>,
+    kept: Places<AddressKey>,
     leaving: Semaphore,
-    /// Bytes of first messages.
+    /// Bytes that first messages may still take.
     first_messages: Semaphore,
 }
 
@@ -79,45 +81,45 @@ impl Default for Pending {
 }
 
 impl Pending {
-    /// How many have shown no token.
+    /// Returns the number of connections that have shown no token.
     pub(crate) fn len(&self) -> usize {
         self.silent.taken() + self.speaking.taken()
     }
 
-    /// Waits until none is left that has shown no token.
+    /// Waits until every connection has shown a token or ended.
     pub(crate) async fn none(&self) {
-        // In the order in which a connection passes through them.
+        // In the order in which a connection takes the places.
         self.silent.none_taken().await;
         self.speaking.none_taken().await;
     }
 
-    /// Sends some of the longest silent connections away, because there are no descriptors left.
+    /// Closes some of the connections that have been silent longest, because no descriptors are left.
     pub(crate) fn make_room(&self) {
         self.silent.make_room(DESCRIPTORS_AT_ONCE);
     }
 
-    /// Waits for a place for a connection that was accepted. One that `speaks` already, and need not wait to be heard,
-    /// is never among the silent ones.
+    /// Waits for a place for an accepted connection. A connection that `speaks` already takes no silent place if one
+    /// is free among those that speak.
     ///
     /// # Errors
     /// Its address has its share.
     pub(crate) async fn enter(
         self: &Arc<Self>,
-        origin: Option<Origin>,
+        key: Option<AddressKey>,
         speaks: bool,
     ) -> Result<Waiting, Rejection> {
         let told = Arc::new(Notify::new());
-        let speaking = if speaks { self.speaking.try_free(origin, &told) } else { None };
+        let speaking = if speaks { self.speaking.try_free(key, &told) } else { None };
         let speaks = speaking.is_some();
         let place = match speaking {
             Some(place) => place,
-            None => self.silent.enter(origin, &told).await.ok_or(REFUSED)?,
+            None => self.silent.enter(key, &told).await.ok_or(REFUSED)?,
         };
         let held = Held { place, speaks, known: false };
         Ok(Waiting { pending: self.clone(), told, held: Mutex::new(held) })
     }
 
-    /// Ends a connection that has to go, and tells it why as far as that can be told.
+    /// Ends a connection that must make room, and tells its client why if that is possible.
     pub(crate) async fn send_away(&self, stream: &mut Stream, bytes: &[u8]) {
         match self.leaving.try_acquire() {
             Ok(_leaving) => {
@@ -129,16 +131,16 @@ impl Pending {
     }
 }
 
-/// What a stranger is told that has to go.
+/// The rejection of a stranger that must make room.
 const REFUSED: Rejection = Rejection::Pending(MAX_PENDING);
 
-/// Whose places a connection counts among. `None` where many clients may be behind it: a proxy that tells for whom it
-/// speaks, a Unix socket.
-pub(crate) fn origin(peer: SocketAddr, trusted: &TrustedProxies) -> Option<Origin> {
-    Origin::of(peer.ip()).filter(|_| !trusted.trusts(peer.ip()))
+/// Returns the address that a connection counts for. `None` if many clients may be behind it: a trusted proxy, or a
+/// Unix socket.
+pub(crate) fn address_key(peer: SocketAddr, trusted: &TrustedProxies) -> Option<AddressKey> {
+    AddressKey::of(peer.ip()).filter(|_| !trusted.trusts(peer.ip()))
 }
 
-/// One connection's place, given back when dropped.
+/// The place of one connection. Given back when dropped.
 pub(crate) struct Waiting {
     pending: Arc<Pending>,
     told: Arc<Notify>,
@@ -146,18 +148,18 @@ pub(crate) struct Waiting {
 }
 
 struct Held {
-    place: Place<Origin>,
-    /// The place is one among those that speak.
+    place: Place<AddressKey>,
+    /// The place is one of [`MAX_SPEAKING`].
     speaks: bool,
-    /// It has shown a token, and is no stranger.
+    /// The connection has shown a token, so it is no stranger.
     known: bool,
 }
 
 impl Waiting {
-    /// Does something that waits for the client.
+    /// Waits for the client.
     ///
     /// # Errors
-    /// It took too long, or the connection has to make room for others.
+    /// The client took too long, or the connection must make room for others.
     pub(crate) async fn within<T>(
         &self,
         deadline: Instant,
@@ -171,81 +173,81 @@ impl Waiting {
         }
     }
 
-    /// Waits until it has to make room for others; what its client is told then.
+    /// Waits until the connection must make room for others, and returns what to tell its client.
     pub(crate) async fn told_to_go(&self) -> Rejection {
         self.told.notified().await;
         if lock(&self.held).known { Rejection::Kept(MAX_KEPT) } else { REFUSED }
     }
 
-    /// Whether it has begun to speak.
+    /// Returns whether the client has begun to speak.
     pub(super) fn speaks(&self) -> bool {
         lock(&self.held).speaks
     }
 
-    /// Waits for a place among those that speak, unless it has one: there is something to read.
+    /// Waits for a place among the connections that speak, unless it has one: there is something to read.
     ///
     /// # Errors
-    /// It had to make room for others already.
-    pub(crate) async fn speak(&self, origin: Option<Origin>) -> Result<(), Rejection> {
+    /// The connection had to make room already.
+    pub(crate) async fn speak(&self, key: Option<AddressKey>) -> Result<(), Rejection> {
         {
             let mut held = lock(&self.held);
             if held.speaks {
                 return Ok(());
             }
-            // It is not silent any more.
+            // The connection is no longer silent.
             if !held.place.begin() {
                 return Err(REFUSED);
             }
         }
-        let place = self.pending.speaking.take(origin, &self.told).await;
+        let place = self.pending.speaking.take(key, &self.told).await;
         *lock(&self.held) = Held { place, speaks: true, known: false };
         Ok(())
     }
 
-    /// Gives the place among those that speak back, because its client may be silent before it goes on: it waits for
-    /// the first message of philote.v1. False where no other place is left; then it keeps the one that it has.
-    pub(crate) fn fall_silent(&self, origin: Option<Origin>) -> bool {
-        let silent = self.pending.silent.try_enter(origin, &self.told);
+    /// Gives back the place among the connections that speak, because the client may be silent until its first
+    /// message on philote.v1. Returns false if no other place is free; it then keeps the one that it has.
+    pub(crate) fn fall_silent(&self, key: Option<AddressKey>) -> bool {
+        let silent = self.pending.silent.try_enter(key, &self.told);
         silent.map(|place| *lock(&self.held) = Held { place, speaks: false, known: false }).is_some()
     }
 
-    /// Its answer is ready, and its client has to take it, or has more to say at once.
+    /// Notes that the answer is ready: now the client has to take it, or to send more.
     pub(crate) fn go_on(&self) {
         lock(&self.held).place.go_on();
     }
 
-    /// Counts it as this address's: a proxy has told for whom it speaks.
+    /// Counts the connection for this address, which a proxy has named.
     ///
     /// # Errors
     /// The address has its share.
-    pub(crate) fn belong(&self, origin: Option<Origin>) -> Result<(), Rejection> {
-        match origin {
-            Some(origin) if !lock(&self.held).place.belong(origin) => Err(REFUSED),
+    pub(crate) fn belong(&self, key: Option<AddressKey>) -> Result<(), Rejection> {
+        match key {
+            Some(key) if !lock(&self.held).place.belong(key) => Err(REFUSED),
             _ => Ok(()),
         }
     }
 
-    /// Bytes have come.
+    /// Notes that bytes have come.
     pub(crate) fn heard(&self) {
         lock(&self.held).place.heard();
     }
 
-    /// A request has come, and is being answered: the place is kept until the answer is ready.
+    /// Notes that a request is being answered: the place is kept until the answer is ready.
     ///
     /// # Errors
-    /// It had to make room for others already.
+    /// The connection had to make room already.
     pub(crate) fn begin(&self) -> Result<(), Rejection> {
         if lock(&self.held).place.begin() { Ok(()) } else { Err(REFUSED) }
     }
 
-    /// Its answer is written.
+    /// Notes that the answer is written.
     pub(crate) fn answered(&self) {
         lock(&self.held).place.rest();
     }
 
-    /// Its request has shown a token: it is no stranger, and holds none of their places.
+    /// Notes that a request has shown a token: the connection is no stranger, and holds none of their places.
     ///
-    /// Where all that are known are being answered it goes on holding one; it keeps that for the time of its answer.
+    /// If all places of known connections are in use for answers, it keeps its place for the time of its own answer.
     pub(crate) fn known(&self) {
         let mut held = lock(&self.held);
         if held.known {
@@ -257,13 +259,13 @@ impl Waiting {
         }
     }
 
-    /// The memory of its first message.
+    /// Returns the account of the memory that the first message holds.
     pub(crate) fn first_message(&self) -> FirstMessage<'_> {
         FirstMessage { pending: &self.pending, bytes: 0, permits: None }
     }
 }
 
-/// What one stranger's first message has in memory, given back when dropped.
+/// The memory that one stranger's first message holds. Given back when dropped.
 pub(crate) struct FirstMessage<'a> {
     pending: &'a Pending,
     bytes: usize,
@@ -271,10 +273,10 @@ pub(crate) struct FirstMessage<'a> {
 }
 
 impl FirstMessage<'_> {
-    /// Makes room for so many more bytes of it.
+    /// Takes this many more bytes.
     ///
     /// # Errors
-    /// The first messages of all strangers have all that they may have.
+    /// The first messages of all strangers hold as much as they may.
     pub(crate) fn hold(&mut self, more: usize) -> Result<(), Rejection> {
         let before = self.bytes.max(FREE_BYTES);
         self.bytes += more;

@@ -1,4 +1,4 @@
-//! The PROXY protocol, versions 1 and 2: what a proxy says before the first byte of its client.
+//! The PROXY protocol, versions 1 and 2: a header that a proxy sends before the first byte of its client.
 //! <https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt>
 
 use std::io;
@@ -8,15 +8,16 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// The longest header of version 1 (section 2.1).
 const LONGEST_LINE: usize = 107;
-/// The longest rest of a version 2 header: addresses take 36 bytes, certificates' names in its extensions the rest.
+/// The longest rest of a version 2 header. Addresses take 36 bytes; the remaining bytes are for extensions such as
+/// names of certificates.
 const LONGEST_REST: usize = 4096;
 
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// Reads the header and nothing behind it. `None` where the proxy speaks for itself (a health check).
+/// Reads the header and nothing after it. `None` if the proxy connects for itself, such as for a health check.
 ///
 /// # Errors
-/// The peer speaks otherwise (`InvalidData`), or is gone.
+/// The peer sent something else (`InvalidData`), or has closed the connection.
 pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<SocketAddr>> {
     let mut start = [0; SIGNATURE.len()];
     stream.read_exact(&mut start).await?;
@@ -32,7 +33,7 @@ pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Op
         stream.read_exact(&mut addresses).await?;
         return second(command, family, &addresses).ok_or_else(malformed);
     }
-    // Byte by byte, because what follows the line is not ours to take.
+    // Byte by byte, because what follows the line must stay in the socket.
     let mut line = start.to_vec();
     while !line.ends_with(b"\r\n") {
         if line.len() == LONGEST_LINE || !line.starts_with(b"PROXY ") {
@@ -47,7 +48,7 @@ fn malformed() -> io::Error {
     io::ErrorKind::InvalidData.into()
 }
 
-/// Version 1: the outer `Option` is for what is malformed.
+/// Parses version 1. The outer `Option` is `None` if the line is malformed.
 fn first(line: &str) -> Option<Option<SocketAddr>> {
     let mut words = line.strip_suffix("\r\n")?.strip_prefix("PROXY ")?.split(' ');
     let family = words.next()?;
@@ -66,12 +67,12 @@ fn first(line: &str) -> Option<Option<SocketAddr>> {
     (fits && words.next().is_none()).then(|| Some(SocketAddr::new(source.to_canonical(), port)))
 }
 
-/// Version 2.
+/// Parses version 2.
 fn second(command: u8, family: u8, addresses: &[u8]) -> Option<Option<SocketAddr>> {
     const LOCAL: u8 = 0x20;
     const PROXY: u8 = 0x21;
     match (command, family >> 4) {
-        // What a health check or a client of another family says of addresses is to be ignored (section 2.2).
+        // The addresses of a health check, or of a client of another family, must be ignored (section 2.2).
         (LOCAL, _) | (PROXY, 0 | 3) => Some(None),
         (PROXY, 1) => {
             let source: [u8; 4] = *addresses.first_chunk()?;

@@ -1,4 +1,4 @@
-//! The sending halves of TCP connections and Unix sockets, which an outbox writes to.
+//! The sending halves of TCP connections and Unix sockets, to which an outbox writes.
 
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
@@ -10,12 +10,12 @@ use tokio::net::{tcp, unix};
 
 use crate::outbox::Sink;
 
-/// The sending side of a TCP connection, written by whoever holds the promise.
+/// The sending half of a TCP connection, used by the task that must write the outbox.
 pub(crate) struct TcpSink(pub(crate) tcp::OwnedWriteHalf);
 
 impl Sink for TcpSink {
-    /// Asks the kernel first and tokio only after a rejection: what tokio knows of the socket is one more place in memory
-    /// that no cache holds, for every reader of every message.
+    /// Asks the kernel first, and tokio only after it refused: tokio's state of the socket is one more address in
+    /// memory that no cache holds, for every reader of every message.
     fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let socket = self.0.as_ref();
         let written = match slices {
@@ -23,7 +23,7 @@ impl Sink for TcpSink {
             several => sendmsg(socket, several, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL),
         };
         match written {
-            // It notes the rejection, so that it tells when there is room.
+            // tokio notes the refusal, so that it tells when there is room.
             Err(Errno::AGAIN) => self.0.try_write_vectored(slices),
             written => Ok(written?),
         }
@@ -34,12 +34,12 @@ impl Sink for TcpSink {
     }
 
     fn shutdown(&self) {
-        // An error here means that the peer is gone already, which the reading side finds out by itself.
+        // An error means that the peer is gone, which the reading half finds out as well.
         let _ = SockRef::from(self.0.as_ref()).shutdown(std::net::Shutdown::Write);
     }
 }
 
-/// The sending side of a connection over a Unix socket.
+/// The sending half of a connection over a Unix socket.
 pub(super) struct UnixSink(pub(super) unix::OwnedWriteHalf);
 
 impl Sink for UnixSink {

@@ -1,4 +1,4 @@
-//! What a connection is made of: TCP, a Unix socket, or TLS over TCP, whole for HTTP and in halves for a session.
+//! The stream of a connection: TCP, a Unix socket, or TLS over TCP. It is whole for HTTP and in halves for a session.
 
 use std::io;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use super::sink::{TcpSink, UnixSink};
 use super::tls::{TlsReader, TlsStream};
 use crate::outbox::Sink;
 
-/// The least time after which the system gives up a client: so long a slow reader may keep its window shut.
+/// The least time after which the system ends a connection: a slow reader may keep its window closed for this long.
 const LEAST_USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A connection while HTTP is spoken.
@@ -26,7 +26,8 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    /// Whether bytes, the end or an error wait in the socket. tokio is not asked, which takes a new socket for readable.
+    /// Returns whether bytes, the end or an error wait in the socket. It does not ask tokio, which takes a new socket
+    /// for readable.
     pub(super) fn has_input(&self) -> bool {
         let peeked = match self {
             Stream::Tcp(stream) => recv(stream, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT),
@@ -36,11 +37,11 @@ impl Stream {
         peeked != Err(Errno::AGAIN)
     }
 
-    /// Waits until a read has something to say: bytes, the end or an error.
+    /// Waits until a read has a result: bytes, the end or an error.
     ///
-    /// tokio takes a socket that was just accepted for readable, so the kernel is asked.
+    /// tokio takes a socket that was just accepted for readable, so this asks the kernel.
     pub(crate) async fn readable(&self) {
-        // An error here is one that the read finds as well.
+        // The read finds this error as well.
         let _ = match self {
             Stream::Tcp(stream) => stream.peek(&mut [0]).await.map(drop),
             Stream::Unix(stream) => loop {
@@ -57,8 +58,8 @@ impl Stream {
         };
     }
 
-    /// Has the system end a TCP connection whose client confirms nothing of what was sent for so long, or lets nothing
-    /// more be sent: behind the heartbeat it is the second line, which waits for whoever still reads.
+    /// Has the system end a TCP connection whose client confirms nothing of what was sent for this time, or keeps its
+    /// window closed. It is the second line behind the heartbeat, and spares a client that still reads.
     pub(crate) fn set_user_timeout(&self, timeout: Duration) {
         let socket = match self {
             Stream::Tcp(stream) => stream,
@@ -66,11 +67,11 @@ impl Stream {
             Stream::Tls(stream) => stream.tcp(),
         };
         let millis = timeout.max(LEAST_USER_TIMEOUT).as_millis();
-        // Without it all goes on; the heartbeat needs longer where much was sent.
+        // Without this option everything works; the heartbeat takes longer if much was sent.
         let _ = set_tcp_user_timeout(socket, u32::try_from(millis).unwrap_or(u32::MAX));
     }
 
-    /// The two halves that a session works with.
+    /// Returns the two halves that a session works with.
     pub(crate) fn into_split(self) -> (Reader, Box<dyn Sink>) {
         match self {
             Stream::Tcp(stream) => {
@@ -123,7 +124,7 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// The receiving half. Every idle connection keeps one: it is a pointer, whatever the connection is made of.
+/// The receiving half. Every idle connection keeps one, so it is a pointer in each variant.
 pub(crate) enum Reader {
     Tcp(tcp::OwnedReadHalf),
     Unix(unix::OwnedReadHalf),

@@ -1,4 +1,4 @@
-//! Who is kept out, on the disk: a rejection holds across restarts.
+//! The bans on the disk, so that they hold across restarts.
 
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
@@ -13,18 +13,18 @@ use crate::regular_file::{self, FileError, without_mark};
 /// 255 bytes, each of which JSON may write as six.
 const LARGEST: u64 = 16 << 20;
 
-/// The file, one JSON object of subjects and the seconds since 1970 from which on they are taken again.
+/// The file: one JSON object of subjects and the seconds since 1970 at which their bans end.
 #[derive(Debug, Default)]
 pub struct BanFile(Option<PathBuf>);
 
-/// Why it can't be read or written.
+/// Why the file cannot be read or written.
 #[derive(Debug)]
 pub enum BanFileError {
     /// There is no directory to keep it in.
     NoPlace,
     /// It is no regular file, or the system does not let it be read.
     Unreadable(PathBuf, FileError),
-    /// It is not what was written.
+    /// Its content is not what was written.
     Damaged(PathBuf, serde_json::Error),
     /// The system does not let it be written.
     Unwritable(PathBuf, io::Error),
@@ -54,15 +54,15 @@ impl fmt::Display for BanFileError {
 impl std::error::Error for BanFileError {}
 
 impl BanFile {
-    /// The file at this path; without one nobody can be kept out.
+    /// The file at this path; without a path nobody can be banned.
     pub fn new(path: Option<PathBuf>) -> BanFile {
         BanFile(path)
     }
 
-    /// Who was kept out when it was last written; nobody where there is no file.
+    /// Reads the bans; none if there is no file.
     ///
     /// # Errors
-    /// It is there and can't be read: who is to stay out must not get in by that.
+    /// The file exists and cannot be read. Banned subjects must not get in because of that.
     pub(crate) fn load(&self) -> Result<BTreeMap<Box<str>, u64>, BanFileError> {
         let Some(path) = &self.0 else { return Ok(BTreeMap::new()) };
         match regular_file::read(path, LARGEST) {
@@ -73,7 +73,7 @@ impl BanFile {
         }
     }
 
-    /// Replaces what is on the disk, whole.
+    /// Replaces the file as a whole.
     pub(crate) fn save(&self, refused: &BTreeMap<Box<str>, u64>) -> Result<(), BanFileError> {
         let path = self.0.as_ref().ok_or(BanFileError::NoPlace)?;
         let unwritable = |error| BanFileError::Unwritable(path.clone(), error);

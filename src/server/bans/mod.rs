@@ -1,4 +1,4 @@
-//! Subjects that are kept out until a given time, also across restarts.
+//! Banned subjects: they are rejected until a given time, also across restarts.
 
 pub(super) mod file;
 
@@ -12,25 +12,25 @@ use crate::sync::lock;
 use crate::timestamp::clamp_date;
 use crate::token::UnixSeconds;
 
-/// The most subjects that are kept out at once.
+/// The most subjects that are banned at once.
 pub const MAX_BANS: usize = 10_000;
 
-/// Who is kept out, and until when.
+/// The banned subjects, and until when.
 #[derive(Debug, Default)]
 pub struct Bans {
     until: Mutex<BTreeMap<Box<str>, UnixSeconds>>,
-    /// How many there are: while there is none, a handshake asks nothing else.
+    /// Their number. While it is 0, a handshake looks at nothing else.
     count: AtomicUsize,
-    /// Locked by whoever changes them; handshakes do not wait for the disk.
+    /// Locked while bans change; handshakes do not wait for the disk.
     file: Mutex<BanFile>,
 }
 
 /// Why a subject could not be banned, or its ban not be lifted. Nothing has changed then.
 #[derive(Debug)]
 pub enum BanError {
-    /// As many as [`MAX_BANS`] are kept out already.
+    /// [`MAX_BANS`] subjects are banned already.
     TooMany,
-    /// It can't be remembered across a restart.
+    /// The ban cannot be written to the disk.
     NotRemembered(BanFileError),
 }
 
@@ -46,10 +46,10 @@ impl fmt::Display for BanError {
 impl std::error::Error for BanError {}
 
 impl Bans {
-    /// Takes them from where they are remembered, each until the end of the year 9999 at most, and remembers changes there.
+    /// Loads the bans from a file, each until the end of the year 9999 at most, and writes changes there.
     ///
     /// # Errors
-    /// It is there and can't be read.
+    /// The file exists and cannot be read.
     pub fn remember_in(&self, file: BanFile) -> Result<(), BanFileError> {
         let mut subjects = file.load()?;
         subjects.values_mut().for_each(|until| *until = clamp_date(*until));
@@ -64,25 +64,25 @@ impl Bans {
         *until = subjects;
     }
 
-    /// Keeps a subject out until this time, at most the end of the year 9999. Writes to the disk.
+    /// Bans a subject until this time, at most the end of the year 9999. Writes to the disk.
     ///
     /// # Errors
-    /// There are too many, or it can't be remembered.
+    /// There are too many bans, or the disk cannot be written.
     pub fn refuse(&self, subject: &str, until: UnixSeconds, now: UnixSeconds) -> Result<(), BanError> {
         self.change(now, |refused| refused.insert(subject.into(), clamp_date(until)))
     }
 
-    /// Lets a subject in again; whether it was kept out. Writes to the disk.
+    /// Lifts a ban, and returns whether there was one. Writes to the disk.
     ///
     /// # Errors
-    /// It can't be remembered.
+    /// The disk cannot be written.
     pub fn lift(&self, subject: &str, now: UnixSeconds) -> Result<bool, BanError> {
         let mut lifted = false;
         self.change(now, |refused| lifted = refused.remove(subject).is_some())?;
         Ok(lifted)
     }
 
-    /// Changes who is kept out: on the disk first, so that what was promised to hold does.
+    /// Changes the bans on the disk first, so that a ban that was confirmed holds.
     fn change<T>(
         &self,
         now: UnixSeconds,
@@ -103,7 +103,7 @@ impl Bans {
         Ok(())
     }
 
-    /// All that are still kept out at `now`, by name.
+    /// Returns the bans that hold at `now`, by subject.
     pub fn list(&self, now: UnixSeconds) -> Vec<(Box<str>, UnixSeconds)> {
         let until = lock(&self.until);
         until
@@ -113,7 +113,7 @@ impl Bans {
             .collect()
     }
 
-    /// Until when a subject is kept out, if it is.
+    /// Returns until when a subject is banned, if it is.
     pub fn until(&self, subject: Option<&str>, now: UnixSeconds) -> Option<UnixSeconds> {
         if self.count.load(Relaxed) == 0 {
             return None;

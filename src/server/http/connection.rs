@@ -1,7 +1,7 @@
-//! HTTP on a new connection: the upgrade to a WebSocket, or an answer of the API.
+//! Speaks HTTP on a new connection: an upgrade to a WebSocket, or answers of the API.
 //!
-//! A connection has `[websocket] handshake_timeout` for each request, and `[http] keep_alive_timeout` until the next;
-//! one that is upgraded is handed to a session.
+//! A connection has `[websocket] handshake_timeout` for each request, and `[http] keep_alive_timeout` until the next
+//! one. An upgraded connection becomes a session.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -36,57 +36,57 @@ use crate::server::{Server, admission, record};
 /// The longest request head, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
-/// Protocols much longer an idle connection is kept than its client was told, whose request may be on its way.
+/// How much longer an idle connection is kept than its client was told, because a request may be on its way.
 const KEEP_ALIVE_SLACK: Duration = Duration::from_secs(2);
 
 /// The most header lines of a request.
 const MAX_HEADERS: usize = 100;
 
-/// Protocols long a client may take for what was unsent when its time was over.
+/// How long a client may take for what was unsent when its time was over.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// What the requests of one connection share.
+/// The state that the requests of one connection share.
 struct Exchange {
     server: Arc<Server>,
-    /// Who is at the other end: perhaps a proxy, whose requests tell for whom they are.
+    /// The address of the peer, which may be a proxy that names the client in each request.
     peer: SocketAddr,
     protocols: Protocols,
-    /// For each request.
+    /// The time for each request.
     timeout: Duration,
     turn: Arc<Turn>,
     waiting: Arc<Waiting>,
     progress: Mutex<Progress>,
-    /// Told when the deadline has come nearer.
+    /// Notified when the deadline has come nearer.
     hurry: Notify,
 }
 
-/// Protocols far a connection has come.
+/// The progress of a connection.
 struct Progress {
-    /// When the current request is to be done, or the next one to begin.
+    /// When the current request must be done, or the next one begin.
     deadline: Instant,
     /// The last answer is not written yet.
     unwritten: bool,
-    /// Nothing was asked since the last answer.
+    /// No request has come since the last answer.
     idle: bool,
     /// The upgrade that was answered with 101.
     upgraded: Option<Upgraded>,
-    /// Who sent the last request.
+    /// The address of the client that sent the last request.
     client: SocketAddr,
 }
 
-/// What became of a connection that HTTP was spoken on.
+/// The end of HTTP on a connection.
 enum Outcome {
-    /// All is said; perhaps it was upgraded.
+    /// Everything is sent; the connection may have been upgraded.
     Done,
-    /// It is refused, and has not been told yet.
+    /// The connection is rejected, and its client has not been told yet.
     Rejected(Rejection),
-    /// It has to make room for others, and none of its requests is being answered.
+    /// The connection must make room for others, and no request of it is being answered.
     SentAway {
         rejection: Rejection,
-        /// It is not in the middle of an answer.
+        /// No answer is partly sent, so that the client can be told.
         tell: bool,
     },
-    /// There is nobody to tell.
+    /// Nobody is left to tell.
     Gone,
 }
 
@@ -121,7 +121,7 @@ pub(crate) async fn serve(
         (Outcome::Done, Some(Upgraded::Present(guard))) => {
             return Some(Session::new(guard, stream, &read_ahead));
         }
-        // In boxes, so that who showed a token with the request does not pay for their size.
+        // In boxes, so that a client that showed a token with its request does not pay for their size.
         (Outcome::Done, Some(Upgraded::TokenFollows)) => {
             match Box::pin(first_frame::enter(server, &mut stream, client, &read_ahead, timeout, waiting))
                 .await
@@ -152,11 +152,12 @@ pub(crate) async fn serve(
     None
 }
 
-/// Answers requests until one is the last. Returns the stream, with nothing unsent, and what was read ahead.
+/// Answers requests until one is the last. Returns the stream, with nothing unsent, and the bytes that were read
+/// ahead.
 async fn speak(exchange: &Arc<Exchange>, stream: Stream, waiting: &Waiting) -> (Stream, Vec<u8>, Outcome) {
     let service = {
         let exchange = exchange.clone();
-        // hyper wants a future that may be moved when it gives back the stream.
+        // hyper gives the stream back only with a future that can be moved.
         service_fn(move |request| -> Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>> {
             let exchange = exchange.clone();
             Box::pin(async move { Ok(exchange.answer(request).await) })
@@ -164,7 +165,7 @@ async fn speak(exchange: &Arc<Exchange>, stream: Stream, waiting: &Waiting) -> (
     };
     let turn = &exchange.turn;
     let mut http = http1::Builder::new()
-        // A client that only stopped sending gets its answer.
+        // A client that has only stopped sending gets its answer.
         .half_close(true)
         .max_buf_size(MAX_HEAD_BYTES)
         .max_headers(MAX_HEADERS)
@@ -184,7 +185,7 @@ async fn speak(exchange: &Arc<Exchange>, stream: Stream, waiting: &Waiting) -> (
     let parts = http.into_parts();
     let (stream, unsent) = parts.io.into_inner().into_parts();
     let mut stream = stream.into_inner();
-    // What was not taken until now hardly will be where the time is over.
+    // When the time is over, the client will hardly take what it has not taken until now.
     let time = if cut.is_some() { LAST_WORDS } else { exchange.timeout };
     let sent = unsent.is_empty() || write_within(&mut stream, &unsent, time).await;
     let outcome = match (ended, cut) {
@@ -193,7 +194,7 @@ async fn speak(exchange: &Arc<Exchange>, stream: Stream, waiting: &Waiting) -> (
         }
         _ if !sent => Outcome::Gone,
         (Err(error), _) => malformed(&error).map_or(Outcome::Gone, Outcome::Rejected),
-        // A request was begun. One that never said a word asked for nothing.
+        // A request was begun. A client that has sent nothing gets no answer.
         (Ok(()), Some(rejection)) if !parts.read_buf.is_empty() => Outcome::Rejected(rejection),
         (Ok(()), Some(_)) => Outcome::Gone,
         (Ok(()), None) => Outcome::Done,
@@ -202,12 +203,12 @@ async fn speak(exchange: &Arc<Exchange>, stream: Stream, waiting: &Waiting) -> (
     (stream, parts.read_buf.to_vec(), outcome)
 }
 
-/// Why hyper could not read a request; `None` where the connection broke.
+/// Returns why hyper could not read a request; `None` if the connection broke.
 fn malformed(error: &hyper::Error) -> Option<Rejection> {
     if error.is_parse_too_large() {
         Some(Rejection::HeadTooLarge)
     } else if error.is_parse() {
-        // hyper tells its kinds of errors apart by words only.
+        // hyper distinguishes its errors by text only.
         let error = error.to_string();
         Some(if error.contains("URI") {
             Rejection::BadRequest(
@@ -234,7 +235,7 @@ impl Exchange {
     }
 
     /// Waits until a request has taken too long to arrive, its answer to be taken, or the next request to begin. Each
-    /// request has its own time; one that arrived is answered, however long that takes.
+    /// request has its own time. One that has arrived is answered, however long that takes.
     async fn timed_out(&self) {
         loop {
             let deadline = self.lock().deadline;
@@ -248,7 +249,7 @@ impl Exchange {
         }
     }
 
-    /// A request begins; its time does where there was none in progress.
+    /// Begins a request. Its time begins now, unless one was in progress.
     fn busy(&self, progress: &mut Progress) {
         if std::mem::take(&mut progress.idle) {
             progress.deadline = Instant::now() + self.timeout;
@@ -259,7 +260,7 @@ impl Exchange {
     async fn answer(&self, request: Request<Incoming>) -> Answer {
         let hidden = self.turn.begin(request.headers()).await;
         if self.waiting.begin().is_err() {
-            // It has been told to go, and serve() tells its client.
+            // It must make room, and serve() tells its client.
             return std::future::pending().await;
         }
         self.busy(&mut self.lock());
@@ -268,7 +269,7 @@ impl Exchange {
         let address = forwarded::client(self.peer, request.headers(), trusted);
         let result = self.route(request, address, hidden).await;
         let mut progress = self.lock();
-        // A client that does not take its answer is as silent as one that asks nothing.
+        // A client that does not take its answer is as silent as one that sends no request.
         self.waiting.go_on();
         progress.client = address;
         progress.unwritten = true;
@@ -323,7 +324,7 @@ impl Exchange {
             let deadline = self.lock().deadline;
             return match api::answer(&self.server, &self.waiting, address, deadline, request).await {
                 Ok(answer) => Ok((answer, None)),
-                // Who guesses tokens here tries to come in as well.
+                // A client that guesses tokens here counts like one that tries to connect.
                 Err(rejection @ Rejection::Token(_)) => {
                     Err(admission::count_handshake(&self.server, &self.server.live(), address.ip())
                         .err()
@@ -354,7 +355,7 @@ impl Watch for Arc<Exchange> {
         if !std::mem::take(&mut progress.unwritten) {
             return;
         }
-        // Who was let in has left these places, or goes on to the first frame.
+        // A client that was let in leaves these places, or goes on to the first frame.
         if progress.upgraded.is_none() {
             let idle = self.server.live().settings.http.keep_alive_timeout + KEEP_ALIVE_SLACK;
             progress.idle = true;

@@ -1,4 +1,4 @@
-//! The tokens of an HTTP request, and which of them counts.
+//! The tokens of an HTTP request, and which of them is used.
 
 use hyper::Request;
 use hyper::header::{AUTHORIZATION, HeaderValue};
@@ -7,16 +7,16 @@ use crate::server::rejection::Rejection;
 use crate::server::{Live, unix_now};
 use crate::token::{Claims, TokenError, claimed_subject, verify};
 
-/// The tokens of a request. They are never merged: one of them counts.
+/// The tokens of a request. They are never merged: one of them is used.
 pub(crate) struct Credentials {
-    /// The header's, or that it is of another scheme.
+    /// The token of the header, or the error that it has another scheme.
     header: Option<Result<String, TokenError>>,
     query: Option<String>,
 }
 
 impl Credentials {
     /// # Errors
-    /// `auth` twice in the query: it would be a matter of chance which one is meant.
+    /// `auth` appears twice in the query, so that it is unclear which one is meant.
     pub(crate) fn of<B>(request: &Request<B>) -> Result<Credentials, Rejection> {
         let query = request.uri().query().unwrap_or_default();
         let mut auths = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "auth");
@@ -28,12 +28,12 @@ impl Credentials {
         Ok(Credentials { header, query })
     }
 
-    /// Whether there is none.
+    /// Returns whether the request has no token.
     pub(crate) fn is_empty(&self) -> bool {
         self.header.is_none() && self.query.is_none()
     }
 
-    /// What the bearer may do: by the header's token if it authenticates, else by the query's.
+    /// Returns the claims of the header's token if it is valid, else those of the query's.
     pub(crate) fn verify(&self, live: &Live) -> Result<Claims, Rejection> {
         let check = |token: &str| verify(token, &live.keys, &live.policy, unix_now());
         let by_header = match &self.header {
@@ -48,17 +48,18 @@ impl Credentials {
         result.map_err(Rejection::Token)
     }
 
-    /// Who the refused token says that it is for: the query's, whose error is the one that is told, else the header's.
+    /// Returns the subject that the refused token claims: the query's, whose error is reported, else the header's.
     pub(crate) fn claimed_subject(&self) -> Option<Box<str>> {
         let header = || self.header.as_ref()?.as_deref().ok();
         self.query.as_deref().or_else(header).and_then(claimed_subject)
     }
 }
 
-/// The token of an Authorization header: behind `Bearer` in any case (RFC 6750 section 2.1), or bare.
+/// Returns the token of an Authorization header: after `Bearer` in any case (RFC 6750 section 2.1), or bare.
 ///
 /// # Errors
-/// The header is of another scheme. Only a well-known name is told: an unknown first word may be part of a secret.
+/// The header has another scheme. Only a well-known scheme is named, because an unknown first word may be part of a
+/// secret.
 fn bearer(value: &HeaderValue) -> Result<&str, TokenError> {
     const SCHEMES: [&str; 6] = ["Basic", "Token", "Digest", "JWT", "ApiKey", "Negotiate"];
     let value = value.to_str().unwrap_or_default().trim();

@@ -1,4 +1,5 @@
-//! What a server for development (`--dev`) shows at `/`: a page to try channels by hand, and the client it is made with.
+//! The page that a server for development (`--dev`) shows at `/`, for trying channels by hand, and the client that it
+//! uses.
 
 use std::sync::LazyLock;
 
@@ -17,10 +18,11 @@ use crate::config::{AllowedOrigin, WebOrigin, names_loopback};
 use crate::server::rejection::{Answer, Rejection};
 
 const PAGE: &str = include_str!("dev/page.html");
-/// The build that is shipped, so that the page tries what applications use.
+/// The build that is shipped, so that the page uses the same client as applications.
 const CLIENT: &str = include_str!("../../../packaging/npm/philote.js");
 
-/// What the page may do: run its own script and its client, and talk to this server. Strangers' messages stand in it.
+/// What the page may do: run its own script and its client, and connect to this server. It shows messages of
+/// strangers.
 static POLICY: LazyLock<Option<HeaderValue>> = LazyLock::new(|| {
     let (_, script) = PAGE.split_once("<script type=\"module\">")?;
     let (script, _) = script.split_once("</script>")?;
@@ -32,14 +34,15 @@ static POLICY: LazyLock<Option<HeaderValue>> = LazyLock::new(|| {
     HeaderValue::from_str(&policy).ok()
 });
 
-/// Keeps pages of other sites away, which reach this server through the developer's browser and know its secret.
+/// Rejects pages of other sites, which reach this server through the developer's browser and know its secret.
 ///
-/// A page that was served from this machine may come, whatever its port: the application that is developed here. So may
-/// one of `allowed_origins`. `Host` must name this machine, or a stranger's name that is resolved to it would be taken
-/// for the same origin (DNS rebinding). A client that sends no `Origin` is no browser, or one that only follows a link.
+/// A page that was served from this machine is accepted with any port, because it is the application that is
+/// developed here. So is a page of one of the `allowed_origins`. `Host` must name this machine; otherwise a foreign
+/// name that resolves to it would count as the same origin (DNS rebinding). A client that sends no `Origin` is no
+/// browser, or a browser that follows a link.
 ///
 /// # Errors
-/// Which of the two headers is foreign.
+/// The foreign value of one of the two headers.
 pub(crate) fn check(headers: &HeaderMap, allowed: &[AllowedOrigin]) -> Result<(), Rejection> {
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     for host in headers.get_all(HOST).iter().map(text) {
@@ -59,7 +62,8 @@ pub(crate) fn check(headers: &HeaderMap, allowed: &[AllowedOrigin]) -> Result<()
     Ok(())
 }
 
-/// The answer to a plain GET of the page or its client; `None` for all else, a WebSocket on these paths included.
+/// Answers a plain GET of the page or its client. `None` for every other request, including a WebSocket on these
+/// paths.
 pub(crate) fn answer<B>(request: &Request<B>) -> Option<Answer> {
     let (kind, text) = match request.uri().path() {
         "/" => ("text/html; charset=utf-8", PAGE),
@@ -72,7 +76,7 @@ pub(crate) fn answer<B>(request: &Request<B>) -> Option<Answer> {
     let mut answer = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    // The next version, and a daemon that is none for development, are served on the same address.
+    // The next version, and a daemon that is not for development, may be served on the same address.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Some(policy) = &*POLICY {

@@ -1,4 +1,4 @@
-//! Who is behind a proxy: `X-Forwarded-For`, or `Forwarded` (RFC 7239), believed from trusted proxies only.
+//! Finds the client behind a proxy: `X-Forwarded-For` or `Forwarded` (RFC 7239), believed only from trusted proxies.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -6,13 +6,15 @@ use hyper::header::{FORWARDED, HeaderMap};
 
 use crate::config::TrustedProxies;
 
-/// The peer's address where it is no IP: the other end of a Unix socket.
+/// The peer's address on a Unix socket, which has no IP address.
 pub(crate) const UNIX_PEER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
 
-/// The client's address: the last one in the chain that no trusted proxy has. Port 0 where the proxy doesn't tell it.
+/// Returns the client's address: the last one in the chain that belongs to no trusted proxy. The port is 0 if the
+/// proxy does not name it.
 ///
-/// Each proxy appends whom it saw, so what stands left of the first stranger is the stranger's own claim. `Forwarded`
-/// counts only where there is no `X-Forwarded-For`: a proxy writes one of them and passes the other on as it came.
+/// Each proxy appends the address that it saw, so everything left of the first untrusted address is that client's own
+/// claim. `Forwarded` counts only without `X-Forwarded-For`, because a proxy writes one of them and passes the other
+/// on unchanged.
 pub(crate) fn client(peer: SocketAddr, headers: &HeaderMap, trusted: &TrustedProxies) -> SocketAddr {
     let believed = if peer == UNIX_PEER { trusted.unix } else { trusted.trusts(peer.ip()) };
     if !believed {
@@ -25,7 +27,7 @@ pub(crate) fn client(peer: SocketAddr, headers: &HeaderMap, trusted: &TrustedPro
     let of_x = headers.contains_key(X_FORWARDED_FOR);
     let name = if of_x { X_FORWARDED_FOR } else { FORWARDED.as_str() };
     for line in lines(name) {
-        // What can't be read ends the chain: nobody knows who wrote what stands before it.
+        // An unreadable value ends the chain, because nobody knows who wrote the values before it.
         let Ok(line) = line else { return client };
         for entry in line.rsplit(',') {
             let address = if of_x { address(entry.trim()) } else { address_of_for(entry) };
@@ -39,7 +41,7 @@ pub(crate) fn client(peer: SocketAddr, headers: &HeaderMap, trusted: &TrustedPro
     client
 }
 
-/// `192.0.2.7`, `192.0.2.7:4711`, `2001:db8::7` or `[2001:db8::7]:4711`.
+/// Parses `192.0.2.7`, `192.0.2.7:4711`, `2001:db8::7` or `[2001:db8::7]:4711`.
 fn address(text: &str) -> Option<SocketAddr> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let address = match bare.parse::<IpAddr>() {
@@ -49,7 +51,7 @@ fn address(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
 
-/// The `for` of one element of `Forwarded`; none for `unknown` and names of the proxy's own.
+/// Returns the `for` of one element of `Forwarded`; `None` for `unknown` and names that the proxy made up.
 fn address_of_for(element: &str) -> Option<SocketAddr> {
     let value = element.split(';').find_map(|pair| {
         let (name, value) = pair.trim().split_once('=')?;

@@ -1,12 +1,12 @@
-//! Which pages may connect: the `Origin` header against `[websocket] check_origin` and `allowed_origins`.
+//! Which pages may connect: checks the `Origin` header against `[websocket] check_origin` and `allowed_origins`.
 
 use crate::config::{AllowedOrigin, WebOrigin};
 
-/// Whether a page of `origin` may connect to `host`.
+/// Returns whether a page of `origin` may connect to `host`.
 ///
-/// Without the check every page may. With it: one of the same host as in `Host`, or of the list. An opaque origin is
-/// `null` (RFC 6454 section 7), which the list may hold. A client that sends no `Origin` is no browser, and is not
-/// checked.
+/// Without the check every page may. With it, a page of the host in `Host` may, and one of the list. An opaque origin
+/// is `null` (RFC 6454 section 7), which the list may contain. A client that sends no `Origin` is no browser, and is
+/// not checked.
 pub(crate) fn allowed(origin: &str, host: &str, check: bool, list: &[AllowedOrigin]) -> bool {
     if !check && list.is_empty() {
         return true;

@@ -1,4 +1,4 @@
-//! The upgrade request: what RFC 6455 asks of it, and who is let in with it.
+//! The upgrade request: the requirements of RFC 6455, and the client's admission.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,22 +21,24 @@ use crate::server::rejection::{Answer, Rejected, Rejection};
 use crate::server::session::guard::ConnectionGuard;
 use crate::server::{Live, Server, admission};
 
-/// What became of a connection that was answered with 101.
+/// What a connection becomes that was answered with 101.
 pub(crate) enum Upgraded {
-    /// It is in.
+    /// It was admitted.
     Present(ConnectionGuard),
-    /// philote.v1: its token comes in the first frame.
+    /// On philote.v1: its token comes in the first frame.
     TokenFollows,
-    /// philote.v1: it is refused, and reads why in a Close.
+    /// On philote.v1: it is rejected, and a Close tells why.
     Rejected(Rejected),
 }
 
-/// The subprotocol that gives a browser what the classic protocol lacks.
+/// The subprotocol that gives browsers what the classic protocol lacks.
 const V1: &str = "philote.v1";
 
-/// Checks an upgrade request and lets its connection in.
+/// Checks an upgrade request and admits its client.
 ///
-/// In the documented order: 400, 405 and 426, then 429, 503, 401, 403. With philote.v1 all from 429 on are told by a Close, which a page can read, but for a page of another origin: it has nothing to read here.
+/// The checks are in the documented order: 400, 405 and 426, then 429, 503, 401, 403. On philote.v1 every rejection
+/// from 429 on is told by a Close, which a page can read. A page of another origin gets 403, because it has nothing
+/// to read here.
 pub(crate) fn upgrade(
     server: &Arc<Server>,
     address: SocketAddr,
@@ -75,7 +77,7 @@ pub(crate) fn upgrade(
     Ok((answer, upgraded))
 }
 
-/// Lets in a client whose token came with its request.
+/// Admits a client whose token came with its request.
 fn enter(
     server: &Arc<Server>,
     live: &Live,
@@ -88,7 +90,7 @@ fn enter(
     Ok(Upgraded::Present(ConnectionGuard::enter(admitted, address, v1, &[])))
 }
 
-/// What RFC 6455 section 4.2.1 asks of a request. Returns the key.
+/// Checks what RFC 6455 section 4.2.1 requires of a request. Returns the key.
 fn check_upgrade(request: &Request<Incoming>, protocols: Protocols) -> Result<&str, Rejection> {
     let headers = request.headers();
     if request.version() != Version::HTTP_11 {
@@ -123,14 +125,14 @@ fn check_upgrade(request: &Request<Incoming>, protocols: Protocols) -> Result<&s
     }
 }
 
-/// Whether a header that is a list of words has this one, in any case.
+/// Returns whether a header that is a list of words contains this one, in any case.
 pub(crate) fn has_word(headers: &HeaderMap, name: hyper::header::HeaderName, word: &str) -> bool {
     let words =
         headers.get_all(name).into_iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     words.into_iter().any(|one| one.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
 }
 
-/// Whether it is 16 bytes in base64. The sample key of RFC 6455 has bits set that no byte needs.
+/// Returns whether the key is 16 bytes in base64. The sample key of RFC 6455 sets bits that no byte uses.
 fn is_key(key: &str) -> bool {
     use base64::Engine;
     use base64::engine::{GeneralPurpose, general_purpose::PAD};

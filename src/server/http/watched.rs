@@ -1,4 +1,4 @@
-//! A connection's stream while HTTP is spoken, which tells when its client was heard and when all was written.
+//! A stream while HTTP is spoken, which notifies when bytes have come and when everything is written.
 
 use std::io;
 use std::pin::Pin;
@@ -8,15 +8,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::server::accept::stream::Stream;
 
-/// Who is told.
+/// What is notified.
 pub(crate) trait Watch: Unpin {
     /// Bytes have come.
     fn heard(&self);
-    /// The kernel has all that was to be written so far.
+    /// The kernel has taken everything that was to be written so far.
     fn flushed(&self);
 }
 
-/// The stream, and who watches it.
+/// A stream and its observer.
 pub(crate) struct Watched<W> {
     stream: Stream,
     watch: W,

@@ -24,7 +24,7 @@ pub struct ConnectionFilter<'a> {
 impl ConnectionFilter<'_> {
     /// Whether a connection matches.
     pub fn matches(&self, connection: &Connection) -> bool {
-        let claims = connection.access();
+        let claims = connection.claims();
         let uses = |channel| claims.may_read(channel) || claims.may_write(channel);
         self.id.is_none_or(|id| id.matches(&connection.id()))
             && self.subject.is_none_or(|subject| claims.subject.as_deref() == Some(subject))
@@ -71,7 +71,7 @@ pub fn count_writers<'a>(server: &Server, channels: impl Iterator<Item = &'a str
     let mut writers: HashMap<&str, u64> = channels.map(|channel| (channel, 0)).collect();
     if !writers.is_empty() {
         server.hub.each_connection(|connection| {
-            for channel in connection.access().write() {
+            for channel in connection.claims().write() {
                 if let Some(count) = writers.get_mut(channel.as_str()) {
                     *count += 1;
                 }

@@ -1,8 +1,8 @@
-//! Taking connections that have ended out of the hub, a few at a time.
+//! Takes connections that have ended out of the hub, a few at a time.
 //!
-//! What an end asks for, in channels, limits, log and memory, is many times the work of noticing it. When half of all
-//! connections drop at one instant, a newcomer waits until the sockets that stand before its own have been looked at:
-//! all ends are noticed first, and what they ask for is done in between.
+//! Cleaning up in channels, limits, log and memory takes many times as long as noticing the end. When half of all
+//! connections drop at one instant, a new client waits until the sockets before its own have been looked at. So all
+//! ends are noticed first, and cleaned up in between.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,22 +17,23 @@ use crate::server::record;
 use crate::server::slot::Slot;
 use crate::sync::lock;
 
-/// Ended connections that are cleaned up before others run and the sockets are looked at: less than half a millisecond.
+/// Ended connections that are cleaned up before other tasks run: less than half a millisecond.
 const PER_TURN: usize = 32;
 
-/// Those who have ended and are still in the hub. Never more than there are connections: each holds its slot.
+/// Connections that have ended and are still in the hub. Never more than there are connections, because each holds
+/// its slot.
 #[derive(Default)]
 pub(crate) struct Cleanup(Mutex<Waiting>);
 
 #[derive(Default)]
 struct Waiting {
     ended: VecDeque<EndedConnection>,
-    /// A task sees to them.
+    /// A task is cleaning up.
     served: bool,
 }
 
 impl Cleanup {
-    /// Leaves a departure to a task; outside of a runtime, where there is none, completes it at once.
+    /// Leaves an ended connection to a task. Without a runtime it is cleaned up at once.
     pub(crate) fn add(self: &Arc<Self>, ended: EndedConnection) {
         let Ok(runtime) = Handle::try_current() else { return ended.complete() };
         let mut waiting = lock(&self.0);
@@ -44,7 +45,7 @@ impl Cleanup {
         }
     }
 
-    /// Completes some of those that wait. False where there are none.
+    /// Cleans up some of the connections. Returns false if there are none.
     pub(crate) fn complete_some(&self) -> bool {
         let some = lock(&self.0).take();
         let found = !some.is_empty();
@@ -52,8 +53,8 @@ impl Cleanup {
         found
     }
 
-    /// Asks for a slot until it is given, or none of those who hold one has ended: nobody is refused for the sake of
-    /// connections that are no more.
+    /// Calls `ask` until it succeeds or no ended connection is left to clean up, so that nobody is rejected because
+    /// of connections that have ended.
     pub(crate) fn make_room<T, E>(&self, mut ask: impl FnMut() -> Result<T, E>) -> Result<T, E> {
         loop {
             match ask() {
@@ -63,7 +64,7 @@ impl Cleanup {
         }
     }
 
-    /// Whether there are none; then whoever comes next needs another task.
+    /// Returns whether none are left. The next ended connection then needs another task.
     fn end(&self) -> bool {
         let mut waiting = lock(&self.0);
         let end = waiting.ended.is_empty();
@@ -81,7 +82,7 @@ impl Waiting {
     }
 }
 
-/// A connection that has ended and is still to be taken out of the hub.
+/// A connection that has ended and must be taken out of the hub.
 pub(crate) struct EndedConnection {
     connection: Arc<Connection>,
     slot: Slot,
@@ -92,7 +93,7 @@ impl EndedConnection {
         EndedConnection { connection, slot }
     }
 
-    /// Takes it out, tells why it ended, and frees its slot.
+    /// Takes it out, records why it ended, and frees its slot.
     fn complete(self) {
         let server = &self.slot.server;
         let leave = || {

@@ -1,8 +1,8 @@
 //! philote.v1 before its token: the first frame brings it, within `[websocket] handshake_timeout`.
 //!
-//! Who has shown no token holds no slot among the `max_connections`, only one among the strangers' (see
-//! [`crate::server::accept::pending`]), and has limits of its own: a few pings, and of a long first message no more than strangers
-//! together may have in memory. What it is refused for, it reads in a Close.
+//! A client that has shown no token holds no slot among the `max_connections`, only a place among the strangers (see
+//! [`crate::server::accept::pending`]). It may send a few pings, and the first messages of all strangers share a
+//! bound on memory. A Close tells why it is rejected.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,16 +23,16 @@ use crate::server::admission::{Shown, admit};
 use crate::server::rejection::{Rejected, Rejection};
 use crate::server::{Server, record};
 
-/// Pings and pongs before the token: a client may try whether the path is there, and has nothing to keep alive yet.
+/// The most pings and pongs before the token. A client may test the path, and has nothing to keep alive yet.
 pub(crate) const MAX_PINGS: usize = 16;
 
-/// What one read takes at most, in bytes: a usual token whole.
+/// The most that one read takes, in bytes: a usual token whole.
 const READ_BYTES: usize = 4 * 1024;
 
-/// Waits for the token and lets its bearer in. Returns what was read behind it, too.
+/// Waits for the token and admits its client. Returns the bytes that were read after it, too.
 ///
 /// # Errors
-/// Why it is refused; nothing where the client ended it.
+/// Why the client is rejected; `None` if it closed the connection.
 pub(crate) async fn enter(
     server: &Arc<Server>,
     stream: &mut Stream,
@@ -42,14 +42,14 @@ pub(crate) async fn enter(
     waiting: &Waiting,
 ) -> Result<(ConnectionGuard, Vec<u8>), Option<Rejected>> {
     let deadline = Instant::now() + timeout;
-    let origin = server.origin(address);
-    waiting.belong(origin).map_err(Rejected::from)?;
+    let key = server.address_key(address);
+    waiting.belong(key).map_err(Rejected::from)?;
     waiting.go_on();
     let first = async {
-        // As long as nothing of the message has come, it is as silent as one that has only connected.
-        if read_ahead.is_empty() && waiting.fall_silent(origin) {
+        // Until the first byte of the message the client is as silent as one that has only connected.
+        if read_ahead.is_empty() && waiting.fall_silent(key) {
             stream.readable().await;
-            waiting.speak(origin).await.map_err(Rejected::from)?;
+            waiting.speak(key).await.map_err(Rejected::from)?;
         }
         first_message(server, stream, read_ahead, waiting).await
     };
@@ -58,7 +58,7 @@ pub(crate) async fn enter(
         Err(Rejection::Timeout) => return Err(Some(Rejection::TokenTimeout.into())),
         Err(rejection) => return Err(Some(rejection.into())),
     };
-    // It is judged: its slot is not needed for silence.
+    // The message is there, so its place is not judged by silence.
     waiting.begin().map_err(Rejected::from)?;
     Ok((let_in(server, address, &message)?, rest))
 }
@@ -70,7 +70,7 @@ pub(crate) async fn refuse(server: &Server, stream: &mut Stream, address: Socket
     linger(stream).await;
 }
 
-/// Reads to the end of the first message; pings before it are answered.
+/// Reads to the end of the first message, and answers the pings before it.
 async fn first_message(
     server: &Server,
     stream: &mut Stream,
@@ -123,7 +123,7 @@ async fn first_message(
         }
         bytes = rest;
         if bytes.is_empty() {
-            // No room is made before there is something to read.
+            // No buffer is allocated before there is something to read.
             stream.readable().await;
             bytes.reserve_exact(READ_BYTES);
             if stream.read_buf(&mut bytes).await.map_err(|_| None)? == 0 {
@@ -134,7 +134,7 @@ async fn first_message(
     }
 }
 
-/// Lets in the bearer of the token in the first message.
+/// Admits the client if the first message has a good token.
 fn let_in(server: &Arc<Server>, address: SocketAddr, message: &Message) -> Result<ConnectionGuard, Rejected> {
     let live = server.live();
     let text = message.to_text().map_err(|_| Rejection::TokenFirst)?;

@@ -1,8 +1,8 @@
-//! From a socket's bytes to messages: tungstenite keeps the protocol, one context a thread serves all connections
-//! that are between two messages.
+//! Turns the bytes of a socket into messages. tungstenite checks the protocol; one context per thread serves all
+//! connections that are between two messages.
 //!
 //! A WebSocket context costs several hundred bytes and a read buffer. Between two messages a fresh one is as good as
-//! the old one, so only a connection in the middle of a message owns one. [`Boundary`] finds those moments.
+//! the old one, so only a connection in the middle of a message owns one. [`Boundary`] finds these moments.
 
 use std::cell::Cell;
 use std::io::{self, Read, Write};
@@ -15,7 +15,7 @@ use crate::close::CloseReason;
 use crate::frame::Frame;
 use crate::outbox::Seconds;
 
-/// Data frames that one message may come in.
+/// The most data frames of one message.
 const MAX_FRAGMENTS: u32 = 1024;
 
 /// The sizes that a context works with, from `[websocket]`.
@@ -28,7 +28,8 @@ pub(crate) struct FrameLimits {
 }
 
 impl Received {
-    /// What counts against a connection's rate, in bytes of payload; not a Close, which ends it.
+    /// Returns the payload bytes that count against a connection's rate. A Close does not count, because it ends the
+    /// connection.
     pub(crate) fn size(&self) -> Option<usize> {
         match self {
             Received::Message(message) => Some(message.len()),
@@ -39,7 +40,7 @@ impl Received {
     }
 }
 
-/// Follows the frames of a stream without looking into them (RFC 6455 section 5.2).
+/// Follows the frames of a stream without reading their payload (RFC 6455 section 5.2).
 #[derive(Debug, Default)]
 pub(crate) struct Boundary {
     header: [u8; 14],
@@ -49,12 +50,12 @@ pub(crate) struct Boundary {
     remaining: u64,
     /// Data frames of the current message so far; 0 between two messages.
     fragments: u32,
-    /// When the current message, or the frame that is about to begin one, was begun.
+    /// When the current message began, or the frame that is about to begin one.
     began: Seconds,
 }
 
 impl Boundary {
-    /// When the message in progress began, if one is.
+    /// Returns when the message in progress began, if there is one.
     pub(crate) fn began(&self) -> Option<Seconds> {
         (self.have > 0 || self.fragments > 0).then_some(self.began)
     }
@@ -87,7 +88,7 @@ impl Boundary {
         used
     }
 
-    /// The length of the current frame's header, as far as its first two bytes tell.
+    /// Returns the length of the current frame's header, as far as its first two bytes tell.
     fn header_length(&self) -> usize {
         if self.have < 2 {
             return 2;
@@ -130,7 +131,7 @@ impl Boundary {
     }
 }
 
-/// What a context reads from and answers to. Never gives it more than the current frame.
+/// The stream that a context reads from and answers to. It never gives the context more than the current frame.
 struct Feed<'bytes, 'reader> {
     bytes: &'bytes [u8],
     boundary: &'reader mut Boundary,
@@ -165,7 +166,7 @@ impl Write for Feed<'_, '_> {
     }
 }
 
-/// What a client's bytes mean.
+/// What a client has sent.
 #[derive(Debug)]
 pub(crate) enum Received {
     /// A text or binary message.
@@ -187,21 +188,21 @@ thread_local! {
 #[derive(Debug, Default)]
 pub(crate) struct FrameReader {
     boundary: Boundary,
-    /// Its own context, in the middle of a message only.
+    /// Its own context, only in the middle of a message.
     context: Option<Box<WebSocketContext>>,
 }
 
 impl FrameReader {
-    /// When the message in progress began, if one is.
+    /// Returns when the message in progress began, if there is one.
     pub(crate) fn message_began(&self) -> Option<Seconds> {
         self.boundary.began()
     }
 
-    /// Shows what `bytes` hold to `take` until it returns false or nothing whole is left. What was used of `bytes` is
-    /// cut off.
+    /// Calls `take` with what is in `bytes`, until it returns false or no whole frame is left. Removes the bytes that
+    /// were used.
     ///
     /// # Errors
-    /// The reason to close with. Nothing that comes after it counts.
+    /// The reason to close with. Nothing after it counts.
     pub(crate) fn read(
         &mut self,
         bytes: &mut &[u8],
@@ -221,7 +222,7 @@ impl FrameReader {
         let result = loop {
             match context.read(&mut feed) {
                 Ok(Message::Ping(_)) => {
-                    // The pong must be out before another connection may get this context.
+                    // The pong must be sent before another connection may use this context.
                     let _ = context.flush(&mut feed);
                     let pong = Frame::finished(&feed.replies, 1);
                     feed.replies.clear();
@@ -234,7 +235,7 @@ impl FrameReader {
                         break Ok(());
                     }
                 }
-                // A code that must not be sent (RFC 6455 section 7.4.1): tungstenite puts 1002 in its place.
+                // tungstenite puts 1002 in place of a code that must not be sent (RFC 6455 section 7.4.1).
                 Ok(Message::Close(Some(close))) if close.code == CloseCode::Protocol => {
                     return Err(CloseReason::ProtocolError);
                 }
@@ -264,7 +265,7 @@ impl FrameReader {
     }
 }
 
-/// The close reason of a protocol error.
+/// Returns the close reason of a protocol error.
 fn reason(error: &Error) -> CloseReason {
     match error {
         Error::Io(_) => CloseReason::TooManyFragments,

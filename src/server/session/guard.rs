@@ -1,4 +1,4 @@
-//! One connection's slot in the server, from the token's acceptance to its end.
+//! Ties one connection to the hub, from its admission to its end.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,24 +19,25 @@ use crate::server::limits::rates_of;
 use crate::server::slot::Slot;
 use crate::server::{Live, Server};
 
-/// A connection in the hub. Dropped, however that comes about, it departs: leaves its channels and frees its slot.
+/// A connection in the hub. When it is dropped, for whatever reason, the connection leaves its channels and frees its
+/// slot.
 pub(crate) struct ConnectionGuard {
     pub(crate) connection: Arc<Connection>,
-    /// It speaks philote.v1.
+    /// Whether it speaks philote.v1.
     pub(crate) v1: bool,
     pub(crate) slot: Slot,
 }
 
-/// What a connection's token lets it do, and where it stands in its channels, as a frame.
+/// Returns the frame that tells a client what its token allows, and its positions in its channels.
 pub(crate) fn access_frame(connection: &Connection, positions: &Positions, live: &Live) -> Frame {
-    let access = connection.access();
+    let claims = connection.claims();
     let mut id = [0; Hyphenated::LENGTH];
     AccessReply {
         connection: connection.id().hyphenated().encode_lower(&mut id),
-        subject: access.subject.as_deref(),
-        read: &access.read,
-        write: access.write(),
-        expires: access.expires,
+        subject: claims.subject.as_deref(),
+        read: &claims.read,
+        write: claims.write(),
+        expires: claims.expires,
         max_message_size: live.settings.websocket.max_message_size,
         rates: rates_of(&live.settings.limits),
         recovered: &positions.recovered,
@@ -46,38 +47,38 @@ pub(crate) fn access_frame(connection: &Connection, positions: &Positions, live:
 }
 
 impl ConnectionGuard {
-    /// Lets a connection in: it joins its channels, its outbox held back until it has its socket.
-    /// With philote.v1 it is told first what its token lets it do; `since` is what it wants to have of its channels.
+    /// Lets a connection join its channels. Its outbox holds messages back until it has its socket. On philote.v1 it
+    /// is told first what its token allows; `since` is what it wants to resume.
     pub(crate) fn enter(
         admitted: Admitted,
         address: SocketAddr,
         v1: bool,
         since: &[Since<'_>],
     ) -> ConnectionGuard {
-        let (slot, access) = admitted.into_parts();
+        let (slot, claims) = admitted.into_parts();
         let server = &slot.server;
-        let expires = access.expires;
+        let expires = claims.expires;
         let budget = server.hub.budget().clone();
-        let connection = Arc::new(Connection::new(address, Arc::new(access), budget, server.now()));
+        let connection = Arc::new(Connection::new(address, Arc::new(claims), budget, server.now()));
         if v1 {
             server.hub.enter_since(&connection, since, |positions| {
-                // Held back until it has its socket: nobody has to write it yet.
+                // The outbox holds it back until it has its socket, so nobody has to write it yet.
                 let _ = connection.outbox.push(&access_frame(&connection, positions, &server.live()));
             });
         } else {
             server.hub.enter(&connection);
         }
         // A reload, a ban or a drain that began meanwhile has made its list without this connection.
-        let revoked = admission::revoked(server, &connection.access());
+        let revoked = admission::revoked(server, &connection.claims());
         if let Some(reason) = revoked.or_else(|| server.drain.reason()) {
             connection.outbox.close(reason);
         }
         server.heartbeats.watch(&connection, expires, server);
         server.counters.accepted.fetch_add(1, Relaxed);
-        let access = connection.access();
+        let claims = connection.claims();
         let opened = Opened {
             connection: &connection.id().to_string(),
-            subject: access.subject.as_deref(),
+            subject: claims.subject.as_deref(),
             address: &address.to_string(),
         };
         server.log.opened(&opened, Instant::now());
@@ -85,11 +86,11 @@ impl ConnectionGuard {
             Event::Connected(Arc::new(Connected {
                 at: SystemTime::now(),
                 connection: connection.id(),
-                subject: access.subject.clone(),
+                subject: claims.subject.clone(),
                 address,
             }))
         });
-        drop(access);
+        drop(claims);
         ConnectionGuard { connection, v1, slot }
     }
 
@@ -100,7 +101,7 @@ impl ConnectionGuard {
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        // Nobody may queue to it any more, and the reason is settled.
+        // Nobody may queue messages for it any more, and the reason is settled.
         self.connection.outbox.close(CloseReason::ClientGone);
         let slot = self.slot.move_out();
         let server = slot.server.clone();

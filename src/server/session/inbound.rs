@@ -1,4 +1,4 @@
-//! What a connection's messages ask for: to publish, or another access.
+//! Does what a connection's messages ask for: publish, or accept another token.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -18,43 +18,44 @@ use crate::server::rejection::Rejection;
 use crate::server::{Live, Server, admission};
 use crate::token::Claims;
 
-/// Tokens that one connection may show in frames in a second: verifying one costs as much as many messages.
+/// Tokens that one connection may show per second. Verifying one costs as much as many messages.
 const MAX_AUTHS_PER_SECOND: u32 = 100;
 
-/// Tokens shown in frames in this second.
+/// The tokens that were shown in this second.
 #[derive(Default)]
 pub(crate) struct Auths {
     second: Seconds,
     count: u32,
 }
 
-/// What is needed to handle one connection's messages.
+/// The state for handling one connection's messages.
 pub(crate) struct Inbound<'a> {
     pub(crate) server: &'a Arc<Server>,
     pub(crate) connection: &'a Arc<Connection>,
     pub(crate) v1: bool,
     pub(crate) live: &'a Live,
-    pub(crate) access: Guard<Arc<Claims>>,
+    pub(crate) claims: Guard<Arc<Claims>>,
     pub(crate) auths: &'a mut Auths,
     pub(crate) seat: &'a mut Seat,
     pub(crate) now: Seconds,
     pub(crate) id: &'a str,
     pub(crate) flush_list: &'a mut FlushList,
-    /// What was published last and not queued yet.
+    /// Messages of the last channel that are not queued yet.
     pub(crate) batch: &'a mut Batch,
-    /// It has got what it missed: that is to be written before its next message is looked at, because what another
-    /// resume may bring is what the queue has room for.
+    /// It has resumed, which must be written before its next message is read: what another resume may deliver depends
+    /// on the room in its queue.
     pub(crate) resumed: bool,
 }
 
 impl Inbound<'_> {
-    /// The longest message that is read, in bytes. One over `max_message_size` must bring a token.
+    /// Returns the longest message that is read, in bytes. A message over `max_message_size` must bring a token.
     pub(crate) fn longest_message(&self) -> usize {
-        let auth = self.access.longest_auth(&self.live.policy);
+        let auth = self.claims.longest_auth(&self.live.policy);
         self.live.settings.websocket.max_message_size.max(auth)
     }
 
-    /// Does what a client's message asks for, or answers why not. False where the connection is closed for its length.
+    /// Does what a message asks for, or answers why not. Returns false if the connection is closed because the
+    /// message is too long.
     pub(crate) fn take(&mut self, message: &Message) -> bool {
         if cfg!(feature = "echo") {
             self.answer(Frame::of(message));
@@ -84,7 +85,7 @@ impl Inbound<'_> {
     }
 
     fn publish(&mut self, publish: &Publish<'_>) {
-        if !self.access.may_write(&publish.channel) {
+        if !self.claims.may_write(&publish.channel) {
             self.server.counters.forbidden.fetch_add(1, Relaxed);
             let reply = ErrorReply::Forbidden { channel: &publish.channel, ack: publish.ack };
             return self.answer(reply.encode());
@@ -94,9 +95,9 @@ impl Inbound<'_> {
             issuer: self.id,
             channel: &publish.channel,
             data: publish.data,
-            subject: self.access.subject.as_deref().filter(|_| shown),
+            subject: self.claims.subject.as_deref().filter(|_| shown),
         };
-        // Who follows the traffic is told how many readers each message had: each goes by itself then.
+        // Followers are told how many readers each message had, so each message is then queued by itself.
         let followed = self.server.events.follow_messages();
         if followed || !self.batch.takes(&publish.channel) {
             queue(self.server, self.connection, self.batch, self.flush_list);
@@ -111,8 +112,8 @@ impl Inbound<'_> {
         }
     }
 
-    /// Replaces the access by that of another token. What came before it is published with the old one, what comes
-    /// after it with the new.
+    /// Replaces the claims by those of another token. Earlier messages are published with the old token, later ones
+    /// with the new.
     #[cold]
     fn authenticate(&mut self, auth: &Auth<'_>) {
         self.send();
@@ -123,8 +124,8 @@ impl Inbound<'_> {
         if self.auths.count > MAX_AUTHS_PER_SECOND {
             return self.answer(ErrorReply::TooManyAuths(MAX_AUTHS_PER_SECOND).encode());
         }
-        let access = match admission::renew(self.server, self.live, self.seat, &auth.token) {
-            Ok(access) => access,
+        let claims = match admission::renew(self.server, self.live, self.seat, &auth.token) {
+            Ok(claims) => claims,
             Err(Rejection::Subject { .. }) => {
                 self.connection.outbox.close(CloseReason::SubjectRefused);
                 return;
@@ -133,23 +134,24 @@ impl Inbound<'_> {
                 return self.answer(ErrorReply::Unauthorized(&rejection.to_string()).encode());
             }
         };
-        let before = self.access.expires;
+        let before = self.claims.expires;
         let (connection, flush_list, live) = (self.connection, &mut *self.flush_list, self.live);
-        self.server.hub.replace_access(connection, Arc::new(access), &auth.since, |positions| {
+        self.server.hub.replace_claims(connection, Arc::new(claims), &auth.since, |positions| {
             answer(connection, access_frame(connection, positions, live), flush_list);
         });
         self.resumed = !auth.since.is_empty();
         self.server.heartbeats.refile(connection, before);
-        self.access = connection.access();
+        self.claims = connection.claims();
         // A reload or a ban that began meanwhile has looked at the old token.
-        if let Some(reason) = admission::revoked(self.server, &self.access) {
+        if let Some(reason) = admission::revoked(self.server, &self.claims) {
             connection.outbox.close(reason);
         }
     }
 
-    /// Says that something was over the rate and is not handled. False where that was too much for too long.
+    /// Answers that something was over the rate and not handled. Returns false if the excess lasted too long.
     ///
-    /// On philote.v1 whatever waits for an answer gets this one: otherwise nobody could tell what to send again.
+    /// On philote.v1 every message that expects an answer gets this one. Otherwise the client could not tell what to
+    /// send again.
     #[cold]
     pub(crate) fn over_rate(&mut self, verdict: Verdict, received: &Received) -> bool {
         self.server.counters.rate_limited.fetch_add(1, Relaxed);
@@ -164,7 +166,7 @@ impl Inbound<'_> {
                 }
             }
             Verdict::Close => {
-                // What was published before it is.
+                // Earlier messages are published.
                 self.send();
                 self.connection.outbox.close(CloseReason::RateLimited);
             }
@@ -173,12 +175,12 @@ impl Inbound<'_> {
         verdict != Verdict::Close
     }
 
-    /// Queues what was gathered to its readers.
+    /// Queues the gathered messages to their readers.
     pub(crate) fn send(&mut self) {
         queue(self.server, self.connection, self.batch, self.flush_list);
     }
 
-    /// Sends something to the client itself, in order with its other messages.
+    /// Sends a frame to the client, in order with its other messages.
     pub(crate) fn answer(&mut self, frame: Frame) {
         if self.batch.is_asked() {
             self.send();
@@ -187,13 +189,13 @@ impl Inbound<'_> {
     }
 }
 
-/// A message's text, where it is one.
+/// Returns the text of a message, if it is text.
 #[cold]
 fn text_of(message: &Message) -> Option<&str> {
     message.to_text().ok()
 }
 
-/// Queues what was gathered to its readers, and to its publisher the answers that it asked for.
+/// Queues the gathered messages to their readers, and to the publisher the answers that it asked for.
 fn queue(
     server: &Server,
     publisher: &Arc<Connection>,

@@ -1,7 +1,7 @@
 //! One connection's life after the handshake: read, publish, write, and end.
 //!
-//! The task is a hand-written future, so that an idle connection keeps no more than these fields: no read buffer
-//! (each thread has one), no timer, no state of the handshake.
+//! The task is a hand-written future, so that an idle connection keeps only these fields. It has no read buffer (each
+//! thread has one), no timer, and no state of the handshake.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -26,7 +26,7 @@ use crate::outbox::{Seconds, Standing};
 use crate::server::accept::stream::{Reader, Stream};
 use crate::server::limits::{Rate, Verdict};
 
-/// What one read takes from a socket at most, and so what a publisher may bring before its readers' queues are
+/// The most that one read takes from a socket. This bounds what a publisher may send before its readers' queues are
 /// written.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -39,48 +39,48 @@ const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the Close handshake may take, from the decision to the end of the socket.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Reads thrown away at once after the Close was decided.
+/// Reads that are discarded in one turn after the Close was decided.
 const DISCARDED_READS: usize = 16;
 
 thread_local! {
-    /// The one read buffer of all connections on this thread.
+    /// The read buffer of all connections on this thread.
     static READ_BUFFER: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
     /// The allocation of the flush list, kept between publishes.
     static FLUSH_LIST: Cell<FlushList> = const { Cell::new(FlushList::new()) };
-    /// The room in which messages are encoded, kept in the same way.
+    /// The buffer in which messages are encoded, kept in the same way.
     static BATCH: Cell<Batch> = const { Cell::new(Batch::new()) };
 }
 
-/// The future that carries a connection.
+/// The future that serves a connection.
 pub(crate) struct Session {
     guard: ConnectionGuard,
     reader: Reader,
     frames: FrameReader,
-    /// Bytes that were read and not handled yet: what came with the handshake, or what a large batch left.
+    /// Bytes that were read and not handled yet: those after the handshake, or the rest of a large batch.
     unhandled: Bytes,
-    /// The writing of what this connection published, where that goes to many outboxes.
+    /// The writing of what this connection published, if it goes to many outboxes.
     flushing: Option<Writing>,
     /// The deadline of the message in progress, or of the Close.
     deadline: Option<Pin<Box<Sleep>>>,
-    /// What it has sent of late, where a rate is set.
+    /// What it has sent recently, if a rate is set.
     rate: Option<Box<Rate>>,
-    /// The Close has been decided: what the client sends is thrown away.
+    /// The Close has been decided, so everything from the client is discarded.
     ending: bool,
-    /// The sending direction is shut.
+    /// The sending direction is closed.
     shut: bool,
     auths: Auths,
 }
 
-/// Whether a step left the task something to wait for.
+/// What the task does after a step.
 enum Step {
-    /// Look again at once.
+    /// Take another step at once.
     Again,
-    /// Let others run, then look again.
+    /// Let other tasks run first.
     Yield,
 }
 
 impl Session {
-    /// Takes over the socket after the 101, with what was read behind the request.
+    /// Takes over the socket after the 101, with the bytes that were read after the request.
     pub(crate) fn new(guard: ConnectionGuard, stream: Stream, read_ahead: &[u8]) -> Session {
         let websocket = &guard.server().live().settings.websocket;
         stream.set_user_timeout(2 * (websocket.ping_interval + websocket.pong_timeout));
@@ -119,7 +119,7 @@ impl Session {
         self.receive(context, now)
     }
 
-    /// Handles what has arrived: one read of the socket, or what an earlier one left.
+    /// Handles what has arrived: the bytes of one read, or those that an earlier one left.
     fn receive(&mut self, context: &mut Context<'_>, now: Seconds) -> Poll<Result<Step, Ended>> {
         if !self.unhandled.is_empty() {
             let bytes = std::mem::take(&mut self.unhandled);
@@ -141,7 +141,7 @@ impl Session {
                 self.unhandled = Bytes::copy_from_slice(rest);
                 Poll::Ready(Ok(if count == READ_BYTES { Step::Yield } else { Step::Again }))
             }
-            // The end of the stream without a Close, or a reset: nobody is left to talk to.
+            // The stream ended without a Close, or was reset: nobody is left to tell.
             Poll::Ready(Ok(())) => Poll::Ready(Err(Ended)),
             Poll::Ready(Err(error)) => {
                 self.guard.connection.outbox.close(CloseReason::of_error(&error));
@@ -165,7 +165,7 @@ impl Session {
             connection,
             v1: *v1,
             live: &live,
-            access: connection.access(),
+            claims: connection.claims(),
             auths: &mut self.auths,
             seat: &mut slot.seat,
             now,
@@ -221,10 +221,10 @@ impl Session {
         BATCH.set(batch);
     }
 
-    /// Sees to it that a message which was begun is finished in time, or the connection closed.
+    /// Closes the connection if a message that was begun is not finished in time.
     ///
-    /// The timer of one message stays set when it is done; if it fires in the middle of a later one, that one gets the
-    /// rest of its time.
+    /// The timer of one message stays set when the message is done. If it fires during a later message, that one gets
+    /// the rest of its time.
     fn check_message_deadline(&mut self, context: &mut Context<'_>, now: Seconds) {
         let Some(began) = self.frames.message_began() else { return };
         let timeout = MESSAGE_TIMEOUT.as_secs() as Seconds;
@@ -242,11 +242,11 @@ impl Session {
         }
     }
 
-    /// Sends what waits and the Close, shuts the sending direction, and waits for the client's end, all in
-    /// [`CLOSE_TIMEOUT`], and before the end of a drain.
+    /// Sends what waits and the Close, closes the sending direction, and waits for the client's end, all within
+    /// [`CLOSE_TIMEOUT`] and before the end of a drain.
     ///
-    /// What the client still sends is read and thrown away: a socket that is closed with unread bytes sends a reset,
-    /// and a reset makes the client's system forget the Close.
+    /// What the client still sends is read and discarded. A socket that is closed with unread bytes sends a reset,
+    /// and a reset makes the client's system drop the Close.
     fn end(&mut self, context: &mut Context<'_>, standing: Standing) -> Poll<Result<Step, Ended>> {
         if !self.ending {
             self.ending = true;
@@ -269,7 +269,7 @@ impl Session {
             let mut target = ReadBuf::new(&mut buffer);
             match Pin::new(&mut self.reader).poll_read(context, &mut target) {
                 Poll::Ready(Ok(())) if !target.filled().is_empty() => {}
-                // The client sends no more: what is still to be written, it may yet read.
+                // The client sends no more, but may still read what is to be written.
                 Poll::Ready(Ok(())) if !self.shut => {
                     result = Poll::Pending;
                     break;
@@ -297,7 +297,7 @@ impl Future for Session {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         loop {
-            // One connection's panic is that connection's end.
+            // A panic ends this connection only.
             let step = catch_unwind(AssertUnwindSafe(|| self.step(context)));
             match step {
                 Ok(Poll::Pending) => return Poll::Pending,
@@ -310,7 +310,7 @@ impl Future for Session {
                 Err(_panic) => {
                     self.guard.server().counters.panics.fetch_add(1, Relaxed);
                     if !self.guard.connection.outbox.close(CloseReason::InternalError) {
-                        // It was closing already, and can't even do that.
+                        // It was closing already, and the Close has panicked, too.
                         return Poll::Ready(());
                     }
                 }

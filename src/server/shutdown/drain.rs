@@ -1,4 +1,4 @@
-//! The end of all connections when the daemon stops: in order, and within the time that was set for it.
+//! Ends all connections when the daemon stops: in order, and within the time that is set for it.
 
 use std::fmt;
 use std::sync::{Mutex, OnceLock};
@@ -13,16 +13,17 @@ use crate::server::Server;
 use crate::server::session::task::CLOSE_TIMEOUT;
 use crate::sync::lock;
 
-/// The shortest drain: with less, a Close would not even be written before its connection is cut.
+/// The shortest drain. With less, a Close would not be written before its connection is cut.
 pub const SHORTEST_DRAIN: Duration = Duration::from_secs(1);
 
-/// How long before the end of the drain connections are cut, so that they are gone, and logged, by then.
+/// How long before the end of the drain connections are cut, so that they have ended and are logged by then.
 const CUT_AHEAD: Duration = Duration::from_millis(250);
 
-/// How long those who were accepted before a restart have to show a token; the next daemon waits for this one's end.
+/// How long clients that were accepted before a restart have to show a token. The next daemon waits for this one's
+/// end.
 const LAST_HANDSHAKES: Duration = Duration::from_secs(1);
 
-/// Ids that the log names of those that were cut.
+/// The most ids of cut connections that the log names.
 const NAMED: usize = 10;
 
 /// A drain in progress, and the connections that did not end after their Close.
@@ -38,7 +39,7 @@ struct Begun {
     cut_at: Instant,
 }
 
-/// Connections that were cut: how many, and the first of them.
+/// Connections that were cut: their number, and the first ids.
 #[derive(Debug, Default)]
 struct Cut {
     count: usize,
@@ -46,18 +47,18 @@ struct Cut {
 }
 
 impl Drain {
-    /// Why all are sent away, once they are.
+    /// Returns why all connections are closed, once a drain has begun.
     pub(crate) fn reason(&self) -> Option<CloseReason> {
         self.begun.get().map(|begun| begun.reason)
     }
 
-    /// Until when a connection that closes from now on may take for its Close.
+    /// Returns until when a connection that closes now may take for its Close.
     pub(crate) fn close_by(&self) -> Instant {
         let usual = Instant::now() + CLOSE_TIMEOUT;
         self.begun.get().map_or(usual, |begun| usual.min(begun.cut_at))
     }
 
-    /// Remembers a connection whose time for its Close was over during a drain.
+    /// Remembers a connection that did not complete its Close in time during a drain.
     pub(crate) fn cut(&self, id: Uuid) {
         if self.begun.get().is_some() {
             lock(&self.cut).add(id);
@@ -88,11 +89,11 @@ impl fmt::Display for Cut {
     }
 }
 
-/// Stops in order, within `within` or [`SHORTEST_DRAIN`]: takes no new connections, closes all with `reason`
-/// spread over the first two thirds, and waits until they have gone. Those that have not are cut, and logged.
+/// Stops in order, within `within` or [`SHORTEST_DRAIN`]: takes no new connections, closes all with `reason` spread
+/// over the first two thirds, and waits until they have ended. Those that have not are cut, and logged.
 ///
-/// With [`CloseReason::Restarting`] nobody is refused: who was accepted already is let in, and then asked to
-/// come again like all others.
+/// With [`CloseReason::Restarting`] no client is rejected: one that was accepted already is admitted, and then asked
+/// to reconnect as all others.
 pub(crate) async fn drain(server: &Server, reason: CloseReason, within: Duration) {
     let within = within.max(SHORTEST_DRAIN);
     let end = Instant::now() + within;
@@ -108,7 +109,7 @@ pub(crate) async fn drain(server: &Server, reason: CloseReason, within: Duration
     if reason == CloseReason::Restarting {
         let _ = timeout(handshakes, server.pending.none()).await;
     }
-    // Who was let in while the flag was set and the list was made.
+    // These were admitted while the list was made.
     server.hub.each_connection(|connection| {
         connection.outbox.close(reason);
     });
@@ -118,7 +119,7 @@ pub(crate) async fn drain(server: &Server, reason: CloseReason, within: Duration
     };
     let _ = timeout_at(end, gone).await;
     while server.cleanup.complete_some() {}
-    // Who could not even be cut in time ends with the process.
+    // Connections that could not even be cut in time end with the process.
     server.hub.each_connection(|connection| server.drain.cut(connection.id()));
     let cut = lock(&server.drain.cut);
     if cut.count > 0 {
@@ -135,7 +136,7 @@ pub(crate) async fn close_spread(server: &Server, ids: Vec<Uuid>, reason: CloseR
         tick.tick().await;
         for id in slice {
             let Some(connection) = server.hub.connection(id) else { continue };
-            // Until its turn came it may have shown a token of a key that is in force.
+            // Meanwhile it may have shown a token of a key that is in force.
             if reason != CloseReason::KeyWithdrawn || is_withdrawn(&connection, &server.live().keys) {
                 connection.outbox.close(reason);
             }

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use crate::hub::{Connection, Hub};
 use crate::token::Keys;
 
-/// The connections whose key is none of these.
+/// Returns the connections whose key is not among `keys`.
 pub(crate) fn withdrawn(hub: &Hub, keys: &Keys) -> Vec<Uuid> {
     let mut withdrawn = Vec::new();
     hub.each_connection(|connection| {
@@ -16,7 +16,7 @@ pub(crate) fn withdrawn(hub: &Hub, keys: &Keys) -> Vec<Uuid> {
     withdrawn
 }
 
-/// Whether the key of a connection's token is none of these.
+/// Returns whether the key of a connection's token is not among `keys`.
 pub(super) fn is_withdrawn(connection: &Connection, keys: &Keys) -> bool {
-    connection.access().key.as_ref().is_some_and(|key| !keys.contains(key))
+    connection.claims().key.as_ref().is_some_and(|key| !keys.contains(key))
 }

@@ -1,8 +1,9 @@
-//! A connection over TLS: while its hands are shaken and HTTP is spoken, and its two halves afterwards.
+//! A connection over TLS: during the handshake and HTTP, and its two halves afterwards.
 //!
 //! rustls works on buffers of ours, so that an idle connection keeps none: each thread has one for what comes in and
-//! two for what goes out. Reader and writer share rustls's state behind a lock that is also held while the ciphertext
-//! is offered to the socket: records must leave in the order in which they were numbered, and both never wait there.
+//! two for what goes out. Reader and writer share the state of rustls behind a lock. The lock is also held while the
+//! ciphertext is offered to the socket, because records must leave in the order of their numbers; neither half ever
+//! waits there.
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
@@ -22,9 +23,10 @@ use crate::server::accept::sink::TcpSink;
 const PLAIN_BYTES: usize = 64 * 1024;
 /// The largest record on the wire (RFC 8446 section 5.2).
 const LARGEST_RECORD: usize = 5 + 16 * 1024 + 256;
-/// The most that one read takes: with a record that was begun it fits the session's buffer of 64 KiB, decrypted.
+/// The most that one read takes. Decrypted together with a record that was begun, it fits the session's buffer of 64
+/// KiB.
 const READ_BYTES: usize = 64 * 1024 - LARGEST_RECORD;
-/// Handshake messages of a client: a hello, perhaps with many keys and tickets.
+/// The most bytes of handshake messages from a client: a hello, perhaps with many keys and tickets.
 const LARGEST_HANDSHAKE: usize = 64 * 1024;
 
 thread_local! {
@@ -33,8 +35,8 @@ thread_local! {
     static CIPHER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// Locks what the halves of a connection share. Where a panic has left it half changed, that connection ends, and no
-/// other: what is behind the lock is its own.
+/// Locks what the halves of a connection share. If a panic left it half changed, this connection ends and no other,
+/// because the state behind the lock is this connection's alone.
 fn lock(shared: &Mutex<State>) -> io::Result<MutexGuard<'_, State>> {
     shared.lock().map_err(|_| io::ErrorKind::BrokenPipe.into())
 }
@@ -43,7 +45,7 @@ fn lock(shared: &Mutex<State>) -> io::Result<MutexGuard<'_, State>> {
 pub(crate) struct TlsReader {
     socket: tcp::OwnedReadHalf,
     shared: Arc<Mutex<State>>,
-    /// Plaintext that its reader had no room for: only while HTTP is spoken, whose buffers are small.
+    /// Plaintext that its reader had no room for. This happens only during HTTP, whose buffers are small.
     plain: Vec<u8>,
 }
 
@@ -78,7 +80,7 @@ impl AsyncRead for TlsReader {
 }
 
 impl TlsReader {
-    /// One read of the socket, decrypted. False at the end of the stream.
+    /// Reads the socket once and decrypts. Returns false at the end of the stream.
     fn receive(
         &mut self,
         context: &mut Context<'_>,
@@ -103,10 +105,10 @@ impl TlsReader {
         let mut cipher = Vec::new();
         let (used, turn) = state.turn(&mut incoming[..begun + count], plain, &mut cipher);
         let left = &incoming[used..begun + count];
-        // Whoever writes next sends it first.
+        // The next write sends it first.
         state.outgoing.extend_from_slice(&cipher);
         if let Err(error) = turn {
-            // Nobody will: the alert that tells the client why leaves here, if the socket takes it.
+            // There will be no next write: the alert that tells the client why is sent here, if the socket takes it.
             if let Ok(count) = self.socket.as_ref().try_write(&state.outgoing) {
                 state.outgoing.drain(..count);
             }
@@ -120,18 +122,18 @@ impl TlsReader {
     }
 }
 
-/// The sending half, written by whoever holds the promise.
+/// The sending half, used by the task that must write the outbox.
 pub(crate) struct TlsSink {
     socket: TcpSink,
     shared: Arc<Mutex<State>>,
 }
 
 impl Sink for TlsSink {
-    /// Encrypts what gathered into as few records as it fits, for one system call per [`PLAIN_BYTES`].
+    /// Encrypts the slices into as few records as possible, with one system call per [`PLAIN_BYTES`].
     ///
-    /// Ciphertext can't be given back when the socket refuses it. As long as some is left, the last byte of what was
-    /// offered counts as not taken, so that the outbox comes back; it is offered again and is then the one that is
-    /// `ahead`. The outbox never drops a frame of which a byte was taken, so it is always the same byte.
+    /// Ciphertext cannot be given back when the socket refuses it. As long as some is left, the last byte of what was
+    /// offered counts as not taken, so that the outbox offers it again; that byte is the one that is `ahead`. The
+    /// outbox never drops a frame of which a byte was taken, so it is always the same byte.
     fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut state = lock(&self.shared)?;
         if !state.flush(&self.socket)? {
@@ -178,7 +180,7 @@ impl Sink for TlsSink {
     fn shutdown(&self) {
         if let Ok(mut state) = lock(&self.shared) {
             let cipher = state.encrypt_end();
-            // What the socket refuses now, nobody will read.
+            // Nobody will read what the socket refuses now.
             if state.flush(&self.socket).is_ok_and(|empty| empty) {
                 let _ = state.send(&self.socket, &cipher);
             }
@@ -187,7 +189,7 @@ impl Sink for TlsSink {
     }
 }
 
-/// Copies what stands behind the first `skipped` bytes, up to [`PLAIN_BYTES`].
+/// Copies the bytes after the first `skipped` ones, up to [`PLAIN_BYTES`].
 fn gather(slices: &[IoSlice<'_>], mut skipped: usize, plain: &mut Vec<u8>) {
     for slice in slices {
         if skipped >= slice.len() {
@@ -203,14 +205,14 @@ fn gather(slices: &[IoSlice<'_>], mut skipped: usize, plain: &mut Vec<u8>) {
     }
 }
 
-/// A connection while HTTP is spoken over it.
+/// A connection while HTTP is spoken over TLS.
 pub(crate) struct TlsStream {
     reader: TlsReader,
     writer: TlsSink,
 }
 
 impl TlsStream {
-    /// A stream over which no hands were shaken yet.
+    /// Returns a stream that has not done its handshake yet.
     pub(crate) fn new(stream: TcpStream, connection: UnbufferedServerConnection) -> TlsStream {
         let (reader, writer) = stream.into_split();
         let shared = Arc::new(Mutex::new(State::new(connection)));
@@ -218,7 +220,7 @@ impl TlsStream {
         TlsStream { reader: TlsReader { socket: reader, shared, plain: Vec::new() }, writer }
     }
 
-    /// The socket below.
+    /// Returns the socket below.
     pub(crate) fn tcp(&self) -> &TcpStream {
         self.reader.socket.as_ref()
     }
@@ -227,18 +229,18 @@ impl TlsStream {
         (Box::new(self.reader), self.writer)
     }
 
-    /// The connection itself, where no TLS was spoken.
+    /// Returns the socket, if no TLS was spoken.
     pub(crate) fn into_plain(self) -> Option<TcpStream> {
         self.reader.socket.reunite(self.writer.socket.0).ok()
     }
 
-    /// Waits until a read has something to say: what was decrypted already, bytes, the end or an error.
+    /// Waits until a read has a result: bytes that were decrypted already, new bytes, the end or an error.
     pub(crate) async fn readable(&self) -> io::Result<()> {
         if self.reader.plain.is_empty() { self.reader.socket.readable().await } else { Ok(()) }
     }
 
     /// # Errors
-    /// What is wrong, and whether it looks like HTTP without TLS.
+    /// What is wrong, and whether the bytes look like HTTP without TLS.
     pub(crate) async fn shake_hands(
         &mut self,
         heard: impl Fn(),

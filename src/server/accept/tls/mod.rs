@@ -1,6 +1,6 @@
-//! TLS between a socket and the rest: what a handshake needs and the certificate that it shows.
+//! TLS between a socket and HTTP: the server's side of the handshake, and its certificate.
 //!
-//! [`connection`] is a connection's two halves, [`state`] what they share.
+//! [`connection`] has the two halves of a connection, [`state`] what they share.
 
 mod connection;
 mod state;
@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 pub(crate) use self::connection::{TlsReader, TlsStream};
 use crate::config::{TlsSettings, provider};
 
-/// The server's side of all handshakes: one configuration, whose certificate may be replaced.
+/// The server's side of all handshakes: one configuration, whose certificate can be replaced.
 pub(crate) struct Acceptor {
     config: Arc<ServerConfig>,
     certificate: Arc<Certificate>,
@@ -32,10 +32,11 @@ impl ResolvesServerCert for Certificate {
 }
 
 impl Acceptor {
-    /// TLS 1.2 and 1.3, with tickets for those who come back, and HTTP/1.1 as the one protocol.
+    /// Makes a configuration for TLS 1.2 and 1.3, with tickets for clients that come back, and HTTP/1.1 as the only
+    /// protocol.
     ///
     /// # Errors
-    /// The cryptography is not what it was built to be.
+    /// The cryptography library lacks what it was built with.
     pub(crate) fn new() -> Result<Acceptor, rustls::Error> {
         let certificate = Arc::new(Certificate::default());
         let provider = provider();
@@ -46,23 +47,25 @@ impl Acceptor {
             .with_cert_resolver(certificate.clone());
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.ticketer = ticketer;
-        // Tickets carry the session: nothing of it stays here.
+        // Tickets carry the session, so that the server stores none.
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.send_tls13_tickets = 1;
         Ok(Acceptor { config: Arc::new(config), certificate })
     }
 
-    /// Uses this certificate for handshakes from now on. Without one, the last stays: its listeners do too.
+    /// Uses this certificate for handshakes from now on. Without one the last certificate stays, because its
+    /// listeners stay too.
     pub(crate) fn set(&self, tls: Option<&TlsSettings>) {
         if let Some(tls) = tls {
             self.certificate.0.store(Some(tls.certified.clone()));
         }
     }
 
-    /// Shakes hands, and calls `heard` whenever the client has said something. What the stream said before it failed tells whether it was TLS at all.
+    /// Does the handshake, and calls `heard` whenever the client has sent something. On failure, the bytes so far
+    /// tell whether the client spoke TLS at all.
     ///
     /// # Errors
-    /// Why it is no TLS connection.
+    /// Why there is no TLS connection.
     pub(crate) async fn accept(
         &self,
         stream: TcpStream,
@@ -81,10 +84,10 @@ impl Acceptor {
     }
 }
 
-/// Why a handshake came to nothing.
+/// Why a handshake failed.
 pub(crate) struct HandshakeError {
-    /// What rustls found wrong; `None` where the client just left.
+    /// The error of rustls; `None` if the client closed the connection.
     pub(crate) error: Option<rustls::Error>,
-    /// The connection, where its client spoke HTTP and can be told.
+    /// The connection, if its client spoke HTTP and can be told.
     pub(crate) plain: Option<TcpStream>,
 }

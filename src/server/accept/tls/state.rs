@@ -1,4 +1,4 @@
-//! rustls's state, which both halves of a connection share, and the bytes that it waits with.
+//! The state of rustls that both halves of a connection share, and the bytes that wait with it.
 
 use std::io::{self, IoSlice};
 
@@ -8,28 +8,28 @@ use rustls::unbuffered::{ConnectionState, UnbufferedStatus, WriteTraffic};
 use crate::outbox::Sink;
 use crate::server::accept::sink::TcpSink;
 
-/// What a record adds to its plaintext at most, in TLS 1.2 and 1.3.
+/// The most bytes that a record adds to its plaintext, in TLS 1.2 and 1.3.
 const RECORD_OVERHEAD: usize = 64;
 
-/// What both halves share.
+/// The state that both halves share.
 pub(crate) struct State {
     pub(crate) connection: UnbufferedServerConnection,
-    /// The beginning of a record whose end has not arrived.
+    /// The beginning of a record that has not arrived whole.
     pub(crate) incoming: Vec<u8>,
-    /// Ciphertext that the socket has refused so far.
+    /// Ciphertext that the socket has not taken.
     pub(crate) outgoing: Vec<u8>,
     /// The first byte that will be offered has been encrypted already: see [`crate::server::accept::tls::connection::TlsSink`].
     pub(crate) ahead: bool,
-    /// The client has said that it sends no more.
+    /// The client has announced that it sends no more.
     pub(crate) ended: bool,
-    /// rustls has found a fault, and is not to be asked again: it would find it once more, and panic in a debug build,
-    /// in the task of whoever publishes to this connection.
+    /// rustls has found an error and must not be asked again: it would find the error once more, and panic in a debug
+    /// build, in the task of a publisher to this connection.
     failed: bool,
 }
 
-/// What one round of rustls came to.
+/// The result of one round of rustls.
 pub(crate) enum Turn {
-    /// It has said all it had to, and may be given plaintext.
+    /// rustls has written all its own messages, and takes plaintext.
     Ready,
     /// The handshake waits for its client.
     NeedsMore,
@@ -47,7 +47,7 @@ impl State {
         }
     }
 
-    /// Lets rustls work through `bytes`: plaintext goes to `plain`, what it has to say to `cipher`. Returns how many
+    /// Lets rustls work through `bytes`: plaintext goes to `plain`, its own messages to `cipher`. Returns how many
     /// bytes were used.
     pub(crate) fn turn(
         &mut self,
@@ -78,10 +78,10 @@ impl State {
                 }
                 Ok(ConnectionState::WriteTraffic(_)) => Some(Ok(Turn::Ready)),
                 Ok(ConnectionState::BlockedHandshake) => Some(Ok(Turn::NeedsMore)),
-                // Early data is never offered; what a later rustls adds is not asked for.
+                // Early data is never offered, and later states of rustls are not used.
                 Ok(_) => Some(Err(rustls::Error::General("an unexpected state".into()))),
                 Err(error) => {
-                    // The alert that says why.
+                    // The alert that tells the client why.
                     self.failed = true;
                     used += discard;
                     self.encode_last_words(&mut bytes[used..], cipher);
@@ -95,7 +95,8 @@ impl State {
         }
     }
 
-    /// What rustls had to say before it found a fault, and the alert. Asked further, it would find the fault again.
+    /// Writes the messages that rustls had before it found an error, and the alert. Asked again, rustls would find
+    /// the error once more.
     fn encode_last_words(&mut self, bytes: &mut [u8], cipher: &mut Vec<u8>) {
         let mut used = 0;
         while self.connection.wants_write() {
@@ -108,7 +109,7 @@ impl State {
         }
     }
 
-    /// Hands what may be written to `write`, once rustls has said what it has to say by itself.
+    /// Calls `write` when rustls has written its own messages and takes plaintext.
     fn with_traffic(
         &mut self,
         cipher: &mut Vec<u8>,
@@ -117,7 +118,7 @@ impl State {
         if self.failed {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        // rustls must be shown the beginning of a record or message that it has seen already, or it panics.
+        // rustls must be shown the beginning of a record or message again that it has seen already, or it panics.
         let mut incoming = std::mem::take(&mut self.incoming);
         let (used, turn) = self.turn(&mut incoming, &mut Vec::new(), cipher);
         incoming.drain(..used);
@@ -143,7 +144,7 @@ impl State {
         })
     }
 
-    /// Encrypts the word that no more comes, behind what rustls has to say by itself.
+    /// Encrypts the announcement that no more comes, after the messages of rustls.
     pub(crate) fn encrypt_end(&mut self) -> Vec<u8> {
         let mut cipher = Vec::new();
         let _ = self.with_traffic(&mut cipher, |traffic, cipher| {
@@ -156,7 +157,7 @@ impl State {
         cipher
     }
 
-    /// Offers the socket what it refused earlier. Returns whether nothing of it is left.
+    /// Offers the socket what it refused earlier. Returns whether it took all.
     pub(crate) fn flush(&mut self, socket: &TcpSink) -> io::Result<bool> {
         while !self.outgoing.is_empty() {
             match socket.try_write(&[IoSlice::new(&self.outgoing)]) {
@@ -170,7 +171,7 @@ impl State {
         Ok(true)
     }
 
-    /// Offers the socket `cipher`, and keeps what it refuses. Returns whether it took all.
+    /// Offers `cipher` to the socket, and keeps what it refuses. Returns whether it took all.
     pub(crate) fn send(&mut self, socket: &TcpSink, cipher: &[u8]) -> io::Result<bool> {
         let mut taken = 0;
         while taken < cipher.len() {

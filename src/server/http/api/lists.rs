@@ -76,7 +76,7 @@ pub(super) async fn channel(
         .run(server, deadline, move |server| {
             let (mut readers, mut writers) = (0_u64, 0_u64);
             server.hub.each_connection(|connection| {
-                let user = connection.access();
+                let user = connection.claims();
                 writers += u64::from(user.may_write(&name));
                 if user.may_read(&name) {
                     readers += 1;
@@ -128,18 +128,18 @@ pub(super) async fn connections(
 }
 
 /// Writes a connection, with the channels that the token may see.
-fn row(connection: &Connection, claims: &Claims) -> Value {
-    let access = connection.access();
+fn row(connection: &Connection, viewer: &Claims) -> Value {
+    let claims = connection.claims();
     let names = |channels: &[ChannelName]| {
-        let visible = || channels.iter().map(ChannelName::as_str).filter(|name| claims.may_see(name));
+        let visible = || channels.iter().map(ChannelName::as_str).filter(|name| viewer.may_see(name));
         (visible().take(MAX_NAMES).collect::<Value>(), visible().count())
     };
-    let ((read, read_count), (write, write_count)) = (names(&access.read), names(access.write()));
+    let ((read, read_count), (write, write_count)) = (names(&claims.read), names(claims.write()));
     json!({
         "connection": connection.id(),
-        "subject": access.subject,
+        "subject": claims.subject,
         "connected_at": rfc3339(SystemTime::now() - connection.opened().elapsed()).to_string(),
-        "expires_at": access.expires.map(|expires| rfc3339(from_unix(expires)).to_string()),
+        "expires_at": claims.expires.map(|expires| rfc3339(from_unix(expires)).to_string()),
         "read": read,
         "read_count": read_count,
         "write": write,
