@@ -1,7 +1,7 @@
-//! Places for connections that wait for their client: bounded in number, a part of them for one address, and given up
-//! by the longest silent connection once others wait.
+//! Places for connections that wait for their client. Their number is bounded, and so is the share of one address. When all
+//! are taken, the connection that was silent the longest gives up its place.
 //!
-//! Silence is counted from the last byte received. A connection that is being answered keeps its place.
+//! Silence counts from the last byte received. A connection whose request is being answered keeps its place.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
@@ -14,44 +14,44 @@ use tokio::time::Instant;
 
 use crate::sync::lock;
 
-/// When to look again where all are being answered; one that was answered tells by itself.
+/// When to check again while all connections are being answered. One that was answered notifies the waiters earlier.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// How many places there are, and when one has to be given up.
+/// The number of places, and when one must be given up.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {
-    /// Connections at once.
+    /// The most connections at once.
     pub(crate) places: usize,
-    /// Connections of one address at once.
+    /// The most connections of one address at once.
     pub(crate) share: usize,
-    /// How long a connection in the middle of something may be silent while others wait for its place.
+    /// How long a connection that is not idle may be silent while others wait for its place.
     pub(crate) grace: Duration,
 }
 
-/// The places. `K` is what tells addresses apart.
+/// The places. `K` is the type that identifies an address.
 #[derive(Debug)]
 pub(crate) struct Places<K>(Arc<Inner<K>>);
 
 #[derive(Debug)]
 struct Inner<K> {
     rules: Rules,
-    /// Where milliseconds are counted from.
+    /// The time from which milliseconds are counted.
     epoch: Instant,
     free: Arc<Semaphore>,
-    /// What each address has left of its share. An entry goes with the address's last connection.
+    /// The rest of each address's share. An entry is removed some time after the address's last connection left.
     shares: Mutex<HashMap<K, Weak<Semaphore>>>,
     silent: Mutex<Silent<K>>,
-    /// The next connection's number.
+    /// The number of the next connection.
     next: AtomicU64,
-    /// Connections that have not left yet.
+    /// The number of connections that have not left.
     taken: AtomicUsize,
-    /// Told when the last connection has left.
+    /// Notified when the last connection has left.
     emptied: Notify,
-    /// Told when a connection may be sent away that was being answered.
+    /// Notified when a connection was answered and may be closed.
     answered: Notify,
 }
 
-/// The connections that may have to go, by when they may, which is brought up to date when one is looked for.
+/// The connections that may have to go, sorted by the time from which they may. The order is updated when a place is needed.
 type Silent<K> = BTreeMap<(Milliseconds, u64), Entry<K>>;
 
 #[derive(Debug)]
@@ -62,7 +62,7 @@ struct Entry<K> {
     told: Arc<Notify>,
 }
 
-/// A place, and one in the share of its address.
+/// A permit for a place, and one for the share of its address.
 #[derive(Debug)]
 struct Permits {
     all: OwnedSemaphorePermit,
@@ -72,23 +72,23 @@ struct Permits {
 #[derive(Debug)]
 struct State {
     number: u64,
-    /// From when on it has to give way to others.
+    /// The time from which it must give way to others.
     due: AtomicU64,
-    /// What it is sorted by: `due` when it was last looked at. Written with the entries locked.
+    /// The time by which it is sorted: `due` when it was last checked. Written with the entries locked.
     sorted_by: AtomicU64,
 }
 
-/// Since the epoch.
+/// Milliseconds since the epoch of [`Inner`].
 type Milliseconds = u64;
 
-/// One connection's place, given back when dropped.
+/// One connection's place, which is free again when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Place<K: Clone + Eq + Hash> {
     inner: Arc<Inner<K>>,
     key: Option<K>,
     state: Arc<State>,
     told: Arc<Notify>,
-    /// With it while it is being answered, with the entry while it is silent.
+    /// The permits are here while it is being answered, and in the entry while it is silent.
     permits: Option<Permits>,
 }
 
@@ -107,12 +107,12 @@ impl<K: Clone + Eq + Hash> Places<K> {
         }))
     }
 
-    /// How many connections have not left yet.
+    /// Returns the number of connections that have not left.
     pub(crate) fn taken(&self) -> usize {
         self.0.taken.load(Relaxed)
     }
 
-    /// Waits until none is taken.
+    /// Waits until no place is taken.
     pub(crate) async fn none_taken(&self) {
         loop {
             let emptied = self.0.emptied.notified();
@@ -125,7 +125,7 @@ impl<K: Clone + Eq + Hash> Places<K> {
         }
     }
 
-    /// Makes room for up to so many at once, where connections have been silent for their time.
+    /// Frees up to `most` places of connections that have been silent for their time.
     pub(crate) fn make_room(&self, most: usize) {
         for _ in 0..most {
             if self.0.evict(None).is_err() {
@@ -134,8 +134,8 @@ impl<K: Clone + Eq + Hash> Places<K> {
         }
     }
 
-    /// Waits for a place for a connection of this address, which is told by `told` when it has to go. `None` where its
-    /// address has its share and none of its own has to go.
+    /// Waits for a place for a connection of this address. `told` is notified when the connection must go. Returns `None` if
+    /// its address has used its share and none of its connections must go.
     pub(crate) async fn enter(&self, key: Option<K>, told: &Arc<Notify>) -> Option<Place<K>> {
         let own = match key.as_ref().map(|key| self.0.share(key).try_acquire_owned()) {
             None => None,
@@ -149,7 +149,7 @@ impl<K: Clone + Eq + Hash> Places<K> {
         Some(Place::new(&self.0, key, told, Permits { all, own }))
     }
 
-    /// Takes a place for a connection of this address that is free, ahead of nobody.
+    /// Takes a free place for a connection of this address. Never overtakes a connection that waits.
     pub(crate) fn try_free(&self, key: Option<K>, told: &Arc<Notify>) -> Option<Place<K>> {
         let own = match &key {
             Some(key) => Some(self.0.share(key).try_acquire_owned().ok()?),
@@ -159,7 +159,7 @@ impl<K: Clone + Eq + Hash> Places<K> {
         Some(Place::new(&self.0, key, told, Permits { all, own }))
     }
 
-    /// Takes a place for a connection of this address that is free or given up at once.
+    /// Takes a place for a connection of this address that is free or that another must give up now.
     pub(crate) fn try_enter(&self, key: Option<K>, told: &Arc<Notify>) -> Option<Place<K>> {
         let mut own = None;
         if let Some(key) = &key {
@@ -178,7 +178,7 @@ impl<K: Clone + Eq + Hash> Places<K> {
         Some(Place::new(&self.0, key, told, Permits { all, own }))
     }
 
-    /// Waits until this address may have one more place.
+    /// Waits until there is a place for one more connection of this address.
     pub(crate) async fn take(&self, key: Option<K>, told: &Arc<Notify>) -> Place<K> {
         let mut own = None;
         if let Some(key) = &key {
@@ -192,7 +192,7 @@ impl<K: Clone + Eq + Hash> Places<K> {
     }
 }
 
-/// Where a place came from.
+/// A place that was found.
 enum Found {
     Free(OwnedSemaphorePermit),
     GivenUp(Permits),
@@ -207,13 +207,13 @@ impl<K: Clone + Eq + Hash> Inner<K> {
         self.now() + grace.as_millis() as Milliseconds
     }
 
-    /// What this address has left of its share.
+    /// Returns the rest of the share of this address.
     fn share(&self, key: &K) -> Arc<Semaphore> {
         let mut shares = lock(&self.shares);
         if let Some(share) = shares.get(key).and_then(Weak::upgrade) {
             return share;
         }
-        // A share that nobody holds any more is as good as none.
+        // A share of an address without connections is the same as a new one.
         if shares.len() == shares.capacity() {
             shares.retain(|_, share| share.strong_count() > 0);
         }
@@ -230,7 +230,7 @@ impl<K: Clone + Eq + Hash> Inner<K> {
         }
     }
 
-    /// Waits for a permit, or for a connection whose time is over: of this address, where one is given.
+    /// Waits for a permit, or for a connection, of this address if one is given, that must go.
     async fn permit(&self, permits: &Arc<Semaphore>, key: Option<&K>) -> Found {
         if let Ok(permit) = permits.clone().try_acquire_owned() {
             return Found::Free(permit);
@@ -244,7 +244,7 @@ impl<K: Clone + Eq + Hash> Inner<K> {
             };
             tokio::select! {
                 biased;
-                // It is never closed.
+                // The semaphore is never closed.
                 Ok(permit) = &mut acquired => return Found::Free(permit),
                 () = tokio::time::sleep(left) => {}
                 () = self.answered.notified() => {}
@@ -252,14 +252,14 @@ impl<K: Clone + Eq + Hash> Inner<K> {
         }
     }
 
-    /// Tells the longest silent connection to go: of this address, where one is given. Returns its place.
+    /// Tells the connection that was silent the longest to go, of this address if one is given. Returns its place.
     ///
     /// # Errors
-    /// None of them has been silent for its time; when it is worth looking again.
+    /// No connection has been silent for its time; the time until one may have been.
     fn evict(&self, key: Option<&K>) -> Result<Permits, Duration> {
         let now = self.now();
         let mut silent = lock(&self.silent);
-        // Whose client was heard since it was sorted comes later.
+        // Sort those again from which bytes arrived since.
         while let Some((&at, entry)) = silent.first_key_value() {
             let due = entry.state.due.load(Relaxed);
             if due <= at.0 {
@@ -300,12 +300,12 @@ impl<K: Clone + Eq + Hash> Place<K> {
         place
     }
 
-    /// Bytes have come.
+    /// Records that bytes arrived.
     pub(crate) fn heard(&self) {
         self.state.due.store(self.inner.due_after(self.inner.rules.grace), Relaxed);
     }
 
-    /// Its client is being answered, and it keeps its place. False where it has lost it already.
+    /// Records that its request is being answered, so that it keeps its place. Returns false if it has lost the place.
     pub(crate) fn begin(&mut self) -> bool {
         if self.permits.is_none() {
             self.permits = self.leave().map(|entry| entry.permits);
@@ -313,8 +313,8 @@ impl<K: Clone + Eq + Hash> Place<K> {
         self.permits.is_some()
     }
 
-    /// Counts it as this address's from now on. False where it has lost its place, or the address has its share and
-    /// none of its own has to go.
+    /// Counts it for this address from now on. Returns false if it has lost its place, or if the address has used its share
+    /// and none of its connections must go.
     pub(crate) fn belong(&mut self, key: K) -> bool {
         if self.key.as_ref() == Some(&key) {
             return true;
@@ -338,12 +338,12 @@ impl<K: Clone + Eq + Hash> Place<K> {
         belongs
     }
 
-    /// It waits for its client again, which has something to send or to take.
+    /// Records that it waits for its client, which has something to send or to read.
     pub(crate) fn go_on(&mut self) {
         self.wait(self.inner.rules.grace);
     }
 
-    /// Its client was answered, and waits for nothing: its place is the first to be given up.
+    /// Records that it was answered and is idle, so that its place is the first to be given up.
     pub(crate) fn rest(&mut self) {
         if !self.begin() {
             return;
@@ -352,7 +352,7 @@ impl<K: Clone + Eq + Hash> Place<K> {
         self.inner.answered.notify_one();
     }
 
-    /// Puts it among those that may have to go, after this time.
+    /// Puts it among those that may have to go after this time.
     fn wait(&mut self, grace: Duration) {
         let Some(permits) = self.permits.take() else { return };
         let due = self.inner.due_after(grace);

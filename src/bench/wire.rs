@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_philote_delivers_has_its_data_where_it_is_looked_for() {
+    fn deliveries_have_their_data_where_the_parser_expects_it() {
         let seat = Seat { channel: "a channel".into(), reads: true, token: String::new() };
         let issuer = "0".repeat(36);
         let payload = format!(r#"{{"issuer":"{issuer}","channel":"a channel","data":"here","subject":"s"}}"#);

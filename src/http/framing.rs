@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_request_showed_is_not_hidden() {
+    fn length_lines_that_hyper_showed_are_not_hidden() {
         let mut lines = LengthLines::default();
         lines.read(b"POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\nx");
         assert_eq!(lines.shown(&headers(&[("content-length", "1")])), 0);

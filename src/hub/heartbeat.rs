@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn fault_79_what_goes_out_is_no_sign_of_life() {
+    fn fault_79_bytes_sent_to_a_client_do_not_prove_it_alive() {
         // 200 bytes a second, all taken.
         let mut heartbeat = Heartbeat::default();
         let sent = |now: Seconds| u64::from(now) * 200;
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_reader_has_the_time_to_read_what_lies_before_the_ping() {
+    fn a_slow_reader_has_time_to_read_the_bytes_before_the_ping() {
         let mut heartbeat = pinged(35, MIB);
         assert_eq!(look(&mut heartbeat, 45, 10, MIB + 2, MIB + 2), Pulse::Alive(45 + 64));
         assert_eq!(look(&mut heartbeat, 109, 10, MIB + 2, MIB + 2), Pulse::Dead);

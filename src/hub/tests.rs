@@ -97,7 +97,7 @@ fn every_other_reader_gets_a_message_once() {
 }
 
 #[test]
-fn whoever_leaves_leaves_nothing() {
+fn a_connection_that_leaves_leaves_nothing_behind() {
     let hub = hub();
     let names: Vec<String> = (0..100).map(|n| format!("c{n}")).collect();
     let readers: Vec<_> = (0..50).map(|_| enter(&hub, &names, ALWAYS).0).collect();

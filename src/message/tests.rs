@@ -178,7 +178,7 @@ fn from_client(text: &str) -> Result<FromClient<'_>, BadMessage> {
 }
 
 #[test]
-fn who_is_excluded_is_an_id_or_a_bounded_list() {
+fn exclude_is_an_id_or_a_bounded_array_of_ids() {
     const ID: &str = "5f0c6b0e-6c3c-4c0e-9a53-0d8e3c1f3b7a";
     let of = |exclude: &str| format!(r#"{{"channel": "c", "data": "x", "Exclude": {exclude}}}"#);
     let excluded = |text: &str| {
@@ -215,7 +215,7 @@ fn an_error_tells_the_ack_where_it_can_be_read() {
 }
 
 #[test]
-fn an_auth_is_what_is_no_message() {
+fn an_object_with_auth_and_no_message_presents_a_token() {
     let text = r#"{"Auth": "t\u006fken", "since": {"a": "ff-7", "b": null, "c": "what?"}}"#;
     let Ok(FromClient::Auth(auth)) = from_client(text) else { panic!("an auth") };
     let id = |epoch, number| Some(MessageId { epoch, number });

@@ -80,7 +80,7 @@ fn poll(outbox: &Outbox, task: &Arc<Task>) -> Standing {
 }
 
 #[test]
-fn one_write_takes_all_that_waits() {
+fn one_write_takes_all_queued_frames() {
     let mut publisher = Publisher::default();
     let budget = budget();
     let (outbox, sink) = open(&budget, ALWAYS);
@@ -94,7 +94,7 @@ fn one_write_takes_all_that_waits() {
 }
 
 #[test]
-fn what_waits_before_the_socket_is_there_is_written_by_the_task() {
+fn frames_queued_before_there_is_a_socket_are_written_by_the_task() {
     let mut publisher = Publisher::default();
     let outbox = Outbox::new(budget());
     for _ in 0..MESSAGES * 3 {
@@ -155,7 +155,7 @@ fn a_queue_over_its_limit_is_judged_by_one_more_write() {
 }
 
 #[test]
-fn too_slow_drops_what_was_not_begun() {
+fn a_slow_reader_loses_the_frames_that_were_not_begun() {
     let mut publisher = Publisher::default();
     for (room, kept) in [(5, 10), (10, 10), (0, 0)] {
         let budget = budget();
@@ -180,7 +180,7 @@ fn too_slow_drops_what_was_not_begun() {
 }
 
 #[test]
-fn every_other_close_queues_behind_what_waits_and_the_first_wins() {
+fn every_other_close_queues_behind_the_messages_and_the_first_reason_wins() {
     let mut publisher = Publisher::default();
     let budget = budget();
     let (outbox, sink) = open(&budget, 5);
@@ -197,7 +197,7 @@ fn every_other_close_queues_behind_what_waits_and_the_first_wins() {
 }
 
 #[test]
-fn a_broken_socket_forgets_its_queue() {
+fn a_broken_socket_empties_its_queue() {
     let mut publisher = Publisher::default();
     let budget = budget();
     let (outbox, sink) = open(&budget, 5);
@@ -211,7 +211,7 @@ fn a_broken_socket_forgets_its_queue() {
 }
 
 #[test]
-fn a_long_queue_does_not_keep_its_writer() {
+fn a_long_queue_does_not_occupy_its_writer() {
     let mut publisher = Publisher::default();
     let outbox = Outbox::new(budget());
     let count = FRAMES_PER_WRITE * WRITES_PER_FLUSH + 1;
@@ -249,7 +249,7 @@ fn a_panicking_socket_costs_only_its_own_connection() {
 }
 
 #[test]
-fn room_of_a_burst_is_given_back() {
+fn memory_of_a_burst_is_freed() {
     let mut publisher = Publisher::default();
     let budget = Arc::new(Budget::new(100_000, 100_000, 1_000_000, 1024));
     let (outbox, _sink) = open(&budget, ALWAYS);

@@ -1,4 +1,4 @@
-//! Who has to go, by a clock that stands still while nobody waits for it.
+//! Tests of which connection must go, on a paused clock.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn places(places: usize, share: usize) -> Places<u8> {
     Places::new(Rules { places, share, grace: GRACE })
 }
 
-/// A connection, and what tells it to go.
+/// A connection and its notification.
 async fn enter(places: &Places<u8>, key: u8) -> Option<(Place<u8>, Arc<Notify>)> {
     let told = Arc::new(Notify::new());
     Some((places.enter(Some(key), &told).await?, told))
@@ -35,18 +35,18 @@ async fn the_longest_silent_goes_and_not_the_oldest() {
     let _next = enter(&places, 4).await.unwrap();
     assert_eq!(began.elapsed().as_secs(), 3);
     assert!(told(&oldest).await && !told(&answered).await);
-    // It was told, and can't begin anything any more.
+    // It was told to go, so it cannot begin a request.
     let mut oldest = oldest;
     assert!(!oldest.0.begin());
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_was_answered_and_is_idle_goes_at_once() {
+async fn an_idle_connection_goes_at_once() {
     let places = places(2, 2);
     let waiting = enter(&places, 1).await.unwrap();
     let mut idle = enter(&places, 1).await.unwrap();
     assert!(idle.0.begin());
-    // Its answer is ready, then it is written.
+    // Its answer is ready, and then written.
     idle.0.go_on();
     idle.0.rest();
     let began = Instant::now();
@@ -56,7 +56,7 @@ async fn one_that_was_answered_and_is_idle_goes_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_becomes_idle_lets_in_who_waits() {
+async fn a_connection_that_becomes_idle_makes_room() {
     let places = places(1, 1);
     let mut busy = enter(&places, 1).await.unwrap();
     assert!(busy.0.begin());
@@ -106,7 +106,7 @@ async fn a_connection_counts_as_whom_a_proxy_names() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_the_share_of_an_address_keeps_no_other_out() {
+async fn waiting_for_the_share_of_an_address_blocks_no_other_address() {
     let places = Arc::new(places(2, 1));
     let told = Arc::new(Notify::new());
     let mut busy = places.take(Some(1), &told).await;
@@ -123,7 +123,7 @@ async fn who_waits_for_the_share_of_an_address_keeps_no_other_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_addresses_cost_is_given_back_with_them() {
+async fn addresses_without_connections_are_forgotten() {
     let places: Places<u32> = Places::new(Rules { places: 8, share: 4, grace: GRACE });
     let told = Arc::new(Notify::new());
     for key in 0..10_000 {
@@ -134,7 +134,7 @@ async fn what_addresses_cost_is_given_back_with_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_free_place_is_taken_ahead_of_nobody() {
+async fn taking_a_free_place_overtakes_nobody() {
     let places = places(2, 1);
     let told = Arc::new(Notify::new());
     let first = places.try_free(Some(1), &told).unwrap();

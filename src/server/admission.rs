@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_is_rejected_leaves_nothing_behind() {
+    async fn a_rejected_client_leaves_nothing_behind() {
         let server = server(&[
             ("PHILOTE_LIMITS_CONNECTIONS_PER_ADDRESS", "2"),
             ("PHILOTE_LIMITS_CONNECTIONS_PER_SUBJECT", "1"),
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_ban_and_a_withdrawn_key_revoke_what_was_admitted() {
+    async fn a_ban_and_a_withdrawn_key_revoke_an_admission() {
         let server = server(&[]);
         let scratch = tempfile::tempdir().unwrap();
         server.bans.remember_in(BanFile::new(Some(scratch.path().join("refused.json")))).unwrap();

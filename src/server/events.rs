@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_follower_is_told_what_it_missed_and_where() {
+    fn a_slow_follower_is_told_how_many_events_it_missed_and_where() {
         let events = Arc::new(Events::default());
         let (mut slow, mut quick) =
             (events.follow(Messages::None).unwrap(), events.follow(Messages::Of("chat".into())).unwrap());
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_go_to_those_who_want_them_within_bytes() {
+    fn followers_get_the_messages_they_select_within_a_limit_of_bytes() {
         let events = Arc::new(Events::default());
         let (mut none, mut chat, mut all) = (
             events.follow(Messages::None).unwrap(),

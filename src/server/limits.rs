@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_no_address_has_no_limit_per_address() {
+    fn clients_without_an_address_have_no_limit_per_address() {
         let (all, limits) = (Limits::default(), limits(&["handshakes_per_second=1"]));
         for address in ["0.0.0.0", "::", "::ffff:0.0.0.0"] {
             let address = address.parse().unwrap();
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_over_the_rate_is_answered_once_and_closed_when_it_goes_on() {
+    fn a_client_over_the_rate_is_told_once_and_closed_if_it_continues() {
         let limits = limits(&["messages_per_second=10"]);
         let mut rate = Rate::default();
         for _ in 0..10 {

@@ -82,7 +82,7 @@ fn texts(sink: &TestSink) -> Vec<String> {
 }
 
 #[test]
-fn who_comes_back_misses_nothing_and_gets_nothing_twice() {
+fn a_client_that_resumes_misses_nothing_and_gets_nothing_twice() {
     let hub = keeping(3);
     let chat = ["c".to_owned()];
     let (first, sink) = enter(&hub, &chat, ALWAYS);
@@ -121,7 +121,7 @@ fn who_comes_back_misses_nothing_and_gets_nothing_twice() {
 }
 
 #[test]
-fn who_has_seen_no_message_has_a_place_too() {
+fn a_client_that_saw_no_message_has_a_position_too() {
     let hub = keeping(3);
     let both = ["c".to_owned(), "quiet".to_owned()];
     publish(&hub, "c", "before", None);
@@ -166,7 +166,7 @@ fn a_place_outlives_its_readers_by_the_time_to_live() {
 }
 
 #[test]
-fn what_was_promised_comes_though_history_is_turned_off_meanwhile() {
+fn promised_messages_come_although_history_is_turned_off() {
     let hub = keeping(3);
     let chat = ["c".to_owned()];
     publish(&hub, "c", "1", None);
@@ -234,7 +234,7 @@ fn channels(hub: &Hub) -> usize {
 }
 
 #[test]
-fn fault_57_places_of_channels_that_nobody_reads_stay_within_the_bytes() {
+fn fault_57_histories_of_channels_without_readers_stay_within_the_bytes() {
     const BYTES: usize = 100_000;
     let hub = hub();
     hub.keep(100, TTL, BYTES);
@@ -252,7 +252,7 @@ fn fault_57_places_of_channels_that_nobody_reads_stay_within_the_bytes() {
 
 /// Each of these costs as much as it is counted, so that `bytes` is what the process holds.
 #[test]
-fn fault_81_what_many_channels_keep_is_counted_as_it_costs() {
+fn fault_81_the_memory_of_many_histories_is_counted_as_measured() {
     const CHANNELS: usize = 50_000;
     let resident = || {
         let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
@@ -282,7 +282,7 @@ fn fault_81_a_sweep_takes_out_only_what_has_expired() {
 }
 
 #[test]
-fn what_each_channel_keeps_is_cut_when_the_setting_becomes_less() {
+fn histories_are_cut_when_the_setting_becomes_smaller() {
     let hub = keeping(100);
     for _ in 0..100 {
         publish(&hub, "c", &"x".repeat(40), None);
@@ -340,7 +340,7 @@ fn no_more_than_half_of_a_queue_is_recovered_at_once() {
 }
 
 #[test]
-fn what_was_not_kept_is_no_history() {
+fn messages_that_were_not_kept_end_the_history() {
     let hub = keeping(10);
     let chat = ["c".to_owned()];
     let (_reader, sink) = enter(&hub, &chat, ALWAYS);

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn connections_inherit_that_small_messages_leave_at_once() {
+    async fn connections_inherit_tcp_nodelay() {
         let listener = bind(([127, 0, 0, 1], 0).into()).unwrap();
         let address = listener.local_addr().unwrap();
         let socket = ListeningSocket::from(TcpListener::from_std(listener).unwrap());

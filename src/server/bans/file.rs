@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_saved_is_loaded_and_what_is_damaged_is_told() {
+    fn a_saved_list_is_loaded_and_a_damaged_one_is_an_error() {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("state/refused.json");
         let file = BanFile::new(Some(path.clone()));

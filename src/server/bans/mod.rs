@@ -128,7 +128,7 @@ mod tests {
     use crate::timestamp::MAX_DATE;
 
     #[test]
-    fn who_is_kept_out_comes_back_in_time() {
+    fn a_ban_ends_at_its_time() {
         let refused = Bans::default();
         assert_eq!(refused.until(Some("alice"), 0), None);
         refused.set([("alice".into(), 100), ("bob".into(), 200)].into());
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_remembered_does_not_hold() {
+    fn a_ban_that_cannot_be_saved_is_not_made() {
         let refused = Bans::default();
         assert!(matches!(refused.refuse("alice", 10, 0), Err(BanError::NotRemembered(_))));
         assert_eq!(refused.until(Some("alice"), 0), None);

@@ -177,7 +177,7 @@ mod tests {
         }
     }
     #[tokio::test]
-    async fn nobody_is_refused_for_the_sake_of_connections_that_are_no_more() {
+    async fn connections_that_have_ended_count_against_nobody() {
         for setting in ["MAX_CONNECTIONS", "PHILOTE_LIMITS_CONNECTIONS_PER_ADDRESS"] {
             let server = server(&[(setting, "100")]);
             let mut present: Vec<ConnectionGuard> = (0..100).map(|_| enter(&server)).collect();
