@@ -131,14 +131,16 @@ fn fault_36_the_number_of_fragments_is_bounded() {
     let (exchanges, longest) = std::thread::scope(|scope| {
         let talking = scope.spawn(|| {
             let (mut exchanges, mut longest) = (0, Duration::ZERO);
-            while !done.load(Relaxed) {
+            loop {
                 let began = Instant::now();
                 one.publish("others", "x");
                 two.data();
                 longest = longest.max(began.elapsed());
                 exchanges += 1;
+                if done.load(Relaxed) {
+                    return (exchanges, longest);
+                }
             }
-            (exchanges, longest)
         });
         for _ in 0..5 {
             for bytes in &floods {
@@ -153,7 +155,7 @@ fn fault_36_the_number_of_fragments_is_bounded() {
     });
     let work = daemon.processor_time() - before;
     println!("others: {exchanges} exchanges, the longest {longest:?}; {work:?} of processor time for all");
-    assert!(exchanges > 0 && longest < Duration::from_secs(2), "{exchanges}, {longest:?}");
+    assert!(longest < Duration::from_secs(2), "{exchanges}, {longest:?}");
     // A message with the maximum number of fragments is accepted.
     let text = br#"{"channel":"c","data":"pieces"}"#;
     let mut pieces = frame(0x01, b"");
