@@ -2,22 +2,12 @@
 
 use std::fmt;
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE};
-use hyper::{Response, StatusCode};
-use serde_json::json;
+use hyper::StatusCode;
 
 use crate::close::CloseReason;
 use crate::frame::Frame;
 use crate::timestamp::{from_unix, rfc3339};
 use crate::token::{TokenError, UnixSeconds};
-
-/// An HTTP answer. Answers are always whole, never streamed.
-pub(crate) type Answer = Response<Full<Bytes>>;
-
-/// The seconds after which a client should come back that found the server full.
-const RETRY_AFTER_SECONDS: &str = "5";
 
 /// Why a request or a connection is rejected. `Display` is the sentence that the client gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -207,7 +197,7 @@ impl Rejection {
     }
 
     /// Returns the `error` of the answer's body.
-    fn code(&self) -> &'static str {
+    pub(super) fn code(&self) -> &'static str {
         match self {
             Rejection::BadRequest(_) | Rejection::BadParameter(_) | Rejection::PlainHttp => "bad_request",
             Rejection::Tls(_) => "tls_handshake",
@@ -271,57 +261,6 @@ impl Rejection {
             other => other.code(),
         }
     }
-
-    /// Returns the answer, with `{"error": CODE, "message": SENTENCE}` as its body.
-    pub(crate) fn answer(&self) -> Answer {
-        let body = json!({"error": self.code(), "message": self.to_string()}).to_string();
-        let mut answer = json_answer(self.status(), body);
-        let headers = answer.headers_mut();
-        match self {
-            Rejection::Method(allowed) => headers.insert(ALLOW, HeaderValue::from_static(allowed)),
-            Rejection::Version => headers.insert("Sec-WebSocket-Version", HeaderValue::from_static("13")),
-            Rejection::Full(_)
-            | Rejection::OutOfDescriptors { .. }
-            | Rejection::Pending(_)
-            | Rejection::Kept(_)
-            | Rejection::Draining
-            | Rejection::Spreads(_)
-            | Rejection::Busy(_)
-            | Rejection::PerAddress(_)
-            | Rejection::PerSubject(_)
-            | Rejection::Handshakes(_) => {
-                headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS))
-            }
-            Rejection::Token(_) => headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
-            _ => None,
-        };
-        let connection = if self.status() == StatusCode::UPGRADE_REQUIRED {
-            // RFC 9110 section 7.8: Connection must name it, too.
-            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-            "upgrade, close"
-        } else {
-            "close"
-        };
-        headers.insert(CONNECTION, HeaderValue::from_static(connection));
-        answer
-    }
-
-    /// Returns the answer as bytes, for a stream that no HTTP library serves any more.
-    pub(crate) fn bytes(&self) -> Vec<u8> {
-        let answer = self.answer();
-        let body = json!({"error": self.code(), "message": self.to_string()}).to_string();
-        let mut bytes =
-            format!("HTTP/1.1 {}\r\nContent-Length: {}\r\n", answer.status(), body.len()).into_bytes();
-        for (name, value) in answer.headers() {
-            bytes.extend_from_slice(name.as_str().as_bytes());
-            bytes.extend_from_slice(b": ");
-            bytes.extend_from_slice(value.as_bytes());
-            bytes.extend_from_slice(b"\r\n");
-        }
-        bytes.extend_from_slice(b"\r\n");
-        bytes.extend_from_slice(body.as_bytes());
-        bytes
-    }
 }
 
 impl fmt::Display for Rejection {
@@ -330,18 +269,20 @@ impl fmt::Display for Rejection {
             Rejection::BadRequest(sentence) => f.write_str(sentence),
             Rejection::BadMessage(sentence) | Rejection::BadParameter(sentence) => f.write_str(sentence),
             Rejection::Method(allowed) => write!(f, "this route takes {allowed} only"),
-            Rejection::UpgradeRequired(scheme) => write!(f, "this is a WebSocket server: connect with {scheme}"),
+            Rejection::UpgradeRequired(scheme) => {
+                write!(f, "this is a WebSocket server: connect with {scheme}")
+            }
             Rejection::Version => f.write_str("only version 13 of the WebSocket protocol is spoken here"),
             Rejection::NotFound => f.write_str("there is no such route in the API"),
             Rejection::NotHere => f.write_str(
-                "no WebSocket is served at /api and /health, or below: connect with any other path, such as /",
+                "no WebSocket is served at or below /api and /health: connect to any other path, such as /",
             ),
             Rejection::BodyTooLarge(max) => write!(f, "the body may have {max} bytes at most"),
             Rejection::HeadTooLarge => f.write_str("the request head may have 16 KiB and 100 lines at most"),
             Rejection::Tls(reason) => write!(f, "the TLS handshake failed: {reason}"),
             Rejection::PlainHttp => f.write_str("this port speaks TLS: connect with wss:// or https://"),
             Rejection::ProxyHeader => f.write_str(
-                "this listener wants a header of the PROXY protocol first (proxy_protocol = true)",
+                "this listener expects a header of the PROXY protocol first (proxy_protocol = true)",
             ),
             Rejection::Timeout => f.write_str("the request did not arrive in time"),
             Rejection::Full(max) => write!(f, "the server is full: max_connections is {max}"),
@@ -350,7 +291,7 @@ impl fmt::Display for Rejection {
             }
             Rejection::Pending(max) => write!(
                 f,
-                "too many connections without a token: {max} may wait, three quarters of them of one address"
+                "too many connections without a token: {max} may wait, three quarters of them from one address"
             ),
             Rejection::Kept(max) => {
                 write!(f, "{max} connections with a token are kept open, and this one was idle longest")
@@ -368,24 +309,18 @@ impl fmt::Display for Rejection {
                 f.write_str("this token does not open the API: it needs the claim \"api\": true")
             }
             Rejection::ApiRight(right) => {
-                write!(
-                    f,
-                    "this token does not open this part of the API: its claim \"api\" lacks \"{right}\""
-                )
+                write!(f, "this token does not open this part of the API: claim \"api\" lacks \"{right}\"")
             }
             Rejection::HiddenChannel(channel) => write!(f, "this token may not see channel \"{channel}\""),
             Rejection::RefusedSubjects(max) => write!(f, "{max} subjects are refused already"),
             Rejection::Spreads(max) => {
-                write!(
-                    f,
-                    "nothing was done: {max} orders to disconnect many connections are being carried out"
-                )
+                write!(f, "nothing was done: {max} orders to disconnect many connections are in progress")
             }
             Rejection::Busy(max) => {
-                write!(f, "nothing was done: {max} requests like this are being carried out already")
+                write!(f, "nothing was done: {max} requests like this are in progress already")
             }
             Rejection::NotRemembered => f.write_str(
-                "nothing was done: it could not be remembered who is refused; the server's log says why",
+                "nothing was done: the refused subjects could not be saved; the server's log has the reason",
             ),
             Rejection::Channel(channel) => write!(f, "this token may not publish on channel \"{channel}\""),
             Rejection::DevHost(host) => {
@@ -397,10 +332,10 @@ impl fmt::Display for Rejection {
                 write!(f, "an administrator refuses this token's subject until {until}")
             }
             Rejection::PerAddress(max) => {
-                write!(f, "this address has all its connections: connections_per_address is {max}")
+                write!(f, "this address has too many connections: connections_per_address is {max}")
             }
             Rejection::PerSubject(max) => {
-                write!(f, "this token's subject has all its connections: connections_per_subject is {max}")
+                write!(f, "this token's subject has too many connections: connections_per_subject is {max}")
             }
             Rejection::Handshakes(rate) => {
                 write!(f, "this address connects too often: handshakes_per_second is {rate}")
@@ -408,12 +343,4 @@ impl fmt::Display for Rejection {
             Rejection::Internal => f.write_str("a fault of the server"),
         }
     }
-}
-
-/// Makes an answer with a JSON body.
-pub(crate) fn json_answer(status: StatusCode, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    answer
 }

@@ -330,7 +330,7 @@ fn each_right_allows_only_its_own_route() {
                 assert_eq!(backend.ask(method, path, body).0, 200, "{opened}: {path}");
             } else {
                 let sentence = backend.refused(403, method, path, body);
-                assert!(sentence.ends_with(&format!("its claim \"api\" lacks \"{right}\"")), "{sentence}");
+                assert!(sentence.ends_with(&format!("claim \"api\" lacks \"{right}\"")), "{sentence}");
             }
         }
     }

@@ -220,9 +220,9 @@ fn fault_54_without_descriptors_accept_neither_spins_nor_fills_the_log() {
     let mut client = daemon.client(&["c"]);
     // There are more silent connections than descriptors; the rest waits in the kernel.
     let silent: Vec<_> = (0..300).map(|_| daemon.connect()).collect();
-    daemon.wait_for_line("can't accept connections: Too many open files (os error 24); trying again");
+    daemon.wait_for_line("cannot accept connections: Too many open files (os error 24); trying again");
     let (began, work) = (Instant::now(), daemon.processor_time());
-    (0..3).for_each(|_| drop(daemon.wait_for_line("can't accept connections")));
+    (0..3).for_each(|_| drop(daemon.wait_for_line("cannot accept connections")));
     let (took, work) = (began.elapsed(), daemon.processor_time() - work);
     println!("three more lines in {took:?}, for which it used {work:?} of processor time");
     assert!(took >= Duration::from_secs(2), "more than a line a second: three in {took:?}");

@@ -62,7 +62,7 @@ fn fault_53_connections_of_an_address_are_freed_on_every_kind_of_close() {
     let mut open: Vec<TcpStream> = (0..2).map(|_| admitted(&daemon, &token)).collect();
     let (_, answer) = handshake(&daemon, 1, &token);
     assert_eq!((status(&answer), header(&answer, "Retry-After")), (429, Some("5")));
-    let sentence = "this address has all its connections: connections_per_address is 2";
+    let sentence = "this address has too many connections: connections_per_address is 2";
     assert_eq!(body_of(&answer), json!({"error": "rate_limited", "message": sentence}));
     let mut other = open_from(&daemon, 2, &json!({"read": ["c"]}));
     assert_eq!(total(&daemon, "connections_per_address"), 1);
@@ -165,7 +165,7 @@ fn a_client_of_v1_over_a_limit_gets_a_close_with_a_sentence() {
 
     limit("connections_per_address");
     let (mut one, mut other) = (enter(1, "alice"), enter(2, "bob"));
-    let sentence = "this address has all its connections: connections_per_address is 1";
+    let sentence = "this address has too many connections: connections_per_address is 1";
     assert_eq!(refused(1, "carol"), (4429, sentence.to_owned()));
     one.publish("c", "hello");
     assert_eq!(other.data(), "hello");

@@ -76,7 +76,7 @@ fn the_proxy_protocol_gives_the_client_s_address() {
     two.settle();
     // Without the header nothing is answered, because only a proxy may connect to this port.
     assert_eq!(daemon.exchange("GET /health HTTP/1.1\r\nHost: x\r\n\r\n"), "");
-    daemon.wait_for_line("this listener wants a header of the PROXY protocol");
+    daemon.wait_for_line("this listener expects a header of the PROXY protocol");
     let health = "PROXY UNKNOWN\r\nGET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     assert_eq!(status(&daemon.exchange(health)), 200);
 }

@@ -247,7 +247,7 @@ fn a_websocket_at_the_api_gets_a_404_that_names_other_paths() {
         let answer = daemon.exchange(upgrade(&token(), "").replace("GET /", &format!("GET {path}")));
         let message = body_of(&answer)["message"].as_str().unwrap().to_owned();
         assert_eq!(status(&answer), 404, "{path}");
-        assert!(message.contains("connect with any other path"), "{path}: {message}");
+        assert!(message.contains("connect to any other path"), "{path}: {message}");
     }
     let (code, answer) = daemon.http("GET", "/api/none", "", "");
     assert_eq!((code, &answer["message"]), (404, &json!("there is no such route in the API")));

@@ -56,7 +56,7 @@ pub async fn run(server: Arc<Server>, socket: impl Into<ListeningSocket>) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 if warned.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
-                    tracing::warn!("can't accept connections: {error}; trying again");
+                    tracing::warn!("cannot accept connections: {error}; trying again");
                     warned = Some(Instant::now());
                 }
                 // If no descriptor is left, silent connections hold some.

@@ -34,18 +34,18 @@ impl fmt::Display for BanFileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             BanFileError::NoPlace => f.write_str(
-                "there is no directory to remember refused subjects in: set STATE_DIRECTORY or HOME",
+                "there is no directory to save the refused subjects in: set STATE_DIRECTORY or HOME",
             ),
             BanFileError::Unreadable(path, error) => {
-                write!(f, "can't read who is refused from {}: {error}", path.display())
+                write!(f, "cannot read the refused subjects from {}: {error}", path.display())
             }
             BanFileError::Damaged(path, error) => write!(
                 f,
-                "{} does not say who is refused ({error}): mend it, or remove it to refuse nobody",
+                "{} is no list of refused subjects ({error}): correct it, or remove it to refuse nobody",
                 path.display()
             ),
             BanFileError::Unwritable(path, error) => {
-                write!(f, "can't remember who is refused in {}: {error}", path.display())
+                write!(f, "cannot save the refused subjects in {}: {error}", path.display())
             }
         }
     }
@@ -108,7 +108,7 @@ mod tests {
         );
         std::fs::write(&path, "{").unwrap();
         let error = file.load().unwrap_err().to_string();
-        assert!(error.contains("refused.json does not say who is refused"), "{error}");
+        assert!(error.contains("refused.json is no list of refused subjects"), "{error}");
         assert!(BanFile::default().save(&BTreeMap::new()).is_err());
     }
 }

@@ -21,6 +21,7 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::answer::Answer;
 use super::upgrade::{Upgraded, has_word, upgrade};
 use super::watched::{Watch, Watched};
 use super::{api, dev, forwarded};
@@ -28,7 +29,7 @@ use crate::http::{self, Turn, Wire, linger, write, write_within};
 use crate::server::accept::listener::Protocols;
 use crate::server::accept::pending::Waiting;
 use crate::server::accept::stream::Stream;
-use crate::server::rejection::{Answer, Rejected, Rejection};
+use crate::server::rejection::{Rejected, Rejection};
 use crate::server::session::first_frame;
 use crate::server::session::task::Session;
 use crate::server::{Server, admission, record};
@@ -223,7 +224,7 @@ fn malformed(error: &hyper::Error) -> Option<Rejection> {
             Rejection::BadParameter(format!("this is not HTTP/1.1: {error}"))
         })
     } else if error.is_incomplete_message() {
-        Some(Rejection::BadRequest("the request ended before its head did"))
+        Some(Rejection::BadRequest("the request ended before its head was complete"))
     } else {
         None
     }
@@ -309,9 +310,10 @@ impl Exchange {
         let path = request.uri().path();
         let api = path == "/api" || path.starts_with("/api/");
         if chunked && !(api && request.method() == Method::POST) {
-            return Err(
-                Rejection::BadRequest("a request like this has no body, so no Transfer-Encoding").into()
-            );
+            return Err(Rejection::BadRequest(
+                "a request like this has no body, so it must not have Transfer-Encoding",
+            )
+            .into());
         }
         let health = path == "/health" || path.starts_with("/health/");
         if (api || health) && headers.contains_key(SEC_WEBSOCKET_KEY) {

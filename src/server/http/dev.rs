@@ -14,8 +14,9 @@ use hyper::header::{
 };
 use hyper::{Method, Request, Response};
 
+use super::answer::Answer;
 use crate::config::{AllowedOrigin, WebOrigin, names_loopback};
-use crate::server::rejection::{Answer, Rejection};
+use crate::server::rejection::Rejection;
 
 const PAGE: &str = include_str!("dev/page.html");
 /// The build that is shipped, so that the page uses the same client as applications.

@@ -13,11 +13,12 @@ use hyper::header::{
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::answer::Answer;
 use super::credentials::Credentials;
 use super::origin;
 use crate::server::accept::listener::Protocols;
 use crate::server::admission::Shown;
-use crate::server::rejection::{Answer, Rejected, Rejection};
+use crate::server::rejection::{Rejected, Rejection};
 use crate::server::session::guard::ConnectionGuard;
 use crate::server::{Live, Server, admission};
 

@@ -144,7 +144,7 @@ fn a_ban_that_cannot_be_stored_is_not_made() {
     let mut alice = named(&daemon, "alice", "chat");
     let (code, text) = ctl(&daemon, &["disconnect", "--subject", "alice", "--refuse-for", "1h"]);
     assert_eq!(code, 1);
-    assert!(text.starts_with("can't remember who is refused in /proc/none/refused.json: "), "{text}");
+    assert!(text.starts_with("cannot save the refused subjects in /proc/none/refused.json: "), "{text}");
     assert!(text.ends_with("nothing was changed\n"), "{text}");
     alice.settle();
     assert_eq!(ctl_json(&daemon, &["refused"])["refused"], json!([]));
@@ -160,8 +160,8 @@ fn a_damaged_file_of_bans_stops_the_start() {
     let output = philote(directory.path()).env("SECRET", "x").env("PORT", "0").output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stderr).unwrap();
-    assert!(text.contains("refused.json does not say who is refused"), "{text}");
-    assert!(text.contains("mend it, or remove it to refuse nobody"), "{text}");
+    assert!(text.contains("refused.json is no list of refused subjects"), "{text}");
+    assert!(text.contains("correct it, or remove it to refuse nobody"), "{text}");
 }
 
 #[test]

@@ -13,8 +13,9 @@ use crate::message::connection_id;
 use crate::orders::{Actor, DisconnectOrder, audit};
 use crate::server::Server;
 use crate::server::bans::{BanError, MAX_BANS};
+use crate::server::http::answer::{Answer, json_answer};
 use crate::server::ops::disconnect::{DisconnectError, disconnect};
-use crate::server::rejection::{Answer, Rejection, json_answer};
+use crate::server::rejection::Rejection;
 use crate::timestamp::{from_unix, rfc3339};
 use crate::token::Claims;
 

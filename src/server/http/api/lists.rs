@@ -11,8 +11,9 @@ use super::page::{Page, Query};
 use crate::hub::Connection;
 use crate::message::{ChannelName, connection_id};
 use crate::server::Server;
+use crate::server::http::answer::{Answer, json_answer};
 use crate::server::ops::list::{ConnectionFilter, count_writers, each_channel, each_connection};
-use crate::server::rejection::{Answer, Rejection, json_answer};
+use crate::server::rejection::Rejection;
 use crate::timestamp::{from_unix, rfc3339};
 use crate::token::{ApiRight, Claims};
 

@@ -19,7 +19,8 @@ use tokio::time::{Instant, timeout_at};
 use super::credentials::Credentials;
 use crate::http::{BodyError, read_body};
 use crate::server::accept::pending::Waiting;
-use crate::server::rejection::{Answer, Rejection, json_answer};
+use crate::server::http::answer::{Answer, json_answer};
+use crate::server::rejection::Rejection;
 use crate::server::{Server, admission};
 use crate::token::{ApiRight, Claims};
 

@@ -9,8 +9,9 @@ use tokio::time::Instant;
 
 use crate::message::ApiMessage;
 use crate::server::Server;
+use crate::server::http::answer::{Answer, json_answer};
 use crate::server::ops::publish::{PublishError, publish};
-use crate::server::rejection::{Answer, Rejection, json_answer};
+use crate::server::rejection::Rejection;
 use crate::token::Claims;
 
 /// The longest body, in bytes.
