@@ -1,10 +1,10 @@
-//! Decides who is let in. Every way in comes here: an upgrade request with a token, the first frame of philote.v1,
-//! another token in a session, and a request to the backend API.
+//! Decides which clients are let in. Every way in comes here: an upgrade request with a token, the first frame of
+//! philote.v1, another token in a session, and a request to the backend API.
 //!
-//! [`admit`] checks in this order, which clients can rely on: connections per address (429), whether the daemon stops
-//! and has a free slot (503), the token (401), the page's origin and bans (403), connections per subject (429). Only it
-//! makes an [`Admitted`], without which no connection enters the hub. The checks look at the settings once. [`revoked`]
-//! looks again when the connection is in the hub, because a reload or a ban that came between has not seen it there.
+//! [`admit`] checks in this order, on which clients can rely: connections per address (429), whether the daemon stops and
+//! has a free slot (503), the token (401), the page's origin and bans (403), connections per subject (429). Only [`admit`]
+//! makes an [`Admitted`], and no connection enters the hub without one. When the connection is in the hub, [`revoked`]
+//! checks its key and its subject again, because a reload or a ban that came between did not find it there.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -67,7 +67,7 @@ pub enum Rejection {
     Busy(usize),
     /// The ban could not be written to the disk.
     NotRemembered,
-    /// A server for development was asked for by a name that is not this machine's.
+    /// The `Host` of a request to a server for development does not name this machine.
     DevHost(String),
     /// A page of another origin.
     Origin(String),
