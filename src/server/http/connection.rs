@@ -119,7 +119,7 @@ pub(crate) async fn serve(
     };
     let server = &exchange.server;
     match (outcome, upgraded) {
-        (Outcome::Done, Some(Upgraded::Present(guard))) => {
+        (Outcome::Done, Some(Upgraded::Admitted(guard))) => {
             return Some(Session::new(guard, stream, &read_ahead));
         }
         // In boxes, so that a client that showed a token with its request does not pay for their size.

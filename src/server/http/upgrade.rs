@@ -25,7 +25,7 @@ use crate::server::{Live, Server, admission};
 /// What a connection becomes that was answered with 101.
 pub(crate) enum Upgraded {
     /// It was admitted.
-    Present(ConnectionGuard),
+    Admitted(ConnectionGuard),
     /// On philote.v1: its token comes in the first frame.
     TokenFollows,
     /// On philote.v1: it is rejected, and a Close tells why.
@@ -88,7 +88,7 @@ fn enter(
     v1: bool,
 ) -> Result<Upgraded, Rejected> {
     let admitted = admission::admit(server, live, address.ip(), &Shown::InRequest(tokens), origin)?;
-    Ok(Upgraded::Present(ConnectionGuard::enter(admitted, address, v1, &[])))
+    Ok(Upgraded::Admitted(ConnectionGuard::enter(admitted, address, v1, &[])))
 }
 
 /// Checks what RFC 6455 section 4.2.1 requires of a request. Returns the key.

@@ -149,12 +149,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn others_run_while_many_depart() {
+    async fn others_run_while_many_are_cleaned_up() {
         const MANY: usize = 5 * PER_TURN + 1;
         let server = server(&[]);
-        let present: Vec<ConnectionGuard> = (0..MANY).map(|_| enter(&server)).collect();
+        let guards: Vec<ConnectionGuard> = (0..MANY).map(|_| enter(&server)).collect();
         assert_eq!(server.connected(), MANY);
-        drop(present);
+        drop(guards);
         let mut turns = 0;
         let mut before = MANY;
         while before > 0 {
@@ -180,11 +180,11 @@ mod tests {
     async fn connections_that_have_ended_count_against_nobody() {
         for setting in ["MAX_CONNECTIONS", "PHILOTE_LIMITS_CONNECTIONS_PER_ADDRESS"] {
             let server = server(&[(setting, "100")]);
-            let mut present: Vec<ConnectionGuard> = (0..100).map(|_| enter(&server)).collect();
+            let mut guards: Vec<ConnectionGuard> = (0..100).map(|_| enter(&server)).collect();
             assert!(admitted(&server).is_err());
-            present.truncate(50);
-            assert_eq!(server.connected(), 100, "nobody has had a turn to complete a departure");
-            present.extend((0..50).map(|_| enter(&server)));
+            guards.truncate(50);
+            assert_eq!(server.connected(), 100, "nobody has had a turn to clean up");
+            guards.extend((0..50).map(|_| enter(&server)));
             assert!(admitted(&server).is_err());
         }
     }
