@@ -44,7 +44,7 @@ close_reasons! {
     /// A message is larger than `[websocket] max_message_size`.
     MessageTooBig: 1009, "message_too_big", "a message is over this server's max_message_size";
     /// The server has a fault.
-    InternalError: 1011, "internal_error", "a fault of the server; reconnect";
+    InternalError: 1011, "internal_error", "internal server error; reconnect";
     /// The token's `exp` has passed.
     TokenExpired: 4401, "token_expired", "the token has expired; get a new one";
     /// The server no longer has the key that signed the token.

@@ -1,11 +1,13 @@
-//! The only shared state: which connections there are, and which of them read which channel. It uses no socket.
+//! The shared state of message routing: which connections there are, and which of them read which channel. It uses no
+//! socket.
 //!
 //! In reading order: [`Channel`] is one channel, [`publish`] queues a message to its readers, [`flush_list`] collects the
 //! outboxes to write, and [`flush`] writes them. [`history`] keeps a channel's last messages, [`resume`] delivers them
-//! to a client that returns, and [`sweep`] drops the oldest.
+//! to a client that returns, and [`sweep`] drops the oldest, which it finds by the index in [`ages`]. [`connection`] is one
+//! connection, and [`heartbeat`] decides whether its client is alive.
 //!
-//! Locks are taken in the order connection, shard, channel, outbox, at most one of each, and none is held across a
-//! system call or an await.
+//! Locks are taken in the order connection, shard, channel, and then the index of ages or an outbox, at most one of each.
+//! None is held across a system call or an await.
 
 mod ages;
 mod connection;

@@ -7,27 +7,27 @@
 //! 1. `accept` takes a connection from a listening socket, bounds those that have shown no token, and speaks TLS.
 //! 2. `http` reads its request. It answers those of backends, and upgrades the others to a WebSocket.
 //! 3. `admission` decides whether its client is let in: `token/verify.rs` checks the signature and the claims of its token,
-//!    `limits` counts connections per address and per subject, `bans` knows the subjects that are kept out.
+//!    `limits` counts connections per address and per subject, `bans` has the banned subjects.
 //! 4. `session` is the connection's life: it reads, publishes, writes, and ends.
 //! 5. `heartbeat` pings clients, closes connections whose token has expired, and enforces the limits on memory.
 //!
-//! `rejection` has the HTTP status of each rejected request, such as 429, and its sentence; `http/answer.rs` makes the
-//! answer. [`close`] has the code and the sentence of each Close. `places` chooses which waiting connection must make
-//! room.
+//! `rejection` has the HTTP status of each rejected request, such as 429, and its sentence; `server/http/answer.rs` makes the
+//! answer. [`close`] has the code and the sentence of each Close; `rejection` has those of clients that are rejected on
+//! philote.v1. `places` chooses which waiting connection must make room.
 //!
 //! # What happens to a message
 //!
 //! In reading order:
 //!
-//! 1. [`server`] reads a publisher's socket: `session/task.rs`, `frames.rs`, `inbound.rs`.
+//! 1. [`server`] reads a publisher's socket: `server/session/task.rs`, `frames.rs`, `inbound.rs`.
 //! 2. [`message`] parses each message once: the channel's name, and the text of `data` as it came.
 //! 3. [`token`] has the claims, which tell whether the publisher may write to the channel.
-//! 4. [`hub`] finds the channel's readers and has the delivery encoded once, as a finished [`frame`]. The channel's lock
-//!    is the one order in which all readers see its messages. With a history, `hub/history.rs` numbers and keeps
-//!    the message; `hub/resume.rs` delivers what a client missed when it comes back.
+//! 4. [`hub`] finds the channel's readers and has the delivery encoded once, as a finished [`frame`]. `hub/publish.rs` takes
+//!    the channel's lock, which makes the one order in which all readers see its messages. With a history, `hub/history.rs` numbers and keeps
+//!    the message; `hub/resume.rs` delivers what a client missed when it returns.
 //! 5. The same bytes go into each reader's [`outbox`], which judges slow readers and closes their connections.
 //! 6. When the messages of one read are queued, the publisher's task writes each of these outboxes with one system call
-//!    (`hub/flush.rs`, then `outbox/write.rs`). A reader's own task is woken only if its socket was full.
+//!    (`hub/flush.rs`, `outbox/write.rs`, `server/accept/sink.rs`). A reader's own task is woken only if its socket was full.
 //!
 //! # What happens to the daemon
 //!

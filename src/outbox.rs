@@ -1,11 +1,11 @@
 //! One connection's bounded outbound queue.
 //!
-//! The caller that pushes the first frame into an idle outbox receives the *promise*: it must call [`Outbox::flush`].
-//! Only the holder of the promise writes, so bytes leave in order without a lock across the system call. When the
+//! The caller that pushes a frame to an idle outbox receives the *promise*: it must write the frame ([`Outbox::write`]),
+//! and what others queue meanwhile. Only the holder of the promise writes, so bytes leave in order without a lock across the system call. When the
 //! socket refuses bytes, the promise passes to the connection's own task, which waits until the socket takes bytes again.
 //!
-//! [`Outbox::flush`] is the only place that judges a reader slow: when its socket has just refused bytes while the queue
-//! exceeds its limits. A queue that grows past the limits without such a refusal is written first.
+//! `Outbox::stopped`, which is called after each write, is the only place that judges a reader slow: its socket has just
+//! refused bytes while the queue exceeds its limits. A queue that exceeds them without a refusal is written first.
 //!
 //! `queue` holds the frames and their counts, `write` the system call, `budget` the limits that all outboxes share.
 
@@ -233,7 +233,8 @@ impl Outbox {
         if queue.frames.is_empty() { self.settle(queue) } else { self.wait_for_socket(queue) }
     }
 
-    /// Handles a failed write and a refusal. Returns the queue if the writer can go on.
+    /// Handles a failed write, and a refusal by the socket, after which it judges the reader. Returns the queue if the writer
+    /// can go on.
     fn stopped<'a>(
         &'a self,
         mut queue: MutexGuard<'a, Queue>,

@@ -38,7 +38,7 @@ struct Inner<K> {
     /// The time from which milliseconds are counted.
     epoch: Instant,
     free: Arc<Semaphore>,
-    /// The rest of each address's share. An entry is removed some time after the address's last connection left.
+    /// What is left of each address's share. An entry is removed some time after the address's last connection left.
     shares: Mutex<HashMap<K, Weak<Semaphore>>>,
     silent: Mutex<Silent<K>>,
     /// The number of the next connection.
@@ -51,7 +51,7 @@ struct Inner<K> {
     answered: Notify,
 }
 
-/// The connections that may have to go, sorted by the time from which they may. The order is updated when a place is needed.
+/// The connections that may be evicted, by the time from which they may. The order is updated when a place is needed.
 type Silent<K> = BTreeMap<(Milliseconds, u64), Entry<K>>;
 
 #[derive(Debug)]
@@ -59,7 +59,7 @@ struct Entry<K> {
     key: Option<K>,
     permits: Permits,
     state: Arc<State>,
-    told: Arc<Notify>,
+    evicted: Arc<Notify>,
 }
 
 /// A permit for a place, and one for the share of its address.
@@ -87,7 +87,7 @@ pub(crate) struct Place<K: Clone + Eq + Hash> {
     inner: Arc<Inner<K>>,
     key: Option<K>,
     state: Arc<State>,
-    told: Arc<Notify>,
+    evicted: Arc<Notify>,
     /// The permits are here while it is being answered, and in the entry while it is silent.
     permits: Option<Permits>,
 }
@@ -134,40 +134,40 @@ impl<K: Clone + Eq + Hash> Places<K> {
         }
     }
 
-    /// Waits for a place for a connection of this address. `told` is notified when the connection must go. Returns `None` if
-    /// its address has used its share and none of its connections must go.
-    pub(crate) async fn enter(&self, key: Option<K>, told: &Arc<Notify>) -> Option<Place<K>> {
+    /// Waits for a place for a connection of this address, which is notified by `evicted` when it loses the place. Returns
+    /// `None` if its address has used its share and none of its connections can be evicted.
+    pub(crate) async fn enter(&self, key: Option<K>, evicted: &Arc<Notify>) -> Option<Place<K>> {
         let own = match key.as_ref().map(|key| self.0.share(key).try_acquire_owned()) {
             None => None,
             Some(Ok(own)) => Some(own),
             Some(Err(_)) => {
                 let permits = self.0.evict(key.as_ref()).ok()?;
-                return Some(Place::new(&self.0, key, told, permits));
+                return Some(Place::new(&self.0, key, evicted, permits));
             }
         };
         let all = self.0.any().await;
-        Some(Place::new(&self.0, key, told, Permits { all, own }))
+        Some(Place::new(&self.0, key, evicted, Permits { all, own }))
     }
 
     /// Takes a free place for a connection of this address. Never overtakes a connection that waits.
-    pub(crate) fn try_free(&self, key: Option<K>, told: &Arc<Notify>) -> Option<Place<K>> {
+    pub(crate) fn try_free(&self, key: Option<K>, evicted: &Arc<Notify>) -> Option<Place<K>> {
         let own = match &key {
             Some(key) => Some(self.0.share(key).try_acquire_owned().ok()?),
             None => None,
         };
         let all = self.0.free.clone().try_acquire_owned().ok()?;
-        Some(Place::new(&self.0, key, told, Permits { all, own }))
+        Some(Place::new(&self.0, key, evicted, Permits { all, own }))
     }
 
     /// Takes a place for a connection of this address that is free or that another must give up now.
-    pub(crate) fn try_enter(&self, key: Option<K>, told: &Arc<Notify>) -> Option<Place<K>> {
+    pub(crate) fn try_enter(&self, key: Option<K>, evicted: &Arc<Notify>) -> Option<Place<K>> {
         let mut own = None;
         if let Some(key) = &key {
             match self.0.share(key).try_acquire_owned() {
                 Ok(permit) => own = Some(permit),
                 Err(_) => {
                     let permits = self.0.evict(Some(key)).ok()?;
-                    return Some(Place::new(&self.0, Some(key.clone()), told, permits));
+                    return Some(Place::new(&self.0, Some(key.clone()), evicted, permits));
                 }
             }
         }
@@ -175,20 +175,20 @@ impl<K: Clone + Eq + Hash> Places<K> {
             Ok(all) => all,
             Err(_) => self.0.evict(None).ok()?.all,
         };
-        Some(Place::new(&self.0, key, told, Permits { all, own }))
+        Some(Place::new(&self.0, key, evicted, Permits { all, own }))
     }
 
     /// Waits until there is a place for one more connection of this address.
-    pub(crate) async fn take(&self, key: Option<K>, told: &Arc<Notify>) -> Place<K> {
+    pub(crate) async fn take(&self, key: Option<K>, evicted: &Arc<Notify>) -> Place<K> {
         let mut own = None;
         if let Some(key) = &key {
             match self.0.permit(&self.0.share(key), Some(key)).await {
                 Found::Free(permit) => own = Some(permit),
-                Found::GivenUp(permits) => return Place::new(&self.0, Some(key.clone()), told, permits),
+                Found::GivenUp(permits) => return Place::new(&self.0, Some(key.clone()), evicted, permits),
             }
         }
         let all = self.0.any().await;
-        Place::new(&self.0, key, told, Permits { all, own })
+        Place::new(&self.0, key, evicted, Permits { all, own })
     }
 }
 
@@ -207,7 +207,7 @@ impl<K: Clone + Eq + Hash> Inner<K> {
         self.now() + grace.as_millis() as Milliseconds
     }
 
-    /// Returns the rest of the share of this address.
+    /// Returns the permits that are left of the share of this address.
     fn share(&self, key: &K) -> Arc<Semaphore> {
         let mut shares = lock(&self.shares);
         if let Some(share) = shares.get(key).and_then(Weak::upgrade) {
@@ -230,7 +230,7 @@ impl<K: Clone + Eq + Hash> Inner<K> {
         }
     }
 
-    /// Waits for a permit, or for a connection, of this address if one is given, that must go.
+    /// Waits for a free permit or evicts a connection; with `key`, only one of that address.
     async fn permit(&self, permits: &Arc<Semaphore>, key: Option<&K>) -> Found {
         if let Ok(permit) = permits.clone().try_acquire_owned() {
             return Found::Free(permit);
@@ -252,7 +252,7 @@ impl<K: Clone + Eq + Hash> Inner<K> {
         }
     }
 
-    /// Tells the connection that was silent the longest to go, of this address if one is given. Returns its place.
+    /// Evicts the connection that has been silent longest; with `key`, only one of that address. Returns its place.
     ///
     /// # Errors
     /// No connection has been silent for its time; the time until one may have been.
@@ -280,7 +280,7 @@ impl<K: Clone + Eq + Hash> Inner<K> {
         match due {
             Some((due, at)) if due <= now => {
                 let entry = silent.remove(&at).ok_or(Duration::ZERO)?;
-                entry.told.notify_one();
+                entry.evicted.notify_one();
                 Ok(entry.permits)
             }
             Some((due, _)) => Err(Duration::from_millis(due - now)),
@@ -290,12 +290,12 @@ impl<K: Clone + Eq + Hash> Inner<K> {
 }
 
 impl<K: Clone + Eq + Hash> Place<K> {
-    fn new(inner: &Arc<Inner<K>>, key: Option<K>, told: &Arc<Notify>, permits: Permits) -> Place<K> {
+    fn new(inner: &Arc<Inner<K>>, key: Option<K>, evicted: &Arc<Notify>, permits: Permits) -> Place<K> {
         inner.taken.fetch_add(1, Relaxed);
         let number = inner.next.fetch_add(1, Relaxed);
         let state = Arc::new(State { number, due: AtomicU64::new(0), sorted_by: AtomicU64::new(0) });
         let mut place =
-            Place { inner: inner.clone(), key, state, told: told.clone(), permits: Some(permits) };
+            Place { inner: inner.clone(), key, state, evicted: evicted.clone(), permits: Some(permits) };
         place.wait(inner.rules.grace);
         place
     }
@@ -344,7 +344,7 @@ impl<K: Clone + Eq + Hash> Place<K> {
     }
 
     /// Records that it was answered and is idle, so that its place is the first to be given up.
-    pub(crate) fn rest(&mut self) {
+    pub(crate) fn set_idle(&mut self) {
         if !self.begin() {
             return;
         }
@@ -357,8 +357,12 @@ impl<K: Clone + Eq + Hash> Place<K> {
         let Some(permits) = self.permits.take() else { return };
         let due = self.inner.due_after(grace);
         self.state.due.store(due, Relaxed);
-        let entry =
-            Entry { key: self.key.clone(), permits, state: self.state.clone(), told: self.told.clone() };
+        let entry = Entry {
+            key: self.key.clone(),
+            permits,
+            state: self.state.clone(),
+            evicted: self.evicted.clone(),
+        };
         let mut silent = lock(&self.inner.silent);
         self.state.sorted_by.store(due, Relaxed);
         silent.insert((due, self.state.number), entry);

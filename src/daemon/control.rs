@@ -52,7 +52,7 @@ impl DaemonControl {
         &self,
         change: impl FnOnce(&SecretSource) -> Result<std::path::PathBuf, crate::config::SecretError>,
     ) -> Result<SecretChanged, Failure> {
-        let live = self.server.live_full();
+        let live = self.server.live_owned();
         let source = live.settings.auth.secrets.source();
         let path = change(source).map_err(|error| match source.generated_file() {
             Some(_) => Failure::new(Code::Refused, error.to_string()),
@@ -241,7 +241,7 @@ impl Control for DaemonControl {
             EventQuery { messages: true, channel: Some(channel) } => Messages::Of(channel),
             EventQuery { messages: false, channel: None } => Messages::None,
             EventQuery { messages: false, channel: Some(_) } => {
-                let message = "channel needs messages";
+                let message = "channel may be given only with messages=true";
                 return Err(Failure::new(Code::BadRequest, message));
             }
         };

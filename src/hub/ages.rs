@@ -10,7 +10,7 @@ use crate::sync::lock;
 /// The second in which the oldest message of a channel was published, counted from the creation of the index.
 pub(super) type Slot = u64;
 
-/// Values by their age in seconds.
+/// Values by the second of their oldest message.
 #[derive(Debug)]
 pub(super) struct Ages<T> {
     began: Instant,
@@ -26,7 +26,7 @@ impl<T> Ages<T> {
         at.saturating_duration_since(self.began).as_secs()
     }
 
-    /// Adds a value with this age. Returns its slot.
+    /// Files a value under the time of its oldest message. Returns its slot.
     pub(super) fn file(&self, at: Instant, what: T) -> Slot {
         let slot = self.slot(at);
         lock(&self.slots).entry(slot).or_default().push(what);
@@ -44,7 +44,7 @@ impl<T> Ages<T> {
         std::mem::replace(&mut slots, later)
     }
 
-    /// Removes and returns at most `most` of the oldest values, their slot, and the latest time at which they were added.
+    /// Removes and returns at most `most` of the oldest values, with the end of their slot and the slot.
     pub(super) fn take_oldest(&self, most: usize) -> Option<(Instant, Slot, Vec<T>)> {
         let mut slots = lock(&self.slots);
         let mut oldest = slots.first_entry()?;

@@ -1,5 +1,5 @@
-//! Decides whether a client is alive. Only bytes from the client count. Bytes that its system accepts do not, because the
-//! system of a frozen program still accepts them, and our own does so when the network is gone.
+//! Decides whether a client is alive. Only bytes from the client count. Bytes that were sent to it do not, because the
+//! client's kernel acknowledges them for a frozen program, and ours buffers them when the network is down.
 //!
 //! A client answers a ping when it has read the bytes before it. These may wait in our kernel, in the network, or in the
 //! client's kernel, so nobody knows how many are left. A client therefore has `pong_timeout` from the moment the ping was

@@ -117,7 +117,7 @@ impl Hub {
     }
 }
 
-/// Queues all messages after the one with this number to a connection that is about to join.
+/// Queues all messages after the one with this number to a connection.
 pub(super) fn deliver(history: &History, after: u64, connection: &Arc<Connection>) {
     if connection.outbox.push_all(history.frames_after(after)) == Pushed::Promised {
         // There is no flush list here, so the connection's own task writes.

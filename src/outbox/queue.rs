@@ -11,7 +11,7 @@ use crate::frame::Frame;
 /// Who writes next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Nobody: there is no socket yet, because the 101 has not been sent.
+    /// Nobody: the outbox is not attached to its socket yet.
     #[default]
     Held,
     /// Nobody: nothing is queued.

@@ -48,7 +48,7 @@ async fn an_idle_connection_goes_at_once() {
     assert!(idle.0.begin());
     // Its answer is ready, and then written.
     idle.0.go_on();
-    idle.0.rest();
+    idle.0.set_idle();
     let began = Instant::now();
     let _next = enter(&places, 2).await.unwrap();
     assert_eq!(began.elapsed(), Duration::ZERO);
@@ -63,7 +63,7 @@ async fn a_connection_that_becomes_idle_makes_room() {
     let waits = enter(&places, 2);
     tokio::pin!(waits);
     assert!(tokio::time::timeout(100 * GRACE, &mut waits).await.is_err(), "it is being answered");
-    busy.0.rest();
+    busy.0.set_idle();
     let began = Instant::now();
     assert!(waits.await.is_some());
     assert_eq!(began.elapsed(), Duration::ZERO);

@@ -71,7 +71,7 @@ pub(crate) fn count_handshake(server: &Server, live: &Live, address: IpAddr) -> 
 pub(crate) fn check_room(server: &Server, live: &Live) -> Result<(), Rejection> {
     check_not_stopping(server)?;
     let max = live.max_connections;
-    server.cleanup.make_room(|| if server.connected() < max { Ok(()) } else { Err(live.full()) })
+    server.cleanup.make_room(|| if server.connected() < max { Ok(()) } else { Err(live.full_rejection()) })
 }
 
 /// Lets a client in; `origin` is the verdict on the page that it comes from.
@@ -132,7 +132,8 @@ fn take_slot(server: &Arc<Server>, live: &Live, address: IpAddr) -> Result<Slot,
     let seat = cleanup.make_room(|| Seat::of_address(&server.limits, address, &live.settings.limits))?;
     check_not_stopping(server)?;
     let max = live.max_connections;
-    let mut slot = cleanup.make_room(|| Slot::take(server, max).ok_or(())).map_err(|()| live.full())?;
+    let mut slot =
+        cleanup.make_room(|| Slot::take(server, max).ok_or(())).map_err(|()| live.full_rejection())?;
     slot.seat = seat;
     Ok(slot)
 }

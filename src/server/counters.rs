@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// Counts since the start.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Handshakes answered with 101.
+    /// Connections that were admitted.
     pub accepted: AtomicU64,
     /// Requests rejected.
     pub refused: AtomicU64,

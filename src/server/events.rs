@@ -28,21 +28,21 @@ const QUEUE_BYTES: usize = 4 * 1024 * 1024;
 /// An event. Clones share what is large.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A connection was accepted.
+    /// A connection was admitted.
     Connected(Arc<Connected>),
     /// A connection was closed, or a request rejected.
     Closed(Arc<ClosedRecord>),
     /// The settings were read again.
     Reloaded(Arc<Reloaded>),
-    /// Other secrets are in use; their number.
+    /// The secrets changed: when, and how many are in use now.
     SecretChanged(SystemTime, usize),
     /// A message was published.
     Message(Arc<Published>),
-    /// This many events were left out here.
+    /// The number of events that this follower missed at this point.
     Missed(u64),
 }
 
-/// A connection that was accepted.
+/// A connection that was admitted.
 #[derive(Debug)]
 pub struct Connected {
     /// When.

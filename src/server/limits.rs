@@ -1,8 +1,8 @@
 //! Limits for one address, one subject and one connection: counts, which are given back when a connection ends, and
 //! rates.
 //!
-//! A limit that is off costs no memory. A rate is kept as one number: the time at which everything taken so far is
-//! paid for (the generic cell rate algorithm). How far that may be ahead of the clock is the burst.
+//! A limit that is off costs no memory. Each rate is kept as one timestamp (the generic cell rate algorithm): every
+//! message that is accepted advances it by the cost of the message, and it may run ahead of the clock by the burst.
 
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
@@ -26,10 +26,10 @@ const SHARDS: usize = 16;
 /// Entries of a part before expired ones are looked for.
 const SWEEP: usize = 64;
 
-/// The burst: what may come at once, as the time that its rate takes for it.
+/// The burst: one second's worth of the rate.
 const BURST: Nanoseconds = 1_000_000_000;
 
-/// What a connection may send over its rate before it is closed, as the time that its rate takes for it.
+/// The excess over its rate after which a connection is closed: five seconds' worth of the rate.
 const TOLERATED: Nanoseconds = 5_000_000_000;
 
 /// The time without anything over the rate after which earlier excess is forgiven.
@@ -147,7 +147,7 @@ impl Limits {
         if !take(&mut paid, now, BURST / rate as u64) {
             return Err(Rejection::Handshakes(rate));
         }
-        // An entry that the clock has passed has no effect.
+        // An entry in the past is the same as no entry.
         if shard.len() >= SWEEP && shard.len() == shard.capacity() {
             shard.retain(|_, paid| *paid > now);
         }
@@ -156,7 +156,7 @@ impl Limits {
     }
 }
 
-/// What one connection counts as. Given back when dropped.
+/// The counts per address and per subject that one connection holds. Released when dropped.
 #[derive(Default)]
 pub(super) struct Seat(Option<Box<Counted>>);
 

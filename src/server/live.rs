@@ -18,7 +18,7 @@ pub struct Live {
     pub policy: Policy,
     /// The most connections: the setting, or what the descriptor limit leaves.
     pub max_connections: usize,
-    /// The limit on open files, if it and not the setting bounds the connections.
+    /// The limit on open files, if it allows fewer connections than the setting.
     pub descriptor_limit: Option<usize>,
 }
 
@@ -50,7 +50,7 @@ impl Live {
     }
 
     /// Returns the rejection when there are [`Live::max_connections`].
-    pub(super) fn full(&self) -> Rejection {
+    pub(super) fn full_rejection(&self) -> Rejection {
         match self.descriptor_limit {
             None => Rejection::Full(self.max_connections),
             Some(limit) => Rejection::OutOfDescriptors { limit, max: self.max_connections },

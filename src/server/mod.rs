@@ -1,9 +1,13 @@
 //! The network side: listeners, HTTP and the upgrade, one connection's life, and what watches all connections.
 //!
-//! In the order in which a client meets them: [`accept`], [`http`], [`session`]. [`heartbeat`] watches all connections,
-//! [`limits`] and [`bans`] keep clients out, [`shutdown`] closes many connections in order, [`closed`] and [`events`] tell
-//! administrators what happened, and [`ops`] is what administrators and backends can do. The file `cost.md` has the
-//! cost of a message in instructions.
+//! In the order in which a client meets them: [`accept`], [`http`], [`admission`], [`session`]. [`limits`] and [`bans`]
+//! keep clients out, and [`rejection`] tells them why. [`heartbeat`] watches all connections, and [`shutdown`] closes many
+//! of them. [`live`] is what a reload replaces. [`counters`], [`closed`] (of [`record`]s) and [`events`] tell
+//! administrators what happened, and [`ops`] is what administrators and backends can do, [`background`] their long work.
+//! The file `cost.md` has the cost of a message in instructions.
+//!
+//! A connection without a token holds a *place*, which others may take from it. An admitted connection holds a [`slot`],
+//! one of the `max_connections`, and with it a *seat*, its counts per address and per subject.
 
 mod accept;
 mod admission;
@@ -186,7 +190,7 @@ impl Server {
     }
 
     /// Returns the settings and keys in force, for use across an await.
-    pub fn live_full(&self) -> Arc<Live> {
+    pub fn live_owned(&self) -> Arc<Live> {
         self.live.load_full()
     }
 
@@ -205,12 +209,12 @@ impl Server {
         accept::pending::address_key(peer, &self.live().settings.limits.trusted_proxies)
     }
 
-    /// Returns whether it takes no new connections because it stops.
+    /// Returns whether a drain has begun.
     pub fn draining(&self) -> bool {
         self.drain.reason().is_some()
     }
 
-    /// Stops in order, within `within` or [`SHORTEST_DRAIN`]. With [`CloseReason::Restarting`] no client is rejected:
+    /// Drains gracefully, within `within` or [`SHORTEST_DRAIN`]. With [`CloseReason::Restarting`] no client is rejected:
     /// one that was accepted already is admitted, and then asked to reconnect as all others.
     pub async fn drain(&self, reason: CloseReason, within: Duration) {
         shutdown::drain::drain(self, reason, within).await;

@@ -98,14 +98,14 @@ pub enum Rejection {
     PlainHttp,
     /// The header of the PROXY protocol is missing or malformed.
     ProxyHeader,
-    /// A fault of the server.
+    /// The server has a fault.
     Internal,
 }
 
 /// A rejection, with the subject as far as it is known.
 pub(crate) struct Rejected {
     pub(crate) rejection: Rejection,
-    /// The `sub` of the token. It is only claimed if the token itself was rejected.
+    /// The `sub` of the token. Unverified if the token itself was rejected.
     pub(crate) subject: Option<Box<str>>,
     /// The client is told by a close code and not by an HTTP status, as on philote.v1.
     pub(crate) by_close: bool,
@@ -291,7 +291,7 @@ impl fmt::Display for Rejection {
             }
             Rejection::Pending(max) => write!(
                 f,
-                "too many connections without a token: {max} may wait, three quarters of them from one address"
+                "too many connections without a token: at most {max} may wait, three quarters of them from one address"
             ),
             Rejection::Kept(max) => {
                 write!(f, "{max} connections with a token are kept open, and this one was idle longest")
@@ -340,7 +340,7 @@ impl fmt::Display for Rejection {
             Rejection::Handshakes(rate) => {
                 write!(f, "this address connects too often: handshakes_per_second is {rate}")
             }
-            Rejection::Internal => f.write_str("a fault of the server"),
+            Rejection::Internal => f.write_str("internal server error"),
         }
     }
 }

@@ -1,16 +1,16 @@
-//! A slot: one of the `max_connections`, with what the limits count it as.
+//! A slot: one of the `max_connections`, with the counts per address and per subject that its connection holds.
 
 use std::sync::Arc;
 
 use super::Server;
 use super::limits::Seat;
 
-/// The slot of one connection. Given back when dropped.
+/// The slot of one connection. Released when dropped.
 pub(crate) struct Slot {
     pub(crate) server: Arc<Server>,
     /// False once the slot has moved elsewhere.
     held: bool,
-    /// What the limits per address and per subject count it as.
+    /// The counts per address and per subject.
     pub(crate) seat: Seat,
 }
 

@@ -321,7 +321,7 @@ test("waits are random in a range that doubles up to the maximum", DEADLINE, asy
   const waits = [];
   while (waits.length < 5) {
     const { socket } = await server.next();
-    socket.close(1011, "a fault of the server; reconnect");
+    socket.close(1011, "internal server error; reconnect");
     waits.push((await heard.states.until(({ state }) => state === "waiting")).retryIn);
   }
   assert.deepEqual(waits, [2, 4, 8, 8, 8]);

@@ -43,7 +43,7 @@ pub fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
     let new = Path::new(&new);
-    // Removes what a daemon left that was killed at this point. A file that is no socket belongs to someone else.
+    // Removes the leftover of a daemon that was killed at this point. A file that is not a socket is kept.
     if std::fs::symlink_metadata(new).is_ok_and(|left| left.file_type().is_socket()) {
         let _ = std::fs::remove_file(new);
     }

@@ -1,6 +1,6 @@
 //! Bounds the connections that speak HTTP and are no session, and chooses which of them must make room.
 //!
-//! A connection that has shown no token is a stranger. Until its first byte it holds one of [`MAX_PENDING`] places,
+//! A connection that has shown no token is a stranger. Until its first byte it holds one of [`MAX_SILENT`] places,
 //! because it costs little so far, and then one of [`MAX_SPEAKING`]. On philote.v1 the same happens once more for its
 //! first message. One address may have three quarters of either, so that its silence cannot keep others out. If
 //! others wait, the connection that has been silent longest must go. An honest client is silent for a few round trips
@@ -25,7 +25,7 @@ use crate::sync::lock;
 
 /// The most connections that have not begun their request or their first message. Each costs a descriptor and some
 /// kilobytes.
-pub(crate) const MAX_PENDING: usize = 4096;
+pub(crate) const MAX_SILENT: usize = 4096;
 
 /// The most connections that have begun to speak and shown no token. Each may hold the head of a request, the hello
 /// of TLS or the beginning of a first frame.
@@ -71,7 +71,7 @@ impl Default for Pending {
     fn default() -> Pending {
         let places = |places, share| Places::new(Rules { places, share, grace: GRACE });
         Pending {
-            silent: places(MAX_PENDING, share(MAX_PENDING)),
+            silent: places(MAX_SILENT, share(MAX_SILENT)),
             speaking: places(MAX_SPEAKING, share(MAX_SPEAKING)),
             kept: places(MAX_KEPT, MAX_KEPT),
             leaving: Semaphore::new(MAX_LEAVING),
@@ -98,8 +98,8 @@ impl Pending {
         self.silent.make_room(DESCRIPTORS_AT_ONCE);
     }
 
-    /// Waits for a place for an accepted connection. A connection that `speaks` already takes no silent place if one
-    /// is free among those that speak.
+    /// Waits for a place for an accepted connection. A connection that `speaks` already takes a place among those that
+    /// speak at once, if one is free.
     ///
     /// # Errors
     /// Its address has its share.
@@ -108,15 +108,15 @@ impl Pending {
         key: Option<AddressKey>,
         speaks: bool,
     ) -> Result<Waiting, Rejection> {
-        let told = Arc::new(Notify::new());
-        let speaking = if speaks { self.speaking.try_free(key, &told) } else { None };
+        let evicted = Arc::new(Notify::new());
+        let speaking = if speaks { self.speaking.try_free(key, &evicted) } else { None };
         let speaks = speaking.is_some();
         let place = match speaking {
             Some(place) => place,
-            None => self.silent.enter(key, &told).await.ok_or(REFUSED)?,
+            None => self.silent.enter(key, &evicted).await.ok_or(Rejection::Pending(MAX_SILENT))?,
         };
         let held = Held { place, speaks, known: false };
-        Ok(Waiting { pending: self.clone(), told, held: Mutex::new(held) })
+        Ok(Waiting { pending: self.clone(), evicted, held: Mutex::new(held) })
     }
 
     /// Ends a connection that must make room, and tells its client why if that is possible.
@@ -131,9 +131,6 @@ impl Pending {
     }
 }
 
-/// The rejection of a stranger that must make room.
-const REFUSED: Rejection = Rejection::Pending(MAX_PENDING);
-
 /// Returns the address that a connection counts for. `None` if many clients may be behind it: a trusted proxy, or a
 /// Unix socket.
 pub(crate) fn address_key(peer: SocketAddr, trusted: &TrustedProxies) -> Option<AddressKey> {
@@ -143,7 +140,7 @@ pub(crate) fn address_key(peer: SocketAddr, trusted: &TrustedProxies) -> Option<
 /// The place of one connection. Given back when dropped.
 pub(crate) struct Waiting {
     pending: Arc<Pending>,
-    told: Arc<Notify>,
+    evicted: Arc<Notify>,
     held: Mutex<Held>,
 }
 
@@ -153,6 +150,17 @@ struct Held {
     speaks: bool,
     /// The connection has shown a token, so it is no stranger.
     known: bool,
+}
+
+impl Held {
+    /// Returns the rejection of a connection that must give up this place.
+    fn rejection(&self) -> Rejection {
+        match self {
+            Held { known: true, .. } => Rejection::Kept(MAX_KEPT),
+            Held { speaks: true, .. } => Rejection::Pending(MAX_SPEAKING),
+            Held { .. } => Rejection::Pending(MAX_SILENT),
+        }
+    }
 }
 
 impl Waiting {
@@ -175,8 +183,8 @@ impl Waiting {
 
     /// Waits until the connection must make room for others, and returns what to tell its client.
     pub(crate) async fn told_to_go(&self) -> Rejection {
-        self.told.notified().await;
-        if lock(&self.held).known { Rejection::Kept(MAX_KEPT) } else { REFUSED }
+        self.evicted.notified().await;
+        lock(&self.held).rejection()
     }
 
     /// Returns whether the client has begun to speak.
@@ -196,10 +204,10 @@ impl Waiting {
             }
             // The connection is no longer silent.
             if !held.place.begin() {
-                return Err(REFUSED);
+                return Err(held.rejection());
             }
         }
-        let place = self.pending.speaking.take(key, &self.told).await;
+        let place = self.pending.speaking.take(key, &self.evicted).await;
         *lock(&self.held) = Held { place, speaks: true, known: false };
         Ok(())
     }
@@ -207,7 +215,7 @@ impl Waiting {
     /// Gives back the place among the connections that speak, because the client may be silent until its first
     /// message on philote.v1. Returns false if no other place is free; it then keeps the one that it has.
     pub(crate) fn fall_silent(&self, key: Option<AddressKey>) -> bool {
-        let silent = self.pending.silent.try_enter(key, &self.told);
+        let silent = self.pending.silent.try_enter(key, &self.evicted);
         silent.map(|place| *lock(&self.held) = Held { place, speaks: false, known: false }).is_some()
     }
 
@@ -221,10 +229,9 @@ impl Waiting {
     /// # Errors
     /// The address has its share.
     pub(crate) fn belong(&self, key: Option<AddressKey>) -> Result<(), Rejection> {
-        match key {
-            Some(key) if !lock(&self.held).place.belong(key) => Err(REFUSED),
-            _ => Ok(()),
-        }
+        let Some(key) = key else { return Ok(()) };
+        let mut held = lock(&self.held);
+        if held.place.belong(key) { Ok(()) } else { Err(held.rejection()) }
     }
 
     /// Notes that bytes have come.
@@ -237,23 +244,24 @@ impl Waiting {
     /// # Errors
     /// The connection had to make room already.
     pub(crate) fn begin(&self) -> Result<(), Rejection> {
-        if lock(&self.held).place.begin() { Ok(()) } else { Err(REFUSED) }
+        let mut held = lock(&self.held);
+        if held.place.begin() { Ok(()) } else { Err(held.rejection()) }
     }
 
     /// Notes that the answer is written.
     pub(crate) fn answered(&self) {
-        lock(&self.held).place.rest();
+        lock(&self.held).place.set_idle();
     }
 
     /// Notes that a request has shown a token: the connection is no stranger, and holds none of their places.
     ///
-    /// If all places of known connections are in use for answers, it keeps its place for the time of its own answer.
+    /// If no place of known connections can be freed, it stays in its place until its answer is written.
     pub(crate) fn known(&self) {
         let mut held = lock(&self.held);
         if held.known {
             return;
         }
-        if let Some(mut place) = self.pending.kept.try_enter(None, &self.told) {
+        if let Some(mut place) = self.pending.kept.try_enter(None, &self.evicted) {
             place.begin();
             *held = Held { place, speaks: true, known: true };
         }

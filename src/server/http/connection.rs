@@ -37,7 +37,7 @@ use crate::server::{Server, admission, record};
 /// The longest request head, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
-/// How much longer an idle connection is kept than its client was told, because a request may be on its way.
+/// Added to the keep-alive timeout that the client was given, because a request may be on its way.
 const KEEP_ALIVE_SLACK: Duration = Duration::from_secs(2);
 
 /// The most header lines of a request.
@@ -235,8 +235,8 @@ impl Exchange {
         crate::sync::lock(&self.progress)
     }
 
-    /// Waits until a request has taken too long to arrive, its answer to be taken, or the next request to begin. Each
-    /// request has its own time. One that has arrived is answered, however long that takes.
+    /// Waits until the deadline passes for the request to arrive, for the client to read the answer, or for the next request
+    /// to begin. Each request has its own time. A request that has arrived is answered, however long that takes.
     async fn timed_out(&self) {
         loop {
             let deadline = self.lock().deadline;
@@ -266,7 +266,7 @@ impl Exchange {
         }
         self.busy(&mut self.lock());
         let keeps = keeps_alive(&request);
-        let trusted = &self.server.live_full().settings.limits.trusted_proxies;
+        let trusted = &self.server.live_owned().settings.limits.trusted_proxies;
         let address = forwarded::client(self.peer, request.headers(), trusted);
         let result = self.route(request, address, hidden).await;
         let mut progress = self.lock();

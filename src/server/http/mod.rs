@@ -1,8 +1,10 @@
 //! HTTP on the clients' port: the upgrade to a WebSocket, the backend API, and the page of `--dev`.
 //!
 //! In reading order: [`connection`] runs one connection's requests, [`upgrade`] checks those that ask for a WebSocket,
-//! with the tokens from [`credentials`] and the page's origin from [`origin`], and [`api`] answers the rest. [`answer`] makes answers, also those to rejected requests. [`forwarded`]
-//! finds the client behind a proxy. This folder knows the session that an upgrade becomes, and no message.
+//! with the tokens from [`credentials`] and the page's origin from [`origin`], and [`api`] and [`dev`] answer the rest.
+//! [`answer`] makes answers, also those to rejected requests, [`forwarded`] finds the client behind a proxy, and
+//! [`watched`] tells when bytes came and when an answer was sent. This folder knows the session that an upgrade becomes;
+//! only [`api`] knows messages.
 
 mod answer;
 pub(crate) mod api;

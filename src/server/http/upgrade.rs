@@ -37,9 +37,9 @@ const V1: &str = "philote.v1";
 
 /// Checks an upgrade request and admits its client.
 ///
-/// The checks are in the documented order: 400, 405 and 426, then 429, 503, 401, 403. On philote.v1 every rejection
-/// from 429 on is told by a Close, which a page can read. A page of another origin gets 403, because it has nothing
-/// to read here.
+/// The order of the checks is documented: first the request (400, 405 and 426), then the rate of the address (429), then
+/// those of [`admission`]. On philote.v1 every rejection from 429 on is sent in a Close, which
+/// a page can read; only the origin is checked before, and a page of another origin gets 403.
 pub(crate) fn upgrade(
     server: &Arc<Server>,
     address: SocketAddr,

@@ -57,7 +57,7 @@ pub async fn publish(
     messages: &[ApiMessage<'_>],
     claims: Option<&Claims>,
 ) -> Result<Vec<usize>, PublishError> {
-    let live = server.live_full();
+    let live = server.live_owned();
     let max = live.settings.websocket.max_message_size;
     for (at, ApiMessage { publish, .. }) in messages.iter().enumerate() {
         if claims.is_some_and(|claims| !claims.may_publish(&publish.channel)) {

@@ -2,7 +2,8 @@
 //!
 //! In reading order: [`task`] reads, publishes and writes, [`frames`] turns bytes into messages, and [`inbound`] does
 //! what each message asks for. On philote.v1 [`first_frame`] comes before the task. [`guard`] ties the connection to the
-//! hub, and [`cleanup`] takes it out when it has ended. A session knows the hub, and neither listeners nor HTTP.
+//! hub, and [`cleanup`] takes it out when it has ended. A session knows the hub and the stream, and no HTTP; only
+//! [`first_frame`] also knows the places of connections without a token.
 
 pub(crate) mod cleanup;
 pub(crate) mod first_frame;

@@ -1,4 +1,4 @@
-//! Ends all connections when the daemon stops: in order, and within the time that is set for it.
+//! Ends all connections gracefully when the daemon stops, within a limited time.
 
 use std::fmt;
 use std::sync::{Mutex, OnceLock};
@@ -89,8 +89,8 @@ impl fmt::Display for Cut {
     }
 }
 
-/// Stops in order, within `within` or [`SHORTEST_DRAIN`]: takes no new connections, closes all with `reason` spread
-/// over the first two thirds, and waits until they have ended. Those that have not are cut, and logged.
+/// Drains within `within` or [`SHORTEST_DRAIN`]: closes all connections with `reason`, spread over the first two thirds
+/// of the time, and waits until they have ended. The others are cut, and logged.
 ///
 /// With [`CloseReason::Restarting`] no client is rejected: one that was accepted already is admitted, and then asked
 /// to reconnect as all others.

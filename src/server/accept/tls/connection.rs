@@ -1,6 +1,6 @@
 //! A connection over TLS: during the handshake and HTTP, and its two halves afterwards.
 //!
-//! rustls works on buffers of ours, so that an idle connection keeps none: each thread has one for what comes in and
+//! rustls uses buffers that we own, so that an idle connection keeps none: each thread has one for what comes in and
 //! two for what goes out. Reader and writer share the state of rustls behind a lock. The lock is also held while the
 //! ciphertext is offered to the socket, because records must leave in the order of their numbers; neither half ever
 //! waits there.
@@ -131,9 +131,9 @@ pub(crate) struct TlsSink {
 impl Sink for TlsSink {
     /// Encrypts the slices into as few records as possible, with one system call per [`PLAIN_BYTES`].
     ///
-    /// Ciphertext cannot be given back when the socket refuses it. As long as some is left, the last byte of what was
-    /// offered counts as not taken, so that the outbox offers it again; that byte is the one that is `ahead`. The
-    /// outbox never drops a frame of which a byte was taken, so it is always the same byte.
+    /// Ciphertext that the socket refuses is kept. Until it is sent, this reports one byte less than it encrypted, so that
+    /// the outbox calls again; `ahead` records that this byte is encrypted already. The outbox never drops a frame of which
+    /// a byte was taken, so it is always the same byte.
     fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut state = lock(&self.shared)?;
         if !state.flush(&self.socket)? {
