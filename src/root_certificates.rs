@@ -18,7 +18,7 @@ const LARGEST: u64 = 4 << 20;
 /// Why it is not known whom to trust.
 #[derive(Debug)]
 pub enum TrustError {
-    /// The file cannot be read, or something in it is no certificate; why.
+    /// The file cannot be read, or something in it is not a certificate; why.
     File(PathBuf, String),
     /// The file holds no certificate.
     Empty(PathBuf),

@@ -17,7 +17,7 @@ impl MessageId {
     /// An id that no message has.
     pub const NONE: MessageId = MessageId { epoch: 0, number: 0 };
 
-    /// Parses an id. Returns [`MessageId::NONE`] for text that is no id.
+    /// Parses an id. Returns [`MessageId::NONE`] for text that is not an id.
     pub fn parse(text: &str) -> MessageId {
         let parse = || {
             let (epoch, number) = text.split_once('-')?;

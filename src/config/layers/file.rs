@@ -23,7 +23,7 @@ pub(super) enum Entry {
         /// The unchecked value.
         value: Raw,
     },
-    /// A line that is no key with a value.
+    /// A line that is not a key with a value.
     Problem {
         /// The section or the key, if there is one.
         key: Option<String>,

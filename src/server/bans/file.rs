@@ -41,7 +41,7 @@ impl fmt::Display for BanFileError {
             }
             BanFileError::Damaged(path, error) => write!(
                 f,
-                "{} is no list of refused subjects ({error}): correct it, or remove it to refuse nobody",
+                "{} is not a list of refused subjects ({error}): correct it, or remove it to lift all bans",
                 path.display()
             ),
             BanFileError::Unwritable(path, error) => {
@@ -108,7 +108,7 @@ mod tests {
         );
         std::fs::write(&path, "{").unwrap();
         let error = file.load().unwrap_err().to_string();
-        assert!(error.contains("refused.json is no list of refused subjects"), "{error}");
+        assert!(error.contains("refused.json is not a list of refused subjects"), "{error}");
         assert!(BanFile::default().save(&BTreeMap::new()).is_err());
     }
 }

@@ -213,7 +213,7 @@ fn malformed(error: &hyper::Error) -> Option<Rejection> {
         let error = error.to_string();
         Some(if error.contains("URI") {
             Rejection::BadRequest(
-                "the request's target is malformed: characters such as \" < > and bytes that are no UTF-8 must be \
+                "the request's target is malformed: characters such as \" < > and bytes that are not UTF-8 must be \
                  percent-encoded",
             )
         } else if error.contains("version") {
