@@ -1,8 +1,7 @@
 //! Checks how a request marks the end of its body. Only one way is accepted, so that no proxy in front sees another end.
 
-use std::io::BufRead;
-
 use hyper::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
+use memchr::memchr;
 
 const BOTH: &str = "Transfer-Encoding and Content-Length exclude each other: send one of them";
 const CODING: &str = "the only Transfer-Encoding taken here is chunked";
@@ -40,10 +39,9 @@ impl LengthLines {
     pub(super) fn read(&mut self, mut bytes: &[u8]) {
         while let [first, rest @ ..] = bytes {
             if self.matched == 0 {
-                // Faster than a loop over the bytes. Reading from memory cannot fail.
-                let line = bytes;
-                let length = bytes.skip_until(b'\n').unwrap_or_default();
-                self.matched = usize::from(line[..length].ends_with(b"\n"));
+                let Some(newline) = memchr(b'\n', bytes) else { return };
+                bytes = &bytes[newline + 1..];
+                self.matched = 1;
             } else if first.to_ascii_lowercase() == Self::LINE[self.matched] {
                 self.matched += 1;
                 bytes = rest;

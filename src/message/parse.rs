@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use memchr::memchr;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -281,7 +282,7 @@ pub fn connection_id(text: &str) -> Option<Uuid> {
 
 /// Unescapes a JSON string. serde_json does not check the escapes of a raw value, so half a surrogate pair fails here.
 fn unescape<'a>(quoted: &'a str, key: &'static str) -> Result<Cow<'a, str>, BadMessage> {
-    if quoted.contains('\\') {
+    if memchr(b'\\', quoted.as_bytes()).is_some() {
         serde_json::from_str(quoted).map(Cow::Owned).map_err(|_| BadMessage::BadEscape(key))
     } else {
         Ok(Cow::Borrowed(&quoted[1..quoted.len() - 1]))

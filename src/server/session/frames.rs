@@ -65,14 +65,16 @@ impl Boundary {
         let mut used = 0;
         while used < bytes.len() {
             let have = usize::from(self.have);
-            if have < self.header_length() {
+            let missing = self.header_length() - have;
+            if missing > 0 {
                 if self.began().is_none() {
                     self.began = now;
                 }
-                self.header[have] = bytes[used];
-                self.have += 1;
-                used += 1;
-                if have + 1 == self.header_length() {
+                let taken = missing.min(bytes.len() - used);
+                self.header[have..have + taken].copy_from_slice(&bytes[used..used + taken]);
+                self.have += taken as u8;
+                used += taken;
+                if have + taken == self.header_length() {
                     self.begin_payload();
                 }
             } else {
