@@ -29,10 +29,11 @@ mod slot;
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::{ArcSwap, Guard};
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 pub use self::accept::{accept_loop, listener};
@@ -52,6 +53,7 @@ use crate::config::Settings;
 use crate::hub::{Flusher, Hub};
 use crate::log::ConnectionLog;
 use crate::outbox::{Budget, Seconds};
+use crate::sync::lock;
 use crate::token::UnixSeconds;
 
 /// The server, which all its tasks share. It is the composition of its parts.
@@ -82,6 +84,8 @@ pub struct Server {
     tls: Option<accept::tls::Acceptor>,
     heartbeats: Heartbeats,
     background: background::Background,
+    /// Closes the connections whose key a reload has withdrawn. There is one such task, however many reloads there are.
+    closing_withdrawn: Mutex<Option<JoinHandle<()>>>,
     port: OnceLock<u16>,
 }
 
@@ -127,6 +131,7 @@ impl Server {
             limits: Arc::default(),
             heartbeats: Heartbeats::default(),
             background: background::Background::default(),
+            closing_withdrawn: Mutex::default(),
             port: OnceLock::new(),
         })
     }
@@ -175,11 +180,15 @@ impl Server {
         self.live.store(live.clone());
         let withdrawn = withdrawn(&self.hub, &live.keys);
         let count = withdrawn.len();
-        if count > 0 {
+        let closing = (count > 0).then(|| {
             let server = self.clone();
             tokio::spawn(async move {
                 close_spread(&server, withdrawn, CloseReason::KeyWithdrawn, spread).await;
-            });
+            })
+        });
+        // It also closes the connections that an earlier reload has not closed yet.
+        if let Some(earlier) = std::mem::replace(&mut *lock(&self.closing_withdrawn), closing) {
+            earlier.abort();
         }
         count
     }
