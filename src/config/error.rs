@@ -12,16 +12,19 @@ use super::source::Source;
 use super::tls::TlsError;
 use crate::escape::escape;
 
-/// Every problem of the settings. `Display` writes one line for each. The program exits with status 78.
+/// Every problem of the settings. `Display` writes one line for each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     problems: Vec<Problem>,
 }
 
 impl ConfigError {
-    /// Returns the exit status for invalid settings: 78, which is `EX_CONFIG` in sysexits.h.
+    /// Returns the exit status: 78, which is `EX_CONFIG` in sysexits.h, for invalid settings, and 1 if the only problem is a
+    /// disk on which the secret could not be stored. The disk may have room at the next start.
     pub fn exit_code(&self) -> u8 {
-        78
+        let passes =
+            |problem: &Problem| matches!(problem.kind, ProblemKind::Secret(SecretError::Unwritable { .. }));
+        if self.problems.iter().all(passes) { 1 } else { 78 }
     }
 
     /// Returns the problems, at least one, in the order in which they were found.

@@ -229,6 +229,7 @@ fn a_secret_that_cannot_be_stored_is_an_error() {
         scene.short(&error.to_string()),
         "auth.secret: cannot store a secret in state/secret: File exists (os error 17); set SECRET, for example to the output of: openssl rand -hex 32"
     );
+    assert_eq!(error.exit_code(), 1, "the next start may succeed");
 }
 
 #[test]

@@ -161,7 +161,7 @@ fn a_damaged_file_of_bans_stops_the_start() {
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains("refused.json is not a list of refused subjects"), "{text}");
-    assert!(text.contains("correct it, or remove it to refuse nobody"), "{text}");
+    assert!(text.contains("correct it, or remove it to lift all bans"), "{text}");
 }
 
 #[test]
