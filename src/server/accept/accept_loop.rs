@@ -233,9 +233,11 @@ pub(crate) struct AcceptLoops {
 
 impl AcceptLoops {
     fn enter(&self) -> AcceptLoop {
-        let answer = Arc::new(AtomicU64::new(0));
+        // In this order: a question that was asked before is answered, and one that comes now is seen.
+        let question = self.question.subscribe();
+        let answer = Arc::new(AtomicU64::new(*question.borrow()));
         lock(&self.answers).push(answer.clone());
-        AcceptLoop { question: self.question.subscribe(), answer, answered: self.answered.clone() }
+        AcceptLoop { question, answer, answered: self.answered.clone() }
     }
 
     /// Asks all loops, and waits until they have answered.
