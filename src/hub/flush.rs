@@ -209,7 +209,7 @@ mod tests {
     use super::*;
     use crate::hub::{Connection, Hub};
     use crate::message::{ChannelName, Delivery};
-    use crate::outbox::testing::TestSink;
+    use crate::outbox::testing::{PanickingSink, TestSink};
     use crate::outbox::{Budget, Sink};
     use crate::token::Claims;
 
@@ -326,26 +326,12 @@ mod tests {
         assert_eq!(gate.waiting.load(Relaxed), READERS, "each is written once");
     }
 
-    struct Panics;
-
-    impl Sink for Panics {
-        fn try_write(&self, _: &[IoSlice<'_>]) -> io::Result<usize> {
-            panic!("on purpose")
-        }
-
-        fn poll_writable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-
-        fn shutdown(&self) {}
-    }
-
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_panic_costs_one_reader() {
         let (hub, flusher) = setup();
         let sinks: Vec<TestSink> = (0..READERS).map(|_| TestSink::with_room(usize::MAX)).collect();
         let readers: Vec<_> = sinks.iter().map(|sink| enter(&hub, Box::new(sink.clone()))).collect();
-        let broken = enter(&hub, Box::new(Panics));
+        let broken = enter(&hub, Box::new(PanickingSink));
         publish(&hub, &flusher, "\"1\"").await;
         assert_eq!(flusher.panics.load(Relaxed), 1);
         assert!(broken.outbox.closing().is_some());

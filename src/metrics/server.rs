@@ -47,9 +47,9 @@ pub async fn serve(listener: TcpListener, text: Arc<dyn Fn() -> String + Send + 
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let told = Arc::new(Notify::new());
-        let place = places.take(None::<()>, &told).await;
-        tokio::spawn(connection(stream, text.clone(), scrapes.clone(), place, told));
+        let evicted = Arc::new(Notify::new());
+        let place = places.take(None::<()>, &evicted).await;
+        tokio::spawn(connection(stream, text.clone(), scrapes.clone(), place, evicted));
     }
 }
 
@@ -59,7 +59,7 @@ async fn connection(
     text: Arc<dyn Fn() -> String + Send + Sync>,
     scrapes: Arc<Semaphore>,
     place: Place<()>,
-    told: Arc<Notify>,
+    evicted: Arc<Notify>,
 ) {
     let place = Mutex::new(place);
     let service = service_fn(|request| {
@@ -80,7 +80,7 @@ async fn connection(
         .serve_connection(TokioIo::new(stream), service);
     let answered = tokio::select! {
         answered = tokio::time::timeout(DEADLINE, &mut connection) => answered.is_ok(),
-        () = told.notified() => false,
+        () = evicted.notified() => false,
     };
     // A client that is too slow is closed without waiting.
     if answered {

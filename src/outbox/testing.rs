@@ -97,3 +97,18 @@ impl Sink for TestSink {
 
     fn shutdown(&self) {}
 }
+
+/// A sink whose writing panics.
+pub(crate) struct PanickingSink;
+
+impl Sink for PanickingSink {
+    fn try_write(&self, _: &[IoSlice<'_>]) -> io::Result<usize> {
+        panic!("on purpose")
+    }
+
+    fn poll_writable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn shutdown(&self) {}
+}

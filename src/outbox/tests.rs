@@ -6,7 +6,7 @@ use std::task::{Wake, Waker};
 
 use proptest::prelude::*;
 
-use super::testing::TestSink;
+use super::testing::{PanickingSink, TestSink};
 use super::write::FRAMES_PER_WRITE;
 use super::*;
 
@@ -229,18 +229,8 @@ fn a_long_queue_does_not_occupy_its_writer() {
 #[test]
 fn a_panicking_socket_costs_only_its_own_connection() {
     let mut publisher = Publisher::default();
-    struct Panicking;
-    impl Sink for Panicking {
-        fn try_write(&self, _: &[IoSlice<'_>]) -> io::Result<usize> {
-            panic!("on purpose")
-        }
-        fn poll_writable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Pending
-        }
-        fn shutdown(&self) {}
-    }
     let outbox = Outbox::new(budget());
-    outbox.attach(Box::new(Panicking));
+    outbox.attach(Box::new(PanickingSink));
     let _ = publisher.push(&outbox, frame(1, 10));
     let flush = std::panic::AssertUnwindSafe(|| publisher.flush(&outbox));
     assert!(std::panic::catch_unwind(flush).is_err());

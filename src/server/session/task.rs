@@ -321,7 +321,6 @@ impl Future for Session {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{self, IoSlice};
     use std::sync::Arc;
 
     use tokio::net::{TcpListener, TcpStream};
@@ -332,7 +331,7 @@ mod tests {
     use super::*;
     use crate::config::{Environment, Overrides, load};
     use crate::hub::Connection;
-    use crate::outbox::Sink;
+    use crate::outbox::testing::PanickingSink;
     use crate::server::Server;
     use crate::server::accept::{accept_loop, listener};
     use crate::token::{NewToken, issue, verify};
@@ -357,21 +356,6 @@ mod tests {
         client.send(Message::text(text)).await.unwrap();
     }
 
-    /// A socket whose writing panics.
-    struct Panics;
-
-    impl Sink for Panics {
-        fn try_write(&self, _: &[IoSlice<'_>]) -> io::Result<usize> {
-            panic!("on purpose")
-        }
-
-        fn poll_writable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-
-        fn shutdown(&self) {}
-    }
-
     /// Adds a reader of the channel `panics`, to which the task of a publisher writes.
     fn read_with_panics(server: &Server) -> Arc<Connection> {
         let live = server.live();
@@ -380,7 +364,7 @@ mod tests {
         let address = ([127, 0, 0, 1], 0).into();
         let reader = Connection::new(address, Arc::new(claims), server.hub.budget().clone(), 0);
         let reader = Arc::new(reader);
-        reader.outbox.attach(Box::new(Panics));
+        reader.outbox.attach(Box::new(PanickingSink));
         server.hub.enter(&reader);
         reader
     }

@@ -46,8 +46,8 @@ pub(super) async fn channels(
             });
             let writers = count_writers(server, page.keys().map(String::as_str));
             let (rows, next) = page.write(|name, readers| {
-            json!({"channel": name, "readers": readers, "writers": writers.get(name.as_str())})
-        });
+                json!({"channel": name, "readers": readers, "writers": writers.get(name.as_str())})
+            });
             json!({"channels": rows, "next": next})
         })
         .await?;
