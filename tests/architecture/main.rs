@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
 
 mod circles;
+mod faults;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -288,29 +289,4 @@ fn every_dependency_has_its_reason() {
         assert!(!dependency || explained, "no reason for {line}");
         explained = line.starts_with('#') || (dependency && explained);
     }
-}
-
-#[test]
-fn every_fault_number_in_a_test_name_is_listed() {
-    let list = fs::read_to_string("tests/faults.md").unwrap();
-    let listed: BTreeSet<u32> =
-        list.lines().filter_map(|line| line.strip_prefix("| ")?.split(' ').next()?.parse().ok()).collect();
-    assert!(
-        listed.len() > 78 && listed.iter().zip(1..).all(|(listed, number)| *listed == number),
-        "{listed:?}"
-    );
-    let mut unknown = BTreeSet::new();
-    for root in ["src", "tests"] {
-        collect(Path::new(root), &mut |path| {
-            if path.extension().is_none_or(|extension| extension != "rs") {
-                return;
-            }
-            let text = fs::read_to_string(path).unwrap();
-            for name in text.split("fn fault_").skip(1) {
-                let numbers = name.split('_').map_while(|part| part.parse::<u32>().ok());
-                unknown.extend(numbers.filter(|number| !listed.contains(number)));
-            }
-        });
-    }
-    assert!(unknown.is_empty(), "tests/faults.md has no {unknown:?}");
 }
