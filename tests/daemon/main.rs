@@ -39,3 +39,4 @@ mod upgrades;
 mod usage;
 mod v1;
 mod visible;
+mod visits;

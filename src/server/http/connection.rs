@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use super::answer::Answer;
 use super::upgrade::{Upgraded, has_word, upgrade};
 use super::watched::{Watch, Watched};
-use super::{api, dev, forwarded};
+use super::{api, dev, forwarded, visit};
 use crate::http::{self, Turn, Wire, linger, write, write_within};
 use crate::server::accept::listener::Protocols;
 use crate::server::accept::pending::Waiting;
@@ -268,6 +268,7 @@ impl Exchange {
         let keeps = keeps_alive(&request);
         let trusted = &self.server.live_owned().settings.limits.trusted_proxies;
         let address = forwarded::client(self.peer, request.headers(), trusted);
+        let prefers_html = visit::prefers_html(request.headers());
         let result = self.route(request, address, hidden).await;
         let mut progress = self.lock();
         // A client that does not take its answer is as silent as one that sends no request.
@@ -288,7 +289,7 @@ impl Exchange {
                 answer
             }
             Err(refused) => {
-                let answer = refused.rejection.answer();
+                let answer = visit::answer(&refused.rejection, prefers_html);
                 record::rejected(&self.server, address, refused);
                 answer
             }

@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`connection`] runs one connection's requests, [`upgrade`] checks those that ask for a WebSocket,
 //! with the tokens from [`credentials`] and the page's origin from [`origin`], and [`api`] and [`dev`] answer the rest.
-//! [`answer`] makes answers, also those to rejected requests, [`forwarded`] finds the client behind a proxy, and
+//! [`answer`] makes answers, also those to rejected requests, for which a browser gets the page of [`visit`], [`forwarded`] finds the client behind a proxy, and
 //! [`watched`] tells when bytes came and when an answer was sent. This folder knows the session that an upgrade becomes;
 //! only [`api`] knows messages.
 
@@ -14,4 +14,5 @@ mod dev;
 pub(crate) mod forwarded;
 mod origin;
 mod upgrade;
+mod visit;
 mod watched;
