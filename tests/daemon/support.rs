@@ -17,6 +17,7 @@ use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error, Message, WebSocket, client, client::IntoClientRequest};
 
+#[allow(unused_imports, reason = "tests/cluster needs some of them only")]
 pub use crate::wire::{body_of, frame, header, status, upgrade};
 
 /// The secret of all daemons in these tests.
@@ -30,6 +31,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// A running daemon, which ends when this is dropped.
 pub struct Daemon {
     child: Child,
+    /// The address at which clients reach it.
+    pub host: Ipv4Addr,
     pub port: u16,
     pub directory: TempDir,
     lines: Receiver<String>,
@@ -98,7 +101,7 @@ impl Daemon {
                 }
             }
         });
-        let mut daemon = Daemon { child, port: 0, directory, lines, log };
+        let mut daemon = Daemon { child, host: Ipv4Addr::LOCALHOST, port: 0, directory, lines, log };
         let line = daemon.wait_for_line("listening on ");
         daemon.port = port_in(&line);
         daemon.wait_for_line("for a first test, get a token with");
@@ -128,7 +131,7 @@ impl Daemon {
     }
 
     pub fn address(&self) -> SocketAddr {
-        ([127, 0, 0, 1], self.port).into()
+        (self.host, self.port).into()
     }
 
     pub fn signal(&self, signal: Signal) {

@@ -1,0 +1,23 @@
+//! Several nodes as processes, with NATS servers that are killed, frozen, cut off and given older stores.
+
+#![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(dead_code, reason = "until the tests of the cluster itself use all of the fixture")]
+
+#[allow(dead_code, reason = "shared with the other tests")]
+#[path = "../daemon/output.rs"]
+mod output;
+#[allow(dead_code, reason = "shared with tests/daemon")]
+#[path = "../daemon/support.rs"]
+mod support;
+#[allow(dead_code, reason = "shared with tests/daemon")]
+#[path = "../daemon/wire.rs"]
+mod wire;
+
+mod clients;
+mod namespace;
+mod nats;
+mod nats_client;
+mod node;
+mod proxy;
+
+mod fixture;
