@@ -36,11 +36,15 @@ pub fn changes(old: &Settings, new: &Settings) -> Changes {
     let mut changes = Changes::default();
     for key in KEYS.iter().filter(|key| !key.same(old, new)) {
         let mut change = Change { key: key.path(), old: text(key, old), new: text(key, new) };
-        if change.old == change.new && ["auth.public_keys", "auth.jwks_file"].contains(&change.key) {
-            // The names of the files are the same, but the keys in them changed.
-            change.new += " (with other keys in it)";
+        if change.old == change.new {
+            // The names of the files are the same, but what is in them changed.
+            match change.key {
+                "auth.public_keys" | "auth.jwks_file" => change.new += " (with other keys in it)",
+                key if key.starts_with("cluster.") => change.new += " (with another content)",
+                _ => {}
+            }
         }
-        match key.reload() {
+        match reload(key, old, new) {
             Reload::Live => changes.applied.push(change),
             Reload::Restart => changes.needs_restart.push(change),
         }
@@ -51,7 +55,7 @@ pub fn changes(old: &Settings, new: &Settings) -> Changes {
 /// Returns the settings to run with after a reload: the new values, but the old ones of keys that need a restart.
 pub fn keep_fixed(old: &Settings, new: &Settings) -> Settings {
     let mut settings = new.clone();
-    for key in KEYS.iter().filter(|key| key.reload() == Reload::Restart) {
+    for key in KEYS.iter().filter(|key| reload(key, old, new) == Reload::Restart) {
         key.keep(old, &mut settings);
     }
     // The listeners that speak TLS need the certificate until the restart, even if the new settings have none.
@@ -59,6 +63,16 @@ pub fn keep_fixed(old: &Settings, new: &Settings) -> Settings {
         settings.tls.clone_from(&old.tls);
     }
     settings
+}
+
+/// Returns whether a reload applies the change of this key.
+fn reload(key: &Key, old: &Settings, new: &Settings) -> Reload {
+    let (was_off, is_off) = (old.history.messages == 0, new.history.messages == 0);
+    // A cluster with a history is a different one: its messages take another way.
+    if old.cluster.is_some() && key.path() == "history.messages" && was_off != is_off {
+        return Reload::Restart;
+    }
+    key.reload()
 }
 
 fn text(key: &Key, settings: &Settings) -> String {

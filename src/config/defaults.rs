@@ -1,20 +1,39 @@
 //! The defaults of all settings, and those of `--dev`.
 
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
+use super::cluster::{ClusterSettings, ClusterStorage, ClusterTls};
 use super::memory;
 use super::secret::{SecretSource, Secrets};
 use super::settings::{
     AdminSettings, AdminSocket, AuthSettings, HistorySettings, HttpSettings, LimitSettings, LogFormat,
     LogLevel, LogSettings, MetricsSettings, Settings, ShutdownSettings, WebSocketSettings,
 };
-use super::value_types::{DEFAULT_PORT, Drain, KIB, Listen, MIB, TrustedProxies, seconds};
+use super::value_types::{DEFAULT_PORT, Drain, KIB, Listen, MIB, TrustedProxies, host_name, seconds};
 
 /// The secret of `--dev` if none is set. It has no blanks, so that a backend takes it without quotes.
 pub const DEV_SECRET: &str = "everybody-knows-this-secret-of-philote-dev";
 
 /// Messages in the history of each channel with `--dev`, so that resuming can be tried.
 const DEV_HISTORY: usize = 100;
+
+/// The settings of a cluster that no layer has changed yet. Without servers there is no cluster.
+pub(super) static CLUSTER: LazyLock<ClusterSettings> = LazyLock::new(|| ClusterSettings {
+    servers: Vec::new(),
+    subject_prefix: "philote".to_owned(),
+    name: host_name(),
+    credentials_file: None,
+    user: None,
+    password_file: None,
+    secret_file: None,
+    storage: ClusterStorage::File,
+    replicas: 1,
+    log_bytes: 64 * MIB,
+    patience: seconds(2),
+    required: false,
+    tls: ClusterTls::default(),
+});
 
 /// Returns the settings that no layer has changed yet.
 pub(super) fn settings(dev: bool) -> Settings {
@@ -70,6 +89,7 @@ fn defaults(memory: usize) -> Settings {
         },
         history: HistorySettings { messages: 0, ttl: seconds(5 * 60), bytes: 64 * MIB },
         tls: None,
+        cluster: None,
         admin: AdminSettings { socket: AdminSocket::Default, mode: 0o660, closed_ring: 10_000 },
         metrics: MetricsSettings { listen: None },
         log: LogSettings { level: LogLevel::Info, format: LogFormat::Auto },

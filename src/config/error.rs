@@ -6,6 +6,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::cluster::ClusterError;
 use super::public_keys::KeyError;
 use super::secret::SecretError;
 use super::source::Source;
@@ -169,14 +170,14 @@ pub enum ProblemKind {
     PortOfSeveral,
     /// A port is set, but no address has a port.
     PortOfNone,
-    /// This version does not have the feature; the text says what to do.
-    NotYet(&'static str),
     /// A file of public keys cannot be used.
     PublicKeys(PathBuf, KeyError),
     /// The secret cannot be used.
     Secret(SecretError),
     /// Certificate and key cannot be used.
     Tls(TlsError),
+    /// The settings of the cluster cannot be used.
+    Cluster(ClusterError),
 }
 
 impl fmt::Display for ProblemKind {
@@ -219,10 +220,10 @@ impl fmt::Display for ProblemKind {
                 f.write_str("listen has several addresses: write the port in each of them instead")
             }
             ProblemKind::PortOfNone => f.write_str("listen has no address with a port: add one there"),
-            ProblemKind::NotYet(sentence) => f.write_str(sentence),
             ProblemKind::PublicKeys(path, error) => write!(f, "{}: {error}", path.display()),
             ProblemKind::Secret(error) => write!(f, "{error}"),
             ProblemKind::Tls(error) => write!(f, "{error}"),
+            ProblemKind::Cluster(error) => write!(f, "{error}"),
         }
     }
 }

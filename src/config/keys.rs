@@ -3,15 +3,17 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::cluster::{ClusterSettings, ClusterStorage};
+use super::defaults::CLUSTER;
 use super::error::ProblemKind;
 use super::secret::{SecretSource, Secrets};
 use super::settings::{AdminSocket, LogFormat, LogLevel, Settings};
 use super::tls::{CERTIFICATE, KEY};
 use super::unresolved::Unresolved;
 use super::value_types::{
-    Choice, DrainPeriod, Flag, GIB, JwksFile, KIB, MIB, Mode, Number, OptionalAddress, OptionalPath,
-    OptionalText, Period, Proxies, PublicKeyFiles, Raw, Size, TIB, ValueType, WebOrigins, quoted,
-    read_listen, seconds, show_listen, socket_path,
+    Choice, DrainPeriod, Flag, GIB, JwksFile, KIB, MIB, Mode, NatsServers, NodeName, Number, OptionalAddress,
+    OptionalPath, OptionalSecretFile, OptionalText, Period, Proxies, PublicKeyFiles, Raw, Size,
+    SubjectPrefix, TIB, ValueType, WebOrigins, quoted, read_listen, seconds, show_listen, socket_path,
 };
 
 /// The value of `admin.socket` for no admin socket.
@@ -38,19 +40,19 @@ pub struct Key {
 }
 
 impl Key {
-    /// Returns `section.key`, or `key` for a key at the top of the file.
+    /// Returns `section.key`, or `key` for a key at the top of the file. A section may have a dot, as `cluster.tls`.
     pub fn path(&self) -> &'static str {
         self.path
     }
 
     /// Returns the section; empty for a key at the top of the file.
     pub fn section(&self) -> &'static str {
-        self.path.split_once('.').map_or("", |(section, _)| section)
+        self.path.rsplit_once('.').map_or("", |(section, _)| section)
     }
 
     /// Returns the name within the section.
     pub fn name(&self) -> &'static str {
-        self.path.split_once('.').map_or(self.path, |(_, name)| name)
+        self.path.rsplit_once('.').map_or(self.path, |(_, name)| name)
     }
 
     /// Returns the environment variable that every key has, `PHILOTE_SECTION_KEY`.
@@ -116,6 +118,37 @@ macro_rules! key {
     };
 }
 
+/// A key of `[cluster]`. Without a cluster it has its default. The last arguments are the type, and the directory that
+/// its paths are relative to.
+macro_rules! cluster_key {
+    ($path:literal, $($field:ident).+, |$base:ident| $type:expr) => {
+        Key {
+            path: $path,
+            short: None,
+            reload: Reload::Restart,
+            store: |to, raw, $base| {
+                to.cluster.$($field).+ = $type.read(raw)?;
+                Ok(())
+            },
+            show: |settings| {
+                let $base = Path::new("");
+                $type.show(&cluster(settings).$($field).+)
+            },
+            same: |a, b| cluster(a).$($field).+ == cluster(b).$($field).+,
+            // As a whole, because there is none without servers.
+            keep: |from, to| to.cluster.clone_from(&from.cluster),
+        }
+    };
+    ($path:literal, $($field:ident).+, $type:expr) => {
+        cluster_key!($path, $($field).+, |_base| $type)
+    };
+}
+
+/// Returns the settings of the cluster, or their defaults.
+fn cluster(settings: &Settings) -> &ClusterSettings {
+    settings.cluster.as_ref().unwrap_or(&CLUSTER)
+}
+
 /// A clock that differs by more than this needs repair.
 const LONGEST_LEEWAY: Duration = seconds(5 * 60);
 /// One second is the resolution of the heartbeat. No middlebox keeps an idle connection for an hour.
@@ -134,6 +167,9 @@ const LEVELS: Choice<LogLevel> = Choice(&[
     ("panic", LogLevel::Error),
 ]);
 const FORMATS: Choice<LogFormat> = Choice(&[("auto", LogFormat::Auto), ("json", LogFormat::Json)]);
+
+const STORAGES: Choice<ClusterStorage> =
+    Choice(&[("file", ClusterStorage::File), ("memory", ClusterStorage::Memory)]);
 
 /// Every key of this version, in the order in which `--print-config` prints them.
 pub static KEYS: &[Key] = &[
@@ -286,6 +322,21 @@ pub static KEYS: &[Key] = &[
         same: |_, _| true,
         keep: |_, _| (),
     },
+    cluster_key!("cluster.servers", servers, NatsServers),
+    cluster_key!("cluster.subject_prefix", subject_prefix, SubjectPrefix),
+    cluster_key!("cluster.name", name, NodeName),
+    cluster_key!("cluster.credentials_file", credentials_file, |base| OptionalSecretFile(base)),
+    cluster_key!("cluster.user", user, OptionalText),
+    cluster_key!("cluster.password_file", password_file, |base| OptionalSecretFile(base)),
+    cluster_key!("cluster.secret_file", secret_file, |base| OptionalSecretFile(base)),
+    cluster_key!("cluster.storage", storage, STORAGES),
+    cluster_key!("cluster.replicas", replicas, Number(1..=5)),
+    cluster_key!("cluster.log_bytes", log_bytes, Size(MIB..=64 * TIB)),
+    cluster_key!("cluster.patience", patience, Period(Duration::from_millis(100)..=seconds(60))),
+    cluster_key!("cluster.required", required, Flag),
+    cluster_key!("cluster.tls.ca", tls.ca, |base| OptionalPath(base)),
+    cluster_key!("cluster.tls.certificate", tls.certificate, |base| OptionalPath(base)),
+    cluster_key!("cluster.tls.key", tls.key, |base| OptionalPath(base)),
     Key {
         path: "admin.socket",
         short: None,

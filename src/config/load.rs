@@ -43,7 +43,8 @@ pub struct Loaded {
 /// # Ok::<(), philote::config::ConfigError>(())
 /// ```
 pub fn load(command_line: &Overrides, environment: &Environment) -> Result<Loaded, ConfigError> {
-    let mut layers = Layers::new(Unresolved::new(defaults::settings(command_line.dev)));
+    let mut layers =
+        Layers::new(Unresolved::new(defaults::settings(command_line.dev), defaults::CLUSTER.clone()));
     let file = layers.apply_file(command_line, environment);
     layers.apply_environment(environment);
     layers.apply_command_line(command_line);

@@ -3,8 +3,8 @@
 //! In reading order:
 //!
 //! 1. `settings` ([`Settings`]): the result, which the rest of Philote uses.
-//! 2. `value_types`: how a value is read from text and printed. `secret`, `public_keys` and `tls` are values that come from
-//!    files. `error` has every problem with its message.
+//! 2. `value_types`: how a value is read from text and printed. `secret`, `public_keys`, `tls` and `cluster` have the
+//!    values that come from files. `error` has every problem with its message.
 //! 3. `keys` ([`KEYS`]): the table of everything that can be set. Each key stores its value into `unresolved` settings.
 //!    `unknown_keys` suggests the most similar key for any other name.
 //! 4. `layers`: file, environment and command line, merged over the `defaults`.
@@ -19,6 +19,7 @@
 mod atomic_file;
 mod changes;
 mod checks;
+mod cluster;
 mod defaults;
 mod error;
 mod keys;
@@ -41,6 +42,7 @@ mod value_types;
 
 pub use atomic_file::{remove_unfinished, replace_file};
 pub use changes::{Change, Changes, changes, keep_fixed};
+pub use cluster::{ClusterError, ClusterSettings, ClusterStorage, ClusterTls, SecretFile};
 pub use defaults::DEV_SECRET;
 pub use error::{ConfigError, Problem, ProblemKind};
 pub use keys::{KEYS, Key, Reload};

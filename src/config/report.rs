@@ -41,6 +41,13 @@ pub fn check(loaded: &Loaded) -> Vec<String> {
     let source = loaded.settings.auth.secrets.source();
     let mut lines = loaded.warnings.clone();
     lines.push(source.to_string());
+    if loaded.settings.cluster.as_ref().is_some_and(|cluster| cluster.secret_file.is_none()) {
+        lines.push(
+            "cluster.secret_file is not set, so steering across nodes is off: philotectl and the HTTP API act on one \
+             node only"
+                .to_owned(),
+        );
+    }
     if let Some(user) = User::of_service() {
         lines.extend(unreadable(&user, loaded));
     }
@@ -82,7 +89,12 @@ fn unreadable(user: &User, loaded: &Loaded) -> Vec<String> {
     };
     let auth = &loaded.settings.auth;
     let public = auth.public_keys.iter().chain(&auth.jwks_file).map(|file| &file.path);
-    let files = loaded.file.iter().chain(secret_file).chain(public);
+    let cluster = loaded.settings.cluster.iter().flat_map(|cluster| {
+        let secrets = [&cluster.credentials_file, &cluster.password_file, &cluster.secret_file];
+        let tls = [&cluster.tls.ca, &cluster.tls.certificate, &cluster.tls.key];
+        secrets.into_iter().flatten().map(|file| &file.path).chain(tls.into_iter().flatten())
+    });
+    let files = loaded.file.iter().chain(secret_file).chain(public).chain(cluster);
     files
         .filter_map(|path| {
             let barrier = path.ancestors().find(|part| !user.may_use(part, *part == path))?;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::cluster::ClusterSettings;
 use super::public_keys::KeyFile;
 use super::secret::Secrets;
 use super::tls::TlsSettings;
@@ -32,6 +33,8 @@ pub struct Settings {
     pub history: HistorySettings,
     /// The certificate of the listeners that speak TLS (`[tls]`).
     pub tls: Option<TlsSettings>,
+    /// The cluster (`[cluster]`). `None` if this server is alone. A change needs a restart.
+    pub cluster: Option<ClusterSettings>,
     /// The admin socket (`[admin]`).
     pub admin: AdminSettings,
     /// The metrics for Prometheus (`[metrics]`).

@@ -1,38 +1,10 @@
-//! Names that are no keys of this version: suggestions for misspelled ones, and the keys of later versions.
+//! Names that are no keys: suggestions for misspelled ones.
 
 use super::keys::{KEYS, Key, PREFIX, variable};
 
-/// Returns whether this version, or a later one, has keys in this section.
+/// Returns whether there are keys in this section.
 pub(super) fn is_section(name: &str) -> bool {
-    let mut sections = KEYS.iter().map(Key::section).chain(later_paths().map(section));
-    !name.is_empty() && sections.any(|section| section == name)
-}
-
-const NO_CLUSTER: &str = "this version of Philote does not cluster yet: remove [cluster]";
-
-/// Keys of later versions, and what to do until then.
-const LATER: &[(&str, &str)] = &[
-    ("cluster.servers", NO_CLUSTER),
-    ("cluster.subject_prefix", NO_CLUSTER),
-    ("cluster.credentials_file", NO_CLUSTER),
-];
-
-/// Returns the keys of later versions.
-pub(super) fn later_paths() -> impl Iterator<Item = &'static str> {
-    LATER.iter().map(|(path, _)| *path)
-}
-
-/// Returns the sentence for a key of a later version, or for any key of a section that only a later version has.
-pub(super) fn later(path: &str) -> Option<&'static str> {
-    let of_section = |name: &str| !KEYS.iter().any(|key| key.section() == name);
-    LATER
-        .iter()
-        .find(|(known, _)| *known == path || (section(known) == section(path) && of_section(section(path))))
-        .map(|(_, sentence)| *sentence)
-}
-
-fn section(path: &str) -> &str {
-    path.split_once('.').map_or("", |(section, _)| section)
+    !name.is_empty() && KEYS.iter().any(|key| key.section() == name)
 }
 
 /// Returns the section, or the key at the top of the file, with the most similar name.
@@ -44,7 +16,7 @@ pub(super) fn nearest_section(name: &str) -> Option<String> {
 
 /// Returns the most likely key: the most similar name in the same section, else the same name in another.
 pub(super) fn nearest_key(path: &str) -> Option<String> {
-    let (section, name) = path.split_once('.').unwrap_or(("", path));
+    let (section, name) = path.rsplit_once('.').unwrap_or(("", path));
     let siblings = KEYS.iter().filter(|key| key.section() == section).map(Key::name);
     nearest(name, siblings).map(str::to_owned).or_else(|| {
         // In TOML every key below a section's header belongs to that section. A key meant for the top is a common mistake.

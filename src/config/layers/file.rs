@@ -70,13 +70,7 @@ fn entries(bytes: &[u8], table: &DeTable<'_>) -> Vec<Entry> {
         let is_section = unknown_keys::is_section(name);
         let wrong = |kind| Entry::Problem { key: Some(name.to_owned()), line, kind };
         match value.get_ref() {
-            DeValue::Table(section) if is_section => {
-                entries.extend(section.iter().map(|(key, value)| Entry::Value {
-                    key: format!("{name}.{}", key.get_ref()),
-                    line: position(bytes, key.span().start).0,
-                    value: from_toml(value.get_ref()),
-                }));
-            }
+            DeValue::Table(section) if is_section => add_section(bytes, name, section, &mut entries),
             _ if is_section => entries.push(wrong(ProblemKind::NotASection)),
             DeValue::Table(_) if keys::find(name).is_none() => {
                 entries.push(wrong(ProblemKind::UnknownSection {
@@ -91,6 +85,23 @@ fn entries(bytes: &[u8], table: &DeTable<'_>) -> Vec<Entry> {
         Entry::Value { line, .. } | Entry::Problem { line, .. } => *line,
     });
     entries
+}
+
+/// Adds the keys of a section, and those of sections in it such as `[cluster.tls]`.
+fn add_section(bytes: &[u8], section: &str, table: &DeTable<'_>, entries: &mut Vec<Entry>) {
+    for (name, value) in table {
+        let line = position(bytes, name.span().start).0;
+        let key = format!("{section}.{}", name.get_ref());
+        match value.get_ref() {
+            DeValue::Table(inner) if unknown_keys::is_section(&key) => {
+                add_section(bytes, &key, inner, entries);
+            }
+            _ if unknown_keys::is_section(&key) => {
+                entries.push(Entry::Problem { key: Some(key), line, kind: ProblemKind::NotASection });
+            }
+            value => entries.push(Entry::Value { key, line, value: from_toml(value) }),
+        }
+    }
 }
 
 fn from_toml(value: &DeValue<'_>) -> Raw {

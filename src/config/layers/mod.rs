@@ -91,13 +91,7 @@ impl Layers {
                 self.apply_variable(environment, short, key, store_short);
             }
         }
-        for path in unknown_keys::later_paths() {
-            if let Some(Ok(raw)) = text(environment, &keys::variable(path)) {
-                self.set(path, &raw, Source::Environment(keys::variable(path)));
-            }
-        }
-        let known: Vec<String> =
-            KEYS.iter().map(Key::path).chain(unknown_keys::later_paths()).map(keys::variable).collect();
+        let known: Vec<String> = KEYS.iter().map(Key::variable).collect();
         for name in environment.names(keys::PREFIX) {
             if name != CONFIG_VARIABLE && !known.iter().any(|known| known == name) {
                 let mut warning = format!("environment variable {} is not a setting", name.escape_debug());
@@ -156,11 +150,7 @@ impl Layers {
             let stored = key.store(&mut self.unresolved, raw, &self.base);
             return self.note(key, stored, source);
         }
-        let kind = match unknown_keys::later(path) {
-            Some(_) if raw.is_off() => return,
-            Some(sentence) => ProblemKind::NotYet(sentence),
-            None => ProblemKind::UnknownKey { nearest: unknown_keys::nearest_key(path) },
-        };
+        let kind = ProblemKind::UnknownKey { nearest: unknown_keys::nearest_key(path) };
         // An unknown name in [auth] that resembles no key may be the secret itself, so it is not shown.
         let key = match &kind {
             ProblemKind::UnknownKey { nearest: None } if path.starts_with("auth.") => "auth",

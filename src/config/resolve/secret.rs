@@ -5,7 +5,7 @@
 //! publicly known secret instead.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::super::defaults::DEV_SECRET;
 use super::super::error::ProblemKind;
@@ -13,9 +13,12 @@ use super::super::layers::Layers;
 use super::super::layers::environment::Environment;
 use super::super::secret::{self, Secret, SecretError, SecretSource, Secrets, parse, read_secret_file};
 use super::super::source::Source;
+use super::{GROUP_AND_OTHERS, OTHERS, warn_of_readers};
 
 const SECRET: &str = "auth.secret";
 const SECRET_FILE: &str = "auth.secret_file";
+/// What the files hold, for warnings.
+const WHAT: &str = "the secret";
 
 /// Reads the secret into the settings. It does not generate one.
 pub(super) fn read(layers: &mut Layers, environment: &Environment) {
@@ -91,13 +94,13 @@ fn find(layers: &mut Layers, environment: &Environment) -> Result<Secrets, Secre
         }
         if let Source::File { path, .. } = &source {
             let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.mode());
-            warn_of_readers(layers, path, mode, OTHERS);
+            warn_of_readers(&mut layers.warnings, path, WHAT, mode, OTHERS);
         }
         return Ok(Secrets::new(secrets(layers, &text)?, SecretSource::Setting(source)));
     }
     if let Some(path) = layers.unresolved.secret_file.clone() {
         let (text, mode) = read_secret_file(&path)?;
-        warn_of_readers(layers, &path, mode, OTHERS);
+        warn_of_readers(&mut layers.warnings, &path, WHAT, mode, OTHERS);
         return Ok(Secrets::new(secrets(layers, &text)?, SecretSource::File(path)));
     }
     if let Some(path) = credential {
@@ -113,7 +116,7 @@ fn find_generated(layers: &mut Layers, path: PathBuf) -> Result<Secrets, SecretE
         return Ok(Secrets::new(Vec::new(), SecretSource::Missing(path)));
     }
     let (text, mode) = read_secret_file(&path)?;
-    warn_of_readers(layers, &path, mode, GROUP_AND_OTHERS);
+    warn_of_readers(&mut layers.warnings, &path, WHAT, mode, GROUP_AND_OTHERS);
     Ok(Secrets::new(secrets(layers, &text)?, SecretSource::Generated(path)))
 }
 
@@ -123,19 +126,5 @@ fn secrets(layers: &Layers, text: &str) -> Result<Vec<Secret>, SecretError> {
             Ok(vec![Secret::new("")])
         }
         parsed => parsed,
-    }
-}
-
-/// Permission bits that are too open, and the argument of chmod that removes them. An administrator may let a group read
-/// a file, such as that of the service. Nobody else needs to read the generated file.
-const OTHERS: (u32, &str) = (0o007, "o-rwx");
-const GROUP_AND_OTHERS: (u32, &str) = (0o077, "go-rwx");
-
-fn warn_of_readers(layers: &mut Layers, path: &Path, mode: u32, (bits, chmod): (u32, &str)) {
-    if mode & bits != 0 {
-        let path = path.display();
-        layers.warnings.push(format!(
-            "other users can read or write {path}, which holds the secret: chmod {chmod} {path}"
-        ));
     }
 }

@@ -11,12 +11,18 @@ const MARK: &str = "\u{feff}";
 const PEM: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
 
 /// Every setting that names a file, and the name of the file in it.
-const NAMES: [(&str, &str); 6] = [
+const NAMES: [(&str, &str); 12] = [
     ("auth.secret_file = 'there'\n", "there"),
     ("auth.public_keys = ['there']\n", "there"),
     ("auth.jwks_file = 'there'\n", "there"),
     ("tls.certificate = 'there'\ntls.key = 'key.pem'\n", "there"),
     ("tls.certificate = 'cert.pem'\ntls.key = 'there'\n", "there"),
+    ("cluster.servers = ['nats://a']\ncluster.credentials_file = 'there'\n", "there"),
+    ("cluster.servers = ['nats://a']\ncluster.user = 'x'\ncluster.password_file = 'there'\n", "there"),
+    ("cluster.servers = ['nats://a']\ncluster.secret_file = 'there'\n", "there"),
+    ("cluster.servers = ['nats://a']\ncluster.tls.ca = 'there'\n", "there"),
+    ("cluster.servers = ['nats://a']\ncluster.tls = {certificate = 'there', key = 'key.pem'}\n", "there"),
+    ("cluster.servers = ['nats://a']\ncluster.tls = {certificate = 'cert.pem', key = 'there'}\n", "there"),
     ("", "philote.toml"),
 ];
 
@@ -125,7 +131,7 @@ fn the_error_for_an_encrypted_key_says_how_to_decrypt_it() {
     };
     let sentence = "philote.toml:2: tls.key: the key in key.pem is encrypted, and the daemon cannot ask for its passphrase: \
                     decrypt it into a file that only the daemon can read (umask 077; openssl pkey -in key.pem -out \
-                    key.pem.decrypted), and set tls.key to that file";
+                    key.pem.decrypted), and set the key to that file";
     assert_eq!(with(|pem| pem.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY")), sentence);
     assert_eq!(
         with(|pem| pem.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY").replace('\n', "\r\n")),

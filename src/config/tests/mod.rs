@@ -1,5 +1,6 @@
 //! Tests that load settings from files, variables and options.
 
+mod cluster;
 mod dev;
 mod files;
 mod layers;

@@ -176,19 +176,6 @@ fn an_invalid_or_out_of_range_value_is_reported() {
 }
 
 #[test]
-fn a_key_of_a_later_version_is_refused_with_what_to_do() {
-    let cases = ["cluster.servers = ['nats://127.0.0.1']"];
-    for file in cases {
-        assert!(refused(file).contains("this version of Philote "), "{}", refused(file));
-    }
-    let by_variable = Scene::new().variable("PHILOTE_CLUSTER_SERVERS", "5").refused();
-    assert!(by_variable.starts_with("environment variable PHILOTE_CLUSTER_SERVERS: "), "{by_variable}");
-    // Turning the feature off is accepted.
-    let off = "[history]\nmessages = 0\n[cluster]\n";
-    assert_eq!(Scene::new().file(off).variable("PHILOTE_CLUSTER_SERVERS", "").loaded().warnings, [""; 0]);
-}
-
-#[test]
 fn an_unknown_variable_is_a_warning() {
     let scene = Scene::new()
         .variable("PHILOTE_LIMITS_QUEUE_BITES", "1")

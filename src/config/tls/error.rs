@@ -61,7 +61,7 @@ impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             TlsError::Alone { missing } => {
-                write!(f, "{missing} is not set: set both tls.certificate and tls.key, or neither")
+                write!(f, "{missing} is not set: set both the certificate and the key, or neither")
             }
             TlsError::Missing => f.write_str("a listener has tls = true: set [tls] certificate and key"),
             TlsError::Unreadable { path, denied: true, .. } => {
@@ -83,7 +83,7 @@ impl fmt::Display for TlsError {
                     f,
                     "the key in {path} is encrypted, and the daemon cannot ask for its passphrase: decrypt it into a \
                      file that only the daemon can read (umask 077; openssl pkey -in {path} -out {path}.decrypted), \
-                     and set tls.key to that file"
+                     and set the key to that file"
                 )
             }
             TlsError::TooMany { path } => {
@@ -95,7 +95,7 @@ impl fmt::Display for TlsError {
                 write!(
                     f,
                     "the key in {key} does not belong to the first certificate in {certificate}: put the server's \
-                     certificate first in that file, before those of its issuers, or set tls.key to its key"
+                     certificate first in that file, before those of its issuers, or set the key to the one of this certificate"
                 )
             }
         }

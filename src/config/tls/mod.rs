@@ -20,6 +20,8 @@ use crate::timestamp::{from_unix, rfc3339};
 
 /// Bytes of a file: room for [`MAX_CERTIFICATES`] of any sensible length.
 const LARGEST: u64 = 64 << 10;
+/// Bytes; the bundle of all authorities that systems trust has 220 KiB.
+const LARGEST_BUNDLE: u64 = 4 << 20;
 /// Servers send two or three certificates, so a chain that is longer is a mistake.
 const MAX_CERTIFICATES: usize = 16;
 
@@ -99,7 +101,7 @@ pub(super) fn read_pair(certificate: &Path, key: &Path) -> Result<TlsSettings, (
     };
     let expires = not_after(&chain[0])
         .ok_or_else(|| (CERTIFICATE, malformed(&"the first certificate is malformed", certificate)))?;
-    let text = read_text(key).map_err(|error| (KEY, error))?;
+    let text = read_text(key, LARGEST).map_err(|error| (KEY, error))?;
     let der = PrivateKeyDer::from_pem_slice(&text).map_err(|_| match is_encrypted(&text) {
         true => (KEY, TlsError::Encrypted { path: key.to_owned() }),
         false => (KEY, TlsError::Empty { path: key.to_owned(), wanted: "private key" }),
@@ -121,23 +123,43 @@ pub(super) fn read_pair(certificate: &Path, key: &Path) -> Result<TlsSettings, (
     Ok(TlsSettings { certificate, key, certified: Arc::new(certified), expires })
 }
 
+/// Checks a file of certificates of authorities.
+pub(super) fn read_authorities(path: &Path) -> Result<(), TlsError> {
+    let certificates = read_certificates(path, LARGEST_BUNDLE)?;
+    let malformed =
+        |_| TlsError::Malformed { path: path.to_owned(), reason: "no certificate in it is valid".to_owned() };
+    let mut roots = rustls::RootCertStore::empty();
+    match roots.add_parsable_certificates(certificates) {
+        (0, invalid) => Err(malformed(invalid)),
+        _ => Ok(()),
+    }
+}
+
 fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let text = read_text(path)?;
+    let chain = read_certificates(path, LARGEST)?;
+    if chain.len() > MAX_CERTIFICATES {
+        return Err(TlsError::TooMany { path: path.to_owned() });
+    }
+    Ok(chain)
+}
+
+/// Reads the certificates of a file, at least one.
+fn read_certificates(path: &Path, largest: u64) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let text = read_text(path, largest)?;
     let mut chain = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(&text) {
         let reason = |error: rustls::pki_types::pem::Error| error.to_string();
         let malformed = |reason| TlsError::Malformed { path: path.to_owned(), reason };
         chain.push(certificate.map_err(|error| malformed(reason(error)))?);
     }
-    match chain.len() {
-        0 => Err(TlsError::Empty { path: path.to_owned(), wanted: "certificate" }),
-        1..=MAX_CERTIFICATES => Ok(chain),
-        _ => Err(TlsError::TooMany { path: path.to_owned() }),
+    if chain.is_empty() {
+        return Err(TlsError::Empty { path: path.to_owned(), wanted: "certificate" });
     }
+    Ok(chain)
 }
 
-fn read_text(path: &Path) -> Result<Vec<u8>, TlsError> {
-    let content = regular_file::read(path, LARGEST).map_err(|error| {
+fn read_text(path: &Path, largest: u64) -> Result<Vec<u8>, TlsError> {
+    let content = regular_file::read(path, largest).map_err(|error| {
         let denied =
             matches!(&error, FileError::System(error) if error.kind() == io::ErrorKind::PermissionDenied);
         TlsError::Unreadable { path: path.to_owned(), reason: error.to_string(), denied }

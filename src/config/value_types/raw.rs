@@ -57,14 +57,4 @@ impl Raw {
         };
         ProblemKind::WrongType { expected, found }
     }
-
-    /// Returns whether the value turns off a feature that this version lacks.
-    pub(in crate::config) fn is_off(&self) -> bool {
-        match self {
-            Raw::Integer(integer) => *integer == 0,
-            Raw::List(items) => items.is_empty(),
-            Raw::Untyped(text) => text.is_empty() || text == "0",
-            _ => false,
-        }
-    }
 }
