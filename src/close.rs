@@ -33,6 +33,8 @@ close_reasons! {
     Stopping: 1001, "stopping", "the server is stopping; reconnect";
     /// The daemon restarts, or an administrator asked the client to reconnect.
     Restarting: 1012, "restarting", "the server asks for a new connection; reconnect";
+    /// Messages of other nodes may be missing.
+    ClusterGap: 1012, "cluster_gap", "messages may be missing after a fault in the cluster; reconnect, load state again";
     /// The client broke the WebSocket protocol.
     ProtocolError: 1002, "protocol_error", "the WebSocket protocol was broken";
     /// Text that is not UTF-8.

@@ -53,6 +53,9 @@ use crate::systemd::Notifier;
 /// The time that the log gets at the end to write its queued records.
 const LAST_LOG: Duration = Duration::from_secs(1);
 
+/// How long the start waits for a cluster. Without it the daemon serves its own clients.
+const FIRST_CONTACT: Duration = Duration::from_secs(3);
+
 /// The interval at which `systemctl status` gets a new status line.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -138,6 +141,11 @@ fn serve(
     let state = reloader.environment().state_directory();
     let refused = BanFile::new(state.map(|directory| directory.join(REFUSED_FILE)));
     server.bans.remember_in(refused)?;
+    if let Some(cluster) = &server.cluster {
+        runtime.spawn(cluster.clone().run());
+        // Clients that connect before would have to connect again.
+        runtime.block_on(cluster.first_contact(FIRST_CONTACT));
+    }
     let listeners = Listeners::open(&server, &runtime, &settings)?;
     runtime.spawn(server.clone().look_after());
 
@@ -177,6 +185,9 @@ fn serve(
         let mut main_loop =
             MainLoop { server: &server, reloader, reloads, signals, start_terminal, notifier, rates };
         main_loop.run().await;
+        if let Some(cluster) = &server.cluster {
+            cluster.leave().await;
+        }
         drain(&server, notifier, &listeners, &drain_ends).await;
     });
     server.events.end();
@@ -220,6 +231,7 @@ impl MainLoop<'_> {
                 Some(request) = self.reloads.recv() => request.serve(&mut self.reloader),
                 _ = tick.tick() => {
                     self.rates.sample(self.server);
+                    self.rates.report(self.server);
                     self.server.log.tick(Instant::now());
                     let warning = expiry.look(self.server.live().settings.tls.as_ref(), unix_now());
                     if let Some(warning) = warning {

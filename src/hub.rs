@@ -4,7 +4,8 @@
 //! In reading order: [`Channel`] is one channel, [`publish`] queues a message to its readers, [`flush_list`] collects the
 //! outboxes to write, and [`flush`] writes them. [`history`] keeps a channel's last messages, [`resume`] delivers them
 //! to a client that returns, and [`sweep`] drops the oldest, which it finds by the index in [`ages`]. [`connection`] is one
-//! connection, and [`heartbeat`] decides whether its client is alive.
+//! connection, and [`heartbeat`] decides whether its client is alive. For a cluster, [`interest`] tells which channels have
+//! readers here, and [`log`] fills the histories from the cluster's log.
 //!
 //! Locks are taken in the order connection, shard, channel, and then the index of ages or an outbox, at most one of each.
 //! None is held across a system call or an await.
@@ -15,13 +16,15 @@ mod flush;
 mod flush_list;
 mod heartbeat;
 mod history;
+mod interest;
+mod log;
 mod publish;
 mod resume;
 mod sweep;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use indexmap::IndexSet;
@@ -33,6 +36,8 @@ pub use self::flush::{Flusher, Writing, yield_to_sockets};
 pub use self::flush_list::FlushList;
 pub(crate) use self::heartbeat::{Heartbeat, Pulse};
 use self::history::{History, Keeping};
+pub use self::interest::Interest;
+pub use self::log::Logged;
 pub use self::resume::Positions;
 use self::resume::Resume;
 pub use self::sweep::Outdated;
@@ -163,6 +168,8 @@ pub struct Hub {
     keeping: Arc<Keeping>,
     /// The channels with a history, by the age of their oldest message.
     ages: Ages<Arc<Channel>>,
+    /// Learns which channels got their first reader or lost their last one.
+    interest: OnceLock<Arc<Interest>>,
 }
 
 impl Hub {
@@ -177,6 +184,7 @@ impl Hub {
             samples: AtomicU32::new(0),
             keeping: Arc::new(Keeping::off()),
             ages: Ages::new(),
+            interest: OnceLock::new(),
         }
     }
 
@@ -253,8 +261,9 @@ impl Hub {
         since: &[Since<'_>],
         look: impl FnOnce(&[&ChannelName]) -> Option<Resume<'a>>,
     ) {
-        let wanted: HashSet<&ChannelName> = channels.iter().collect();
         let mut lock = lock(&connection.memberships);
+        let channels = if connection.detached.load(Relaxed) { &[] } else { channels };
+        let wanted: HashSet<&ChannelName> = channels.iter().collect();
         let mut memberships = std::mem::take(&mut *lock).into_vec();
         memberships.retain(|channel| {
             let stays = wanted.contains(&channel.name);
@@ -299,6 +308,7 @@ impl Hub {
         }
         if readers.connections.is_empty() {
             self.read_channels.fetch_add(1, Relaxed);
+            self.interest_changed(&channel);
             // Messages that were published while it had no reader belong to no sample.
             channel.sampled.store(channel.messages.load(Relaxed) as u32, Relaxed);
         }
@@ -314,6 +324,7 @@ impl Hub {
         readers.remove(connection);
         if readers.connections.is_empty() {
             self.read_channels.fetch_sub(1, Relaxed);
+            self.interest_changed(channel);
         }
         channel.reader_count.store(readers.connections.len() as u32, Relaxed);
         forget_unused(&mut shard, channel, &mut readers, None);
@@ -334,6 +345,29 @@ impl Hub {
         for shard in self.connections.shards() {
             lock(shard).values().for_each(&mut visit);
         }
+    }
+
+    /// Delivers nothing more to a connection that is about to be closed, because what it got next would follow a gap. It
+    /// cannot join a channel again.
+    pub fn detach(&self, connection: &Arc<Connection>) {
+        connection.detached.store(true, Relaxed);
+        self.subscribe(connection, &[]);
+    }
+
+    /// Returns whether a connection reads a channel of clients.
+    pub fn reads_any(connection: &Connection) -> bool {
+        lock(&connection.memberships).iter().any(|channel| !channel.name.is_internal())
+    }
+
+    /// Returns whether a connection reads this channel.
+    pub fn reads(connection: &Connection, channel: &str) -> bool {
+        lock(&connection.memberships).iter().any(|read| read.name.as_str() == channel)
+    }
+
+    /// Returns how many connections read a channel.
+    pub fn readers_of(&self, channel: &str) -> usize {
+        let channel = lock(self.channels.shard(channel)).get(channel).cloned();
+        channel.map_or(0, |channel| channel.reader_count.load(Relaxed) as usize)
     }
 
     /// Returns the number of channels that have a reader.

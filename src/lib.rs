@@ -54,6 +54,7 @@
 pub mod admin;
 pub mod bench;
 pub mod close;
+pub mod cluster;
 pub mod completions;
 pub mod config;
 pub mod ctl;

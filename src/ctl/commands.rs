@@ -9,8 +9,8 @@ use super::args::{Arguments, Command, Secret, Token};
 use super::print::{Facts, bytes, count, in_json, list, many};
 use super::{Complaint, Exit, PROGRAM, Report, actions, bench, follow, lists, top};
 use crate::admin::api::{
-    Hidden, InspectRequest, Inspection, IssuedToken, Reloaded, SecretChanged, SecretSet, Secrets, Status,
-    Timestamp, TokenRequest,
+    ClusterStatus, Hidden, InspectRequest, Inspection, IssuedToken, Reloaded, SecretChanged, SecretSet,
+    Secrets, Status, Timestamp, TokenRequest,
 };
 use crate::admin::client::{Client, Error};
 use crate::admin::{path, server};
@@ -174,11 +174,36 @@ fn status(status: &Status, style: Style) -> String {
         };
         facts.add("last reload", format!("{}, {outcome}", last.at));
     }
+    if let Some(cluster) = &status.cluster {
+        facts.add("cluster", cluster_line(cluster, style));
+        let counts = format!(
+            "{} sent, {} received, {} lost, {} dropped, {} closed",
+            number(cluster.sent),
+            number(cluster.received),
+            number(cluster.lost),
+            number(cluster.dropped + cluster.repeated),
+            many(cluster.readers_closed, "reader"),
+        );
+        facts.add("between nodes", counts);
+    }
     if status.log_records_dropped > 0 {
         let dropped = format!("{} dropped", many(status.log_records_dropped, "record"));
         facts.add("log", style.paint(Tone::Bad, &dropped));
     }
     facts.render()
+}
+
+/// `node web-1, relay: the link is up since TIME, 3 nodes`.
+fn cluster_line(cluster: &ClusterStatus, style: Style) -> String {
+    let ClusterStatus { node, mode, since, .. } = cluster;
+    let link = match &cluster.reason {
+        _ if cluster.up => format!("the link is up since {since}, {}", many(cluster.nodes, "node")),
+        Some(reason) => {
+            style.paint(Tone::Bad, &format!("the link is DOWN since {since}: {}", escape(reason))).to_string()
+        }
+        None => "connecting".to_owned(),
+    };
+    format!("node {}, {mode}: {link}", escape(node))
 }
 
 /// Returns a message if more than `share` percent of the connections are in use.

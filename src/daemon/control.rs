@@ -19,6 +19,7 @@ use crate::admin::api::{
     Status, Timestamp, TokenRequest,
 };
 use crate::admin::{Control, EventStream};
+use crate::cluster::ClusterStatus;
 use crate::config::{Expiry, LogLevel, SecretSource};
 use crate::log::LogHandle;
 use crate::message::ChannelName;
@@ -105,6 +106,7 @@ impl Control for DaemonControl {
             rate_limited: server.counters.rate_limited.load(Relaxed),
             last_reload: crate::sync::lock(&self.last_reload).clone(),
             log_records_dropped: self.log.dropped(),
+            cluster: server.cluster.as_ref().map(|cluster| cluster_status(cluster.status())),
         })
     }
 
@@ -297,4 +299,23 @@ fn check_request(request: &TokenRequest, live: &Live) -> Result<(), Failure> {
         return Err(Failure::new(Code::Refused, "a token must be valid for at least 1 second"));
     }
     Ok(())
+}
+
+fn cluster_status(status: ClusterStatus) -> api::ClusterStatus {
+    api::ClusterStatus {
+        node: status.node.name,
+        mode: status.mode.to_string(),
+        up: status.link.up,
+        since: Timestamp(status.link.since),
+        reason: status.link.reason,
+        link_ends: status.link_ends,
+        round_trip_seconds: status.link.round_trip.map(|round_trip| round_trip.as_secs_f64()),
+        nodes: status.other_nodes as u64 + 1,
+        sent: status.sent,
+        received: status.received,
+        lost: status.lost,
+        dropped: status.dropped,
+        repeated: status.repeated,
+        readers_closed: status.readers_closed,
+    }
 }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::reload::LastReload;
+use crate::cluster::ClusterStatus;
 use crate::log::LogHandle;
 use crate::metrics::{Exposition, Kind::Counter, Kind::Gauge};
 use crate::server::Server;
@@ -101,6 +102,9 @@ impl Metrics {
             let name = "philote_last_reload_timestamp_seconds";
             all.add(name, Gauge, "Time of the last reload.", unix(last.at.0));
         }
+        if let Some(cluster) = &server.cluster {
+            add_cluster(&cluster.status(), &mut all);
+        }
         if let Some(tls) = &live.settings.tls {
             let name = "philote_tls_certificate_expiry_timestamp_seconds";
             all.add(name, Gauge, "Expiry of the certificate.", tls.expires);
@@ -157,6 +161,39 @@ impl Metrics {
             all.add("process_cpu_seconds_total", Counter, "Processor time used.", seconds);
         }
     }
+}
+
+/// Adds what this node knows of its cluster.
+fn add_cluster(status: &ClusterStatus, all: &mut Exposition) {
+    all.add(
+        "philote_cluster_link_up",
+        Gauge,
+        "1 while messages pass between the nodes.",
+        u8::from(status.link.up),
+    );
+    let ends = status.link_ends;
+    all.add("philote_cluster_link_ended_total", Counter, "How often the link to NATS has ended.", ends);
+    if let Some(round_trip) = status.link.round_trip {
+        let name = "philote_cluster_round_trip_seconds";
+        all.add(name, Gauge, "How long NATS last took to answer.", round_trip.as_secs_f64());
+    }
+    let name = "philote_cluster_nodes";
+    all.add(name, Gauge, "Nodes that were heard lately, with this one.", status.other_nodes + 1);
+    let messages = [("sent", status.sent), ("received", status.received), ("lost", status.lost)];
+    let name = "philote_cluster_messages_total";
+    all.add_each(
+        name,
+        Counter,
+        "Messages to and from other nodes, and those that were lost.",
+        "what",
+        messages,
+    );
+    let dropped = [("malformed", status.dropped), ("repeated", status.repeated)];
+    let name = "philote_cluster_dropped_total";
+    all.add_each(name, Counter, "What arrived from NATS and was dropped, by reason.", "reason", dropped);
+    let name = "philote_cluster_readers_closed_total";
+    let help = "Readers asked to reconnect because messages may be missing.";
+    all.add(name, Counter, help, status.readers_closed);
 }
 
 fn unix(time: SystemTime) -> u64 {

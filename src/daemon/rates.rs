@@ -62,6 +62,13 @@ impl Rates {
         }
     }
 
+    /// Tells the cluster what this node does.
+    pub(super) fn report(&self, server: &Server) {
+        if let Some(cluster) = &server.cluster {
+            cluster.report(server.connected() as u64, self.per_second(server).0);
+        }
+    }
+
     /// Returns the messages and the deliveries per second.
     pub(super) fn per_second(&self, server: &Server) -> (f64, f64) {
         let now = Sample::of(server);
@@ -74,8 +81,15 @@ impl Rates {
     /// Returns the status line for `systemctl status`.
     pub(super) fn line(&self, server: &Server) -> String {
         let (messages, deliveries) = self.per_second(server);
+        let cluster = match &server.cluster {
+            None => String::new(),
+            Some(cluster) if cluster.is_up() => {
+                format!(", cluster of {} nodes", cluster.status().other_nodes + 1)
+            }
+            Some(_) => ", the cluster's link is down".to_owned(),
+        };
         format!(
-            "{} of {} connections, {} channels, {messages:.0} messages/s in, {deliveries:.0} deliveries/s",
+            "{} of {} connections, {} channels, {messages:.0} messages/s in, {deliveries:.0} deliveries/s{cluster}",
             server.connected(),
             server.live().max_connections,
             server.hub.channel_count(),

@@ -2,7 +2,7 @@
 
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -29,6 +29,8 @@ pub struct Connection {
     spoke: AtomicU32,
     messages_in: AtomicU64,
     bytes_in: AtomicU64,
+    /// It gets no messages any more, see [`super::Hub::detach`].
+    pub(super) detached: AtomicBool,
 }
 
 /// Counters of one connection.
@@ -72,6 +74,7 @@ impl Connection {
             spoke: AtomicU32::new(now),
             messages_in: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
+            detached: AtomicBool::new(false),
         }
     }
 

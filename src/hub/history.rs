@@ -38,6 +38,19 @@ pub(super) struct Keeping {
     pub(super) histories: AtomicUsize,
     /// The epoch of the next history. The first one is random, so that no other run of the daemon has the same.
     next_epoch: AtomicU64,
+    /// The log of the cluster, if it numbers the messages.
+    pub(super) log: LogPosition,
+}
+
+/// How far the histories follow the log of the cluster, whose epoch and numbers they then share.
+#[derive(Debug, Default)]
+pub(super) struct LogPosition {
+    /// The epoch of the log; 0 while it is not followed.
+    pub(super) epoch: AtomicU64,
+    /// The number up to which all messages are in the histories.
+    pub(super) applied: AtomicU64,
+    /// The number up to which messages may be in no history any more. A channel without a history has no later message.
+    pub(super) forgotten: AtomicU64,
 }
 
 impl Keeping {
@@ -50,6 +63,7 @@ impl Keeping {
             cut: AtomicBool::new(false),
             histories: AtomicUsize::new(0),
             next_epoch: AtomicU64::new(uuid::Uuid::new_v4().as_u64_pair().1),
+            log: LogPosition::default(),
         }
     }
 
@@ -84,6 +98,15 @@ impl Keeping {
         self.bytes() > self.max_bytes() / 8 * KEPT_EIGHTHS
     }
 
+    /// Returns the epoch of a history that begins, the number of its last message, and the number up to which messages may
+    /// be missing.
+    fn begin(&self) -> (u64, u64, u64) {
+        match self.log.epoch.load(Relaxed) {
+            0 => (self.next_epoch.fetch_add(1, Relaxed), 0, 0),
+            epoch => (epoch, self.log.applied.load(Relaxed), self.log.forgotten.load(Relaxed)),
+        }
+    }
+
     pub(super) fn ttl(&self) -> Duration {
         Duration::from_millis(self.ttl.load(Relaxed))
     }
@@ -102,6 +125,8 @@ pub(super) struct History {
     epoch: u64,
     /// The number of the last message; 0 before the first.
     last: u64,
+    /// The number up to which messages may have been dropped.
+    dropped: u64,
     entries: VecDeque<Entry>,
     messages: usize,
     /// The bytes of the entries, without their slots in the queue.
@@ -137,6 +162,11 @@ impl Entry {
         self.first + self.ends.len() as u64 - 1
     }
 
+    /// Returns how many of its messages come after the one with this number.
+    fn count_after(&self, number: u64) -> usize {
+        (self.last() - number.max(self.first - 1)) as usize
+    }
+
     /// Returns its messages after the one with this number.
     fn after(&self, number: u64) -> Frame {
         if number < self.first {
@@ -153,10 +183,12 @@ impl History {
         let base = CHANNEL_BYTES + channel.as_str().len();
         keeping.histories.fetch_add(1, Relaxed);
         keeping.bytes.fetch_add(base, Relaxed);
+        let (epoch, last, dropped) = keeping.begin();
         History {
             keeping: keeping.clone(),
-            epoch: keeping.next_epoch.fetch_add(1, Relaxed),
-            last: 0,
+            epoch,
+            last,
+            dropped,
             entries: VecDeque::new(),
             messages: 0,
             held: 0,
@@ -168,20 +200,26 @@ impl History {
         }
     }
 
-    /// Begins a new history with another epoch, because messages were published that it does not have.
+    /// Begins a new history with another epoch, because messages were published that it does not have, or because the log
+    /// begins again.
     pub(super) fn restart(&mut self) {
-        self.epoch = self.keeping.next_epoch.fetch_add(1, Relaxed);
-        self.last = 0;
         while !self.entries.is_empty() {
             self.drop_oldest();
         }
+        (self.epoch, self.last, self.dropped) = self.keeping.begin();
         self.recount();
     }
 
     /// Gives the messages of a frame their ids and keeps them. Returns the frame for the readers.
     pub(super) fn record(&mut self, frame: &Frame, now: Instant) -> Frame {
-        let (frame, ends) = number(frame, self.epoch, self.last + 1);
-        let entry = Entry { frame: frame.clone(), first: self.last + 1, ends, at: now };
+        self.record_at(frame, self.last + 1, now, now)
+    }
+
+    /// Gives the messages of a frame the ids from `first` on, which is after the last message, and keeps them. They were
+    /// published at `at`. Returns the frame for the readers.
+    pub(super) fn record_at(&mut self, frame: &Frame, first: u64, at: Instant, now: Instant) -> Frame {
+        let (frame, ends) = number(frame, self.epoch, first);
+        let entry = Entry { frame: frame.clone(), first, ends, at };
         self.last = entry.last();
         self.messages += entry.ends.len();
         self.held += entry.cost();
@@ -237,6 +275,7 @@ impl History {
 
     fn drop_oldest(&mut self) {
         if let Some(oldest) = self.entries.pop_front() {
+            self.dropped = oldest.last();
             self.messages -= oldest.ends.len();
             self.held -= oldest.cost();
             // Counted at once, because the caller checks whether this was enough.
@@ -286,9 +325,7 @@ impl History {
     /// Returns `None` if the history does not reach back to `id`, or if the messages exceed the allowance.
     pub(super) fn after(&mut self, id: Option<MessageId>, now: Instant, left: &mut Allowance) -> Option<u64> {
         self.trim(now);
-        let max = self.keeping.messages.load(Relaxed) as u64;
-        let kept = self.entries.front().map_or(self.last, |oldest| oldest.first - 1);
-        let kept = kept.max(self.last.saturating_sub(max));
+        let kept = self.kept_after();
         let after = match id {
             None => kept,
             Some(id) if id.epoch == self.epoch && (kept..=self.last).contains(&id.number) => id.number,
@@ -297,7 +334,7 @@ impl History {
         let mut reached = self.last;
         let mut needs = Allowance { messages: 0, bytes: 0 };
         for entry in self.entries.iter().rev().take_while(|entry| entry.last() > after) {
-            let messages = (self.last - after.max(entry.first - 1)) as usize;
+            let messages = needs.messages + entry.count_after(after);
             let bytes = needs.bytes + entry.frame.len();
             if messages > left.messages || bytes > left.bytes {
                 // The latest part of the history that fits.
@@ -312,6 +349,16 @@ impl History {
         left.messages -= needs.messages;
         left.bytes -= needs.bytes;
         Some(if id.is_some() { after } else { reached })
+    }
+
+    /// Returns the number after which all messages are kept, at most `[history] messages` of them. The oldest entry may have
+    /// more, because messages that were published together are dropped together.
+    fn kept_after(&self) -> u64 {
+        let surplus = self.messages.saturating_sub(self.keeping.messages.load(Relaxed)) as u64;
+        match self.entries.front() {
+            Some(oldest) if surplus > 0 => oldest.first - 1 + surplus,
+            _ => self.dropped,
+        }
     }
 
     /// Returns the frames of all messages after this number, in order.
@@ -346,6 +393,8 @@ impl History {
 
 impl Drop for History {
     fn drop(&mut self) {
+        let last = self.entries.back().map_or(self.dropped, Entry::last);
+        self.keeping.log.forgotten.fetch_max(last, Relaxed);
         self.keeping.bytes.fetch_sub(self.counted, Relaxed);
         self.keeping.histories.fetch_sub(1, Relaxed);
     }

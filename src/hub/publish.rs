@@ -39,9 +39,18 @@ impl Hub {
         excluded: &[Arc<Connection>],
         flush_list: &mut FlushList,
     ) -> usize {
-        let is_excluded =
-            |reader: &Arc<Connection>| excluded.iter().any(|excluded| Arc::ptr_eq(excluded, reader));
-        self.queue(delivery.channel, || delivery.encode(), is_excluded, flush_list).readers
+        self.queue(delivery.channel, || delivery.encode(), are(excluded), flush_list).readers
+    }
+
+    /// Publishes a frame that is encoded already, as [`Hub::publish_except`] does.
+    pub fn publish_frame(
+        &self,
+        channel: &str,
+        frame: &Frame,
+        excluded: &[Arc<Connection>],
+        flush_list: &mut FlushList,
+    ) -> usize {
+        self.queue(channel, || frame.clone(), are(excluded), flush_list).readers
     }
 
     /// Publishes the messages of `batch` together, as [`Hub::publish`] does, and empties it.
@@ -80,7 +89,7 @@ impl Hub {
     }
 
     /// Pushes a frame to a channel's readers. The channel is locked.
-    fn push(
+    pub(super) fn push(
         &self,
         channel: &Channel,
         readers: &Readers,
@@ -112,34 +121,52 @@ impl Hub {
     ) -> Queued {
         let now = Instant::now();
         let name = ChannelName::checked(name);
+        if name.is_internal() {
+            let channel = lock(self.channels.shard(name.as_str())).get(&name).cloned();
+            let Some(channel) = channel else { return Queued::default() };
+            let readers = self.push(&channel, &lock(&channel.readers), frame, is_excluded, flush_list);
+            return Queued { readers, last: None };
+        }
+        let queued = self.keep_in(&name, now, |channel, readers| {
+            let history = readers.history_from(&self.keeping, &name, now);
+            let frame = history.record(frame, now);
+            let last = Some(history.id_of(history.last()));
+            Queued { readers: self.push(channel, readers, &frame, is_excluded, flush_list), last }
+        });
+        self.relieve_history(now, sweep::CHANNELS_PER_PUBLISH);
+        queued
+    }
+
+    /// Calls `keep`, which records messages in the channel's history, with the channel locked. Creates a channel that has
+    /// no reader.
+    pub(super) fn keep_in<T>(
+        &self,
+        name: &ChannelName,
+        now: Instant,
+        keep: impl FnOnce(&Channel, &mut Readers) -> T,
+    ) -> T {
         loop {
             let channel = {
                 let mut shard = lock(self.channels.shard(name.as_str()));
-                match shard.get(&name) {
-                    Some(channel) => channel.clone(),
-                    None if name.is_internal() => return Queued::default(),
-                    None => shard.entry(name.clone()).or_insert_with(|| Channel::new(&name)).clone(),
-                }
+                shard.entry(name.clone()).or_insert_with(|| Channel::new(name)).clone()
             };
             let mut readers = lock(&channel.readers);
             if readers.gone {
                 continue;
             }
-            if name.is_internal() {
-                let readers = self.push(&channel, &readers, frame, is_excluded, flush_list);
-                return Queued { readers, last: None };
-            }
+            let kept = keep(&channel, &mut readers);
             let unread = readers.connections.is_empty();
-            let history = readers.history_from(&self.keeping, &name, now);
-            let frame = history.record(frame, now);
-            history.file(&self.ages, &channel, unread, now);
-            let last = Some(history.id_of(history.last()));
-            let queued = self.push(&channel, &readers, &frame, is_excluded, flush_list);
-            drop(readers);
-            self.relieve_history(now, sweep::CHANNELS_PER_PUBLISH);
-            return Queued { readers: queued, last };
+            if let Some(history) = &mut readers.history {
+                history.file(&self.ages, &channel, unread, now);
+            }
+            return kept;
         }
     }
+}
+
+/// Returns a test of whether a reader is one of these.
+pub(super) fn are(excluded: &[Arc<Connection>]) -> impl Fn(&Arc<Connection>) -> bool {
+    |reader| excluded.iter().any(|excluded| Arc::ptr_eq(excluded, reader))
 }
 
 /// Returns a test of whether a reader is the publisher.

@@ -2,7 +2,7 @@
 //!
 //! In the order in which a client meets them: [`accept`], [`http`], [`admission`], [`session`]. [`limits`] and [`bans`]
 //! keep clients out, and [`rejection`] tells them why. [`heartbeat`] watches all connections, and [`shutdown`] closes many
-//! of them. [`live`] is what a reload replaces. [`counters`], [`closed`] (of [`record`]s) and [`events`] tell
+//! of them. [`publishing`] passes messages to the hub and to a cluster. [`live`] is what a reload replaces. [`counters`], [`closed`] (of [`record`]s) and [`events`] tell
 //! administrators what happened, and [`ops`] is what administrators and backends can do, [`background`] their long work.
 //! The file `cost.md` has the cost of a message in instructions.
 //!
@@ -21,6 +21,7 @@ mod http;
 mod limits;
 mod live;
 pub mod ops;
+mod publishing;
 mod record;
 mod rejection;
 mod session;
@@ -49,6 +50,7 @@ pub use self::shutdown::drain::SHORTEST_DRAIN;
 use self::shutdown::drain::close_spread;
 use self::shutdown::withdrawn::withdrawn;
 use crate::close::CloseReason;
+use crate::cluster::{Cluster, Mode};
 use crate::config::Settings;
 use crate::hub::{Flusher, Hub};
 use crate::log::ConnectionLog;
@@ -59,7 +61,9 @@ use crate::token::UnixSeconds;
 /// The server, which all its tasks share. It is the composition of its parts.
 pub struct Server {
     /// The connections, and which channels they read.
-    pub hub: Hub,
+    pub hub: Arc<Hub>,
+    /// This node's part in a cluster, if it is in one.
+    pub cluster: Option<Arc<Cluster>>,
     /// Its counts.
     pub counters: Counters,
     /// The log lines about connections.
@@ -101,19 +105,23 @@ impl Server {
             limits.total_queue_bytes,
             live.settings.websocket.write_buffer_size,
         );
-        let hub = Hub::new(Arc::new(budget));
+        let hub = Arc::new(Hub::new(Arc::new(budget)));
         let history = &live.settings.history;
         hub.keep(history.messages, history.ttl, history.bytes);
+        let counters = Counters::default();
+        let flusher = Arc::new(Flusher::new(counters.panics.clone()));
+        let cluster = live.settings.cluster.clone();
+        let cluster = cluster.map(|settings| Cluster::new(settings, hub.clone(), flusher.clone()));
         // It is made even without a certificate: which listeners speak TLS is settled at the start.
         let acceptor =
             accept::tls::Acceptor::new().inspect_err(|error| tracing::error!("no TLS: {error}")).ok();
         if let Some(acceptor) = &acceptor {
             acceptor.set(live.settings.tls.as_ref());
         }
-        let counters = Counters::default();
         Arc::new(Server {
             hub,
-            flusher: Arc::new(Flusher::new(counters.panics.clone())),
+            cluster,
+            flusher,
             counters,
             log: ConnectionLog::default(),
             closed: ClosedRing::default(),
@@ -139,6 +147,14 @@ impl Server {
     /// Watches all connections until dropped: heartbeats, expiry, memory.
     pub async fn look_after(self: Arc<Self>) {
         heartbeat::run(self).await;
+    }
+
+    /// Waits until the messages of other nodes reach the channels that a connection has joined, before its client is told
+    /// that it has.
+    async fn joined(&self) {
+        if let Some(cluster) = &self.cluster {
+            cluster.settled().await;
+        }
     }
 
     /// Returns its id, which is the `issuer` of what HTTP and administrators publish.
@@ -173,7 +189,13 @@ impl Server {
         budget.total_bytes.store(limits.total_queue_bytes, Relaxed);
         budget.kept_bytes.store(live.settings.websocket.write_buffer_size, Relaxed);
         let history = &live.settings.history;
-        self.hub.keep(history.messages, history.ttl, history.bytes);
+        // Between a history and none, the nodes of a cluster would not understand each other before a restart.
+        let messages = match &self.cluster {
+            None => history.messages,
+            Some(cluster) if cluster.mode() == Mode::Relay => 0,
+            Some(_) => history.messages.max(1),
+        };
+        self.hub.keep(messages, history.ttl, history.bytes);
         if let Some(acceptor) = &self.tls {
             acceptor.set(live.settings.tls.as_ref());
         }

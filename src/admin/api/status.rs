@@ -92,6 +92,42 @@ pub struct Status {
     pub last_reload: Option<ReloadReport>,
     /// Log records dropped because the log was not written fast enough.
     pub log_records_dropped: u64,
+    /// The cluster, if this node is in one.
+    #[serde(default)]
+    pub cluster: Option<ClusterStatus>,
+}
+
+/// The cluster, as this node sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// This node's name.
+    pub node: String,
+    /// `relay` without a history, `log` with one.
+    pub mode: String,
+    /// Whether messages pass between the nodes.
+    pub up: bool,
+    /// Since when the link to NATS is up or down.
+    pub since: Timestamp,
+    /// Why it is down.
+    pub reason: Option<String>,
+    /// How often it has ended since the start.
+    pub link_ends: u64,
+    /// Seconds that NATS last took to answer.
+    pub round_trip_seconds: Option<f64>,
+    /// Nodes that were heard lately, with this one.
+    pub nodes: u64,
+    /// Messages passed on to other nodes since the start.
+    pub sent: u64,
+    /// Messages of other nodes since the start.
+    pub received: u64,
+    /// Messages that could not be passed on since the start.
+    pub lost: u64,
+    /// What arrived and was dropped since the start, because no node of this version can have sent it.
+    pub dropped: u64,
+    /// What arrived a second time and was dropped since the start.
+    pub repeated: u64,
+    /// Readers asked to reconnect since the start, because messages may have been missing.
+    pub readers_closed: u64,
 }
 
 /// The certificate in use.

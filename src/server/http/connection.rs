@@ -343,6 +343,7 @@ impl Exchange {
             return Ok((page, None));
         }
         let (answer, upgraded) = upgrade(&self.server, address, self.protocols, &request)?;
+        self.server.joined().await;
         Ok((answer, Some(upgraded)))
     }
 }

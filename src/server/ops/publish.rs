@@ -9,7 +9,7 @@ use uuid::fmt::Hyphenated;
 
 use crate::hub::FlushList;
 use crate::message::{ApiMessage, Delivery, Publish};
-use crate::server::Server;
+use crate::server::{Server, publishing};
 use crate::token::Claims;
 
 /// The most messages of a batch that are queued before they are written to the sockets.
@@ -88,12 +88,7 @@ pub(in crate::server) async fn publish_batch<'a>(
     let mut bytes = 0;
     for (message, excluded) in messages {
         let delivery = Delivery { issuer: id, channel: &message.channel, data: message.data, subject };
-        let readers = if excluded.is_empty() {
-            server.hub.publish(&delivery, None, &mut flush_list)
-        } else {
-            let excluded: Vec<_> = excluded.iter().filter_map(|id| server.hub.connection(id)).collect();
-            server.hub.publish_except(&delivery, &excluded, &mut flush_list)
-        };
+        let readers = publishing::publish(server, &delivery, excluded, &mut flush_list);
         server.events.tell_message(&delivery, readers);
         published.push(readers);
         bytes += message.data.map_or(0, str::len);

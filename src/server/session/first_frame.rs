@@ -60,7 +60,9 @@ pub(crate) async fn enter(
     };
     // The message is there, so its place is not judged by silence.
     waiting.begin().map_err(Rejected::from)?;
-    Ok((let_in(server, address, &message)?, rest))
+    let guard = let_in(server, address, &message)?;
+    server.joined().await;
+    Ok((guard, rest))
 }
 
 /// Tells a rejection by a Close.

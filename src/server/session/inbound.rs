@@ -15,7 +15,7 @@ use crate::message::{Auth, BadMessage, Batch, Delivery, ErrorReply, FromClient, 
 use crate::outbox::Seconds;
 use crate::server::limits::{Seat, Verdict, rates_of};
 use crate::server::rejection::Rejection;
-use crate::server::{Live, Server, admission};
+use crate::server::{Live, Server, admission, publishing};
 use crate::token::Claims;
 
 /// Tokens that one connection may show per second. Verifying one costs as much as many messages.
@@ -202,7 +202,7 @@ fn queue(
     batch: &mut Batch,
     flush_list: &mut FlushList,
 ) -> usize {
-    let readers = server.hub.publish_batch(batch, Some(publisher), flush_list);
+    let readers = publishing::publish_batch(server, publisher, batch, flush_list);
     if let Some(acks) = batch.take_acks(readers) {
         answer(publisher, acks, flush_list);
     }

@@ -145,15 +145,23 @@ async fn body(request: Request<Incoming>, max: usize, deadline: Instant) -> Resu
     }
 }
 
-/// Answers 200 while the daemon serves clients. With `strict`, it must also have room for another connection.
+/// Answers 200 while the daemon serves clients, and with `[cluster] required` while its link is up. With `strict`, it must
+/// also have room for another connection, and its link must be up.
 fn health(server: &Server, strict: bool) -> Answer {
     let full = server.connected() >= server.live().max_connections;
+    let cluster = server.cluster.as_ref();
+    let cut_off = cluster.is_some_and(|cluster| !cluster.is_up() && (strict || cluster.is_required()));
     let (status, text) = match () {
         () if server.draining() => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
         () if strict && full => (StatusCode::SERVICE_UNAVAILABLE, "full"),
+        () if cut_off => (StatusCode::SERVICE_UNAVAILABLE, "cluster_down"),
         () => (StatusCode::OK, "ok"),
     };
-    json_answer(status, json!({"status": text, "cluster": null}).to_string())
+    let cluster = cluster.map(|cluster| {
+        let link = if cluster.is_up() { "up" } else { "down" };
+        json!({"link": link, "nodes": cluster.status().other_nodes + 1})
+    });
+    json_answer(status, json!({"status": text, "cluster": cluster}).to_string())
 }
 
 /// Answers with the keys of the original's `/api/info` that still apply, and new ones.

@@ -1,0 +1,289 @@
+//! The nodes of the cluster, as they announce themselves each second.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::wire::NodeId;
+use crate::sync::lock;
+
+/// How often a node announces itself.
+pub(super) const INTERVAL: Duration = Duration::from_secs(1);
+
+/// A node that said nothing for this long is not reachable.
+const REACHABLE: Duration = Duration::from_secs(5);
+
+/// A node that said nothing for this long is forgotten.
+const REMEMBERED: Duration = Duration::from_secs(300);
+
+/// The most nodes that are known; announcements of more are ignored. A stranger with NATS credentials could invent any
+/// number.
+pub(super) const MAX_NODES: usize = 1_024;
+
+/// The longest version, in bytes.
+const MAX_VERSION: usize = 64;
+
+/// The most channels that one announcement names as having lost messages. More are announced as all.
+pub(super) const MAX_LOST_CHANNELS: usize = 1_024;
+
+/// How a cluster passes messages on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Without a history: NATS passes each message on to the nodes with readers.
+    Relay,
+    /// With a history: every node follows one log.
+    Log,
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Mode::Relay => "relay",
+            Mode::Log => "log",
+        })
+    }
+}
+
+/// What a node says of itself each second.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Announcement {
+    /// `NAME@START`.
+    pub(super) node: String,
+    /// The version of its program.
+    pub(super) version: String,
+    pub(super) mode: Mode,
+    /// Its announcements so far.
+    pub(super) number: u64,
+    /// The messages that it has passed on so far.
+    pub(super) sent: u64,
+    /// Its connections.
+    pub(super) connections: u64,
+    /// The messages that it received per second.
+    pub(super) messages_per_second: f64,
+    /// The epoch of its log, in hexadecimal, while it follows one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) epoch: Option<String>,
+    /// Asks the others to announce themselves at once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) asks: bool,
+    /// It stops.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) leaves: bool,
+    /// Messages that it could not pass on, once it can announce them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) lost: Option<Lost>,
+}
+
+/// The channels whose messages a node could not pass on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Lost {
+    /// Too many to name.
+    All,
+    /// These.
+    Channels(Vec<String>),
+}
+
+/// A node, as this one knows it.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Its name and start.
+    pub id: NodeId,
+    /// The version of its program.
+    pub version: String,
+    /// How it passes messages on. Nodes of another mode get none of this one's.
+    pub mode: Mode,
+    /// Its connections.
+    pub connections: u64,
+    /// The messages that it receives per second.
+    pub messages_per_second: f64,
+    /// Whether it was heard lately.
+    pub reachable: bool,
+    /// When it was last heard.
+    pub last_seen: SystemTime,
+}
+
+struct Seen {
+    announcement: Announcement,
+    at: Instant,
+    clock: SystemTime,
+}
+
+/// The other nodes.
+#[derive(Default)]
+pub(super) struct Nodes {
+    seen: Mutex<BTreeMap<NodeId, Seen>>,
+}
+
+/// What an announcement tells.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Heard {
+    /// The node is new here.
+    pub(super) new: bool,
+    /// Messages of the node may be missing, because it could pass them on while its announcements did not arrive.
+    pub(super) gap: bool,
+}
+
+impl Announcement {
+    /// Parses an announcement. Returns `None` for one that no node of this version can have sent.
+    pub(super) fn parse(payload: &[u8]) -> Option<(NodeId, Announcement)> {
+        let announcement: Announcement = serde_json::from_slice(payload).ok()?;
+        let id = NodeId::parse(&announcement.node)?;
+        let printable = announcement.version.chars().all(|character| character.is_ascii_graphic());
+        let lost = match &announcement.lost {
+            Some(Lost::Channels(channels)) => channels.len(),
+            Some(Lost::All) | None => 0,
+        };
+        let sane = printable
+            && announcement.version.len() <= MAX_VERSION
+            && lost <= MAX_LOST_CHANNELS
+            && announcement.messages_per_second.is_finite();
+        sane.then_some((id, announcement))
+    }
+}
+
+impl Nodes {
+    /// Notes an announcement of another node. Returns `None` if it is ignored, because too many nodes are known.
+    pub(super) fn hear(&self, id: NodeId, announcement: Announcement, now: Instant) -> Option<Heard> {
+        let mut seen = lock(&self.seen);
+        seen.retain(|_, node| now.saturating_duration_since(node.at) < REMEMBERED);
+        // The same node has started again.
+        seen.retain(|other, _| other.name != id.name || *other == id);
+        if announcement.leaves {
+            seen.remove(&id);
+            return Some(Heard::default());
+        }
+        let heard = match seen.get(&id) {
+            None if seen.len() >= MAX_NODES => return None,
+            None => Heard { new: true, gap: false },
+            Some(before) => {
+                let before = &before.announcement;
+                let missed = announcement.number > before.number.saturating_add(1);
+                Heard { new: false, gap: missed && announcement.sent != before.sent }
+            }
+        };
+        seen.insert(id, Seen { announcement, at: now, clock: SystemTime::now() });
+        Some(heard)
+    }
+
+    /// Forgets what was heard, so that the next announcements are no gap. The nodes themselves stay known.
+    pub(super) fn begin_again(&self) {
+        for node in lock(&self.seen).values_mut() {
+            node.announcement.number = u64::MAX - 1;
+        }
+    }
+
+    /// Returns the epochs of the logs that reachable nodes follow.
+    pub(super) fn epochs(&self, now: Instant) -> Vec<u64> {
+        let seen = lock(&self.seen);
+        let reachable = seen.values().filter(|node| now.saturating_duration_since(node.at) < REACHABLE);
+        let epochs = reachable.filter_map(|node| node.announcement.epoch.as_deref());
+        epochs.filter_map(|epoch| u64::from_str_radix(epoch, 16).ok()).collect()
+    }
+
+    /// Returns all nodes, by name.
+    pub(super) fn list(&self) -> Vec<Node> {
+        let now = Instant::now();
+        let node = |(id, seen): (&NodeId, &Seen)| Node {
+            id: id.clone(),
+            version: seen.announcement.version.clone(),
+            mode: seen.announcement.mode,
+            connections: seen.announcement.connections,
+            messages_per_second: seen.announcement.messages_per_second,
+            reachable: now.saturating_duration_since(seen.at) < REACHABLE,
+            last_seen: seen.clock,
+        };
+        lock(&self.seen).iter().map(node).collect()
+    }
+
+    /// Returns the number of nodes that were heard lately.
+    pub(super) fn reachable(&self) -> usize {
+        let now = Instant::now();
+        lock(&self.seen).values().filter(|node| now.saturating_duration_since(node.at) < REACHABLE).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn announcement(node: &str, number: u64, sent: u64) -> Announcement {
+        Announcement {
+            node: node.to_owned(),
+            version: "1.0.0".to_owned(),
+            mode: Mode::Relay,
+            number,
+            sent,
+            connections: 2,
+            messages_per_second: 0.5,
+            epoch: None,
+            asks: false,
+            leaves: false,
+            lost: None,
+        }
+    }
+
+    fn hear(nodes: &Nodes, node: &str, number: u64, sent: u64, now: Instant) -> Option<Heard> {
+        let payload = serde_json::to_vec(&announcement(node, number, sent)).unwrap();
+        let (id, announcement) = Announcement::parse(&payload).unwrap();
+        nodes.hear(id, announcement, now)
+    }
+
+    const A: &str = "a@0000000000000001";
+
+    #[test]
+    fn missed_announcements_of_a_node_that_published_are_a_gap() {
+        let (nodes, now) = (Nodes::default(), Instant::now());
+        let new = Some(Heard { new: true, gap: false });
+        let known = Some(Heard { new: false, gap: false });
+        assert_eq!(hear(&nodes, A, 7, 3, now), new);
+        assert_eq!(hear(&nodes, A, 8, 4, now), known);
+        assert_eq!(hear(&nodes, A, 12, 4, now), known, "it published nothing");
+        assert_eq!(hear(&nodes, A, 14, 5, now), Some(Heard { new: false, gap: true }));
+        nodes.begin_again();
+        assert_eq!(hear(&nodes, A, 20, 9, now), known);
+        assert_eq!(hear(&nodes, "a@0000000000000002", 1, 0, now), new, "it has started again");
+        assert_eq!(nodes.list().len(), 1);
+    }
+
+    #[test]
+    fn silent_nodes_are_unreachable_and_then_forgotten() {
+        let (nodes, now) = (Nodes::default(), Instant::now());
+        hear(&nodes, A, 1, 0, now.checked_sub(REACHABLE).unwrap());
+        assert!(!nodes.list()[0].reachable);
+        assert_eq!(nodes.reachable(), 0);
+        hear(&nodes, "b@0000000000000001", 1, 0, now + REMEMBERED);
+        assert_eq!(nodes.list().len(), 1);
+    }
+
+    #[test]
+    fn invented_nodes_are_bounded() {
+        let (nodes, now) = (Nodes::default(), Instant::now());
+        for number in 0..MAX_NODES {
+            assert!(hear(&nodes, &format!("n{number}@0000000000000001"), 1, 0, now).is_some());
+        }
+        assert_eq!(hear(&nodes, A, 1, 0, now), None);
+    }
+
+    #[test]
+    fn fault_77_hostile_announcements_are_dropped() {
+        let good = serde_json::to_string(&announcement(A, 1, 0)).unwrap();
+        assert!(Announcement::parse(good.as_bytes()).is_some());
+        for payload in [
+            String::new(),
+            "[]".to_owned(),
+            good.replace(A, "a b@0000000000000001"),
+            good.replace("1.0.0", "1.0.0\\n"),
+            good.replace("1.0.0", &"1".repeat(MAX_VERSION + 1)),
+            good.replace("relay", "other"),
+        ] {
+            assert!(Announcement::parse(payload.as_bytes()).is_none(), "{payload}");
+        }
+        let mut many = announcement(A, 1, 0);
+        many.lost = Some(Lost::Channels(vec!["c".to_owned(); MAX_LOST_CHANNELS + 1]));
+        assert!(Announcement::parse(&serde_json::to_vec(&many).unwrap()).is_none());
+    }
+}

@@ -1,0 +1,111 @@
+//! Closing readers that may miss messages, so that they load their state again: no gap is silent.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use crate::close::CloseReason;
+use crate::hub::{Connection, Hub};
+use crate::sync::lock;
+
+/// Connections closed per second. Their clients come back at once.
+const PER_SECOND: usize = 1_000;
+
+/// The shortest and the longest time over which closes are spread.
+const SPREAD: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(120));
+
+/// How often a slice of them is closed.
+const SLICE: Duration = Duration::from_millis(50);
+
+/// Which connections miss something.
+pub(super) enum Which {
+    /// All that read a channel.
+    All,
+    /// The readers of these channels.
+    Of(Vec<String>),
+}
+
+/// Closes readers, in one task however often it is asked.
+pub(super) struct Closer {
+    hub: Arc<Hub>,
+    waiting: Arc<Mutex<Vec<Uuid>>>,
+    task: Mutex<Option<JoinHandle<()>>>,
+    closed: Arc<AtomicU64>,
+}
+
+impl Closer {
+    pub(super) fn new(hub: Arc<Hub>) -> Closer {
+        Closer { hub, waiting: Arc::default(), task: Mutex::default(), closed: Arc::default() }
+    }
+
+    /// Closes connections that may miss messages, spread over time, and logs why.
+    pub(super) fn close(&self, which: Which, why: &str) {
+        let mut ids = Vec::new();
+        match &which {
+            Which::All => self.hub.each_connection(|connection| {
+                if Hub::reads_any(connection) {
+                    ids.push(connection.id());
+                }
+            }),
+            Which::Of(channels) => self.hub.each_connection(|connection| {
+                if channels.iter().any(|channel| Hub::reads(connection, channel)) {
+                    ids.push(connection.id());
+                }
+            }),
+        }
+        if ids.is_empty() {
+            return;
+        }
+        tracing::warn!(
+            connections = ids.len(),
+            "cluster: {why}: {} readers are asked to reconnect",
+            ids.len()
+        );
+        let mut waiting = lock(&self.waiting);
+        ids.extend(waiting.drain(..));
+        ids.sort_unstable();
+        ids.dedup();
+        *waiting = ids;
+        drop(waiting);
+        let mut task = lock(&self.task);
+        if task.as_ref().is_none_or(JoinHandle::is_finished) {
+            let (hub, waiting, closed) = (self.hub.clone(), self.waiting.clone(), self.closed.clone());
+            *task = Some(tokio::spawn(close(hub, waiting, closed)));
+        }
+    }
+
+    pub(super) fn closed(&self) -> u64 {
+        self.closed.load(Relaxed)
+    }
+}
+
+async fn close(hub: Arc<Hub>, waiting: Arc<Mutex<Vec<Uuid>>>, closed: Arc<AtomicU64>) {
+    let seconds = (lock(&waiting).len() / PER_SECOND) as u64;
+    let spread = Duration::from_secs(seconds).clamp(SPREAD.0, SPREAD.1);
+    let slices = (spread.as_millis() / SLICE.as_millis()).max(1) as usize;
+    let at_once = lock(&waiting).len().div_ceil(slices).max(1);
+    let mut tick = tokio::time::interval(SLICE);
+    loop {
+        tick.tick().await;
+        let slice: Vec<Uuid> = {
+            let mut waiting = lock(&waiting);
+            let keep = waiting.len().saturating_sub(at_once);
+            waiting.split_off(keep)
+        };
+        if slice.is_empty() {
+            return;
+        }
+        for connection in slice.iter().filter_map(|id| hub.connection(id)) {
+            end(&connection, &closed);
+        }
+    }
+}
+
+fn end(connection: &Arc<Connection>, closed: &AtomicU64) {
+    if connection.outbox.close(CloseReason::ClusterGap) {
+        closed.fetch_add(1, Relaxed);
+    }
+}

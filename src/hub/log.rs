@@ -1,0 +1,77 @@
+//! The log of a cluster: if it numbers the messages, the histories are filled from it, and all of them share its epoch and
+//! its numbers. A channel's messages then have holes between their numbers, where those of other channels are.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use super::publish::are;
+use super::{Connection, FlushList, Hub, sweep};
+use crate::frame::Frame;
+use crate::message::{ChannelName, MessageId};
+use crate::sync::lock;
+
+/// Consecutive messages of the log to one channel.
+pub struct Logged<'a> {
+    /// Their channel.
+    pub channel: &'a ChannelName,
+    /// The messages, without their ids.
+    pub frame: &'a Frame,
+    /// The number of the first one.
+    pub first: u64,
+    /// When they were published.
+    pub at: Instant,
+    /// Connections that must not get them.
+    pub excluded: &'a [Arc<Connection>],
+    /// Whether readers get them. Messages from before this node followed the log are only kept.
+    pub live: bool,
+}
+
+impl Hub {
+    /// Begins to follow a log, or begins again: no history has a message, and the messages up to `position` are missing.
+    /// The epoch must not be 0.
+    pub fn begin_log(&self, epoch: u64, position: u64) {
+        let log = &self.keeping.log;
+        log.epoch.store(epoch, Relaxed);
+        log.applied.store(position, Relaxed);
+        log.forgotten.store(position, Relaxed);
+        for shard in self.channels.shards() {
+            for channel in lock(shard).values() {
+                if let Some(history) = &mut lock(&channel.readers).history {
+                    history.restart();
+                }
+            }
+        }
+        // A history that was dropped meanwhile had numbers of the log before.
+        log.forgotten.store(position, Relaxed);
+    }
+
+    /// Keeps messages of the log in their channel's history, and queues them to its readers as [`Hub::publish`] does. The
+    /// caller hands them over in the order of the log. Returns the number of readers.
+    pub fn deliver_logged(&self, logged: &Logged<'_>, flush_list: &mut FlushList) -> usize {
+        let now = Instant::now();
+        let queued = self.keep_in(logged.channel, now, |channel, readers| {
+            let history = readers.history_from(&self.keeping, logged.channel, now);
+            let frame = history.record_at(logged.frame, logged.first, logged.at, now);
+            if !logged.live {
+                return 0;
+            }
+            self.push(channel, readers, &frame, are(logged.excluded), flush_list)
+        });
+        self.reach(logged.first + logged.frame.messages() as u64 - 1);
+        self.relieve_history(now, sweep::CHANNELS_PER_PUBLISH);
+        queued
+    }
+
+    /// Notes that all messages of the log up to this number were delivered, or concern no channel.
+    pub fn reach(&self, number: u64) {
+        self.keeping.log.applied.store(number, Relaxed);
+    }
+
+    /// Returns the position up to which the messages of the log were delivered; `None` while no log is followed.
+    pub fn log_position(&self) -> Option<MessageId> {
+        let log = &self.keeping.log;
+        let epoch = log.epoch.load(Relaxed);
+        (epoch != 0).then(|| MessageId { epoch, number: log.applied.load(Relaxed) })
+    }
+}
