@@ -79,7 +79,13 @@ impl Relay {
         for (at, message) in frame.payloads().enumerate() {
             let number = if at == 0 { number } else { self.outgoing.next_number() };
             let payload = wire::encode(&self.name, number, excluded, std::iter::once(message));
-            self.pass(channel, payload, 1);
+            if payload.len() > most {
+                // NATS would end the connection for it, and with it the link for all channels.
+                self.outgoing.lose(channel);
+                self.counters.lost.fetch_add(1, Relaxed);
+            } else {
+                self.pass(channel, payload, 1);
+            }
         }
     }
 

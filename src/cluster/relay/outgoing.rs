@@ -106,6 +106,11 @@ impl Outgoing {
         true
     }
 
+    /// Notes that a channel has lost a message.
+    pub(super) fn lose(&self, channel: &str) {
+        lock(&self.state).lost.add(channel);
+    }
+
     pub(super) fn open(&self) {
         lock(&self.state).open = true;
     }
