@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpStream};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -195,10 +196,17 @@ impl Follower {
         Follower { channel: channel.to_owned(), connection, place, messages, recovered, closes }
     }
 
-    /// Leaves without a word and comes back at this node.
+    /// Leaves without a Close and comes back at this node.
     pub fn move_to(&mut self, address: SocketAddr) {
         let since = json!({&self.channel: self.place});
-        self.connection = Connection::enter(address, &json!({"read": [self.channel]}), &since);
+        let deadline = Instant::now() + PATIENCE;
+        self.connection = loop {
+            match Connection::try_enter(address, &json!({"read": [self.channel]}), &since) {
+                Ok(connection) => break connection,
+                Err(event) => assert!(Instant::now() < deadline, "not admitted: {event:?}"),
+            }
+            thread::sleep(Duration::from_millis(10));
+        };
         let recovered = self.connection.access["recovered"][&self.channel].as_bool();
         let recovered = recovered.unwrap_or_else(|| panic!("not told: {}", self.connection.access));
         self.recovered.push(recovered);
@@ -212,7 +220,8 @@ impl Follower {
         let deadline = Instant::now() + time;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.connection.next_within(left) {
+            match self.connection.next_within(left.min(2 * PATIENCE)) {
+                None if left > PATIENCE => panic!("no message after {} others", self.messages.len()),
                 None => return false,
                 Some(Event::Frame(frame)) => {
                     assert!(frame["data"].is_string(), "{frame}");

@@ -19,5 +19,10 @@ mod nats;
 mod nats_client;
 mod node;
 mod proxy;
+mod traffic;
 
+mod delivery;
 mod fixture;
+mod hostile;
+mod links;
+mod outages;

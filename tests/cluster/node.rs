@@ -1,14 +1,15 @@
 //! A node of a cluster: a philote process that is told of NATS servers, and what it says about its cluster.
 
+use std::io::Read;
 use std::ops::Deref;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::namespace::Namespace;
-use crate::support::{Daemon, PATIENCE, SECRET, config_file, philote};
+use crate::support::{Daemon, PATIENCE, SECRET, config_file, philote, wait};
 
 /// Settings of a node with a history, for tests in which it matters only that there is one.
 pub const LOG: &str = "[history]\nmessages = 10000\nttl = \"10m\"\n";
@@ -42,6 +43,16 @@ impl Node {
         let directory = directory(name, url, sections);
         let command = command(&directory);
         Node { daemon: Daemon::spawn(command, directory) }
+    }
+
+    /// Starts a node that must end by itself; returns its status and what it logged.
+    pub fn start_and_end(name: &str, url: &str, sections: &str) -> (ExitStatus, String) {
+        let directory = directory(name, url, sections);
+        let mut child = command(&directory).spawn().unwrap();
+        let status = wait(&mut child);
+        let mut log = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        (status, log)
     }
 
     /// Starts a node in a namespace, whose clients reach it also while its link to NATS is cut.
@@ -101,6 +112,12 @@ impl Node {
 
     pub fn ready(&self) -> (u16, Value) {
         self.http("GET", "/health/ready", "", "")
+    }
+
+    /// A count of its cluster in its status, such as `lost`.
+    pub fn counted(&self, what: &str) -> u64 {
+        let status = self.admin("GET", "/v1/status", "");
+        status["cluster"][what].as_u64().unwrap_or_else(|| panic!("no {what} in {status}"))
     }
 
     /// The value of `cluster` in its health.

@@ -1,0 +1,145 @@
+//! NATS is absent, killed or frozen while clients of nodes without a history publish and read.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::clients::{Connection, Event, Publisher};
+use crate::nats::NatsServer;
+use crate::node::{LOG, Node, RELAY};
+use crate::traffic::{Flood, carry_on};
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn fault_74_without_nats_a_node_starts_serves_its_own_clients_and_says_what_is_missing() {
+    let mut nats = NatsServer::stopped();
+    let node = Node::start_unready("a", &nats.url(), RELAY);
+    assert_eq!(node.cluster()["link"], "down");
+    assert_eq!((node.ready().0, node.http("GET", "/health", "", "").0), (503, 200));
+    let mut reader = node.client(&["chat"]);
+    let mut publisher = Publisher::enter(node.address(), "p", &["chat"]);
+    for number in 1..=100 {
+        publisher.publish("chat");
+        assert_eq!(reader.data(), format!("p {number}"));
+    }
+    publisher.settle();
+    assert_eq!(publisher.stored.len(), 100);
+    nats.restart();
+    node.wait_ready();
+    // Other nodes may have been connected before, so the reader may have missed their messages.
+    assert_eq!(reader.closed().0, 1012);
+    let mut reader = node.client(&["chat"]);
+    publisher.publish("chat");
+    assert_eq!(reader.data(), "p 101");
+}
+
+#[test]
+fn a_required_cluster_makes_health_itself_fail() {
+    let nats = NatsServer::stopped();
+    let node = Node::start_unready("a", &nats.url(), "[cluster]\nrequired = true\n");
+    assert_eq!(node.http("GET", "/health", "", "").0, 503);
+}
+
+#[test]
+fn fault_75_after_an_outage_without_a_history_readers_are_told_and_nothing_comes_twice() {
+    let mut nats = NatsServer::start_without_jetstream();
+    let [one, other] = Node::start_all(["a", "b"], &nats.url(), RELAY);
+    let claims = json!({"read": ["chat"]});
+    let mut near = Connection::enter(one.address(), &claims, &Value::Null);
+    let mut far = Connection::enter(other.address(), &claims, &Value::Null);
+    let mut publisher = Publisher::enter(one.address(), "p", &["chat"]);
+    publisher.publish("chat");
+    assert_eq!([near.data(), far.data()], ["p 1", "p 1"]);
+    nats.kill();
+    one.wait_unready();
+    other.wait_unready();
+    for number in 2..=101 {
+        publisher.publish("chat");
+        assert_eq!(near.data(), format!("p {number}"), "local delivery goes on");
+    }
+    publisher.settle();
+    assert_eq!(publisher.stored.len(), 101);
+    nats.restart();
+    one.wait_ready();
+    other.wait_ready();
+    // The reader that missed messages is closed, and no late message comes before that.
+    let Event::Closed(code, reason) = far.next() else { panic!("a message from the outage arrived") };
+    assert_eq!(code, 1012, "{reason}");
+    let mut far = Connection::enter(other.address(), &claims, &Value::Null);
+    one.wait_for_nodes(2);
+    publisher.publish("chat");
+    assert_eq!(far.data(), "p 102");
+    let lost = one.counted("lost");
+    println!(
+        "NATS killed, no history: 100 messages published meanwhile, {lost} counted as lost, far reader closed with 1012: {reason}"
+    );
+    assert_eq!(lost, 100);
+}
+
+/// A frozen server keeps its sockets, so nothing but silence says that it is gone.
+#[test]
+fn fault_74_a_frozen_nats_server_blocks_nobody_and_no_memory_grows() {
+    const FREEZE: Duration = Duration::from_secs(20);
+    for (kind, sections) in [("history", LOG), ("no history", RELAY)] {
+        let nats = NatsServer::start();
+        let nodes = Node::start_all(["a", "b"], &nats.url(), sections);
+        let [one, other] = &nodes;
+        let mut local = one.client(&["elsewhere"]);
+        local.settle();
+        let floods: Vec<_> =
+            (0..2).map(|_| Flood::start(one.client_with(&json!({"write": ["flood"]})), "flood")).collect();
+        carry_on();
+        let before = one.memory().0;
+        nats.freeze();
+        let began = Instant::now();
+        one.wait_unready();
+        let noticed = began.elapsed();
+        let mut worst = before;
+        while began.elapsed() < FREEZE {
+            worst = worst.max(one.memory().0);
+            // The node answers all the time.
+            local.settle();
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        nats.thaw();
+        let thawed = Instant::now();
+        one.wait_ready();
+        other.wait_ready();
+        let healed = thawed.elapsed();
+        let sent: u64 = floods.into_iter().map(Flood::stop).sum();
+        let after = one.memory().0;
+        println!(
+            "NATS frozen for {FREEZE:?}, {kind}: {sent} messages sent, noticed after {noticed:?}, ready {healed:?} after the \
+             thaw; MiB before {}, at the worst {}, after {}",
+            before / MIB,
+            worst / MIB,
+            after / MIB
+        );
+        assert!(worst < before + 64 * MIB, "{kind}: {before} {worst}");
+        let mut far = Connection::enter(other.address(), &json!({"read": ["chat"]}), &Value::Null);
+        let mut publisher = Publisher::enter(one.address(), "p", &["chat"]);
+        publisher.publish("chat");
+        assert_eq!(far.data(), "p 1");
+    }
+}
+
+/// Readers on the publisher's node have it already, so the others must be told.
+#[test]
+fn fault_76_a_payload_over_the_limit_of_nats_is_no_silent_gap_without_a_history() {
+    let nats = NatsServer::start_with("max_payload: 4096\n");
+    let [one, other] = Node::start_all(["a", "b"], &nats.url(), RELAY);
+    let claims = json!({"read": ["chat"]});
+    let [mut near, mut far] =
+        [&one, &other].map(|node| Connection::enter(node.address(), &claims, &Value::Null));
+    let mut publisher = one.client(&["chat"]);
+    let long = "x".repeat(8_000);
+    publisher.publish("chat", &long);
+    assert_eq!(near.data(), long);
+    assert_eq!(far.closed().0, 1012);
+    assert_eq!(one.counted("lost"), 1);
+    assert_eq!(one.counted("link_ends"), 0, "one message must not end the link for all");
+    let mut far = Connection::enter(other.address(), &claims, &Value::Null);
+    publisher.publish("chat", "short");
+    assert_eq!(far.data(), "short");
+}
