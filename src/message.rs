@@ -7,6 +7,7 @@ mod ignored_value;
 mod name;
 mod number;
 mod parse;
+mod pattern;
 mod reply;
 
 pub use self::delivery::{Batch, Delivery};
@@ -16,6 +17,7 @@ pub(crate) use self::number::number;
 pub use self::parse::{
     ApiMessage, Auth, BadMessage, FromClient, MAX_ACK_BYTES, MAX_EXCLUDED, Publish, Since, connection_id,
 };
+pub use self::pattern::{ChannelPattern, ChannelPatterns};
 pub use self::reply::{AccessReply, ErrorReply, Rates};
 
 #[cfg(test)]

@@ -1,14 +1,15 @@
 //! JSON Web Tokens: verifies and issues them. The current time is an argument.
 //!
 //! In reading order: [`verify()`] turns a token into [`Claims`] by means of [`Keys`] and a [`Policy`]; `diagnosis` explains
-//! invalid claims; `length` bounds tokens; [`ApiRights`] is the claim `api`; [`issue()`] signs a token; [`signing_secret`]
-//! reads the secret of a command-line program.
+//! invalid claims; `length` bounds tokens; [`ApiRights`] is the claim `api` and [`May`] the claim `may`; [`issue()`] signs a
+//! token; [`signing_secret`] reads the secret of a command-line program.
 
 mod diagnosis;
 mod error;
 mod issue;
 mod keys;
 mod length;
+mod may;
 mod rights;
 mod secret_file;
 mod verify;
@@ -19,10 +20,11 @@ pub use self::error::{ClaimError, TokenError};
 pub use self::issue::{IssueError, NewToken, issue};
 pub use self::keys::{Algorithms, Key, Keys};
 pub use self::length::{MAX_REQUEST_TOKEN_BYTES, MAX_TOKEN_BYTES};
+pub use self::may::{MAX_PATTERNS, May, NewMay};
 pub use self::rights::{ApiRight, ApiRights};
 pub use self::secret_file::{SecretFileError, signing_secret};
 pub use self::verify::{Inspection, claimed_subject, inspect, verify, verify_in_frame};
-use crate::message::ChannelName;
+use crate::message::{ChannelName, ChannelPatterns};
 
 /// Seconds since 1970-01-01 UTC, as in the claims `exp` and `nbf` (RFC 7519 section 2, NumericDate).
 pub type UnixSeconds = u64;
@@ -66,6 +68,8 @@ pub struct Claims {
     reads: bool,
     /// The channels on which the client publishes, sorted and without duplicates; `None` without the claim `write`.
     write: Option<Box<[ChannelName]>>,
+    /// The claim `may`. It is looked at only for a channel that `read` or `write` does not name.
+    may: Option<Box<May>>,
 }
 
 impl Claims {
@@ -80,35 +84,56 @@ impl Claims {
             token_bytes: 0,
             reads: true,
             write: None,
+            may: None,
         }
     }
 
-    /// Returns whether the client receives the messages of this channel.
+    /// Returns whether the claim `read` names this channel. What a connection reads now, [`Connection::reads`] knows.
+    ///
+    /// [`Connection::reads`]: crate::hub::Connection::reads
     pub fn may_read(&self, channel: &str) -> bool {
         self.read.binary_search_by(|name| name.as_str().cmp(channel)).is_ok()
+    }
+
+    /// Returns whether the client may join this channel, or reads it without joining.
+    pub fn may_join(&self, channel: &str) -> bool {
+        self.may_read(channel) || matches(self.may.as_ref().and_then(|may| may.read.as_ref()), channel)
     }
 
     /// Returns whether the client may publish on this channel.
     pub fn may_write(&self, channel: &str) -> bool {
         let own = self.write.as_deref().unwrap_or_default();
         own.binary_search_by(|name| name.as_str().cmp(channel)).is_ok()
+            || matches(self.may.as_ref().and_then(|may| may.write.as_ref()), channel)
     }
 
-    /// Returns whether the client may publish on this channel through the HTTP API. Without the claim `write`, it may do so
-    /// on every channel.
+    /// Returns whether the client may publish on this channel through the HTTP API. Without the claim `write` and without
+    /// `write` in `may`, it may do so on every channel.
     pub fn may_publish(&self, channel: &str) -> bool {
-        self.api.has(ApiRight::Publish) && (self.write.is_none() || self.may_write(channel))
+        let restricted = self.write.is_some() || self.may.as_ref().is_some_and(|may| may.write.is_some());
+        self.api.has(ApiRight::Publish) && (!restricted || self.may_write(channel))
     }
 
-    /// Returns whether the HTTP API shows this channel to the client. Without the claim `read`, it shows every channel.
+    /// Returns whether the HTTP API shows this channel to the client. Without the claim `read` and without `read` in `may`,
+    /// it shows every channel.
     pub fn may_see(&self, channel: &str) -> bool {
-        !self.reads || self.may_read(channel)
+        let restricted = self.reads || self.may.as_ref().is_some_and(|may| may.read.is_some());
+        !restricted || self.may_join(channel)
+    }
+
+    /// Returns the claim `may`, if the token has it.
+    pub fn may(&self) -> Option<&May> {
+        self.may.as_deref()
     }
 
     /// Returns the channels on which the client publishes, sorted.
     pub fn write(&self) -> &[ChannelName] {
         self.write.as_deref().unwrap_or_default()
     }
+}
+
+fn matches(patterns: Option<&ChannelPatterns>, channel: &str) -> bool {
+    patterns.is_some_and(|patterns| patterns.matches(channel))
 }
 
 #[cfg(test)]

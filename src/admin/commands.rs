@@ -283,17 +283,23 @@ fn reloaded(answer: &Reloaded) -> String {
 
 /// Describes a token request for an audit line. Names are quoted, so that no name can look like another line.
 fn describe(request: &TokenRequest) -> String {
-    let TokenRequest { read, write, api, subject, expires_in } = request;
+    let TokenRequest { read, write, may, api, subject, expires_in } = request;
     let life = expires_in.map_or_else(|| "that never expires".into(), |seconds| format!("for {seconds} s"));
     let subject = subject.as_ref().map_or_else(String::new, |subject| format!(" subject {subject:?}"));
     let write = write.as_deref().unwrap_or_default();
     let api = if api.is_none() { String::new() } else { format!(" with api: {api}") };
-    format!("{life}{subject} read {read:?} write {write:?}{api}")
+    let may = if may.is_empty() {
+        String::new()
+    } else {
+        format!(" may read {:?} may write {:?}", may.read, may.write)
+    };
+    format!("{life}{subject} read {read:?} write {write:?}{may}{api}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::token::NewMay;
 
     #[test]
     fn routes_are_found_by_method_and_path() {
@@ -320,6 +326,12 @@ mod tests {
         assert_eq!(
             describe(&request),
             r#"for 60 s subject "eve\u{1b}[2J" read ["a\nadmin: all is well"] write []"#
+        );
+        let may = NewMay { read: vec!["room:*\n".into()], write: Vec::new() };
+        let request = TokenRequest { may, expires_in: None, ..TokenRequest::default() };
+        assert_eq!(
+            describe(&request),
+            r#"that never expires read [] write [] may read ["room:*\n"] may write []"#
         );
     }
 

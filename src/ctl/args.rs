@@ -105,7 +105,7 @@ impl Command {
 }
 
 #[derive(Args, Debug)]
-#[command(group = ArgGroup::new("rights").required(true).multiple(true).args(["read", "write", "api"]))]
+#[command(group = ArgGroup::new("rights").required(true).multiple(true).args(["read", "write", "may_read", "may_write", "api"]))]
 pub(super) struct Token {
     /// A channel that its holder may read (repeatable)
     #[arg(long, value_name = "CHANNEL")]
@@ -113,8 +113,14 @@ pub(super) struct Token {
     /// A channel that its holder may write (repeatable)
     #[arg(long, value_name = "CHANNEL")]
     pub(super) write: Vec<String>,
+    /// A channel that its holder may join, or with * at its end the beginning of the names of such channels (repeatable)
+    #[arg(long, value_name = "PATTERN")]
+    pub(super) may_read: Vec<String>,
+    /// A channel that its holder may write, or with * at its end the beginning of the names of such channels (repeatable)
+    #[arg(long, value_name = "PATTERN")]
+    pub(super) may_write: Vec<String>,
     /// Grant all rights to the HTTP API, or these rights (separated by commas); it publishes only on the channels of
-    /// --write and shows only those of --read, if given
+    /// --write and --may-write and shows only those of --read and --may-read, if given
     #[arg(long, value_name = "RIGHT", num_args = 0..=1, value_delimiter = ',', value_parser = rights())]
     pub(super) api: Option<Vec<String>>,
     /// The subject: shown to administrators, and to the readers of its holder's messages

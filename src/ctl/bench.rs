@@ -8,7 +8,6 @@ use crate::admin::client::Client;
 use crate::bench::{
     BenchError, Measured, Options, Philote, Rights, TOKEN_LIFE, Target, keys, locate, on_loopback, run, sign,
 };
-use crate::token::ApiRights;
 
 /// Loads the daemon on this machine, or the server that `--url` names.
 pub(super) fn load(options: &Options, client: &Client, runtime: &Runtime) -> Result<Measured, Complaint> {
@@ -38,9 +37,9 @@ fn issue(rights: &Rights<'_>, client: &Client, runtime: &Runtime) -> Result<Stri
     let request = TokenRequest {
         read: channel(rights.reads),
         write: Some(channel(rights.writes)),
-        api: ApiRights::NONE,
         subject: rights.subject.map(str::to_owned),
         expires_in: Some(TOKEN_LIFE.as_secs()),
+        ..TokenRequest::default()
     };
     Ok(runtime.block_on(client.issue_token(&request))?.token.0)
 }

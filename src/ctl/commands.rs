@@ -18,7 +18,7 @@ use crate::completions;
 use crate::escape::{escape, escape_json};
 use crate::terminal::{self, Style, Tone};
 use crate::timestamp::span;
-use crate::token::{ApiRight, ApiRights};
+use crate::token::{ApiRight, ApiRights, NewMay};
 
 /// The default timeout. A daemon without problems answers from memory.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -65,7 +65,12 @@ pub(super) fn run(arguments: &Arguments, style: Style) -> Result<Report, Complai
             Command::Completions { shell } => Report::new(completions::script(PROGRAM, *shell)),
             Command::Token(token) => {
                 let answer = client(ANSWER).issue_token(&request(token)).await?;
-                for (option, channels) in [("--read", &token.read), ("--write", &token.write)] {
+                for (option, channels) in [
+                    ("--read", &token.read),
+                    ("--write", &token.write),
+                    ("--may-read", &token.may_read),
+                    ("--may-write", &token.may_write),
+                ] {
                     let warnings = channels.iter().filter_map(|channel| warning(option, channel));
                     warnings.for_each(|warning| terminal::complain(&warning, None));
                 }
@@ -221,6 +226,7 @@ fn request(token: &Token) -> TokenRequest {
         read: token.read.clone(),
         // With --api, no --write means any channel, which is expressed by leaving the claim out.
         write: (!token.write.is_empty()).then(|| token.write.clone()),
+        may: NewMay { read: token.may_read.clone(), write: token.may_write.clone() },
         // --api without values grants all rights.
         api: token.api.as_ref().map_or(ApiRights::NONE, |names| match names.as_slice() {
             [] => ApiRights::ALL,
@@ -231,21 +237,29 @@ fn request(token: &Token) -> TokenRequest {
     }
 }
 
-/// Returns a warning if a channel's name looks like a list or a pattern, because it is neither.
+/// Returns a warning if a channel's name looks like a list or a pattern, because it is neither. For `--may-read` and
+/// `--may-write`, a `*` at the end is no part of the name.
 fn warning(option: &str, channel: &str) -> Option<String> {
+    let may = option.starts_with("--may-");
+    let text = if may { channel.strip_suffix('*').unwrap_or(channel) } else { channel };
     let parts: Vec<&str> = channel
         .split(|c: char| ",;".contains(c) || c.is_whitespace())
         .filter(|part| !part.is_empty())
         .collect();
-    let pattern = channel.contains('*')
-        || [">", "#", "+"].iter().any(|wild| channel.split(['.', '/']).any(|part| part == *wild));
-    let name = format!("warning: {option} \"{channel}\" is the name of one channel");
+    let pattern = text.contains('*')
+        || [">", "#", "+"].iter().any(|wild| text.split(['.', '/']).any(|part| part == *wild));
+    let what = if may { "one name or one beginning" } else { "the name of one channel" };
+    let name = format!("warning: {option} \"{channel}\" is {what}");
     if parts.len() > 1 {
         let each: Vec<String> = parts.iter().map(|part| format!("{option} {part}")).collect();
         return Some(format!("{name}, not a list; for several: {}", each.join(" ")));
     }
+    if pattern && may {
+        return Some(format!("{name}, not a pattern: only a * at its end is special"));
+    }
     if pattern {
-        return Some(format!("{name}, not a pattern: name each channel"));
+        let may = channel.ends_with('*').then(|| format!(", or use --may-{} \"{channel}\"", &option[2..]));
+        return Some(format!("{name}, not a pattern: name each channel{}", may.unwrap_or_default()));
     }
     (parts.first() != Some(&channel)).then(|| format!("{name}, which differs from \"{}\"", parts.concat()))
 }
@@ -413,7 +427,7 @@ mod tests {
             ("chat, news", "not a list; for several: --read chat --read news"),
             ("chat news", "not a list"),
             ("*", "not a pattern"),
-            ("room:*", "not a pattern"),
+            ("room:*", "not a pattern: name each channel, or use --may-read \"room:*\""),
             ("a.>", "not a pattern"),
             ("a/#", "not a pattern"),
             ("chat ", "which differs from \"chat\""),
@@ -424,6 +438,18 @@ mod tests {
         }
         for plain in ["chat", "room:42", "c++", "room#1", "a>b", "a.b/c"] {
             assert_eq!(warning("--read", plain), None);
+        }
+        for (pattern, words) in [
+            ("room:*,dm:*", "is one name or one beginning, not a list; for several: --may-read room:* --may-read dm:*"),
+            ("a*b", "only a * at its end is special"),
+            ("room:**", "only a * at its end is special"),
+            ("room:* ", "only a * at its end is special"),
+        ] {
+            let text = warning("--may-read", pattern).unwrap_or_default();
+            assert!(text.contains(words) && text.contains(pattern), "{pattern}: {text}");
+        }
+        for plain in ["*", "room:*", "room:42"] {
+            assert_eq!(warning("--may-write", plain), None);
         }
     }
 

@@ -22,7 +22,7 @@ use crate::admin::{Control, EventStream};
 use crate::cluster::ClusterStatus;
 use crate::config::{Expiry, LogLevel, SecretSource};
 use crate::log::LogHandle;
-use crate::message::ChannelName;
+use crate::message::{ChannelName, ChannelPattern};
 use crate::server::{Event, Live, MAX_FOLLOWERS, Messages, Server, unix_now};
 use crate::token::{self, NewToken, inspect, issue};
 
@@ -122,6 +122,7 @@ impl Control for DaemonControl {
         let token = NewToken {
             read: request.read,
             write: request.write,
+            may: request.may,
             api: request.api,
             subject: request.subject,
             issued: Some(now),
@@ -294,6 +295,10 @@ fn check_request(request: &TokenRequest, live: &Live) -> Result<(), Failure> {
     for channel in channels {
         ChannelName::check(channel, max)
             .map_err(|error| Failure::new(Code::Refused, format!("channel {channel:?}: {error}")))?;
+    }
+    for pattern in request.may.read.iter().chain(&request.may.write) {
+        ChannelPattern::new(pattern, max)
+            .map_err(|error| Failure::new(Code::Refused, format!("channel {pattern:?}: {error}")))?;
     }
     if request.expires_in.is_some_and(|life| Duration::from_secs(life).is_zero()) {
         return Err(Failure::new(Code::Refused, "a token must be valid for at least 1 second"));

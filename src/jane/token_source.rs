@@ -85,6 +85,7 @@ impl TokenSource {
                     api,
                     subject,
                     expires_in: Some(LIFE.as_secs()),
+                    ..TokenRequest::default()
                 };
                 let sockets: Vec<PathBuf> = path::for_client(None, |name| std::env::var_os(name));
                 let issued = Client::new(sockets, ANSWER).issue_token(&request).await;

@@ -8,6 +8,7 @@ use jsonwebtoken::Algorithm;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
+use super::may::MAY;
 use super::{ApiRight, ClaimError, Keys, TokenError};
 
 /// What `read` and `write` must be.
@@ -23,9 +24,10 @@ const RIGHTS: &str =
 /// A known claim: its name, what it must be, and a function that describes an invalid value.
 type Rule = (&'static str, &'static str, fn(&Value) -> Option<&'static str>);
 
-const RULES: [Rule; 8] = [
+const RULES: [Rule; 9] = [
     ("read", NAMES, not_names),
     ("write", NAMES, not_names),
+    ("may", MAY, not_may),
     ("api", RIGHTS, not_rights),
     ("sub", SUBJECT, not_text),
     ("exp", DATE, not_a_date),
@@ -121,6 +123,20 @@ fn not_names(value: &Value) -> Option<&'static str> {
             Value::Array(_) => Some("an array with an array in it"),
             _ => Some("an array with an object in it"),
         },
+        other => Some(type_of(other)),
+    }
+}
+
+fn not_may(value: &Value) -> Option<&'static str> {
+    match value {
+        Value::Null => None,
+        Value::Object(lists) if lists.keys().any(|key| !["read", "write"].contains(&key.as_str())) => {
+            Some("one with another key")
+        }
+        Value::Object(lists) if lists.values().any(|list| not_names(list).is_some()) => {
+            Some("one with something else in read or write")
+        }
+        Value::Object(_) => None,
         other => Some(type_of(other)),
     }
 }

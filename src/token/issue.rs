@@ -5,7 +5,7 @@ use std::fmt;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 
-use super::{ApiRights, Keys, UnixSeconds};
+use super::{ApiRights, Keys, NewMay, UnixSeconds};
 
 /// The claims of a token to issue. A claim whose field is absent is left out.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -16,6 +16,9 @@ pub struct NewToken {
     /// The channels on which the client publishes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub write: Option<Vec<String>>,
+    /// The channels that the client may join, and those on which it may publish besides.
+    #[serde(skip_serializing_if = "NewMay::is_empty")]
+    pub may: NewMay,
     /// The rights on the HTTP API.
     #[serde(skip_serializing_if = "ApiRights::is_none")]
     pub api: ApiRights,

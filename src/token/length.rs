@@ -1,6 +1,6 @@
 //! The longest token, and the longest message of philote.v1 that contains one.
 
-use super::{Claims, Policy};
+use super::{Claims, MAX_PATTERNS, Policy};
 
 /// The longest token of a request, in bytes. It must fit into the request's head besides everything else. A longer token is
 /// refused before it is decoded.
@@ -23,10 +23,11 @@ const QUOTES: usize = 3;
 const SINCE_ID_BYTES: usize = 64;
 
 impl Policy {
-    /// Returns the longest token of a message, in bytes: `read` and `write` full of the longest names, in base64, plus
-    /// [`MAX_REQUEST_TOKEN_BYTES`] for the other claims. It is at most [`MAX_TOKEN_BYTES`].
+    /// Returns the longest token of a message, in bytes: `read`, `write` and both lists of `may` full of the longest
+    /// names, in base64, plus [`MAX_REQUEST_TOKEN_BYTES`] for the other claims. It is at most [`MAX_TOKEN_BYTES`].
     pub fn longest_token(&self) -> usize {
-        let names = self.channels.saturating_mul(self.channel_name_bytes + QUOTES).saturating_mul(2);
+        let list = self.channels.saturating_add(MAX_PATTERNS);
+        let names = list.saturating_mul(self.channel_name_bytes + QUOTES).saturating_mul(2);
         (names / 3).saturating_mul(4).saturating_add(MAX_REQUEST_TOKEN_BYTES).min(MAX_TOKEN_BYTES)
     }
 

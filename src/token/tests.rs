@@ -85,6 +85,82 @@ fn the_api_shows_every_channel_or_only_those_of_read() {
 }
 
 #[test]
+fn the_claim_may_allows_names_and_beginnings() {
+    let access = check(&sign(json!({
+        "read": ["news"], "write": ["chat"], "may": {"read": ["room:*", "dm:17"], "write": ["room:*"]}
+    })))
+    .unwrap();
+    assert_eq!(names(&access.read), ["news"], "nothing of it is read at once");
+    for (channel, join, write) in [
+        ("news", true, false),
+        ("chat", false, true),
+        ("room:", true, true),
+        ("room:42", true, true),
+        ("dm:17", true, false),
+        ("dm:170", false, false),
+        ("room", false, false),
+        ("Room:1", false, false),
+    ] {
+        assert_eq!((access.may_join(channel), access.may_write(channel)), (join, write), "{channel}");
+    }
+    let star = check(&sign(json!({"read": ["room:*"], "write": ["room:*"]}))).unwrap();
+    assert!(!star.may_join("room:1") && !star.may_write("room:1"), "no character in read and write is special");
+    assert!(star.may_join("room:*") && star.may_write("room:*"));
+    for none in [json!({}), json!(null), json!({"read": null, "write": []})] {
+        let access = check(&sign(json!({"may": none.clone()}))).unwrap();
+        assert!(!access.may_join("a") && !access.may_write("a"), "{none}");
+    }
+}
+
+#[test]
+fn the_claim_may_restricts_the_api_as_read_and_write_do() {
+    for (may, sees, publishes) in [
+        (json!({}), [true, true], [true, true]),
+        (json!({"read": ["x*"]}), [true, false], [true, true]),
+        (json!({"write": ["x*"]}), [true, true], [true, false]),
+        (json!({"read": ["x*"], "write": []}), [true, false], [false, false]),
+        (json!(null), [false, false], [false, false]),
+    ] {
+        let access = check(&sign(json!({"api": true, "may": may.clone()}))).unwrap();
+        assert_eq!(["xy", "y"].map(|channel| access.may_see(channel)), sees, "{may}");
+        assert_eq!(["xy", "y"].map(|channel| access.may_publish(channel)), publishes, "{may}");
+    }
+    let both = json!({"api": true, "read": ["y"], "write": ["y"], "may": {"read": ["x*"], "write": ["x*"]}});
+    let both = check(&sign(both)).unwrap();
+    assert!(["xy", "y"].into_iter().all(|channel| both.may_see(channel) && both.may_publish(channel)));
+    assert!(!both.may_see("z") && !both.may_publish("z"));
+}
+
+#[test]
+fn a_wrong_claim_may_is_refused_and_explained() {
+    const START: &str = "the token's claim `may` must be an object whose keys read and write have arrays of at most 64 \
+                         channel names or beginnings, not ";
+    let many: Vec<String> = (0..=MAX_PATTERNS).map(|number| number.to_string()).collect();
+    assert!(check(&sign(json!({"may": {"read": &many[1..], "write": &many[1..]}}))).is_ok());
+    for (may, found) in [
+        (json!(["room:*"]), "an array"),
+        (json!([["room:*"], ["room:*"]]), "an array"),
+        (json!("room:*"), "a string"),
+        (json!(true), "a boolean"),
+        (json!({"reads": ["room:*"]}), "one with another key"),
+        (json!({"read": "room:*"}), "one with something else in read or write"),
+        (json!({"write": [7]}), "one with something else in read or write"),
+        (json!({"read": many}), "one with more than 64 entries in an array"),
+        (json!({"read": [""]}), "an array with an empty name in it"),
+        (json!({"write": ["a\n*"]}), "an array with a control character in a name"),
+    ] {
+        assert_eq!(refused(json!({"may": may.clone()})).to_string(), format!("{START}{found}"), "{may}");
+    }
+    let long = refused(json!({"may": {"read": ["123456789*"]}}));
+    assert_eq!(long, TokenError::Claim("may", ClaimError::LongName(8)));
+    assert!(check(&sign(json!({"may": {"read": ["12345678*"]}}))).is_ok());
+    let header = r#"{"alg":"HS256"}"#;
+    let twice = check(&sign_raw(header, r#"{"may":{"read":["a"]},"may":{"read":["b"]}}"#)).unwrap_err();
+    assert_eq!(twice, TokenError::Claim("may", ClaimError::Twice));
+    assert!(check(&sign_raw(header, r#"{"may":{"read":["a"],"read":["b"]}}"#)).is_err());
+}
+
+#[test]
 fn the_claim_api_gives_all_rights_or_some_or_none() {
     let open = |api: Value| {
         let access = check(&sign(json!({"api": api}))).unwrap();

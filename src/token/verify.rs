@@ -1,6 +1,7 @@
 //! Verifies a token: selects the keys by its header, checks the signature, then the claims.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use jsonwebtoken::errors::ErrorKind;
@@ -8,6 +9,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
 
 use super::diagnosis::{DATE, NAMES, SUBJECT, diagnose, diagnose_header};
+use super::may::{RawMay, may};
 use super::{
     ApiRights, ClaimError, Claims, Key, Keys, MAX_REQUEST_TOKEN_BYTES, MAX_SUBJECT_BYTES, MAX_TOKEN_BYTES,
     Policy, TokenError, UnixSeconds,
@@ -104,6 +106,8 @@ struct ClaimsObject {
     read: Option<Vec<String>>,
     #[serde(default, deserialize_with = "names")]
     write: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "may")]
+    may: Option<RawMay>,
     #[serde(default)]
     api: Option<ApiRights>,
     #[serde(default)]
@@ -120,7 +124,7 @@ struct ClaimsObject {
 
 /// Reads the channel names of `read` or `write`. Null means an empty list, not an absent claim, because the API shows every
 /// channel to a token without the claim.
-fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+pub(super) fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
     Option::deserialize(deserializer).map(|names| Some(names.unwrap_or_default()))
 }
 
@@ -131,22 +135,26 @@ fn not_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D
 }
 
 impl<'de> Deserialize<'de> for RawClaims {
-    /// Accepts only an object, because the derived code would accept an array too.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ClaimsVisitor;
-        impl<'de> Visitor<'de> for ClaimsVisitor {
-            type Value = ClaimsObject;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ClaimsObject, A::Error> {
-                ClaimsObject::deserialize(MapAccessDeserializer::new(map))
-            }
-        }
-        deserializer.deserialize_map(ClaimsVisitor).map(RawClaims)
+        object(deserializer).map(RawClaims)
     }
+}
+
+/// Reads an object. The derived code would accept an array, too.
+pub(super) fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    struct ObjectVisitor<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+    deserializer.deserialize_map(ObjectVisitor(PhantomData))
 }
 
 impl RawClaims {
@@ -187,6 +195,7 @@ impl RawClaims {
             reads: claims.read.is_some(),
             read: channels(claims.read.unwrap_or_default(), "read", policy)?,
             write: claims.write.map(|names| channels(names, "write", policy)).transpose()?,
+            may: claims.may.map(|may| may.check(policy)).transpose()?.map(Box::new),
             api: claims.api.unwrap_or_default(),
             token_bytes,
             subject: claims.sub.map(String::into_boxed_str),
@@ -216,19 +225,19 @@ fn channels(
     }
     let check = |name: &String| ChannelName::new(name, policy.channel_name_bytes);
     let names: Result<Vec<_>, _> = names.iter().map(check).collect();
-    let mut names = names.map_err(|error| TokenError::Claim(claim, wrong_name(&error)))?;
+    let mut names = names.map_err(|error| TokenError::Claim(claim, wrong_name(&error, NAMES)))?;
     names.sort_unstable();
     names.dedup();
     Ok(names.into_boxed_slice())
 }
 
-fn wrong_name(error: &ChannelNameError) -> ClaimError {
+pub(super) fn wrong_name(error: &ChannelNameError, expected: &'static str) -> ClaimError {
     let found = match error {
         ChannelNameError::TooLong { max, .. } => return ClaimError::LongName(*max),
         ChannelNameError::Empty => "an array with an empty name in it",
         ChannelNameError::ControlCharacter => "an array with a control character in a name",
     };
-    ClaimError::Value { expected: NAMES, found }
+    ClaimError::Value { expected, found }
 }
 
 /// The contents of a token, valid or not, and the result of its verification.

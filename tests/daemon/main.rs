@@ -31,6 +31,7 @@ mod pending;
 mod pending_listeners;
 mod pipelining;
 mod resumes;
+mod rooms;
 mod systemd;
 mod tls;
 mod tokens;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Hidden, Timestamp};
-use crate::token::ApiRights;
+use crate::token::{ApiRights, NewMay};
 
 /// The default lifetime of a token: long enough to try things for a week, and short enough to be forgotten afterwards.
 pub const DEFAULT_TOKEN_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -20,6 +20,9 @@ pub struct TokenRequest {
     /// Channels that it may write. `None` leaves the claim out; with `api`, the token may then publish on any channel.
     #[serde(default)]
     pub write: Option<Vec<String>>,
+    /// Patterns of channels that it may join, and on which it may publish besides.
+    #[serde(default, skip_serializing_if = "NewMay::is_empty")]
+    pub may: NewMay,
     /// Its rights to the HTTP API: `true` for all, or an array of rights.
     #[serde(default)]
     pub api: ApiRights,

@@ -68,15 +68,25 @@ pub fn each_channel(
 ///
 /// Only the connections' tokens say so, and therefore this visits every connection.
 pub fn count_writers<'a>(server: &Server, channels: impl Iterator<Item = &'a str>) -> HashMap<&'a str, u64> {
-    let mut writers: HashMap<&str, u64> = channels.map(|channel| (channel, 0)).collect();
-    if !writers.is_empty() {
+    let mut channels: Vec<&str> = channels.collect();
+    channels.sort_unstable();
+    let index: HashMap<&str, usize> = channels.iter().enumerate().map(|(at, channel)| (*channel, at)).collect();
+    let mut counts = vec![0_u64; channels.len()];
+    if !channels.is_empty() {
         server.hub.each_connection(|connection| {
-            for channel in connection.claims().write() {
-                if let Some(count) = writers.get_mut(channel.as_str()) {
-                    *count += 1;
+            let claims = connection.claims();
+            let may = claims.may().and_then(|may| may.write.as_ref());
+            for channel in claims.write().iter().map(ChannelName::as_str) {
+                if let Some(at) = index.get(channel)
+                    && !may.is_some_and(|may| may.matches(channel))
+                {
+                    counts[*at] += 1;
                 }
+            }
+            if let Some(may) = may {
+                may.each_match(&channels, |at| counts[at] += 1);
             }
         });
     }
-    writers
+    channels.into_iter().zip(counts).collect()
 }

@@ -1,0 +1,92 @@
+//! The claim `may`: channels that the client may join, and channels on which it may publish, by name or by the
+//! beginning of their names.
+
+use serde::{Deserialize, Serialize};
+
+use super::verify::{names, object, wrong_name};
+use super::{ClaimError, Policy, TokenError};
+use crate::message::{ChannelPattern, ChannelPatterns};
+
+/// The most patterns in each of the lists of `may`, and in `presence`: rules for channels, not a list of them, which is
+/// what `read` and `write` are for.
+pub const MAX_PATTERNS: usize = 64;
+
+/// What the claim must be.
+pub(super) const MAY: &str = "an object whose keys read and write have arrays of at most 64 channel names or beginnings";
+
+/// The claim `may`. A list that is absent does not restrict what the HTTP API allows; one that is null is empty and does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct May {
+    /// The channels that the client may join.
+    pub read: Option<ChannelPatterns>,
+    /// The channels on which the client may publish besides those of `write`.
+    pub write: Option<ChannelPatterns>,
+}
+
+/// The claim `may` of a token to issue.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewMay {
+    /// The patterns of channels that the client may join.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub read: Vec<String>,
+    /// The patterns of channels on which the client may publish.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub write: Vec<String>,
+}
+
+impl NewMay {
+    /// Returns whether it has no patterns, so that the claim is left out.
+    pub fn is_empty(&self) -> bool {
+        self.read.is_empty() && self.write.is_empty()
+    }
+}
+
+/// The claim before it is checked.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MayObject {
+    #[serde(default, deserialize_with = "names")]
+    read: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "names")]
+    write: Option<Vec<String>>,
+}
+
+/// The claim before it is checked, which must be an object.
+pub(super) struct RawMay(MayObject);
+
+impl<'de> Deserialize<'de> for RawMay {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        object(deserializer).map(RawMay)
+    }
+}
+
+/// Reads the claim. Null is the claim with two empty lists, for the same reason as in [`names`].
+pub(super) fn may<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<RawMay>, D::Error> {
+    let none = || RawMay(MayObject { read: Some(Vec::new()), write: Some(Vec::new()) });
+    Option::deserialize(deserializer).map(|may| Some(may.unwrap_or_else(none)))
+}
+
+impl RawMay {
+    pub(super) fn check(self, policy: &Policy) -> Result<May, TokenError> {
+        let RawMay(MayObject { read, write }) = self;
+        let check = |list: Option<Vec<String>>| list.map(|list| patterns(&list, "may", MAY, policy)).transpose();
+        Ok(May { read: check(read)?, write: check(write)? })
+    }
+}
+
+/// Checks the patterns of a claim.
+pub(super) fn patterns(
+    texts: &[String],
+    claim: &'static str,
+    expected: &'static str,
+    policy: &Policy,
+) -> Result<ChannelPatterns, TokenError> {
+    if texts.len() > MAX_PATTERNS {
+        let found = "one with more than 64 entries in an array";
+        return Err(TokenError::Claim(claim, ClaimError::Value { expected, found }));
+    }
+    let check = |text: &String| ChannelPattern::new(text, policy.channel_name_bytes);
+    let patterns: Result<ChannelPatterns, _> = texts.iter().map(check).collect();
+    patterns.map_err(|error| TokenError::Claim(claim, wrong_name(&error, expected)))
+}
