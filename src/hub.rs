@@ -4,25 +4,28 @@
 //! In reading order: [`Channel`] is one channel, [`publish`] queues a message to its readers, [`flush_list`] collects the
 //! outboxes to write, and [`flush`] writes them. [`history`] keeps a channel's last messages, [`resume`] delivers them
 //! to a client that returns, and [`sweep`] drops the oldest, which it finds by the index in [`ages`]. [`connection`] is one
-//! connection, and [`heartbeat`] decides whether its client is alive. For a cluster, [`interest`] tells which channels have
-//! readers here, and [`log`] fills the histories from the cluster's log.
+//! connection, [`enter`] changes its [`memberships`], which are the channels that it reads, and [`heartbeat`] decides whether
+//! its client is alive. For a cluster, [`interest`] tells which channels have readers here, and [`log`] fills the histories
+//! from the cluster's log.
 //!
 //! Locks are taken in the order connection, shard, channel, and then the index of ages or an outbox, at most one of each.
 //! None is held across a system call or an await.
 
 mod ages;
 mod connection;
+mod enter;
 mod flush;
 mod flush_list;
 mod heartbeat;
 mod history;
 mod interest;
 mod log;
+mod memberships;
 mod publish;
 mod resume;
 mod sweep;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -32,6 +35,7 @@ use uuid::Uuid;
 
 use self::ages::Ages;
 pub use self::connection::{Connection, ConnectionStats};
+pub use self::enter::EnterError;
 pub use self::flush::{Flusher, Writing, yield_to_sockets};
 pub use self::flush_list::FlushList;
 pub(crate) use self::heartbeat::{Heartbeat, Pulse};
@@ -39,14 +43,12 @@ use self::history::{History, Keeping};
 pub use self::interest::Interest;
 pub use self::log::Logged;
 pub use self::resume::Positions;
-use self::resume::Resume;
 pub use self::sweep::Outdated;
 use crate::close::CloseReason;
 use crate::frame::Frame;
 use crate::message::{ChannelName, Since};
 use crate::outbox::Budget;
 use crate::sync::{Sharded, lock};
-use crate::token::Claims;
 
 /// The number of parts of each map, so that connections on different cores seldom wait for each other.
 const SHARDS: usize = 64;
@@ -207,93 +209,14 @@ impl Hub {
         announce: impl FnOnce(&Positions),
     ) {
         lock(self.connections.shard(&connection.id())).insert(connection.id(), connection.clone());
-        self.resume(connection, &connection.claims().read, since, announce);
-    }
-
-    /// Gives a connection other claims: it leaves and joins channels as they differ and stays in the others. The history of
-    /// a channel in which it stays is delivered again if `since` names the channel without an id.
-    ///
-    /// Calls `announce` with its new positions between leaving and joining, so that a frame queued there separates the
-    /// messages under the old claims from those under the new ones.
-    pub fn replace_claims(
-        &self,
-        connection: &Arc<Connection>,
-        claims: Arc<Claims>,
-        since: &[Since<'_>],
-        announce: impl FnOnce(&Positions),
-    ) {
-        connection.set_claims(claims);
-        self.resume(connection, &connection.claims().read, since, announce);
+        let read = (&*connection.claims().read, false);
+        self.resume(connection, |_, _| true, read, since, |positions, _| announce(positions));
     }
 
     /// Removes a connection from its channels and from the hub.
     pub fn leave(&self, connection: &Arc<Connection>) {
         self.subscribe(connection, &[]);
         lock(self.connections.shard(&connection.id())).remove(&connection.id());
-    }
-
-    /// Makes the connection read exactly `channels`: it leaves and joins as they differ and stays in the others.
-    ///
-    /// No name may appear twice, which [`Claims`] guarantees.
-    pub fn subscribe(&self, connection: &Arc<Connection>, channels: &[ChannelName]) {
-        self.change(connection, channels, &[], |_| None);
-    }
-
-    fn resume(
-        &self,
-        connection: &Arc<Connection>,
-        channels: &[ChannelName],
-        since: &[Since<'_>],
-        announce: impl FnOnce(&Positions),
-    ) {
-        self.change(connection, channels, since, |channels| {
-            let resume = Resume::look(self, connection, channels, since);
-            announce(resume.positions());
-            Some(resume)
-        });
-    }
-
-    /// Leaves and joins channels. Calls `look` between the two with the channels that are joined or delivered again.
-    fn change<'a>(
-        &'a self,
-        connection: &Arc<Connection>,
-        channels: &[ChannelName],
-        since: &[Since<'_>],
-        look: impl FnOnce(&[&ChannelName]) -> Option<Resume<'a>>,
-    ) {
-        let mut lock = lock(&connection.memberships);
-        let channels = if connection.detached.load(Relaxed) { &[] } else { channels };
-        let wanted: HashSet<&ChannelName> = channels.iter().collect();
-        let mut memberships = std::mem::take(&mut *lock).into_vec();
-        memberships.retain(|channel| {
-            let stays = wanted.contains(&channel.name);
-            if !stays {
-                self.part(connection, channel);
-            }
-            stays
-        });
-        let kept: HashSet<ChannelName> = memberships.iter().map(|kept| kept.name.clone()).collect();
-        let all_kept: HashSet<&str> =
-            since.iter().filter(|(_, id)| id.is_none()).map(|(name, _)| &**name).collect();
-        let joins = |name: &ChannelName| !kept.contains(name);
-        let looked_at: Vec<&ChannelName> =
-            channels.iter().filter(|name| joins(name) || all_kept.contains(name.as_str())).collect();
-        let resume = look(&looked_at);
-        memberships.reserve_exact(looked_at.iter().filter(|name| joins(name)).count());
-        for name in looked_at {
-            let after = resume.as_ref().and_then(|resume| resume.after(name));
-            if joins(name) {
-                memberships.push(self.join(connection, name, after));
-            } else if let Some(after) = after {
-                self.deliver_again(connection, name, after);
-            }
-        }
-        *lock = memberships.into_boxed_slice();
-        drop((lock, resume));
-        if self.keeping.is_on() {
-            // Joining began histories of new channels.
-            self.relieve_history(Instant::now(), channels.len() + sweep::CHANNELS_PER_PUBLISH);
-        }
     }
 
     /// Joins a channel. Queues the history after the message `after` in the same step, so that no message is missing or
@@ -356,12 +279,7 @@ impl Hub {
 
     /// Returns whether a connection reads a channel of clients.
     pub fn reads_any(connection: &Connection) -> bool {
-        lock(&connection.memberships).iter().any(|channel| !channel.name.is_internal())
-    }
-
-    /// Returns whether a connection reads this channel.
-    pub fn reads(connection: &Connection, channel: &str) -> bool {
-        lock(&connection.memberships).iter().any(|read| read.name.as_str() == channel)
+        lock(&connection.memberships).channels().any(|channel| !channel.name.is_internal())
     }
 
     /// Returns how many connections read a channel.
@@ -398,7 +316,7 @@ impl Hub {
         let seconds = since.as_secs_f32().max(f32::EPSILON);
         let round = self.samples.fetch_add(1, Relaxed).wrapping_add(1);
         self.each_connection(|connection| {
-            for channel in &*lock(&connection.memberships) {
+            for channel in lock(&connection.memberships).channels() {
                 if channel.round.swap(round, Relaxed) == round {
                     continue;
                 }

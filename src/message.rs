@@ -15,10 +15,11 @@ pub use self::id::MessageId;
 pub use self::name::{ChannelName, ChannelNameError};
 pub(crate) use self::number::number;
 pub use self::parse::{
-    ApiMessage, Auth, BadMessage, FromClient, MAX_ACK_BYTES, MAX_EXCLUDED, Publish, Since, connection_id,
+    ApiMessage, Auth, BadMessage, FromClient, Join, MAX_ACK_BYTES, MAX_EXCLUDED, Publish, Since,
+    connection_id,
 };
 pub use self::pattern::{ChannelPattern, ChannelPatterns};
-pub use self::reply::{AccessReply, ErrorReply, Rates};
+pub use self::reply::{AccessReply, Denial, ErrorReply, JoinedReply, Rates, encode_left};
 
 #[cfg(test)]
 mod tests;

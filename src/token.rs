@@ -12,6 +12,7 @@ mod length;
 mod may;
 mod rights;
 mod secret_file;
+mod values;
 mod verify;
 
 use std::sync::Arc;
@@ -20,7 +21,7 @@ pub use self::error::{ClaimError, TokenError};
 pub use self::issue::{IssueError, NewToken, issue};
 pub use self::keys::{Algorithms, Key, Keys};
 pub use self::length::{MAX_REQUEST_TOKEN_BYTES, MAX_TOKEN_BYTES};
-pub use self::may::{MAX_PATTERNS, May, NewMay};
+pub use self::may::{May, NewMay};
 pub use self::rights::{ApiRight, ApiRights};
 pub use self::secret_file::{SecretFileError, signing_secret};
 pub use self::verify::{Inspection, claimed_subject, inspect, verify, verify_in_frame};
@@ -31,6 +32,10 @@ pub type UnixSeconds = u64;
 
 /// The longest `sub`, in bytes. Every message that the client publishes contains it.
 pub const MAX_SUBJECT_BYTES: usize = 255;
+
+/// The most patterns in each of the lists of `may`: rules for channels, not a list of them, which is what `read` and `write`
+/// are for.
+pub const MAX_PATTERNS: usize = 64;
 
 /// The requirements for a token besides its signature.
 #[derive(Clone, Debug)]

@@ -51,7 +51,7 @@ impl Closer {
                 }
             }),
             Which::Of(channels) => self.hub.each_connection(|connection| {
-                if channels.iter().any(|channel| Hub::reads(connection, channel)) {
+                if channels.iter().any(|channel| connection.reads(channel)) {
                     ids.push(connection.id());
                 }
             }),

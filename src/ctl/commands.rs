@@ -440,7 +440,10 @@ mod tests {
             assert_eq!(warning("--read", plain), None);
         }
         for (pattern, words) in [
-            ("room:*,dm:*", "is one name or one beginning, not a list; for several: --may-read room:* --may-read dm:*"),
+            (
+                "room:*,dm:*",
+                "is one name or one beginning, not a list; for several: --may-read room:* --may-read dm:*",
+            ),
             ("a*b", "only a * at its end is special"),
             ("room:**", "only a * at its end is special"),
             ("room:* ", "only a * at its end is special"),

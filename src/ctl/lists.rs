@@ -215,14 +215,17 @@ fn channels_cell(connection: &Connection) -> String {
         more => format!("{}, {more} more", names.join(", ")),
     };
     let read = names(&connection.read, connection.read_count);
-    if connection.read == connection.write {
+    // What the token allows by the beginning of a name comes last.
+    let writes = [&connection.write[..], &connection.may.write[..]].concat();
+    if connection.read == writes {
         return read;
     }
-    match (read.is_empty(), connection.write_count) {
-        (false, 0) => format!("reads {read}"),
-        (true, 1..) => format!("writes {}", names(&connection.write, connection.write_count)),
-        (true, 0) => String::new(),
-        (false, _) => format!("reads {read}; writes {}", names(&connection.write, connection.write_count)),
+    let write = names(&writes, connection.write_count + connection.may.write.len() as u64);
+    match (read.is_empty(), write.is_empty()) {
+        (false, true) => format!("reads {read}"),
+        (true, false) => format!("writes {write}"),
+        (true, true) => String::new(),
+        (false, false) => format!("reads {read}; writes {write}"),
     }
 }
 

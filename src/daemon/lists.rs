@@ -12,9 +12,10 @@ use crate::admin::api::{
 };
 use crate::hub;
 use crate::log::ClosedRecord;
-use crate::message::ChannelName;
+use crate::message::{ChannelName, ChannelPatterns};
 use crate::server::Server;
 use crate::server::ops::list::{ConnectionFilter, count_writers, each_channel, each_connection};
+use crate::token::NewMay;
 
 /// Selects the `limit` items of highest rank.
 struct Top<T> {
@@ -110,6 +111,26 @@ fn row(server: &Server, connection: &hub::Connection, names: usize) -> Connectio
     let some = |channels: &[ChannelName]| {
         channels.iter().take(names).map(|channel| channel.as_str().to_owned()).collect()
     };
+    let mut reads = (Vec::new(), 0, Vec::new(), 0);
+    connection.each_channel(|name, joined| {
+        reads.1 += 1;
+        if reads.0.len() < names {
+            reads.0.push(name.as_str().to_owned());
+        }
+        if joined {
+            reads.3 += 1;
+            if reads.2.len() < names {
+                reads.2.push(name.as_str().to_owned());
+            }
+        }
+    });
+    let (read, read_count, joined, joined_count) = reads;
+    let patterns = |patterns: Option<&ChannelPatterns>| {
+        patterns.iter().flat_map(|patterns| patterns.iter()).map(ToString::to_string).collect()
+    };
+    let may = claims
+        .may()
+        .map(|may| NewMay { read: patterns(may.read.as_ref()), write: patterns(may.write.as_ref()) });
     Connection {
         id: connection.id(),
         subject: claims.subject.as_deref().map(str::to_owned),
@@ -124,10 +145,13 @@ fn row(server: &Server, connection: &hub::Connection, names: usize) -> Connectio
         messages_out: stats.out.messages,
         bytes_in: stats.bytes_in,
         bytes_out: stats.out.bytes,
-        read: some(&claims.read),
-        read_count: claims.read.len() as u64,
+        read,
+        read_count,
+        joined,
+        joined_count,
         write: some(claims.write()),
         write_count: claims.write().len() as u64,
+        may: may.unwrap_or_default(),
         expires_at: claims.expires.map(Timestamp::from_unix),
         closing: connection.outbox.closing().map(|reason| reason.name().to_owned()),
     }

@@ -9,8 +9,11 @@ use std::time::Instant;
 use arc_swap::{ArcSwap, Guard};
 use uuid::Uuid;
 
-use super::{Channel, Heartbeat};
+use super::Heartbeat;
+use super::memberships::{Memberships, find};
+use crate::message::ChannelName;
 use crate::outbox::{Budget, Outbox, OutboxStats, Seconds};
+use crate::sync::lock;
 use crate::token::Claims;
 
 /// One connection, shared by its task, its channels and the heartbeat.
@@ -21,7 +24,7 @@ pub struct Connection {
     claims: ArcSwap<Claims>,
     /// Frames that wait for its socket.
     pub outbox: Outbox,
-    pub(super) memberships: Mutex<Box<[Arc<Channel>]>>,
+    pub(super) memberships: Mutex<Memberships>,
     received: AtomicU32,
     /// Whether its client is alive, as the heartbeat knows it.
     pub(crate) heartbeat: Mutex<Heartbeat>,
@@ -100,6 +103,18 @@ impl Connection {
 
     pub(super) fn set_claims(&self, claims: Arc<Claims>) {
         self.claims.store(claims);
+    }
+
+    /// Returns whether it reads this channel now.
+    pub fn reads(&self, channel: &str) -> bool {
+        find(&lock(&self.memberships).0, channel).is_ok()
+    }
+
+    /// Calls `visit` with the name of each channel that it reads now, in order, and whether its client entered it.
+    pub fn each_channel(&self, mut visit: impl FnMut(&ChannelName, bool)) {
+        for membership in &lock(&self.memberships).0 {
+            visit(&membership.channel.name, membership.entered);
+        }
     }
 
     /// Counts bytes that arrived, which also show that the client is alive.

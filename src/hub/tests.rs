@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::message::{Batch, Delivery};
 use crate::outbox::testing::TestSink;
-use crate::token::{Claims, Keys, NewToken, Policy, issue, verify};
+use crate::token::{Claims, Keys, NewMay, NewToken, Policy, issue, verify};
 
 const ALWAYS: usize = usize::MAX / 2;
 
@@ -17,6 +17,11 @@ fn hub() -> Hub {
 }
 
 fn access(read: &[String]) -> Claims {
+    allow(read, &[])
+}
+
+/// Claims that read these channels, and may join those that match the patterns.
+fn allow(read: &[String], may: &[&str]) -> Claims {
     let keys = Keys::new([b"secret".as_slice()]);
     let policy = Policy {
         leeway: 0,
@@ -26,7 +31,8 @@ fn access(read: &[String]) -> Claims {
         channels: 1_000,
         channel_name_bytes: 255,
     };
-    let token = NewToken { read: read.to_vec(), ..NewToken::default() };
+    let may = NewMay { read: may.iter().map(ToString::to_string).collect(), write: Vec::new() };
+    let token = NewToken { read: read.to_vec(), may, ..NewToken::default() };
     verify(&issue(&token, &keys).unwrap(), &keys, &policy, 0).unwrap()
 }
 
@@ -373,3 +379,4 @@ fn a_connection_stays_small() {
 }
 
 mod history;
+mod rooms;

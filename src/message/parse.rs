@@ -1,5 +1,7 @@
 //! Parses a client's message, which borrows from its frame.
 
+mod rooms;
+
 use std::borrow::Cow;
 use std::fmt;
 
@@ -10,6 +12,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
+pub use self::rooms::Join;
 use super::ignored_value::IgnoredValue;
 use super::{ChannelName, ChannelNameError, MessageId};
 
@@ -18,14 +21,18 @@ pub const MAX_ACK_BYTES: usize = 64;
 
 /// A frame from a client.
 ///
-/// An object with `auth` and neither `channel` nor `data` presents a token; every other object is a message. So clients
-/// of the classic protocol may send any keys beside `channel` and `data`.
+/// An object with `auth`, `join` or `leave` and neither `channel` nor `data` is a request; every other object is a
+/// message. So clients of the classic protocol may send any keys beside `channel` and `data`.
 #[derive(Debug)]
 pub enum FromClient<'a> {
     /// `{"channel": NAME, "data": TEXT}`, where `data` is optional; on philote.v1 also `"ack"`.
     Publish(Publish<'a>),
     /// `{"auth": TOKEN}`, optionally with `"since"`.
     Auth(Auth<'a>),
+    /// `{"join": [NAME, ...]}`, on philote.v1 optionally with `"since"`.
+    Join(Join<'a>),
+    /// `{"leave": [NAME, ...]}`: the channels, sorted and without duplicates.
+    Leave(Vec<ChannelName>),
 }
 
 /// A channel in `since`, and the last id that the client has of it.
@@ -95,6 +102,10 @@ pub enum BadMessage {
     Auth,
     /// A `since` that is not an object of ids and nulls.
     Since,
+    /// A list of channels that is not an array of strings; its key.
+    NotNames(&'static str),
+    /// More than one of the keys that ask for something.
+    ManyRequests,
     /// A string with an invalid escape, such as half a surrogate pair.
     BadEscape(&'static str),
 }
@@ -119,6 +130,8 @@ impl fmt::Display for BadMessage {
             BadMessage::Since => f.write_str(
                 "since must be an object of channels with their last ids, or null for the whole history",
             ),
+            BadMessage::NotNames(key) => write!(f, "{key} must be an array of channel names"),
+            BadMessage::ManyRequests => f.write_str("a message may have only one of auth, join and leave"),
             BadMessage::BadEscape(key) => {
                 write!(f, "{key} has an invalid escape, such as half a surrogate pair")
             }
@@ -129,13 +142,13 @@ impl fmt::Display for BadMessage {
 impl std::error::Error for BadMessage {}
 
 impl<'a> FromClient<'a> {
-    /// Parses one frame. `acks` says whether `ack` has a meaning, as on philote.v1.
-    pub fn parse(text: &'a str, channel_name_bytes: usize, acks: bool) -> Result<FromClient<'a>, BadMessage> {
+    /// Parses one frame. `v1` says whether `ack`, and `since` in a `join`, have a meaning, as on philote.v1.
+    pub fn parse(text: &'a str, channel_name_bytes: usize, v1: bool) -> Result<FromClient<'a>, BadMessage> {
         let keys = Keys::parse(text)?;
-        if keys.is_auth() {
-            return keys.auth().map(FromClient::Auth);
+        if keys.is_request() {
+            return keys.request(channel_name_bytes, v1);
         }
-        let ack = if acks { keys.ack()? } else { None };
+        let ack = if v1 { keys.ack()? } else { None };
         keys.publish(channel_name_bytes).map(|publish| FromClient::Publish(Publish { ack, ..publish }))
     }
 
@@ -145,10 +158,10 @@ impl<'a> FromClient<'a> {
         Keys::parse(text).ok()?.ack().ok()?
     }
 
-    /// Returns whether a frame presents a token.
+    /// Returns whether a frame is a request, which is always answered.
     #[cold]
-    pub fn is_auth(text: &str) -> bool {
-        Keys::parse(text).is_ok_and(|keys| keys.is_auth())
+    pub fn is_request(text: &str) -> bool {
+        Keys::parse(text).is_ok_and(|keys| keys.is_request())
     }
 }
 
@@ -195,6 +208,8 @@ struct Keys<'a> {
     data: Option<&'a RawValue>,
     auth: Option<&'a RawValue>,
     since: Option<&'a RawValue>,
+    join: Option<&'a RawValue>,
+    leave: Option<&'a RawValue>,
     ack: Option<&'a RawValue>,
     exclude: Option<&'a RawValue>,
     duplicate: Option<&'static str>,
@@ -213,9 +228,14 @@ impl<'a> Keys<'a> {
         serde_json::from_str(text).map_err(|error| not_json(text, &error))
     }
 
-    /// Returns whether the object presents a token. A message may have a key of that name, too.
-    fn is_auth(&self) -> bool {
-        self.auth.is_some() && self.channel.is_none() && self.data.is_none()
+    #[cold]
+    fn request(&self, channel_name_bytes: usize, v1: bool) -> Result<FromClient<'a>, BadMessage> {
+        self.one_request()?;
+        match (self.join, self.leave) {
+            (Some(join), _) => self.join(join, channel_name_bytes, v1).map(FromClient::Join),
+            (_, Some(leave)) => rooms::names(leave, "leave", channel_name_bytes).map(FromClient::Leave),
+            _ => self.auth().map(FromClient::Auth),
+        }
     }
 
     fn once(&self) -> Result<(), BadMessage> {
@@ -223,14 +243,9 @@ impl<'a> Keys<'a> {
     }
 
     fn auth(&self) -> Result<Auth<'a>, BadMessage> {
-        self.once()?;
         let token = self.auth.map(RawValue::get).filter(|text| text.starts_with('"'));
         let token = unescape(token.ok_or(BadMessage::Auth)?, "auth")?;
-        let since = match self.since.map(RawValue::get) {
-            None | Some("null") => Vec::new(),
-            Some(text) => serde_json::from_str::<Ids<'a>>(text).map_err(|_| BadMessage::Since)?.0,
-        };
-        Ok(Auth { token, since })
+        Ok(Auth { token, since: self.since()? })
     }
 
     fn ack(&self) -> Result<Option<&'a str>, BadMessage> {
@@ -307,6 +322,8 @@ impl<'de> Deserialize<'de> for Keys<'de> {
                         Key::Data => (&mut keys.data, "data", &mut keys.duplicate),
                         Key::Auth => (&mut keys.auth, "auth", &mut keys.duplicate_option),
                         Key::Since => (&mut keys.since, "since", &mut keys.duplicate_option),
+                        Key::Join => (&mut keys.join, "join", &mut keys.duplicate_option),
+                        Key::Leave => (&mut keys.leave, "leave", &mut keys.duplicate_option),
                         Key::Ack => (&mut keys.ack, "ack", &mut keys.duplicate_option),
                         Key::Exclude => (&mut keys.exclude, "exclude", &mut keys.duplicate_option),
                         Key::Other => {
@@ -331,6 +348,8 @@ enum Key {
     Data,
     Auth,
     Since,
+    Join,
+    Leave,
     Ack,
     Exclude,
     Other,
@@ -355,6 +374,10 @@ impl<'de> Deserialize<'de> for Key {
                     Key::Auth
                 } else if key.eq_ignore_ascii_case("since") {
                     Key::Since
+                } else if key.eq_ignore_ascii_case("join") {
+                    Key::Join
+                } else if key.eq_ignore_ascii_case("leave") {
+                    Key::Leave
                 } else if key.eq_ignore_ascii_case("ack") {
                     Key::Ack
                 } else if key.eq_ignore_ascii_case("exclude") {

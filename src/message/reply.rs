@@ -1,9 +1,10 @@
 //! Replies to a client on its own connection: errors, its access, acknowledgements.
 
+use std::collections::HashMap;
 use std::io::Write;
 
 use super::encode::{encode_text, quote};
-use super::{BadMessage, ChannelName, MessageId};
+use super::{BadMessage, ChannelName, ChannelPatterns, MessageId};
 use crate::frame::Frame;
 use crate::timestamp::{from_unix, rfc3339};
 
@@ -24,6 +25,8 @@ pub enum ErrorReply<'a> {
         /// The message's `ack`, as JSON text.
         ack: Option<&'a str>,
     },
+    /// A `join` or a `leave` was refused because of this channel, and changed nothing.
+    Denied(&'a ChannelName, Denial),
     /// The token in an `auth` was refused, with the reason. The connection keeps its access.
     Unauthorized(&'a str),
     /// The client sent more `auth`s than this in one second, so this one was ignored.
@@ -35,6 +38,17 @@ pub enum ErrorReply<'a> {
         /// The rates in force. A reload may have changed them since the last `access`.
         rates: Rates,
     },
+}
+
+/// Why a channel cannot be joined or left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// The token does not allow the client to join it.
+    Join,
+    /// With it the connection would read more channels than this, `[limits] channels_per_token`.
+    TooMany(usize),
+    /// The token names it in `read`.
+    Leave,
 }
 
 /// The rates that one connection must keep; 0 is no limit.
@@ -67,6 +81,21 @@ impl ErrorReply<'_> {
             ErrorReply::Forbidden { channel, ack } => {
                 let sentence = format!("this token may not write to channel \"{channel}\"");
                 ("forbidden", Some(*channel), sentence, *ack)
+            }
+            ErrorReply::Denied(channel, denial) => {
+                let channel = channel.as_str();
+                let sentence = match denial {
+                    Denial::Join => format!("this token may not join channel \"{channel}\""),
+                    Denial::TooMany(max) => {
+                        format!(
+                            "cannot join channel \"{channel}\": a connection may read at most {max} channels"
+                        )
+                    }
+                    Denial::Leave => {
+                        format!("this token names channel \"{channel}\" in read, so it cannot be left")
+                    }
+                };
+                ("forbidden", Some(channel), sentence, None)
             }
             ErrorReply::Unauthorized(sentence) => ("unauthorized", None, (*sentence).to_owned(), None),
             ErrorReply::TooManyAuths(max) => {
@@ -109,6 +138,8 @@ pub struct AccessReply<'a> {
     pub read: &'a [ChannelName],
     /// The channels that it writes.
     pub write: &'a [ChannelName],
+    /// The channels that it may join, and those that it may write besides, if its token has the claim `may`.
+    pub may: Option<[Option<&'a ChannelPatterns>; 2]>,
     /// Its `exp`, in seconds since 1970.
     pub expires: Option<u64>,
     /// `[websocket] max_message_size`: the most bytes of one frame that it may send.
@@ -122,9 +153,10 @@ pub struct AccessReply<'a> {
 }
 
 impl AccessReply<'_> {
-    /// Encodes `{"access": {"connection": ..., "subject": ..., "read": [...], "write": [...],
-    /// "expires_at": ..., "max_message_size": ..., "messages_per_second": ..., "bytes_per_second": ...,
-    /// "recovered": {...}, "ids": {...}}}`. The rates are there if they are limited, the last two if they are not empty.
+    /// Encodes `{"access": {"connection": ..., "subject": ..., "read": [...], "write": [...], "may": {"read": [...],
+    /// "write": [...]}, "expires_at": ..., "max_message_size": ..., "messages_per_second": ..., "bytes_per_second": ...,
+    /// "recovered": {...}, "ids": {...}}}`. The rates are there if they are limited, `may` if the token has it, and the
+    /// last two if they are not empty.
     pub fn encode(&self) -> Frame {
         encode_text(|out| {
             out.extend_from_slice(b"{\"access\":{\"connection\":");
@@ -135,7 +167,19 @@ impl AccessReply<'_> {
             separated(out, self.read, |out, name| quote(out, name.as_str()));
             out.extend_from_slice(b"],\"write\":[");
             separated(out, self.write, |out, name| quote(out, name.as_str()));
-            out.extend_from_slice(b"],\"expires_at\":");
+            out.push(b']');
+            if let Some([read, write]) = self.may {
+                out.extend_from_slice(b",\"may\":{\"read\":[");
+                separated(out, read.iter().flat_map(|read| read.iter()), |out, pattern| {
+                    quote(out, &pattern.to_string())
+                });
+                out.extend_from_slice(b"],\"write\":[");
+                separated(out, write.iter().flat_map(|write| write.iter()), |out, pattern| {
+                    quote(out, &pattern.to_string())
+                });
+                out.extend_from_slice(b"]}");
+            }
+            out.extend_from_slice(b",\"expires_at\":");
             let expires = self.expires.map(|expires| rfc3339(from_unix(expires)).to_string());
             quote_or_null(out, expires.as_deref());
             // Writing to a Vec can't fail.
@@ -163,6 +207,51 @@ impl AccessReply<'_> {
     }
 }
 
+/// The reply to a `join`.
+#[derive(Debug)]
+pub struct JoinedReply<'a> {
+    /// The channels that it names, which the connection reads now.
+    pub channels: &'a [ChannelName],
+    /// Of those that `since` names with an id and that it did not read before, whether all missed messages follow.
+    pub recovered: &'a [(ChannelName, bool)],
+    /// Of those with a history that it did not read before, the id after which it receives every message.
+    pub ids: &'a [(ChannelName, MessageId)],
+}
+
+impl JoinedReply<'_> {
+    /// Encodes `{"joined": {NAME: {"id": ID, "recovered": true}, ...}}`; `id` and `recovered` are there if they apply.
+    pub fn encode(&self) -> Frame {
+        let ids: HashMap<&ChannelName, MessageId> = self.ids.iter().map(|(name, id)| (name, *id)).collect();
+        let recovered: HashMap<&ChannelName, bool> =
+            self.recovered.iter().map(|(name, recovered)| (name, *recovered)).collect();
+        encode_text(|out| {
+            out.extend_from_slice(b"{\"joined\":{");
+            separated(out, self.channels, |out, name| {
+                quote(out, name.as_str());
+                // Writing to a Vec can't fail.
+                let _ = match (ids.get(name), recovered.get(name)) {
+                    (Some(id), Some(recovered)) => {
+                        write!(out, ":{{\"id\":\"{id}\",\"recovered\":{recovered}}}")
+                    }
+                    (Some(id), None) => write!(out, ":{{\"id\":\"{id}\"}}"),
+                    (None, Some(recovered)) => write!(out, ":{{\"recovered\":{recovered}}}"),
+                    (None, None) => write!(out, ":{{}}"),
+                };
+            });
+            out.extend_from_slice(b"}}");
+        })
+    }
+}
+
+/// Encodes `{"left": [NAME, ...]}`: channels that the connection does not read any more.
+pub fn encode_left(channels: &[ChannelName]) -> Frame {
+    encode_text(|out| {
+        out.extend_from_slice(b"{\"left\":[");
+        separated(out, channels, |out, name| quote(out, name.as_str()));
+        out.extend_from_slice(b"]}");
+    })
+}
+
 /// Appends the reply to a message with an `ack`, whose JSON text it repeats: `{"ack": TEXT, "readers": N, "id": ID}`,
 /// where `id` is there if the channel has a history.
 pub(super) fn write_ack(out: &mut Vec<u8>, ack: &str, readers: usize, id: Option<MessageId>) {
@@ -184,8 +273,12 @@ fn quote_or_null(out: &mut Vec<u8>, text: Option<&str>) {
     }
 }
 
-fn separated<T>(out: &mut Vec<u8>, items: &[T], mut write: impl FnMut(&mut Vec<u8>, &T)) {
-    for (at, item) in items.iter().enumerate() {
+fn separated<T>(
+    out: &mut Vec<u8>,
+    items: impl IntoIterator<Item = T>,
+    mut write: impl FnMut(&mut Vec<u8>, T),
+) {
+    for (at, item) in items.into_iter().enumerate() {
         if at > 0 {
             out.push(b',');
         }

@@ -6,7 +6,7 @@ use crate::frame::Frame;
 fn parse(text: &str) -> Result<Publish<'_>, BadMessage> {
     match FromClient::parse(text, 255, false)? {
         FromClient::Publish(publish) => Ok(publish),
-        FromClient::Auth(_) => panic!("a token: {text}"),
+        other => panic!("{text}: {other:?}"),
     }
 }
 
@@ -264,4 +264,53 @@ fn ids_are_read_as_they_are_written() {
     {
         assert_eq!(MessageId::parse(text), MessageId::NONE, "{text}");
     }
+}
+
+#[test]
+fn requests_for_channels_are_read() {
+    let join = |text: &str, v1: bool| match FromClient::parse(text, 8, v1) {
+        Ok(FromClient::Join(join)) => Ok((
+            join.channels.iter().map(|name| name.as_str().to_owned()).collect::<Vec<_>>(),
+            join.since.len(),
+        )),
+        Ok(other) => panic!("{text}: {other:?}"),
+        Err(error) => Err(error.to_string()),
+    };
+    let text = r#"{"JOIN":["b","a","b","\u0063"],"since":{"a":null,"x":"1-2"},"event":"message"}"#;
+    let names = vec!["a".to_owned(), "b".to_owned(), "c".to_owned()];
+    assert_eq!(join(text, true), Ok((names.clone(), 2)));
+    assert_eq!(join(text, false), Ok((names, 0)), "the classic protocol has no since");
+    assert_eq!(
+        join(r#"{"join":["123456789"]}"#, true).unwrap_err(),
+        ChannelNameError::TooLong { bytes: 9, max: 8 }.to_string()
+    );
+    assert_eq!(join(r#"{"join":["\ud800"]}"#, true).unwrap_err(), "join must be an array of channel names");
+    assert!(join(r#"{"join":[],"since":[]}"#, true).unwrap_err().starts_with("since must be"));
+    assert!(
+        matches!(FromClient::parse(r#"{"leave":["a"]}"#, 8, true), Ok(FromClient::Leave(names)) if names.len() == 1)
+    );
+    assert!(
+        FromClient::is_request(r#"{"leave":["a"]}"#)
+            && !FromClient::is_request(r#"{"leave":["a"],"data":"x"}"#)
+    );
+}
+
+#[test]
+fn the_answers_about_channels_are_json() {
+    let names: Vec<ChannelName> = ["a\"", "b", "c"].map(|name| ChannelName::new(name, 8).unwrap()).into();
+    let reply = JoinedReply {
+        channels: &names,
+        recovered: &[(names[1].clone(), false)],
+        ids: &[
+            (names[0].clone(), MessageId { epoch: 1, number: 2 }),
+            (names[1].clone(), MessageId { epoch: 1, number: 3 }),
+        ],
+    };
+    let told = payload(&reply.encode());
+    let id = |number| MessageId { epoch: 1, number }.to_string();
+    let expected = serde_json::json!({
+        "a\"": {"id": id(2)}, "b": {"id": id(3), "recovered": false}, "c": {}
+    });
+    assert_eq!(told["joined"], expected);
+    assert_eq!(payload(&encode_left(&names))["left"], serde_json::json!(["a\"", "b", "c"]));
 }

@@ -3,16 +3,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::verify::{names, object, wrong_name};
-use super::{ClaimError, Policy, TokenError};
+use super::values::{names, object, wrong_name};
+use super::{ClaimError, MAX_PATTERNS, Policy, TokenError};
 use crate::message::{ChannelPattern, ChannelPatterns};
 
-/// The most patterns in each of the lists of `may`, and in `presence`: rules for channels, not a list of them, which is
-/// what `read` and `write` are for.
-pub const MAX_PATTERNS: usize = 64;
-
 /// What the claim must be.
-pub(super) const MAY: &str = "an object whose keys read and write have arrays of at most 64 channel names or beginnings";
+pub(super) const MAY: &str =
+    "an object whose keys read and write have arrays of at most 64 channel names or beginnings";
 
 /// The claim `may`. A list that is absent does not restrict what the HTTP API allows; one that is null is empty and does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,7 +67,8 @@ pub(super) fn may<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<O
 impl RawMay {
     pub(super) fn check(self, policy: &Policy) -> Result<May, TokenError> {
         let RawMay(MayObject { read, write }) = self;
-        let check = |list: Option<Vec<String>>| list.map(|list| patterns(&list, "may", MAY, policy)).transpose();
+        let check =
+            |list: Option<Vec<String>>| list.map(|list| patterns(&list, "may", MAY, policy)).transpose();
         Ok(May { read: check(read)?, write: check(write)? })
     }
 }

@@ -104,7 +104,10 @@ fn the_claim_may_allows_names_and_beginnings() {
         assert_eq!((access.may_join(channel), access.may_write(channel)), (join, write), "{channel}");
     }
     let star = check(&sign(json!({"read": ["room:*"], "write": ["room:*"]}))).unwrap();
-    assert!(!star.may_join("room:1") && !star.may_write("room:1"), "no character in read and write is special");
+    assert!(
+        !star.may_join("room:1") && !star.may_write("room:1"),
+        "no character in read and write is special"
+    );
     assert!(star.may_join("room:*") && star.may_write("room:*"));
     for none in [json!({}), json!(null), json!({"read": null, "write": []})] {
         let access = check(&sign(json!({"may": none.clone()}))).unwrap();

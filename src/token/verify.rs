@@ -1,20 +1,19 @@
 //! Verifies a token: selects the keys by its header, checks the signature, then the claims.
 
-use std::fmt;
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 use jsonwebtoken::errors::ErrorKind;
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
+use serde::de::Deserializer;
 
 use super::diagnosis::{DATE, NAMES, SUBJECT, diagnose, diagnose_header};
 use super::may::{RawMay, may};
+use super::values::{names, object, wrong_name};
 use super::{
     ApiRights, ClaimError, Claims, Key, Keys, MAX_REQUEST_TOKEN_BYTES, MAX_SUBJECT_BYTES, MAX_TOKEN_BYTES,
     Policy, TokenError, UnixSeconds,
 };
-use crate::message::{ChannelName, ChannelNameError};
+use crate::message::ChannelName;
 use crate::timestamp::MAX_DATE;
 
 /// Verifies the token of a request.
@@ -122,12 +121,6 @@ struct ClaimsObject {
     aud: serde_json::Value,
 }
 
-/// Reads the channel names of `read` or `write`. Null means an empty list, not an absent claim, because the API shows every
-/// channel to a token without the claim.
-pub(super) fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
-    Option::deserialize(deserializer).map(|names| Some(names.unwrap_or_default()))
-}
-
 /// Reads a date. Null is an error and not an absent claim, because JavaScript writes null for NaN, the result of a failed
 /// computation.
 fn not_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
@@ -138,23 +131,6 @@ impl<'de> Deserialize<'de> for RawClaims {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         object(deserializer).map(RawClaims)
     }
-}
-
-/// Reads an object. The derived code would accept an array, too.
-pub(super) fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
-    struct ObjectVisitor<T>(PhantomData<T>);
-    impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
-        type Value = T;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an object")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
-            T::deserialize(MapAccessDeserializer::new(map))
-        }
-    }
-    deserializer.deserialize_map(ObjectVisitor(PhantomData))
 }
 
 impl RawClaims {
@@ -229,15 +205,6 @@ fn channels(
     names.sort_unstable();
     names.dedup();
     Ok(names.into_boxed_slice())
-}
-
-pub(super) fn wrong_name(error: &ChannelNameError, expected: &'static str) -> ClaimError {
-    let found = match error {
-        ChannelNameError::TooLong { max, .. } => return ClaimError::LongName(*max),
-        ChannelNameError::Empty => "an array with an empty name in it",
-        ChannelNameError::ControlCharacter => "an array with a control character in a name",
-    };
-    ClaimError::Value { expected, found }
 }
 
 /// The contents of a token, valid or not, and the result of its verification.

@@ -142,8 +142,11 @@ pub(crate) fn connection() -> Connection {
         bytes_out: 5_000_000,
         read: vec!["chat".into(), "news".into()],
         read_count: 20,
+        joined: vec!["news".into()],
+        joined_count: 1,
         write: vec!["chat".into()],
         write_count: 1,
+        may: philote::token::NewMay { read: vec!["ne*".into()], write: Vec::new() },
         expires_at: Some(Timestamp::from_unix(1_795_347_900)),
         closing: None,
     }

@@ -124,8 +124,11 @@ fn json_documents_keep_their_shapes() {
         "bytes_out": 5_000_000,
         "read": ["chat", "news"],
         "read_count": 20,
+        "joined": ["news"],
+        "joined_count": 1,
         "write": ["chat"],
         "write_count": 1,
+        "may": {"read": ["ne*"]},
         "expires_at": "2026-11-22T11:45:00Z",
         "closing": null,
     });

@@ -32,6 +32,7 @@ mod pending_listeners;
 mod pipelining;
 mod resumes;
 mod rooms;
+mod rooms_model;
 mod systemd;
 mod tls;
 mod tokens;

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::Timestamp;
 use crate::orders::{Address, IdPrefix};
+use crate::token::NewMay;
 
 /// The default number of rows of a list.
 pub const DEFAULT_ROWS: usize = 100;
@@ -104,14 +105,24 @@ pub struct Connection {
     pub bytes_in: u64,
     /// Bytes sent to it.
     pub bytes_out: u64,
-    /// Channels that it reads: all if the query has a whole id, otherwise at most [`MAX_NAMES`].
+    /// Channels that it reads, those that it joined included: all if the query has a whole id, otherwise at most
+    /// [`MAX_NAMES`].
     pub read: Vec<String>,
     /// How many channels it reads.
     pub read_count: u64,
+    /// Those of the channels that it joined itself, with the same limit.
+    #[serde(default)]
+    pub joined: Vec<String>,
+    /// How many channels it joined itself.
+    #[serde(default)]
+    pub joined_count: u64,
     /// Channels that it may write, with the same limit as `read`.
     pub write: Vec<String>,
     /// How many channels it may write.
     pub write_count: u64,
+    /// The claim `may` of its token: patterns of channels that it may join, and of others that it may write.
+    #[serde(default)]
+    pub may: NewMay,
     /// When its token expires; `None` for never.
     pub expires_at: Option<Timestamp>,
     /// Why it is being closed, if it is.

@@ -25,7 +25,7 @@ impl ConnectionFilter<'_> {
     /// Whether a connection matches.
     pub fn matches(&self, connection: &Connection) -> bool {
         let claims = connection.claims();
-        let uses = |channel| claims.may_read(channel) || claims.may_write(channel);
+        let uses = |channel| connection.reads(channel) || claims.may_write(channel);
         self.id.is_none_or(|id| id.matches(&connection.id()))
             && self.subject.is_none_or(|subject| claims.subject.as_deref() == Some(subject))
             && self.address.is_none_or(|address| address.matches(connection.address()))
@@ -70,7 +70,8 @@ pub fn each_channel(
 pub fn count_writers<'a>(server: &Server, channels: impl Iterator<Item = &'a str>) -> HashMap<&'a str, u64> {
     let mut channels: Vec<&str> = channels.collect();
     channels.sort_unstable();
-    let index: HashMap<&str, usize> = channels.iter().enumerate().map(|(at, channel)| (*channel, at)).collect();
+    let index: HashMap<&str, usize> =
+        channels.iter().enumerate().map(|(at, channel)| (*channel, at)).collect();
     let mut counts = vec![0_u64; channels.len()];
     if !channels.is_empty() {
         server.hub.each_connection(|connection| {

@@ -37,6 +37,7 @@ pub(crate) fn access_frame(connection: &Connection, positions: &Positions, live:
         subject: claims.subject.as_deref(),
         read: &claims.read,
         write: claims.write(),
+        may: claims.may().map(|may| [may.read.as_ref(), may.write.as_ref()]),
         expires: claims.expires,
         max_message_size: live.settings.websocket.max_message_size,
         rates: rates_of(&live.settings.limits),

@@ -1,4 +1,4 @@
-//! Does what a connection's messages ask for: publish, or accept another token.
+//! Does what a connection's messages ask for: publish, accept another token, or join and leave channels.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,7 +11,7 @@ use super::guard::access_frame;
 use crate::close::CloseReason;
 use crate::frame::Frame;
 use crate::hub::{Connection, FlushList};
-use crate::message::{Auth, BadMessage, Batch, Delivery, ErrorReply, FromClient, Publish};
+use crate::message::{Auth, BadMessage, Batch, Delivery, ErrorReply, FromClient, Publish, encode_left};
 use crate::outbox::Seconds;
 use crate::server::limits::{Seat, Verdict, rates_of};
 use crate::server::rejection::Rejection;
@@ -42,9 +42,9 @@ pub(crate) struct Inbound<'a> {
     pub(crate) flush_list: &'a mut FlushList,
     /// Messages of the last channel that are not queued yet.
     pub(crate) batch: &'a mut Batch,
-    /// It has resumed, which must be written before its next message is read: what another resume may deliver depends
-    /// on the room in its queue.
-    pub(crate) resumed: bool,
+    /// What is queued must be written, and other tasks run, before its next message is handled: it has resumed, and what
+    /// another resume may deliver depends on the room in its queue; or it has changed many channels.
+    pub(crate) pause: bool,
 }
 
 impl Inbound<'_> {
@@ -75,6 +75,8 @@ impl Inbound<'_> {
                 return false;
             }
             Ok(FromClient::Publish(publish)) => self.publish(&publish),
+            Ok(FromClient::Join(join)) => self.join(&join),
+            Ok(FromClient::Leave(channels)) => self.leave(&channels),
             Err(error) => {
                 self.server.counters.bad_messages.fetch_add(1, Relaxed);
                 let ack = text_of(message).filter(|_| self.v1).and_then(FromClient::ack_of);
@@ -136,10 +138,14 @@ impl Inbound<'_> {
         };
         let before = self.claims.expires;
         let (connection, flush_list, live) = (self.connection, &mut *self.flush_list, self.live);
-        self.server.hub.replace_claims(connection, Arc::new(claims), &auth.since, |positions| {
+        let max = live.policy.channels;
+        self.server.hub.replace_claims(connection, Arc::new(claims), &auth.since, max, |positions, left| {
+            if !left.is_empty() {
+                answer(connection, encode_left(left), flush_list);
+            }
             answer(connection, access_frame(connection, positions, live), flush_list);
         });
-        self.resumed = !auth.since.is_empty();
+        self.pause |= !auth.since.is_empty();
         self.server.heartbeats.refile(connection, before);
         self.claims = connection.claims();
         // A reload or a ban that began meanwhile has looked at the old token.
@@ -160,7 +166,7 @@ impl Inbound<'_> {
                 let message = if let Received::Message(message) = received { text_of(message) } else { None };
                 let text = message.filter(|_| self.v1);
                 let ack = text.and_then(FromClient::ack_of);
-                if answer || ack.is_some() || text.is_some_and(FromClient::is_auth) {
+                if answer || ack.is_some() || text.is_some_and(FromClient::is_request) {
                     let rates = rates_of(&self.live.settings.limits);
                     self.answer(ErrorReply::RateLimited { ack, rates }.encode());
                 }
@@ -209,7 +215,7 @@ fn queue(
     readers
 }
 
-fn answer(connection: &Arc<Connection>, frame: Frame, flush_list: &mut FlushList) {
+pub(super) fn answer(connection: &Arc<Connection>, frame: Frame, flush_list: &mut FlushList) {
     // A connection that closes gets no answer.
     let _ = flush_list.push(connection, &frame);
 }

@@ -10,4 +10,5 @@ pub(crate) mod first_frame;
 mod frames;
 pub(crate) mod guard;
 mod inbound;
+mod rooms;
 pub(crate) mod task;

@@ -172,7 +172,7 @@ impl Session {
             id: connection.id().hyphenated().encode_lower(&mut id),
             flush_list: &mut flush_list,
             batch: &mut batch,
-            resumed: false,
+            pause: false,
         };
         let limits = FrameLimits {
             message: publisher.longest_message(),
@@ -207,7 +207,7 @@ impl Session {
                     connection.outbox.close_with(reason, Some(answer));
                 }
             }
-            handled < MESSAGES_PER_FLUSH && !publisher.resumed
+            handled < MESSAGES_PER_FLUSH && !publisher.pause
         });
         publisher.send();
         if let Err(reason) = result {

@@ -79,7 +79,7 @@ pub(super) async fn channel(
             server.hub.each_connection(|connection| {
                 let user = connection.claims();
                 writers += u64::from(user.may_write(&name));
-                if user.may_read(&name) {
+                if connection.reads(&name) {
                     readers += 1;
                     if let Some(subject) = &user.subject {
                         page.offer(&**subject, || (subject.clone(), ()));
@@ -135,7 +135,15 @@ fn row(connection: &Connection, viewer: &Claims) -> Value {
         let visible = || channels.iter().map(ChannelName::as_str).filter(|name| viewer.may_see(name));
         (visible().take(MAX_NAMES).collect::<Value>(), visible().count())
     };
-    let ((read, read_count), (write, write_count)) = (names(&claims.read), names(claims.write()));
+    let (mut read, mut joined) = (Vec::new(), Vec::new());
+    connection.each_channel(|name, was_joined| {
+        read.push(name.clone());
+        if was_joined {
+            joined.push(name.clone());
+        }
+    });
+    let [(read, read_count), (joined, joined_count), (write, write_count)] =
+        [&read, &joined, claims.write()].map(names);
     json!({
         "connection": connection.id(),
         "subject": claims.subject,
@@ -143,6 +151,8 @@ fn row(connection: &Connection, viewer: &Claims) -> Value {
         "expires_at": claims.expires.map(|expires| rfc3339(from_unix(expires)).to_string()),
         "read": read,
         "read_count": read_count,
+        "joined": joined,
+        "joined_count": joined_count,
         "write": write,
         "write_count": write_count,
     })

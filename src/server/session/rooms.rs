@@ -1,0 +1,52 @@
+//! Joins and leaves channels as a client asks.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::inbound::{Inbound, answer};
+use crate::hub::EnterError;
+use crate::message::{ChannelName, Denial, ErrorReply, Join, JoinedReply, encode_left};
+
+impl Inbound<'_> {
+    /// Joins all of these channels, or none of them. Messages that the client published before are published first.
+    #[cold]
+    pub(super) fn join(&mut self, join: &Join<'_>) {
+        self.send();
+        let (connection, flush_list) = (self.connection, &mut *self.flush_list);
+        let max = self.live.policy.channels;
+        let joined =
+            self.server.hub.enter_channels(connection, &join.channels, &join.since, max, |positions| {
+                let reply = JoinedReply {
+                    channels: &join.channels,
+                    recovered: &positions.recovered,
+                    ids: &positions.ids,
+                };
+                answer(connection, reply.encode(), flush_list);
+            });
+        match joined {
+            Ok(()) => self.pause |= !join.since.is_empty() || join.channels.len() > CHANNELS_PER_TURN,
+            Err(EnterError::Forbidden(channel)) => self.deny(channel, Denial::Join),
+            Err(EnterError::TooMany(channel)) => self.deny(channel, Denial::TooMany(max)),
+        }
+    }
+
+    /// Leaves all of these channels, or none of them.
+    #[cold]
+    pub(super) fn leave(&mut self, channels: &[ChannelName]) {
+        self.send();
+        match self.server.hub.leave_channels(self.connection, channels) {
+            Ok(()) => {
+                self.answer(encode_left(channels));
+                self.pause |= channels.len() > CHANNELS_PER_TURN;
+            }
+            Err(channel) => self.deny(channel, Denial::Leave),
+        }
+    }
+
+    fn deny(&mut self, channel: &ChannelName, denial: Denial) {
+        self.server.counters.forbidden.fetch_add(1, Relaxed);
+        self.answer(ErrorReply::Denied(channel, denial).encode());
+    }
+}
+
+/// Channels that a client joins or leaves at once before other tasks run. Each takes about as long as a message.
+const CHANNELS_PER_TURN: usize = 32;
