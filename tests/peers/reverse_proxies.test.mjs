@@ -17,8 +17,10 @@ const run = promisify(execFile);
 const EXAMPLES = new URL("../../packaging/proxies/", import.meta.url);
 const HOST = "chat.example.org";
 const PATIENCE = 30_000;
+/** How long a connection is idle that only Philote's pings keep open, at least; five minutes take PHILOTE_IDLE_SECONDS=300. */
+const IDLE_SECONDS = Number(process.env.PHILOTE_IDLE_SECONDS ?? 0);
 /** Longer than nginx waits by default, which is a minute. */
-const IDLE = { timeout: 120_000 };
+const IDLE = { timeout: 120_000 + IDLE_SECONDS * 1000 };
 
 /** An example with all of `places` replaced; each must occur in it. */
 async function example(file, places) {
@@ -273,6 +275,17 @@ test("a silent connection lasts longer than the proxies' default timeouts", IDLE
     return { proxy, both, target, patient };
   });
   const started = await Promise.all(waits);
+  // A load balancer that ends connections after a minute without a byte, and Philote with its defaults.
+  const pinged = await startBoth(t, PROXIES.HAProxy, {}, (text) => {
+    const strict = text.replace(/^( *timeout tunnel) .*$/gm, "$1 60s");
+    assert.notEqual(strict, text);
+    return strict;
+  });
+  const idle = await open(pinged, `/socket?auth=${sign(pinged.philote, { read: ["c"] })}`);
+  const began = performance.now();
+  let pings = 0;
+  idle.socket.on("ping", () => pings++);
+  idle.socket.on("close", (code) => assert.fail(`closed with ${code} after ${performance.now() - began} ms`));
   // Beside each runs a proxy without the lines that extend its timeout: it ends silent connections, which tells how long to wait.
   const impatient = started.filter(({ proxy }) => proxy.patience).map(async ({ proxy, both, target }) => {
     const port = await freePort();
@@ -284,6 +297,11 @@ test("a silent connection lasts longer than the proxies' default timeouts", IDLE
   });
   assert.equal(impatient.length, 2);
   await Promise.all(impatient);
+  await pause(Math.max(0, began + IDLE_SECONDS * 1000 - performance.now()));
+  await publish(pinged.philote, "c", "after a long time");
+  assert.equal((await idle.next()).data, "after a long time");
+  t.diagnostic(`idle for ${Math.round((performance.now() - began) / 1000)} s, with ${pings} pings`);
+  idle.socket.removeAllListeners("close").close();
   for (const { both, patient } of started) {
     await publish(both.philote, "c", "still here");
     assert.equal((await patient.next()).data, "still here");
