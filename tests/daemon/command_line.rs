@@ -1,6 +1,6 @@
 //! Starting the daemon, with valid and with wrong arguments and settings.
 
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -182,16 +182,7 @@ fn without_an_admin_socket_the_daemon_serves_and_philotectl_says_so() {
 /// A daemon that may open this many files.
 fn with_descriptors(limit: u32, config: &str) -> Daemon {
     Daemon::start_with(config, |command| {
-        let program = command.get_program().to_owned();
-        let mut shell = Command::new("sh");
-        shell.args(["-c", &format!("ulimit -n {limit}; exec \"$0\"")]).arg(program).env_clear();
-        for (name, value) in command.get_envs() {
-            if let Some(value) = value {
-                shell.env(name, value);
-            }
-        }
-        shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        *command = shell;
+        *command = crate::support::through_shell(command, &format!("ulimit -n {limit}; exec \"$0\""));
     })
 }
 

@@ -328,22 +328,62 @@ fn fault_66_a_full_state_directory_is_reported() {
     assert!(text.contains(&*state.to_string_lossy()), "{text}");
 }
 
+/// A daemon that reads its clocks from this file, which has an offset such as `+1d`.
+fn with_clock(file: &std::path::Path, wall_clock_only: bool) -> Daemon {
+    let library = glob_one("/usr/lib", "faketime/libfaketimeMT.so.1");
+    std::fs::write(file, "+0").unwrap();
+    Daemon::start_with("[websocket]\nping_interval = \"60s\"\npong_timeout = \"10s\"\n", |command| {
+        command
+            .env("LD_PRELOAD", &library)
+            .env("FAKETIME_TIMESTAMP_FILE", file)
+            .env("FAKETIME_NO_CACHE", "1");
+        if wall_clock_only {
+            command.env("DONT_FAKE_MONOTONIC", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
+    })
+}
+
+/// Both clocks jump, as after a machine slept: every timer is due at once, and no client has done anything wrong.
+#[test]
+#[ignore = "needs libfaketime: tests/run includes it"]
+fn fault_56_both_clocks_jump_and_no_client_that_answers_is_closed() {
+    let clock = TempDir::new().unwrap();
+    let file = clock.path().join("clock");
+    let daemon = with_clock(&file, false);
+    let mut clients: Vec<_> = (0..20).map(|_| daemon.client(&["c"])).collect();
+    let (memory, descriptors) = (daemon.memory().0, daemon.descriptors());
+    // The system's monotonic clock never goes back; the wall clock does, in the next test.
+    for offset in ["+1h", "+1d", "+30d"] {
+        // In one step: an empty file would be another jump, in the middle of what follows.
+        let new = file.with_extension("new");
+        std::fs::write(&new, offset).unwrap();
+        std::fs::rename(&new, &file).unwrap();
+        for _ in 0..20 {
+            let (one, others) = clients.split_first_mut().unwrap();
+            one.publish("c", offset);
+            for other in others {
+                assert_eq!(other.data(), offset);
+            }
+            one.settle();
+        }
+        daemon.client(&["other"]).settle();
+        let status = daemon.admin("GET", "/v1/status", "");
+        assert_eq!(status["state"], "serving");
+        // The uptime follows the clock of the timers, which has really jumped.
+        assert!(status["uptime_seconds"].as_u64().unwrap() >= 3_600, "{offset}: {status}");
+    }
+    daemon.wait_until("all are still there", |status| status["connections"] == 20);
+    println!("memory {memory} / {} / {}, descriptors {descriptors}", daemon.peak(), daemon.memory().0);
+    daemon.wait_for_descriptors(descriptors);
+}
+
 /// The wall clock jumps a day ahead: tokens follow it, heartbeats and deadlines do not.
 #[test]
 #[ignore = "needs libfaketime: tests/run includes it"]
 fn fault_56_tokens_follow_a_jump_of_the_wall_clock_and_timers_do_not() {
-    let library = glob_one("/usr/lib", "faketime/libfaketimeMT.so.1");
     let clock = TempDir::new().unwrap();
     let file = clock.path().join("clock");
-    std::fs::write(&file, "+0").unwrap();
-    let daemon =
-        Daemon::start_with("[websocket]\nping_interval = \"60s\"\npong_timeout = \"10s\"\n", |command| {
-            command
-                .env("LD_PRELOAD", &library)
-                .env("FAKETIME_TIMESTAMP_FILE", &file)
-                .env("FAKETIME_NO_CACHE", "1");
-            command.env("DONT_FAKE_MONOTONIC", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-        });
+    let daemon = with_clock(&file, true);
     let mut stays = daemon.client(&["c"]);
     let mut goes = daemon.client_with(&json!({"read": ["c"], "exp": unix_now() + 3_600}));
     goes.settle();

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use rustix::process::Signal;
 use serde_json::json;
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio_tungstenite::tungstenite::client;
 
 use crate::support::*;
@@ -184,4 +185,38 @@ fn the_rejection_of_an_origin_names_it() {
     ));
     assert_eq!(status(&answer), 403);
     assert!(body_of(&answer)["message"].as_str().unwrap().contains("https://example.com"), "{answer}");
+}
+
+/// All clients of a proxy come back at once when it reloads. The backlog was never longer than 4,096, and the proxy answered
+/// the others with 502, whatever net.core.somaxconn said.
+#[test]
+#[ignore = "needs root or user namespaces: tests/run includes it"]
+fn the_backlog_is_as_long_as_the_system_allows() {
+    const ALLOWED: usize = 6_000;
+    let directory = tempfile::TempDir::new().unwrap();
+    let path = directory.path().join("philote.sock");
+    let mut command = crate::support::philote(directory.path());
+    command.env("SECRET", SECRET).env("PHILOTE_LISTEN", format!("unix:{}", path.display()));
+    let inside = format!("echo {ALLOWED} >/proc/sys/net/core/somaxconn && exec \"$0\"");
+    let shell = crate::support::through_shell(&command, &inside);
+    let mut command = std::process::Command::new("unshare");
+    command.arg("-rn").arg(shell.get_program()).args(shell.get_args()).env_clear();
+    for (name, value) in shell.get_envs() {
+        command.env(name, value.unwrap());
+    }
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let daemon = Daemon::spawn(command, directory);
+    daemon.signal(Signal::STOP);
+    let waiting: Vec<_> = (0..ALLOWED)
+        .map(|number| {
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+            // Otherwise connect waits for room.
+            socket.set_nonblocking(true).unwrap();
+            let connected = socket.connect(&SockAddr::unix(&path).unwrap());
+            assert!(connected.is_ok(), "connection {number}: {connected:?}");
+            socket
+        })
+        .collect();
+    daemon.signal(Signal::CONT);
+    drop(waiting);
 }

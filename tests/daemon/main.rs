@@ -20,6 +20,7 @@ mod half_closed;
 mod heartbeat;
 mod history;
 mod http;
+mod injected;
 mod jane;
 mod keys;
 mod life;

@@ -54,6 +54,19 @@ pub fn philote(directory: &Path) -> Command {
     command
 }
 
+/// The same command, started by a shell with this line, in which `$0` is the program.
+pub fn through_shell(command: &Command, line: &str) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", line]).arg(command.get_program()).env_clear();
+    for (name, value) in command.get_envs() {
+        if let Some(value) = value {
+            shell.env(name, value);
+        }
+    }
+    shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    shell
+}
+
 /// Writes the configuration file that [`philote`] names.
 pub fn config_file(directory: &Path, text: &str) -> PathBuf {
     let path = directory.join("philote.toml");

@@ -61,6 +61,13 @@ pub enum SecretError {
         /// The error of the system.
         reason: String,
     },
+    /// The generated file cannot be replaced by a running daemon, which goes on with its secrets.
+    NotReplaced {
+        /// The file.
+        path: PathBuf,
+        /// The error of the system.
+        reason: String,
+    },
     /// The system has no random bytes.
     NoRandom(String),
     /// The secret was not generated; the text is a sentence that says where it is.
@@ -74,6 +81,10 @@ impl SecretError {
 
     pub(super) fn unwritable(path: &Path, error: &std::io::Error) -> Self {
         SecretError::Unwritable { path: path.to_owned(), reason: error.to_string() }
+    }
+
+    pub(super) fn not_replaced(path: &Path, error: &std::io::Error) -> Self {
+        SecretError::NotReplaced { path: path.to_owned(), reason: error.to_string() }
     }
 }
 
@@ -120,6 +131,9 @@ impl fmt::Display for SecretError {
                     f,
                     "cannot store a secret in {path}: {reason}; set SECRET, for example to the output of: openssl rand -hex 32"
                 )
+            }
+            SecretError::NotReplaced { path, reason } => {
+                write!(f, "cannot replace the secret in {}: {reason}; nothing was changed", path.display())
             }
             SecretError::NoRandom(reason) => write!(f, "cannot get random bytes from the system: {reason}"),
             SecretError::NotGenerated(source) => write!(f, "{source}: change it there, then reload"),

@@ -70,7 +70,7 @@ impl SecretSource {
     fn replace(&self, secrets: &[Secret]) -> Result<PathBuf, SecretError> {
         let path = self.generated_file().ok_or_else(|| SecretError::NotGenerated(self.to_string()))?;
         let lines: String = secrets.iter().map(|secret| format!("{}\n", secret.as_str())).collect();
-        replace_file(path, &lines).map_err(|error| SecretError::unwritable(path, &error))?;
+        replace_file(path, &lines).map_err(|error| SecretError::not_replaced(path, &error))?;
         Ok(path.to_owned())
     }
 }

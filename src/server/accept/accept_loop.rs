@@ -52,8 +52,7 @@ pub async fn run(server: Arc<Server>, socket: impl Into<ListeningSocket>) {
             Ok((stream, address, Err(rejection))) => {
                 tokio::spawn(turn_away(server.clone(), stream, address, socket.protocols, rejection));
             }
-            // The client had closed the connection before it was accepted.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {
                 if warned.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
                     tracing::warn!("cannot accept connections: {error}; trying again");
@@ -65,6 +64,22 @@ pub async fn run(server: Arc<Server>, socket: impl Into<ListeningSocket>) {
             }
         }
     }
+}
+
+/// Returns whether an error of accept(2) is that of the connection, which had ended before it was accepted. The next one
+/// must not wait for it.
+fn concerns_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::*;
+    let ended = matches!(
+        error.kind(),
+        ConnectionAborted
+            | ConnectionReset
+            | HostUnreachable
+            | NetworkDown
+            | NetworkUnreachable
+            | Interrupted
+    );
+    ended || error.raw_os_error() == Some(rustix::io::Errno::PROTO.raw_os_error())
 }
 
 /// Ends a connection that must make room, and tells its client why if HTTP can be spoken already.

@@ -12,8 +12,9 @@ use super::stream::Stream;
 use crate::config::Listener;
 use crate::server::http::forwarded::UNIX_PEER;
 
-/// Connections that the kernel completes before the daemon accepts them. net.core.somaxconn may limit them further.
-const BACKLOG: i32 = 4096;
+/// Connections that the kernel completes before the daemon accepts them, at most: so many that net.core.somaxconn, which
+/// administrators can raise, is the limit. Where a proxy finds the backlog of a Unix socket full, it answers 502.
+const BACKLOG: i32 = 65_535;
 
 /// Binds an address. A socket for an IPv6 address takes IPv4 connections too.
 pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
