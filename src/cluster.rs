@@ -2,11 +2,13 @@
 //!
 //! In reading order: [`link`] is the connection to NATS, which this file serves until it ends and then begins again; [`nodes`]
 //! are the other nodes, as they announce themselves. Without a history [`relay`] passes each message on to the nodes with
-//! readers. [`subject`] names NATS subjects, and [`wire`] is what nodes send each other.
+//! readers. With one, [`log`] stores each message, and every node reads it from there. [`readers`] closes readers that may miss
+//! something. [`subject`] names NATS subjects, and [`wire`] is what nodes send each other.
 //!
 //! This folder knows the hub, and neither sessions nor HTTP. The hub knows no cluster.
 
 mod link;
+mod log;
 mod nodes;
 mod readers;
 mod relay;
@@ -20,20 +22,23 @@ use std::time::{Duration, Instant, SystemTime};
 use async_nats::Client;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use self::link::{Link, Reason};
+pub use self::log::{Appended, Waiter};
+use self::log::{Follower, Log};
 use self::nodes::{Announcement, Lost, Nodes};
 pub use self::nodes::{Mode, Node};
-use self::readers::{Closer, Which};
+use self::readers::{Closer, Rest, Which};
 use self::relay::Relay;
 use self::subject::Subjects;
 pub use self::wire::NodeId;
-use crate::config::ClusterSettings;
+use crate::config::{ClusterSettings, HistorySettings};
 use crate::frame::Frame;
 use crate::hub::{Flusher, Hub};
+use crate::message::MessageId;
 use crate::sync::lock;
 
 /// How long to wait before the next attempt to connect, and at most as long again by chance, so that the nodes do not all
@@ -42,6 +47,9 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// How long the last announcement may take.
 const FAREWELL: Duration = Duration::from_millis(500);
+
+/// Why readers are closed when a link is up.
+const MISSED: &str = "messages of other nodes may be missing";
 
 /// The bytes of a payload besides the message that a client sent: its header, its issuer, and the names of its keys.
 const PAYLOAD_OVERHEAD: usize = 16 * 1024;
@@ -54,7 +62,7 @@ pub struct Cluster {
     hub: Arc<Hub>,
     flusher: Arc<Flusher>,
     nodes: Nodes,
-    relay: Relay,
+    passing: Passing,
     closer: Closer,
     state: watch::Sender<LinkState>,
     client: Mutex<Option<Client>>,
@@ -68,11 +76,23 @@ pub struct Cluster {
     load: Mutex<Load>,
 }
 
+/// How messages pass between the nodes.
+enum Passing {
+    Relay(Relay),
+    Log(Box<Log>),
+}
+
 /// What a node announces of its work.
 #[derive(Clone, Copy, Default)]
 struct Load {
     connections: u64,
     messages_per_second: f64,
+}
+
+impl Default for LinkState {
+    fn default() -> LinkState {
+        LinkState { up: false, since: SystemTime::now(), reason: None, round_trip: None }
+    }
 }
 
 /// The state of the link to NATS.
@@ -88,7 +108,7 @@ pub struct LinkState {
     pub round_trip: Option<Duration>,
 }
 
-/// The state of the cluster, as this node sees it.
+/// The state of the cluster, as this node sees it. Counts are since the start.
 #[derive(Clone, Debug)]
 pub struct ClusterStatus {
     /// This node.
@@ -101,12 +121,22 @@ pub struct ClusterStatus {
     pub link_ends: u64,
     /// The other nodes that were heard lately.
     pub other_nodes: usize,
-    /// Messages passed on to the other nodes.
+    /// Messages passed on to the other nodes, or stored in the log.
     pub sent: u64,
     /// Messages of other nodes.
     pub received: u64,
     /// Messages that could not be passed on.
     pub lost: u64,
+    /// Messages that were not stored in the log.
+    pub unavailable: u64,
+    /// Messages that may have been stored in the log or not.
+    pub unanswered: u64,
+    /// How often the log could not prove that nothing is missing.
+    pub gaps: u64,
+    /// Messages that wait to be handed to NATS, now.
+    pub waiting: u64,
+    /// Messages that were handed to NATS and not confirmed, now.
+    pub in_flight: u64,
     /// What arrived and was dropped, because no node of this version can have sent it.
     pub dropped: u64,
     /// What arrived a second time, and was dropped.
@@ -117,14 +147,24 @@ pub struct ClusterStatus {
 
 impl Cluster {
     /// Makes this node's part. It does nothing before [`Cluster::run`].
-    pub fn new(settings: ClusterSettings, hub: Arc<Hub>, flusher: Arc<Flusher>) -> Arc<Cluster> {
+    pub fn new(
+        settings: ClusterSettings,
+        history: &HistorySettings,
+        hub: Arc<Hub>,
+        flusher: Arc<Flusher>,
+    ) -> Arc<Cluster> {
         let node = NodeId { name: settings.name.clone(), start: Uuid::new_v4().as_u64_pair().0 };
         let subjects = Subjects::new(&settings.subject_prefix);
-        let state = LinkState { up: false, since: SystemTime::now(), reason: None, round_trip: None };
+        let passing = if history.messages == 0 {
+            Passing::Relay(Relay::new(&node, &subjects, &hub))
+        } else {
+            let log = Log::new(&settings, history, &node, &subjects, hub.clone(), flusher.clone());
+            Passing::Log(Box::new(log))
+        };
         Arc::new(Cluster {
-            relay: Relay::new(&node, &subjects, &hub),
+            passing,
             closer: Closer::new(hub.clone()),
-            state: watch::Sender::new(state),
+            state: watch::Sender::default(),
             client: Mutex::new(None),
             max_payload: AtomicUsize::new(1024 * 1024),
             nodes: Nodes::default(),
@@ -142,11 +182,24 @@ impl Cluster {
 
     /// Connects to NATS, and serves the link until it ends, again and again.
     pub async fn run(self: Arc<Self>) {
+        let overdue = async {
+            match &self.passing {
+                Passing::Relay(_) => std::future::pending().await,
+                Passing::Log(log) => log.watch_overdue().await,
+            }
+        };
+        tokio::select! {
+            () = self.run_links() => {}
+            () = overdue => {}
+        }
+    }
+
+    async fn run_links(self: &Arc<Self>) {
+        let name = self.node.to_string();
         loop {
-            let name = self.node.to_string();
             let connected = tokio::select! {
-                link = Link::connect(&self.settings, &name, false) => link,
-                never = self.relay.ignore_interest() => never,
+                link = Link::connect(&self.settings, &name) => link,
+                () = self.without_link() => continue,
             };
             let reason = match connected {
                 Ok(link) => self.serve(link).await,
@@ -156,15 +209,22 @@ impl Cluster {
             let pause = PAUSE + PAUSE.mul_f64(f64::from(Uuid::new_v4().as_bytes()[0]) / 256.0);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                never = self.relay.ignore_interest() => never,
+                () = self.without_link() => {}
             }
+        }
+    }
+
+    /// What has to be done while there is no link, which never ends.
+    async fn without_link(&self) {
+        match &self.passing {
+            Passing::Relay(relay) => relay.ignore_interest().await,
+            Passing::Log(_) => std::future::pending().await,
         }
     }
 
     /// Serves a link until it ends. Returns why.
     async fn serve(self: &Arc<Self>, link: Link) -> Reason {
-        let most = link.client.max_payload();
-        self.max_payload.store(most, Relaxed);
+        self.max_payload.store(link.client.max_payload(), Relaxed);
         *lock(&self.client) = Some(link.client.clone());
         let mut announcements = match link.client.subscribe(self.subjects.nodes()).await {
             Ok(announcements) => announcements,
@@ -172,12 +232,7 @@ impl Cluster {
         };
         // All of them end with this set.
         let mut tasks = JoinSet::new();
-        let (cluster, client) = (self.clone(), link.client.clone());
-        tasks.spawn(async move { cluster.relay.run_outgoing(client).await });
-        let (cluster, client) = (self.clone(), link.client.clone());
-        tasks.spawn(async move {
-            cluster.relay.run_incoming(client, cluster.hub.clone(), cluster.flusher.clone()).await
-        });
+        self.pass(&link.client, &mut tasks);
         let hears = async {
             while let Some(message) = announcements.next().await {
                 self.hear(&message.payload).await;
@@ -194,6 +249,39 @@ impl Cluster {
         }
     }
 
+    /// Starts the tasks that pass messages between the nodes. Each ends with the link, with the reason.
+    fn pass(self: &Arc<Self>, client: &Client, tasks: &mut JoinSet<Reason>) {
+        let task = || (self.clone(), client.clone());
+        match &self.passing {
+            Passing::Relay(_) => {
+                let (cluster, client) = task();
+                tasks.spawn(async move {
+                    let Passing::Relay(relay) = &cluster.passing else { return Reason::new() };
+                    relay.run_outgoing(client).await
+                });
+                let (cluster, client) = task();
+                tasks.spawn(async move {
+                    let Passing::Relay(relay) = &cluster.passing else { return Reason::new() };
+                    relay.run_incoming(client, &cluster.hub, &cluster.flusher).await
+                });
+            }
+            Passing::Log(_) => {
+                let (cluster, client) = task();
+                tasks.spawn(async move {
+                    let Passing::Log(log) = &cluster.passing else { return Reason::new() };
+                    log.follow(client, &*cluster).await
+                });
+                let (cluster, client) = task();
+                tasks.spawn(async move {
+                    let Passing::Log(log) = &cluster.passing else { return Reason::new() };
+                    // Nothing is published before this node reads what is.
+                    let _ = cluster.state.subscribe().wait_for(|state| state.up).await;
+                    log.run_appends(client).await
+                });
+            }
+        }
+    }
+
     /// Announces this node each second, and asks NATS for a sign. Returns why the link is in doubt.
     async fn stay_in_touch(&self, link: &Link) -> Reason {
         let mut tick = tokio::time::interval(nodes::INTERVAL);
@@ -201,22 +289,37 @@ impl Cluster {
         let mut asks = true;
         loop {
             tick.tick().await;
-            self.relay.ask();
-            let lost = if self.state.borrow().up { self.relay.take_lost() } else { None };
-            let announcement = Announcement { asks, lost, ..self.announcement() };
-            if let Err(error) = announce(&link.client, &self.subjects, &announcement).await {
-                return error;
+            if let Err(reason) = self.touch(link, asks).await {
+                return reason;
             }
             asks = false;
-            match link.probe(self.subjects.nobody()).await {
-                Ok(round_trip) => {
-                    self.relay.confirmed();
-                    self.relay.settled_once().await;
-                    self.went_up(round_trip);
-                }
-                Err(reason) => return reason,
-            }
         }
+    }
+
+    async fn touch(&self, link: &Link, asks: bool) -> Result<(), Reason> {
+        let up = self.is_up();
+        let mut announcement = Announcement { asks, ..self.announcement() };
+        if let Passing::Relay(relay) = &self.passing {
+            relay.ask();
+            announcement.lost = if up { relay.take_lost() } else { None };
+        }
+        announce(&link.client, &self.subjects, &announcement).await?;
+        let round_trip = link.probe(self.subjects.nobody()).await?;
+        self.state.send_modify(|state| state.round_trip = Some(round_trip));
+        match &self.passing {
+            Passing::Relay(relay) => {
+                relay.confirmed();
+                if !up {
+                    relay.settled_once().await;
+                    self.went_up();
+                    relay.up();
+                    // Whoever is connected may have missed messages of other nodes.
+                    self.closer.close(Which::All, Rest::Delivered, MISSED);
+                }
+            }
+            Passing::Log(log) => log.restate(&link.client).await?,
+        }
+        Ok(())
     }
 
     /// Hears an announcement of another node.
@@ -250,61 +353,58 @@ impl Cluster {
         if leaves {
             tracing::info!("cluster: node {id} has left");
         }
-        if heard.gap {
-            self.closer.close(Which::All, &format!("messages of node {id} may be missing"));
+        if heard.gap && self.mode() == Mode::Relay {
+            let why = format!("messages of node {id} may be missing");
+            self.closer.close(Which::All, Rest::Delivered, &why);
         }
-        match lost {
-            Some(Lost::All) => self.closer.close(Which::All, &format!("node {id} has lost messages")),
-            Some(Lost::Channels(channels)) => {
-                self.closer.close(Which::Of(channels), &format!("node {id} has lost messages"));
-            }
-            None => {}
-        }
+        let which = match lost {
+            Some(Lost::All) => Which::All,
+            Some(Lost::Channels(channels)) => Which::Of(channels),
+            None => return,
+        };
+        self.closer.close(which, Rest::Delivered, &format!("node {id} has lost messages"));
     }
 
     fn announcement(&self) -> Announcement {
         let load = *lock(&self.load);
+        let (sent, epoch) = match &self.passing {
+            Passing::Relay(relay) => (relay.counters.sent.load(Relaxed), None),
+            Passing::Log(log) => (log.counters.stored.load(Relaxed), log.epoch()),
+        };
         Announcement {
             node: self.node.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             mode: self.mode(),
             number: self.announced.fetch_add(1, Relaxed) + 1,
-            sent: self.relay.counters.sent.load(Relaxed),
+            sent,
             connections: load.connections,
             messages_per_second: load.messages_per_second,
-            epoch: None,
+            epoch: epoch.map(|epoch| format!("{epoch:x}")),
             asks: false,
             leaves: false,
             lost: None,
         }
     }
 
-    fn went_up(&self, round_trip: Duration) {
-        let was_up = self.state.borrow().up;
+    fn went_up(&self) {
         self.state.send_modify(|state| {
-            if !state.up {
-                *state = LinkState { up: true, since: SystemTime::now(), reason: None, round_trip: None };
-            }
-            state.round_trip = Some(round_trip);
+            *state = LinkState { up: true, since: SystemTime::now(), reason: None, ..state.clone() };
         });
-        if was_up {
-            return;
-        }
-        self.relay.up();
         tracing::info!("cluster: the link to NATS is up");
-        // Whoever is connected may have missed messages of other nodes.
-        self.closer.close(Which::All, "messages of other nodes may be missing");
     }
 
     fn went_down(&self, reason: Reason) {
         *lock(&self.client) = None;
-        self.relay.down();
+        match &self.passing {
+            Passing::Relay(relay) => relay.down(),
+            Passing::Log(log) => log.down(),
+        }
         self.nodes.begin_again();
         let before = self.state.borrow().clone();
         if before.up {
             self.ends.fetch_add(1, Relaxed);
         }
-        if before.up || before.reason.is_none() {
+        if before.up || before.reason.as_ref() != Some(&reason) {
             tracing::warn!("cluster: the link to NATS is down, and is tried again: {reason}");
         }
         self.state.send_modify(|state| {
@@ -314,9 +414,21 @@ impl Cluster {
     }
 
     /// Waits until the link is up for the first time, and at most for this long.
-    pub async fn first_contact(&self, within: Duration) {
+    ///
+    /// # Errors
+    /// Why this node can never be part of the cluster.
+    pub async fn first_contact(&self, within: Duration) -> Result<(), String> {
         let mut state = self.state.subscribe();
-        let _ = tokio::time::timeout(within, state.wait_for(|state| state.up)).await;
+        let up = tokio::time::timeout(within, state.wait_for(|state| state.up));
+        let Passing::Log(log) = &self.passing else {
+            let _ = up.await;
+            return Ok(());
+        };
+        let mut unusable = log.unusable();
+        tokio::select! {
+            _ = up => Ok(()),
+            Ok(reason) = unusable.wait_for(Option::is_some) => Err(reason.clone().unwrap_or_default()),
+        }
     }
 
     /// Tells the other nodes that this one stops.
@@ -331,9 +443,38 @@ impl Cluster {
         let _ = tokio::time::timeout(FAREWELL, farewell).await;
     }
 
-    /// Passes published messages on to the other nodes. Does not wait.
+    /// Returns whether messages are delivered from the log, on this node too: then [`Cluster::append`] publishes them, and
+    /// otherwise [`Cluster::relay`].
+    pub fn has_log(&self) -> bool {
+        matches!(self.passing, Passing::Log(_))
+    }
+
+    /// Passes messages on that were delivered on this node. Does not wait.
     pub fn relay(&self, channel: &str, frame: &Frame, excluded: &[Uuid]) {
-        self.relay.send(channel, frame, excluded, self.max_payload.load(Relaxed));
+        if let Passing::Relay(relay) = &self.passing {
+            relay.send(channel, frame, excluded, self.max_payload.load(Relaxed));
+        }
+    }
+
+    /// Publishes one message to the log, and has `waiter` told what became of it. A repetition with the same `key` is stored
+    /// once. Does not wait.
+    pub fn append(&self, channel: &str, frame: &Frame, excluded: &[Uuid], key: Option<&str>, waiter: Waiter) {
+        if let Passing::Log(log) = &self.passing {
+            log.append(channel, frame, excluded, key, waiter);
+        }
+    }
+
+    /// Returns a receiver that ends when all messages for the log that wait now were handed to NATS or given up.
+    pub fn ticket(&self) -> Option<oneshot::Receiver<()>> {
+        match &self.passing {
+            Passing::Relay(_) => None,
+            Passing::Log(log) => log.ticket(),
+        }
+    }
+
+    /// Returns the id of a message of the log.
+    pub fn id(&self, number: u64) -> Option<MessageId> {
+        self.hub.log_position().map(|position| MessageId { number, ..position })
     }
 
     /// Returns the longest `data` that can pass between the nodes, in bytes.
@@ -343,7 +484,16 @@ impl Cluster {
 
     /// Waits until the other nodes send the messages of all channels that have a reader now, if there is a link.
     pub async fn settled(&self) {
-        self.relay.settled().await;
+        if let Passing::Relay(relay) = &self.passing {
+            relay.settled().await;
+        }
+    }
+
+    /// Waits until the log was delivered here up to this place. A client may come from a node that is a little ahead.
+    pub async fn reached(&self, id: MessageId) {
+        if let Passing::Log(log) = &self.passing {
+            log.reached(id).await;
+        }
     }
 
     /// Notes what this node announces of its work.
@@ -353,7 +503,10 @@ impl Cluster {
 
     /// Returns how messages pass between the nodes.
     pub fn mode(&self) -> Mode {
-        Mode::Relay
+        match self.passing {
+            Passing::Relay(_) => Mode::Relay,
+            Passing::Log(_) => Mode::Log,
+        }
     }
 
     /// Returns this node.
@@ -383,20 +536,65 @@ impl Cluster {
 
     /// Returns the state of the cluster.
     pub fn status(&self) -> ClusterStatus {
-        let counters = &self.relay.counters;
-        ClusterStatus {
+        let count = |counter: &AtomicU64| counter.load(Relaxed);
+        let mut status = ClusterStatus {
             node: self.node.clone(),
             mode: self.mode(),
             link: self.state.borrow().clone(),
-            link_ends: self.ends.load(Relaxed),
+            link_ends: count(&self.ends),
             other_nodes: self.nodes.reachable(),
-            sent: counters.sent.load(Relaxed),
-            received: counters.received.load(Relaxed),
-            lost: counters.lost.load(Relaxed),
-            dropped: self.dropped.load(Relaxed) + counters.dropped.load(Relaxed),
-            repeated: counters.repeated.load(Relaxed),
             readers_closed: self.closer.closed(),
+            dropped: count(&self.dropped),
+            sent: 0,
+            received: 0,
+            lost: 0,
+            repeated: 0,
+            unavailable: 0,
+            unanswered: 0,
+            gaps: 0,
+            waiting: 0,
+            in_flight: 0,
+        };
+        match &self.passing {
+            Passing::Relay(relay) => {
+                let counters = &relay.counters;
+                (status.sent, status.received) = (count(&counters.sent), count(&counters.received));
+                (status.lost, status.repeated) = (count(&counters.lost), count(&counters.repeated));
+                status.dropped += count(&counters.dropped);
+            }
+            Passing::Log(log) => {
+                let counters = &log.counters;
+                (status.sent, status.received) = (count(&counters.stored), count(&counters.received));
+                status.unavailable = count(&counters.unavailable);
+                status.unanswered = count(&counters.unanswered);
+                status.gaps = count(&counters.gaps);
+                status.dropped += count(&counters.dropped);
+                let (waiting, in_flight) = log.waiting();
+                (status.waiting, status.in_flight) = (waiting as u64, in_flight as u64);
+            }
         }
+        status
+    }
+}
+
+impl Follower for Cluster {
+    fn epochs(&self) -> Vec<u64> {
+        self.nodes.epochs(Instant::now())
+    }
+
+    async fn heard(&self) {
+        self.nodes.heard().await;
+    }
+
+    fn caught_up(&self, missed: bool) {
+        self.went_up();
+        if missed {
+            self.closer.close(Which::All, Rest::Withheld, MISSED);
+        }
+    }
+
+    fn gap(&self, why: &str) {
+        self.closer.close(Which::All, Rest::Withheld, why);
     }
 }
 

@@ -144,7 +144,7 @@ fn serve(
     if let Some(cluster) = &server.cluster {
         runtime.spawn(cluster.clone().run());
         // Clients that connect before would have to connect again.
-        runtime.block_on(cluster.first_contact(FIRST_CONTACT));
+        runtime.block_on(cluster.first_contact(FIRST_CONTACT)).map_err(StartError::Cluster)?;
     }
     let listeners = Listeners::open(&server, &runtime, &settings)?;
     runtime.spawn(server.clone().look_after());

@@ -15,11 +15,13 @@ pub use self::id::MessageId;
 pub use self::name::{ChannelName, ChannelNameError};
 pub(crate) use self::number::number;
 pub use self::parse::{
-    ApiMessage, Auth, BadMessage, FromClient, Join, MAX_ACK_BYTES, MAX_EXCLUDED, Publish, Since,
-    connection_id,
+    ApiMessage, Auth, BadMessage, FromClient, Join, MAX_ACK_BYTES, MAX_EXCLUDED, MAX_KEY_BYTES, Publish,
+    Since, connection_id,
 };
 pub use self::pattern::{ChannelPattern, ChannelPatterns};
-pub use self::reply::{AccessReply, Denial, ErrorReply, JoinedReply, Rates, encode_left};
+pub use self::reply::{
+    AccessReply, Denial, ErrorReply, JoinedReply, Rates, ReaderCount, ack_reply, encode_left,
+};
 
 #[cfg(test)]
 mod tests;

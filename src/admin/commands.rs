@@ -199,7 +199,14 @@ pub(super) fn run(
             let request: PublishRequest =
                 parse(body, r#"{"messages": [{"channel": "chat", "data": "hello"}]}"#)?;
             let queued = |answer: &Published| {
-                format!("queued for {}", answer.published.iter().map(|message| message.readers).sum::<u64>())
+                format!(
+                    "queued for {}",
+                    answer
+                        .published
+                        .iter()
+                        .filter_map(|message| message.readers.or(message.readers_here))
+                        .sum::<u64>()
+                )
             };
             audited(peer, "publish", &what(&request), control.publish(&request), queued)
         }

@@ -44,7 +44,7 @@ impl Link {
     ///
     /// # Errors
     /// In words for the log, without credentials.
-    pub(super) async fn connect(settings: &ClusterSettings, name: &str, echo: bool) -> Result<Link, Reason> {
+    pub(super) async fn connect(settings: &ClusterSettings, name: &str) -> Result<Link, Reason> {
         let (end, ended) = watch::channel(None);
         let connected = Arc::new(AtomicBool::new(false));
         let was_connected = connected.clone();
@@ -55,6 +55,8 @@ impl Link {
             .subscription_capacity(SUBSCRIPTION_MESSAGES)
             .client_capacity(COMMANDS)
             .ignore_discovered_servers()
+            // Readers on this node get its messages without NATS. The log sends them itself.
+            .no_echo()
             // Subjects are made by this crate from checked settings and encoded names.
             .skip_subject_validation(true)
             .max_reconnects(settings.servers.len())
@@ -75,9 +77,6 @@ impl Link {
                 }
                 std::future::ready(())
             });
-        if !echo {
-            options = options.no_echo();
-        }
         if let Some(file) = &settings.credentials_file {
             options = options
                 .credentials(file.content.as_str())

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use super::wire::NodeId;
 use crate::sync::lock;
@@ -116,6 +117,7 @@ struct Seen {
 #[derive(Default)]
 pub(super) struct Nodes {
     seen: Mutex<BTreeMap<NodeId, Seen>>,
+    heard: Notify,
 }
 
 /// What an announcement tells.
@@ -166,7 +168,14 @@ impl Nodes {
             }
         };
         seen.insert(id, Seen { announcement, at: now, clock: SystemTime::now() });
+        drop(seen);
+        self.heard.notify_waiters();
         Some(heard)
+    }
+
+    /// Waits until a node announces itself.
+    pub(super) async fn heard(&self) {
+        self.heard.notified().await;
     }
 
     /// Forgets what was heard, so that the next announcements are no gap. The nodes themselves stay known.

@@ -28,6 +28,15 @@ pub(super) enum Which {
     Of(Vec<String>),
 }
 
+/// What becomes of messages to a reader until it is closed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// It gets them.
+    Delivered,
+    /// It gets none: their ids would hide that it has missed others.
+    Withheld,
+}
+
 /// Closes readers, in one task however often it is asked.
 pub(super) struct Closer {
     hub: Arc<Hub>,
@@ -42,23 +51,24 @@ impl Closer {
     }
 
     /// Closes connections that may miss messages, spread over time, and logs why.
-    pub(super) fn close(&self, which: Which, why: &str) {
-        let mut ids = Vec::new();
-        match &which {
-            Which::All => self.hub.each_connection(|connection| {
-                if Hub::reads_any(connection) {
-                    ids.push(connection.id());
-                }
-            }),
-            Which::Of(channels) => self.hub.each_connection(|connection| {
-                if channels.iter().any(|channel| connection.reads(channel)) {
-                    ids.push(connection.id());
-                }
-            }),
-        }
-        if ids.is_empty() {
+    pub(super) fn close(&self, which: Which, rest: Rest, why: &str) {
+        let mut readers = Vec::new();
+        self.hub.each_connection(|connection| {
+            let misses = match &which {
+                Which::All => Hub::reads_any(connection),
+                Which::Of(channels) => channels.iter().any(|channel| connection.reads(channel)),
+            };
+            if misses {
+                readers.push(connection.clone());
+            }
+        });
+        if readers.is_empty() {
             return;
         }
+        if rest == Rest::Withheld {
+            readers.iter().for_each(|connection| self.hub.detach(connection));
+        }
+        let mut ids: Vec<Uuid> = readers.iter().map(|connection| connection.id()).collect();
         tracing::warn!(
             connections = ids.len(),
             "cluster: {why}: {} readers are asked to reconnect",

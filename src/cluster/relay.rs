@@ -110,7 +110,7 @@ impl Relay {
     }
 
     /// Keeps the list of changed channels empty while there is no link to tell them to.
-    pub(super) async fn ignore_interest(&self) -> ! {
+    pub(super) async fn ignore_interest(&self) {
         loop {
             self.interest.changed().await;
             self.interest.take();
@@ -154,8 +154,8 @@ impl Relay {
     pub(super) async fn run_incoming(
         &self,
         client: async_nats::Client,
-        hub: Arc<Hub>,
-        flusher: Arc<Flusher>,
+        hub: &Hub,
+        flusher: &Arc<Flusher>,
     ) -> String {
         incoming::run(self, client, hub, flusher).await
     }

@@ -13,6 +13,9 @@ use super::source::Source;
 use super::tls::TlsError;
 use crate::escape::escape;
 
+/// The exit status for invalid settings: `EX_CONFIG` in sysexits.h.
+pub const EXIT_CONFIG: u8 = 78;
+
 /// Every problem of the settings. `Display` writes one line for each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
@@ -25,7 +28,7 @@ impl ConfigError {
     pub fn exit_code(&self) -> u8 {
         let passes =
             |problem: &Problem| matches!(problem.kind, ProblemKind::Secret(SecretError::Unwritable { .. }));
-        if self.problems.iter().all(passes) { 1 } else { 78 }
+        if self.problems.iter().all(passes) { 1 } else { EXIT_CONFIG }
     }
 
     /// Returns the problems, at least one, in the order in which they were found.

@@ -44,7 +44,7 @@ pub use atomic_file::{remove_unfinished, replace_file};
 pub use changes::{Change, Changes, changes, keep_fixed};
 pub use cluster::{ClusterError, ClusterSettings, ClusterStorage, ClusterTls, SecretFile};
 pub use defaults::DEV_SECRET;
-pub use error::{ConfigError, Problem, ProblemKind};
+pub use error::{ConfigError, EXIT_CONFIG, Problem, ProblemKind};
 pub use keys::{KEYS, Key, Reload};
 pub use layers::command_line::{CommandLine, Overrides};
 pub use layers::environment::{Environment, SYSTEM_FILE};
@@ -53,8 +53,8 @@ pub use public_keys::{KeyError, KeyFault, KeyFile, PublicKey};
 pub use report::{check, check_for_service, print_config};
 pub use secret::{Secret, SecretError, SecretSource, Secrets};
 pub use settings::{
-    AdminSettings, AdminSocket, AuthSettings, LimitSettings, LogFormat, LogLevel, LogSettings,
-    MetricsSettings, Settings, ShutdownSettings, WebSocketSettings,
+    AdminSettings, AdminSocket, AuthSettings, HistorySettings, LimitSettings, LogFormat, LogLevel,
+    LogSettings, MetricsSettings, Settings, ShutdownSettings, WebSocketSettings,
 };
 pub use source::Source;
 pub use tls::{Expiry, TlsError, TlsSettings, provider};

@@ -131,7 +131,8 @@ pub(super) async fn publish(client: &Client, args: &PublishArgs, json: bool) -> 
     Ok(in_json(json, &tally).unwrap_or_else(|| {
         let messages = many(tally.messages, "message");
         let each = if tally.messages == 1 { "" } else { " in all" };
-        Report::new(format!("{messages} queued for {}{each}\n", many(tally.readers, "reader")))
+        let here = if tally.on_this_node { " on this node" } else { "" };
+        Report::new(format!("{messages} queued for {}{here}{each}\n", many(tally.readers, "reader")))
     }))
 }
 
@@ -141,12 +142,18 @@ struct Tally {
     messages: u64,
     /// A message to ten readers counts ten times.
     readers: u64,
+    /// Whether these are only the readers on this node of a cluster.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    on_this_node: bool,
 }
 
 impl Tally {
     fn add(&mut self, published: &Published) {
         self.messages += published.published.len() as u64;
-        self.readers += published.published.iter().map(|message| message.readers).sum::<u64>();
+        for message in &published.published {
+            self.readers += message.readers.or(message.readers_here).unwrap_or_default();
+            self.on_this_node |= message.readers.is_none();
+        }
     }
 }
 

@@ -185,7 +185,7 @@ fn status(status: &Status, style: Style) -> String {
             "{} sent, {} received, {} lost, {} dropped, {} closed",
             number(cluster.sent),
             number(cluster.received),
-            number(cluster.lost),
+            number(cluster.lost + cluster.unavailable + cluster.unanswered),
             number(cluster.dropped + cluster.repeated),
             many(cluster.readers_closed, "reader"),
         );

@@ -10,9 +10,9 @@ use crate::admin::api::{
     Code, DisconnectRequest, Disconnected, Failure, Lifted, PublishRequest, Published, PublishedMessage,
     RefusedSubject, RefusedSubjects, Timestamp,
 };
-use crate::message::{ApiMessage, ChannelName, Publish};
+use crate::message::{ApiMessage, ChannelName, Publish, ReaderCount};
 use crate::server::ops::disconnect::DisconnectError;
-use crate::server::ops::publish::PublishError;
+use crate::server::ops::publish::{Outcome, PublishError};
 use crate::server::ops::{bans, disconnect, publish};
 use crate::server::{BanError, Server};
 
@@ -70,13 +70,30 @@ impl Actions {
         let message = |(channel, data)| ApiMessage {
             publish: Publish { channel: Cow::Borrowed(channel), data, ack: None },
             excluded: Vec::new(),
+            key: None,
         };
         let channels = || request.messages.iter().map(|message| message.channel.as_str());
         let messages: Vec<_> = channels().zip(texts.iter().map(Option::as_deref)).map(message).collect();
-        let readers = self.runtime.block_on(publish::publish(&self.server, &messages, None))?;
-        let published = channels().zip(readers).map(|(channel, readers)| PublishedMessage {
-            channel: channel.to_owned(),
-            readers: readers as u64,
+        let published = self.runtime.block_on(publish::publish(&self.server, &messages, None))?;
+        let failed = |outcome| published.iter().filter(|published| published.outcome == outcome).count();
+        let (unavailable, unanswered) = (failed(Outcome::Unavailable), failed(Outcome::Unanswered));
+        if unavailable + unanswered > 0 {
+            let sentence = format!(
+                "of {} messages the cluster could not store {unavailable}, and did not confirm {unanswered}, which may \
+                 have been published or not",
+                published.len()
+            );
+            return Err(
+                Failure::new(Code::Conflict, sentence).hint("see the link to NATS: philotectl status")
+            );
+        }
+        let published = channels().zip(published).map(|(channel, published)| {
+            let (readers, readers_here) = match published.readers {
+                ReaderCount::All(readers) => (Some(readers as u64), None),
+                ReaderCount::Here(here) => (None, Some(here as u64)),
+            };
+            let id = published.id.map(|id| id.to_string());
+            PublishedMessage { channel: channel.to_owned(), readers, readers_here, id }
         });
         Ok(Published { published: published.collect() })
     }

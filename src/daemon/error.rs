@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use crate::admin::socket::BindError;
-use crate::config::{Address, ConfigError};
+use crate::config::{Address, ConfigError, EXIT_CONFIG};
 use crate::log::LogError;
 use crate::server::BanFileError;
 use crate::signals::SignalError;
@@ -23,6 +23,7 @@ pub(super) enum StartError {
     Metrics { address: SocketAddr, source: io::Error },
     Admin(BindError),
     Refused(BanFileError),
+    Cluster(String),
     Runtime(io::Error),
 }
 
@@ -31,6 +32,7 @@ impl StartError {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             StartError::Config(error) => error.exit_code(),
+            StartError::Cluster(_) => EXIT_CONFIG,
             _ => 1,
         }
     }
@@ -52,6 +54,7 @@ impl fmt::Display for StartError {
             StartError::Systemd(error) => error.fmt(f),
             StartError::Admin(error) => error.fmt(f),
             StartError::Refused(error) => error.fmt(f),
+            StartError::Cluster(reason) => write!(f, "cluster: {reason}"),
             StartError::Bind { address, source } if source.kind() == io::ErrorKind::AddrInUse => write!(
                 f,
                 "listen: {address} is in use: another program listens there; stop it, or choose another port, \

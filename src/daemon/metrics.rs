@@ -179,7 +179,13 @@ fn add_cluster(status: &ClusterStatus, all: &mut Exposition) {
     }
     let name = "philote_cluster_nodes";
     all.add(name, Gauge, "Nodes that were heard lately, with this one.", status.other_nodes + 1);
-    let messages = [("sent", status.sent), ("received", status.received), ("lost", status.lost)];
+    let messages = [
+        ("sent", status.sent),
+        ("received", status.received),
+        ("lost", status.lost),
+        ("unavailable", status.unavailable),
+        ("unanswered", status.unanswered),
+    ];
     let name = "philote_cluster_messages_total";
     all.add_each(
         name,
@@ -188,6 +194,12 @@ fn add_cluster(status: &ClusterStatus, all: &mut Exposition) {
         "what",
         messages,
     );
+    let name = "philote_cluster_messages_waiting";
+    let waiting = [("nats", status.waiting), ("confirmation", status.in_flight)];
+    all.add_each(name, Gauge, "Messages for the log, by what they wait for.", "for", waiting);
+    let gaps = status.gaps;
+    let name = "philote_cluster_log_gaps_total";
+    all.add(name, Counter, "How often the log could not prove that nothing is missing.", gaps);
     let dropped = [("malformed", status.dropped), ("repeated", status.repeated)];
     let name = "philote_cluster_dropped_total";
     all.add_each(name, Counter, "What arrived from NATS and was dropped, by reason.", "reason", dropped);

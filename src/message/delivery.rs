@@ -2,7 +2,7 @@
 
 use super::MessageId;
 use super::encode::{SCRATCH_BYTES, encode_text, quote};
-use super::reply::write_ack;
+use super::reply::{ReaderCount, write_ack};
 use crate::frame::Frame;
 
 /// A message on its way to a channel's readers.
@@ -100,7 +100,7 @@ impl Batch {
     }
 
     /// Encodes the replies to the `ack`s of the messages queued last as one frame; `None` if there are none.
-    pub fn take_acks(&mut self, readers: usize) -> Option<Frame> {
+    pub fn take_acks(&mut self, readers: ReaderCount) -> Option<Frame> {
         if self.acks.is_empty() {
             return None;
         }

@@ -65,6 +65,9 @@ pub struct Publish<'a> {
     pub ack: Option<&'a str>,
 }
 
+/// The longest `key` of a message of the HTTP API, in bytes.
+pub const MAX_KEY_BYTES: usize = 64;
+
 /// The most connections that a message of the HTTP API may name in `exclude`.
 pub const MAX_EXCLUDED: usize = 100;
 
@@ -75,6 +78,8 @@ pub struct ApiMessage<'a> {
     pub publish: Publish<'a>,
     /// `exclude`: the connections that do not receive it.
     pub excluded: Vec<Uuid>,
+    /// `key`: a repetition with the same key is published once, by the log of a cluster.
+    pub key: Option<Cow<'a, str>>,
 }
 
 /// Why a frame is not a valid message. `Display` is the sentence that the client receives.
@@ -98,6 +103,10 @@ pub enum BadMessage {
     Ack,
     /// An `exclude` that is neither an id nor an array of at most [`MAX_EXCLUDED`] ids.
     Exclude,
+    /// A `key` that is not a string of 1 to [`MAX_KEY_BYTES`] visible ASCII characters.
+    Key,
+    /// A message that is longer than NATS lets pass between the nodes of a cluster, in bytes.
+    TooLongForCluster(usize),
     /// An `auth` that is not a string.
     Auth,
     /// A `since` that is not an object of ids and nulls.
@@ -125,6 +134,12 @@ impl fmt::Display for BadMessage {
             BadMessage::Ack => write!(f, "ack must be a string of at most {MAX_ACK_BYTES} bytes"),
             BadMessage::Exclude => {
                 write!(f, "exclude must be a connection's id, or an array of at most {MAX_EXCLUDED}")
+            }
+            BadMessage::Key => {
+                write!(f, "key must be a string of 1 to {MAX_KEY_BYTES} visible ASCII characters")
+            }
+            BadMessage::TooLongForCluster(max) => {
+                write!(f, "data is longer than NATS lets pass between the nodes of this cluster, {max} bytes")
             }
             BadMessage::Auth => f.write_str("auth must be a string: the token"),
             BadMessage::Since => f.write_str(
@@ -170,7 +185,8 @@ impl<'a> ApiMessage<'a> {
     fn parse(text: &'a str, channel_name_bytes: usize) -> Result<ApiMessage<'a>, BadMessage> {
         let keys = Keys::parse(text)?;
         let excluded = keys.excluded()?;
-        Ok(ApiMessage { publish: keys.publish(channel_name_bytes)?, excluded })
+        let key = keys.key()?;
+        Ok(ApiMessage { publish: keys.publish(channel_name_bytes)?, excluded, key })
     }
 
     /// Parses the messages of an HTTP body: one object or an array of them.
@@ -212,6 +228,7 @@ struct Keys<'a> {
     leave: Option<&'a RawValue>,
     ack: Option<&'a RawValue>,
     exclude: Option<&'a RawValue>,
+    key: Option<&'a RawValue>,
     duplicate: Option<&'static str>,
     /// A duplicate among the keys that are not always read.
     duplicate_option: Option<&'static str>,
@@ -272,6 +289,15 @@ impl<'a> Keys<'a> {
         ids.iter().map(|Text(id)| connection_id(id).ok_or(BadMessage::Exclude)).collect()
     }
 
+    fn key(&self) -> Result<Option<Cow<'a, str>>, BadMessage> {
+        let Some(key) = self.key.map(RawValue::get) else { return Ok(None) };
+        self.once()?;
+        let Text(key) = serde_json::from_str(key).map_err(|_| BadMessage::Key)?;
+        let valid =
+            (1..=MAX_KEY_BYTES).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
+        if valid { Ok(Some(key)) } else { Err(BadMessage::Key) }
+    }
+
     fn publish(self, channel_name_bytes: usize) -> Result<Publish<'a>, BadMessage> {
         if let Some(key) = self.duplicate {
             return Err(BadMessage::DuplicateKey(key));
@@ -326,6 +352,7 @@ impl<'de> Deserialize<'de> for Keys<'de> {
                         Key::Leave => (&mut keys.leave, "leave", &mut keys.duplicate_option),
                         Key::Ack => (&mut keys.ack, "ack", &mut keys.duplicate_option),
                         Key::Exclude => (&mut keys.exclude, "exclude", &mut keys.duplicate_option),
+                        Key::Key => (&mut keys.key, "key", &mut keys.duplicate_option),
                         Key::Other => {
                             map.next_value::<IgnoredValue>()?;
                             continue;
@@ -352,6 +379,7 @@ enum Key {
     Leave,
     Ack,
     Exclude,
+    Key,
     Other,
 }
 
@@ -382,6 +410,8 @@ impl<'de> Deserialize<'de> for Key {
                     Key::Ack
                 } else if key.eq_ignore_ascii_case("exclude") {
                     Key::Exclude
+                } else if key.eq_ignore_ascii_case("key") {
+                    Key::Key
                 } else {
                     Key::Other
                 })

@@ -31,6 +31,20 @@ pub enum ErrorReply<'a> {
     Unauthorized(&'a str),
     /// The client sent more `auth`s than this in one second, so this one was ignored.
     TooManyAuths(u32),
+    /// The cluster's log cannot store the message now, so it was not published.
+    Unavailable {
+        /// The channel of the message.
+        channel: &'a str,
+        /// The message's `ack`, as JSON text.
+        ack: Option<&'a str>,
+    },
+    /// The cluster's log did not confirm the message, which may have been published or not.
+    Unanswered {
+        /// The channel of the message.
+        channel: &'a str,
+        /// The message's `ack`, as JSON text.
+        ack: Option<&'a str>,
+    },
     /// Over `[limits] messages_per_second` or `bytes_per_second`.
     RateLimited {
         /// The message's `ack`, as JSON text.
@@ -96,6 +110,15 @@ impl ErrorReply<'_> {
                     }
                 };
                 ("forbidden", Some(channel), sentence, None)
+            }
+            ErrorReply::Unavailable { channel, ack } => {
+                let sentence = "the cluster cannot store messages now, and this one was not published; send it again later";
+                ("unavailable", Some(*channel), sentence.to_owned(), *ack)
+            }
+            ErrorReply::Unanswered { channel, ack } => {
+                let sentence =
+                    "the cluster did not confirm this message in time: it may have been published or not";
+                ("unanswered", Some(*channel), sentence.to_owned(), *ack)
             }
             ErrorReply::Unauthorized(sentence) => ("unauthorized", None, (*sentence).to_owned(), None),
             ErrorReply::TooManyAuths(max) => {
@@ -252,13 +275,30 @@ pub fn encode_left(channels: &[ChannelName]) -> Frame {
     })
 }
 
+/// The readers to which a message was queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReaderCount {
+    /// All of them.
+    All(usize),
+    /// Those on this node. The others are not known.
+    Here(usize),
+}
+
+/// Encodes the reply to a message that the cluster's log has stored, with the readers on this node.
+pub fn ack_reply(ack: &str, readers: usize, id: Option<MessageId>) -> Frame {
+    encode_text(|out| write_ack(out, ack, ReaderCount::Here(readers), id))
+}
+
 /// Appends the reply to a message with an `ack`, whose JSON text it repeats: `{"ack": TEXT, "readers": N, "id": ID}`,
-/// where `id` is there if the channel has a history.
-pub(super) fn write_ack(out: &mut Vec<u8>, ack: &str, readers: usize, id: Option<MessageId>) {
+/// where `id` is there if the channel has a history. In a cluster `readers` is null, and `readers_here` is the number.
+pub(super) fn write_ack(out: &mut Vec<u8>, ack: &str, readers: ReaderCount, id: Option<MessageId>) {
     out.extend_from_slice(b"{\"ack\":");
     out.extend_from_slice(ack.as_bytes());
-    out.extend_from_slice(b",\"readers\":");
-    out.extend_from_slice(readers.to_string().as_bytes());
+    // Writing to a Vec can't fail.
+    let _ = match readers {
+        ReaderCount::All(readers) => write!(out, ",\"readers\":{readers}"),
+        ReaderCount::Here(readers) => write!(out, ",\"readers\":null,\"readers_here\":{readers}"),
+    };
     if let Some(id) = id {
         // Writing to a Vec can't fail.
         let _ = write!(out, ",\"id\":\"{id}\"");

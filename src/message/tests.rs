@@ -136,13 +136,13 @@ fn an_ack_has_the_place_of_its_own_message() {
         ack.into_iter().for_each(|ack| batch.ask(ack));
     }
     batch.clear(Some(MessageId { epoch: 0xe, number: 12 }));
-    let acks = batch.take_acks(7).unwrap();
+    let acks = batch.take_acks(ReaderCount::All(7)).unwrap();
     let texts: Vec<_> = acks.payloads().map(|text| std::str::from_utf8(text).unwrap()).collect();
     assert_eq!(
         texts,
         [r#"{"ack":"first","readers":7,"id":"e-9"}"#, r#"{"ack":"third","readers":7,"id":"e-11"}"#]
     );
-    assert!(batch.take_acks(7).is_none());
+    assert!(batch.take_acks(ReaderCount::All(7)).is_none());
 }
 
 #[test]

@@ -111,7 +111,7 @@ impl Server {
         let counters = Counters::default();
         let flusher = Arc::new(Flusher::new(counters.panics.clone()));
         let cluster = live.settings.cluster.clone();
-        let cluster = cluster.map(|settings| Cluster::new(settings, hub.clone(), flusher.clone()));
+        let cluster = cluster.map(|settings| Cluster::new(settings, history, hub.clone(), flusher.clone()));
         // It is made even without a certificate: which listeners speak TLS is settled at the start.
         let acceptor =
             accept::tls::Acceptor::new().inspect_err(|error| tracing::error!("no TLS: {error}")).ok();

@@ -1,12 +1,18 @@
-//! Publishes to the readers on this node, and passes the messages on to the other nodes of a cluster.
+//! Publishes to the readers on this node, and to those on the other nodes of a cluster.
 
 use std::sync::Arc;
 
 use uuid::Uuid;
 
 use super::Server;
+use crate::cluster::Waiter;
 use crate::hub::{Connection, FlushList};
-use crate::message::{Batch, Delivery};
+use crate::message::{BadMessage, Batch, Delivery, ReaderCount};
+
+/// Returns what publishers are told of this number of readers on this node.
+pub(super) fn count(server: &Server, readers: usize) -> ReaderCount {
+    if server.cluster.is_some() { ReaderCount::Here(readers) } else { ReaderCount::All(readers) }
+}
 
 /// Publishes the messages of a connection's batch to all readers except the connection, and empties the batch. Returns the
 /// number of readers on this node.
@@ -45,4 +51,31 @@ pub(super) fn publish(
     let readers = server.hub.publish_frame(delivery.channel, &frame, &connections, flush_list);
     cluster.relay(delivery.channel, &frame, excluded);
     readers
+}
+
+/// Returns whether messages are published by the log of a cluster, which delivers them on this node, too.
+pub(super) fn has_log(server: &Server) -> bool {
+    server.cluster.as_ref().is_some_and(|cluster| cluster.has_log())
+}
+
+/// Publishes a message by the log of the cluster, to all readers except these connections, and has `waiter` told what became
+/// of it.
+pub(super) fn append(
+    server: &Server,
+    delivery: &Delivery<'_>,
+    excluded: &[Uuid],
+    key: Option<&str>,
+    waiter: Waiter,
+) {
+    if let Some(cluster) = &server.cluster {
+        server.events.tell_message(delivery, server.hub.readers_of(delivery.channel));
+        cluster.append(delivery.channel, &delivery.encode(), excluded, key, waiter);
+    }
+}
+
+/// Checks that a message can pass between the nodes of a cluster.
+pub(super) fn check_length(server: &Server, data: Option<&str>) -> Result<(), BadMessage> {
+    let Some(cluster) = &server.cluster else { return Ok(()) };
+    let max = cluster.longest_data();
+    if data.is_some_and(|data| data.len() > max) { Err(BadMessage::TooLongForCluster(max)) } else { Ok(()) }
 }

@@ -108,7 +108,12 @@ impl Control for Fake {
     fn publish(&self, request: &PublishRequest) -> Result<Published, Failure> {
         let published = |message: &Message| {
             self.see(&format!("{message:?}"));
-            PublishedMessage { channel: message.channel.clone(), readers: 3 }
+            PublishedMessage {
+                channel: message.channel.clone(),
+                readers: Some(3),
+                readers_here: None,
+                id: None,
+            }
         };
         Ok(Published { published: request.messages.iter().map(published).collect() })
     }
@@ -353,6 +358,7 @@ pub(crate) fn status() -> Status {
         last_reload: None,
         rate_limited: 0,
         log_records_dropped: 0,
+        cluster: None,
     }
 }
 

@@ -33,6 +33,12 @@ pub struct Published {
 pub struct PublishedMessage {
     /// Its channel.
     pub channel: String,
-    /// How many readers it was queued for.
-    pub readers: u64,
+    /// How many readers it was queued for; `None` in a cluster, where only those on this node are known.
+    pub readers: Option<u64>,
+    /// How many readers on this node it was queued for, in a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readers_here: Option<u64>,
+    /// Its id, if the log of a cluster has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
 }

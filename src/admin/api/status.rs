@@ -122,6 +122,16 @@ pub struct ClusterStatus {
     pub received: u64,
     /// Messages that could not be passed on since the start.
     pub lost: u64,
+    /// Messages that the log did not store since the start.
+    pub unavailable: u64,
+    /// Messages that the log did not confirm since the start, which may have been published or not.
+    pub unanswered: u64,
+    /// How often since the start the log could not prove that nothing is missing.
+    pub gaps: u64,
+    /// Messages that wait to be handed to NATS.
+    pub waiting: u64,
+    /// Messages that were handed to NATS and are not confirmed yet.
+    pub in_flight: u64,
     /// What arrived and was dropped since the start, because no node of this version can have sent it.
     pub dropped: u64,
     /// What arrived a second time and was dropped since the start.

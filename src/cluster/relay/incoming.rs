@@ -72,7 +72,7 @@ impl Subscriptions {
 }
 
 /// Subscribes to the channels that have readers, and delivers their messages, until the link ends.
-pub(super) async fn run(relay: &Relay, client: Client, hub: Arc<Hub>, flusher: Arc<Flusher>) -> String {
+pub(super) async fn run(relay: &Relay, client: Client, hub: &Hub, flusher: &Arc<Flusher>) -> String {
     let mut subscriptions = Subscriptions { client, streams: SelectAll::new(), channels: HashMap::new() };
     let (_, changes) = relay.interest.take();
     let mut read = Vec::new();
@@ -89,18 +89,18 @@ pub(super) async fn run(relay: &Relay, client: Client, hub: Arc<Hub>, flusher: A
     loop {
         tokio::select! {
             () = relay.interest.changed() => {
-                if let Err(reason) = follow_interest(relay, &mut subscriptions, &hub).await {
+                if let Err(reason) = follow_interest(relay, &mut subscriptions, hub).await {
                     return reason;
                 }
             }
             burst = subscriptions.next() => {
                 let mut flush_list = FlushList::new();
                 for (channel, received) in in_order(relay, burst, &mut last) {
-                    deliver(&hub, &channel, &received, &mut flush_list);
+                    deliver(hub, &channel, &received, &mut flush_list);
                     relay.counters.received.fetch_add(received.frame.messages() as u64, Relaxed);
                 }
                 if let Some(mut writing) = flusher.flush(&mut flush_list) {
-                    std::future::poll_fn(|context| writing.poll(context, &flusher)).await;
+                    std::future::poll_fn(|context| writing.poll(context, flusher)).await;
                 }
             }
         }

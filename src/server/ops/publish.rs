@@ -4,11 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use tokio::sync::oneshot;
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
+use crate::cluster::{Appended, Waiter};
 use crate::hub::FlushList;
-use crate::message::{ApiMessage, Delivery, Publish};
+use crate::message::{ApiMessage, BadMessage, Delivery, MessageId, Publish, ReaderCount};
 use crate::server::{Server, publishing};
 use crate::token::Claims;
 
@@ -30,6 +32,18 @@ pub enum PublishError {
         /// The limit in bytes.
         max: usize,
     },
+    /// A message cannot pass between the nodes of the cluster.
+    Invalid {
+        /// The index of the message, counted from 0.
+        at: usize,
+        /// Why.
+        error: BadMessage,
+    },
+    /// A message has a `key`, which only the log of a cluster knows.
+    KeyWithoutLog {
+        /// The index of the message, counted from 0.
+        at: usize,
+    },
 }
 
 impl fmt::Display for PublishError {
@@ -41,11 +55,39 @@ impl fmt::Display for PublishError {
             PublishError::TooLarge { at, max } => {
                 write!(f, "message {at}: data is longer than max_message_size, {max} bytes")
             }
+            PublishError::Invalid { at, error } => write!(f, "message {at}: {error}"),
+            PublishError::KeyWithoutLog { at } => {
+                write!(f, "message {at}: key needs a cluster with a history")
+            }
         }
     }
 }
 
-/// Publishes all messages, or none if one is invalid, and returns for how many readers each was queued.
+/// What became of a message.
+#[derive(Debug)]
+pub struct Published {
+    /// The readers to which it was queued.
+    pub readers: ReaderCount,
+    /// Its id, if the log of a cluster has it.
+    pub id: Option<MessageId>,
+    /// Whether it was published.
+    pub outcome: Outcome,
+}
+
+/// Whether a message was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was.
+    Published,
+    /// It was already: this is a repetition of a message with the same key.
+    Repeated,
+    /// It was not, because the log of the cluster cannot store it now.
+    Unavailable,
+    /// The log of the cluster did not confirm it: it may have been published or not.
+    Unanswered,
+}
+
+/// Publishes all messages, or none if one is invalid, and returns what became of each.
 ///
 /// The holder of `claims` needs the right to publish on each channel, and readers see its subject if `[websocket]
 /// show_subject` is set. An administrator has no claims and may publish on every channel.
@@ -56,21 +98,71 @@ pub async fn publish(
     server: &Arc<Server>,
     messages: &[ApiMessage<'_>],
     claims: Option<&Claims>,
-) -> Result<Vec<usize>, PublishError> {
+) -> Result<Vec<Published>, PublishError> {
     let live = server.live_owned();
     let max = live.settings.websocket.max_message_size;
-    for (at, ApiMessage { publish, .. }) in messages.iter().enumerate() {
+    let has_log = publishing::has_log(server);
+    for (at, ApiMessage { publish, key, .. }) in messages.iter().enumerate() {
         if claims.is_some_and(|claims| !claims.may_publish(&publish.channel)) {
             return Err(PublishError::Forbidden(publish.channel.clone().into_owned()));
         }
         if publish.data.is_some_and(|data| data.len() > max) {
             return Err(PublishError::TooLarge { at, max });
         }
+        let invalid = |error| PublishError::Invalid { at, error };
+        publishing::check_length(server, publish.data).map_err(invalid)?;
+        if key.is_some() && !has_log {
+            return Err(PublishError::KeyWithoutLog { at });
+        }
     }
     let subject = claims.and_then(|claims| claims.subject.as_deref());
     let subject = subject.filter(|_| live.settings.websocket.show_subject);
+    if has_log {
+        return Ok(append_batch(server, messages, subject).await);
+    }
     let batch = messages.iter().map(|message| (&message.publish, message.excluded.as_slice()));
-    Ok(publish_batch(server, batch, subject).await)
+    let readers = publish_batch(server, batch, subject).await;
+    let published = |readers| Published {
+        readers: publishing::count(server, readers),
+        id: None,
+        outcome: Outcome::Published,
+    };
+    Ok(readers.into_iter().map(published).collect())
+}
+
+/// Publishes checked messages by the log of the cluster, and waits until it has stored each or given it up.
+async fn append_batch(
+    server: &Arc<Server>,
+    messages: &[ApiMessage<'_>],
+    subject: Option<&str>,
+) -> Vec<Published> {
+    let mut id = [0; Hyphenated::LENGTH];
+    let issuer = &*server.id().hyphenated().encode_lower(&mut id);
+    let mut outcomes = Vec::with_capacity(messages.len());
+    for ApiMessage { publish, excluded, key } in messages {
+        let (sender, outcome) = oneshot::channel();
+        let delivery = Delivery { issuer, channel: &publish.channel, data: publish.data, subject };
+        publishing::append(server, &delivery, excluded, key.as_deref(), Waiter::Caller(sender));
+        outcomes.push(outcome);
+    }
+    server.counters.messages_in.fetch_add(messages.len() as u64, Relaxed);
+    let mut published = Vec::with_capacity(messages.len());
+    for (message, outcome) in messages.iter().zip(outcomes) {
+        // Every waiter is told, at the latest when the message is overdue.
+        let appended = outcome.await.unwrap_or(Appended::Unanswered);
+        let readers = ReaderCount::Here(server.hub.readers_of(&message.publish.channel));
+        let cluster = server.cluster.as_ref();
+        let (id, outcome) = match appended {
+            Appended::Stored { number, repeated } => {
+                let outcome = if repeated { Outcome::Repeated } else { Outcome::Published };
+                (cluster.and_then(|cluster| cluster.id(number)), outcome)
+            }
+            Appended::Unavailable => (None, Outcome::Unavailable),
+            Appended::Unanswered => (None, Outcome::Unanswered),
+        };
+        published.push(Published { readers, id, outcome });
+    }
+    published
 }
 
 /// Publishes checked messages with the daemon's id as issuer, each to all readers except the excluded ones. Returns for

@@ -60,6 +60,7 @@ pub(crate) async fn enter(
     };
     // The message is there, so its place is not judged by silence.
     waiting.begin().map_err(Rejected::from)?;
+    reach(server, &message).await;
     let guard = let_in(server, address, &message)?;
     server.joined().await;
     Ok((guard, rest))
@@ -133,6 +134,22 @@ async fn first_message(
             }
             waiting.heard();
         }
+    }
+}
+
+/// Waits until this node has the messages of the cluster's log that the client has got already from another node.
+async fn reach(server: &Server, message: &Message) {
+    let Some(cluster) = server.cluster.as_ref().filter(|cluster| cluster.has_log()) else { return };
+    let last = {
+        let names = server.live().settings.limits.channel_name_bytes;
+        let first = message.to_text().ok().map(|text| FromClient::parse(text, names, true));
+        let Some(Ok(FromClient::Auth(auth))) = first else { return };
+        let epoch = server.hub.log_position().map(|position| position.epoch);
+        let ids = auth.since.iter().filter_map(|(_, id)| *id).filter(|id| Some(id.epoch) == epoch);
+        ids.max_by_key(|id| id.number)
+    };
+    if let Some(last) = last {
+        cluster.reached(last).await;
     }
 }
 

@@ -9,6 +9,7 @@ use tokio_tungstenite::tungstenite::protocol::Message;
 use super::frames::Received;
 use super::guard::access_frame;
 use crate::close::CloseReason;
+use crate::cluster::Waiter;
 use crate::frame::Frame;
 use crate::hub::{Connection, FlushList};
 use crate::message::{Auth, BadMessage, Batch, Delivery, ErrorReply, FromClient, Publish, encode_left};
@@ -45,6 +46,8 @@ pub(crate) struct Inbound<'a> {
     /// What is queued must be written, and other tasks run, before its next message is handled: it has resumed, and what
     /// another resume may deliver depends on the room in its queue; or it has changed many channels.
     pub(crate) pause: bool,
+    /// Messages wait for the log of a cluster.
+    pub(crate) appended: bool,
 }
 
 impl Inbound<'_> {
@@ -99,6 +102,18 @@ impl Inbound<'_> {
             data: publish.data,
             subject: self.claims.subject.as_deref().filter(|_| shown),
         };
+        if self.server.cluster.is_some()
+            && let Err(error) = publishing::check_length(self.server, publish.data)
+        {
+            self.server.counters.bad_messages.fetch_add(1, Relaxed);
+            return self.answer(ErrorReply::BadMessage { error, ack: publish.ack }.encode());
+        }
+        if publishing::has_log(self.server) {
+            self.appended = true;
+            let waiter =
+                Waiter::Client { connection: self.connection.clone(), ack: publish.ack.map(Into::into) };
+            return publishing::append(self.server, &delivery, &[self.connection.id()], None, waiter);
+        }
         // Followers are told how many readers each message had, so each message is then queued by itself.
         let followed = self.server.events.follow_messages();
         if followed || !self.batch.takes(&publish.channel) {
@@ -209,7 +224,7 @@ fn queue(
     flush_list: &mut FlushList,
 ) -> usize {
     let readers = publishing::publish_batch(server, publisher, batch, flush_list);
-    if let Some(acks) = batch.take_acks(readers) {
+    if let Some(acks) = batch.take_acks(publishing::count(server, readers)) {
         answer(publisher, acks, flush_list);
     }
     readers

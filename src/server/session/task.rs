@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::oneshot;
 use tokio::time::Sleep;
 use uuid::fmt::Hyphenated;
 
@@ -60,6 +61,8 @@ pub(crate) struct Session {
     unhandled: Bytes,
     /// The writing of what this connection published, if it goes to many outboxes.
     flushing: Option<Writing>,
+    /// Ends when the log of a cluster has taken what this connection published.
+    handing_over: Option<oneshot::Receiver<()>>,
     /// The deadline of the message in progress, or of the Close.
     deadline: Option<Pin<Box<Sleep>>>,
     /// What it has sent recently, if a rate is set.
@@ -94,6 +97,7 @@ impl Session {
             // A copy: even an empty slice would keep hyper's buffer of 8 KiB.
             unhandled: Bytes::copy_from_slice(read_ahead),
             flushing: None,
+            handing_over: None,
             deadline: None,
             rate: None,
             ending: false,
@@ -114,6 +118,10 @@ impl Session {
         }
         if standing.closing.is_some() {
             return self.end(context, standing);
+        }
+        if let Some(handing_over) = &mut self.handing_over {
+            let _ = ready!(Pin::new(handing_over).poll(context));
+            self.handing_over = None;
         }
         self.check_message_deadline(context, now);
         self.receive(context, now)
@@ -173,6 +181,7 @@ impl Session {
             flush_list: &mut flush_list,
             batch: &mut batch,
             pause: false,
+            appended: false,
         };
         let limits = FrameLimits {
             message: publisher.longest_message(),
@@ -210,6 +219,9 @@ impl Session {
             handled < MESSAGES_PER_FLUSH && !publisher.pause
         });
         publisher.send();
+        if publisher.appended {
+            self.handing_over = server.cluster.as_ref().and_then(|cluster| cluster.ticket());
+        }
         if let Err(reason) = result {
             connection.outbox.close(reason);
         }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::message::ApiMessage;
+use crate::message::{ApiMessage, ReaderCount};
 use crate::server::Server;
 use crate::server::http::answer::{Answer, json_answer};
-use crate::server::ops::publish::{PublishError, publish};
+use crate::server::ops::publish::{Outcome, PublishError, Published, publish};
 use crate::server::rejection::Rejection;
 use crate::token::Claims;
 
@@ -38,20 +38,54 @@ async fn publish_body(server: &Arc<Server>, claims: &Claims, body: &[u8]) -> Res
     let channel_name_bytes = server.live().settings.limits.channel_name_bytes;
     let messages = ApiMessage::parse_many(text, channel_name_bytes)
         .map_err(|(at, error)| Rejection::BadMessage(format!("message {at}: {error}")))?;
-    let readers = publish(server, &messages, Some(claims)).await?;
-    let published: Vec<_> = messages
+    let published = publish(server, &messages, Some(claims)).await?;
+    let count = |outcome| published.iter().filter(|published| published.outcome == outcome).count();
+    let (unavailable, unanswered) = (count(Outcome::Unavailable), count(Outcome::Unanswered));
+    let entries: Vec<Value> = messages
         .iter()
-        .zip(readers)
-        .map(|(message, readers)| json!({"channel": message.publish.channel, "readers": readers}))
+        .zip(&published)
+        .map(|(message, published)| entry(&message.publish.channel, published))
         .collect();
-    Ok(json_answer(StatusCode::OK, json!({"published": published}).to_string()))
+    if unavailable + unanswered == 0 {
+        return Ok(json_answer(StatusCode::OK, json!({"published": entries}).to_string()));
+    }
+    let error = if unavailable > 0 { "unavailable" } else { "unanswered" };
+    let message = format!(
+        "of {} messages the cluster could not store {unavailable}, and did not confirm {unanswered}, which may have been \
+         published or not",
+        messages.len()
+    );
+    let body = json!({"error": error, "message": message, "published": entries}).to_string();
+    Ok(json_answer(StatusCode::SERVICE_UNAVAILABLE, body))
+}
+
+/// Makes the entry of one message.
+fn entry(channel: &str, published: &Published) -> Value {
+    let error = match published.outcome {
+        Outcome::Unavailable => "unavailable",
+        Outcome::Unanswered => "unanswered",
+        Outcome::Published | Outcome::Repeated => {
+            let mut entry = match published.readers {
+                ReaderCount::All(readers) => json!({"channel": channel, "readers": readers}),
+                ReaderCount::Here(here) => json!({"channel": channel, "readers": null, "readers_here": here}),
+            };
+            if let Some(id) = published.id {
+                entry["id"] = id.to_string().into();
+            }
+            if published.outcome == Outcome::Repeated {
+                entry["repeated"] = true.into();
+            }
+            return entry;
+        }
+    };
+    json!({"channel": channel, "error": error})
 }
 
 impl From<PublishError> for Rejection {
     fn from(error: PublishError) -> Rejection {
         match error {
             PublishError::Forbidden(channel) => Rejection::Channel(channel),
-            PublishError::TooLarge { .. } => Rejection::BadMessage(error.to_string()),
+            _ => Rejection::BadMessage(error.to_string()),
         }
     }
 }

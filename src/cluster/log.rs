@@ -1,0 +1,298 @@
+//! With a history: one log, a JetStream stream, which every node reads whole and in its order.
+//!
+//! In reading order: [`append`] publishes to the log, [`follow`] delivers what it has to the readers on this node and fills
+//! their channels' histories, and [`epoch`] is the log's name for itself. A message's place in the log is its id.
+
+mod append;
+mod delivered;
+mod epoch;
+mod follow;
+mod place;
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_nats::Client;
+use async_nats::client::RequestErrorKind;
+use async_nats::jetstream;
+use async_nats::jetstream::stream::{DiscardPolicy, StorageType};
+use bytes::Bytes;
+use serde::Deserialize;
+use tokio::sync::{oneshot, watch};
+
+use self::append::{Append, Appends, Told};
+pub use self::append::{Appended, Waiter};
+pub(super) use self::follow::Follower;
+use self::place::Place;
+use super::link::{Reason, SILENCE};
+use super::subject::Subjects;
+use super::wire::{self, NodeId};
+use crate::config::{ClusterSettings, ClusterStorage, HistorySettings};
+use crate::frame::Frame;
+use crate::hub::{FlushList, Flusher, Hub};
+use crate::message::{ErrorReply, MessageId, ack_reply};
+use crate::sync::lock;
+
+/// How often a node writes the epoch again, in parts of the time to live of messages.
+const RESTATED: u32 = 3;
+
+/// JetStream removes repetitions within this time at most.
+const REPETITIONS: Duration = Duration::from_secs(120);
+
+/// The log, as one node follows it.
+pub(super) struct Log {
+    /// `NAME@START`.
+    name: String,
+    subjects: Subjects,
+    stream: jetstream::stream::Config,
+    patience: Duration,
+    hub: Arc<Hub>,
+    flusher: Arc<Flusher>,
+    number: AtomicU64,
+    appends: Appends,
+    place: Mutex<Option<Place>>,
+    /// The number up to which the log was delivered here.
+    applied: watch::Sender<u64>,
+    /// Why this node cannot use the log, however often it tries.
+    unusable: watch::Sender<Option<Reason>>,
+    pub(super) counters: Counters,
+}
+
+/// The counts of the log.
+#[derive(Default)]
+pub(super) struct Counters {
+    /// Messages of this node that the log has stored.
+    pub(super) stored: AtomicU64,
+    /// Messages that were not published, and that may not have been.
+    pub(super) unavailable: AtomicU64,
+    pub(super) unanswered: AtomicU64,
+    /// Messages of other nodes.
+    pub(super) received: AtomicU64,
+    /// Messages of the log that no node of this version can have published.
+    pub(super) dropped: AtomicU64,
+    /// How often the log could not prove that nothing is missing.
+    pub(super) gaps: AtomicU64,
+}
+
+impl Log {
+    pub(super) fn new(
+        settings: &ClusterSettings,
+        history: &HistorySettings,
+        node: &NodeId,
+        subjects: &Subjects,
+        hub: Arc<Hub>,
+        flusher: Arc<Flusher>,
+    ) -> Log {
+        let stream = jetstream::stream::Config {
+            name: settings.subject_prefix.replace('.', "-"),
+            description: Some("messages of Philote, kept for [history] ttl".to_owned()),
+            subjects: vec![subjects.log()],
+            max_age: history.ttl,
+            max_bytes: i64::try_from(settings.log_bytes).unwrap_or(i64::MAX),
+            discard: DiscardPolicy::Old,
+            storage: match settings.storage {
+                ClusterStorage::File => StorageType::File,
+                ClusterStorage::Memory => StorageType::Memory,
+            },
+            num_replicas: settings.replicas,
+            duplicate_window: history.ttl.min(REPETITIONS),
+            ..jetstream::stream::Config::default()
+        };
+        Log {
+            name: node.to_string(),
+            subjects: subjects.clone(),
+            stream,
+            patience: settings.patience,
+            hub,
+            flusher,
+            number: AtomicU64::new(0),
+            appends: Appends::default(),
+            place: Mutex::default(),
+            applied: watch::Sender::new(0),
+            unusable: watch::Sender::new(None),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Publishes one message, and has `waiter` told what became of it. Does not wait.
+    pub(super) fn append(
+        &self,
+        channel: &str,
+        frame: &Frame,
+        excluded: &[uuid::Uuid],
+        key: Option<&str>,
+        waiter: Waiter,
+    ) {
+        let number = self.number.fetch_add(1, Relaxed) + 1;
+        let payload = wire::encode(&self.name, number, excluded, frame.payloads());
+        let append = Append {
+            subject: self.subjects.logged(channel),
+            payload: Bytes::from(payload),
+            key: key.map(Into::into),
+            waiter,
+        };
+        if let Err(Append { subject, waiter, .. }) = self.appends.push(append, Instant::now()) {
+            self.tell(vec![Told { subject, waiter, appended: Appended::Unavailable }]);
+        }
+    }
+
+    /// Returns a receiver that ends when all messages that wait now were handed to NATS or given up.
+    pub(super) fn ticket(&self) -> Option<oneshot::Receiver<()>> {
+        self.appends.ticket()
+    }
+
+    /// Gives up messages that have waited too long, as long as the daemon runs.
+    pub(super) async fn watch_overdue(&self) {
+        let mut tick = tokio::time::interval(append::LOOK);
+        loop {
+            tick.tick().await;
+            self.tell(self.appends.overdue(self.patience, Instant::now()));
+        }
+    }
+
+    /// Tells what became of messages.
+    fn tell(&self, told: Vec<Told>) {
+        let mut flush_list = FlushList::new();
+        for Told { subject, waiter, appended } in told {
+            let counter = match appended {
+                Appended::Stored { .. } => &self.counters.stored,
+                Appended::Unavailable => &self.counters.unavailable,
+                Appended::Unanswered => &self.counters.unanswered,
+            };
+            counter.fetch_add(1, Relaxed);
+            let (connection, ack) = match waiter {
+                Waiter::Client { connection, ack } => (connection, ack),
+                Waiter::Caller(sender) => {
+                    let _ = sender.send(appended);
+                    continue;
+                }
+            };
+            let channel = || self.subjects.channel_of(&subject).unwrap_or_default();
+            let reply = match (appended, ack.as_deref()) {
+                (Appended::Stored { .. }, None) => continue,
+                (Appended::Stored { number, .. }, Some(ack)) => {
+                    let readers = self.hub.readers_of(&channel());
+                    ack_reply(ack, readers, self.id(number))
+                }
+                (Appended::Unavailable, ack) => ErrorReply::Unavailable { channel: &channel(), ack }.encode(),
+                (Appended::Unanswered, ack) => ErrorReply::Unanswered { channel: &channel(), ack }.encode(),
+            };
+            let _ = flush_list.push(&connection, &reply);
+        }
+        // Answers go to few connections each; the rest is for the connections' own tasks.
+        let _ = self.flusher.flush(&mut flush_list);
+    }
+
+    /// Returns the id of a message of the log.
+    pub(super) fn id(&self, number: u64) -> Option<MessageId> {
+        self.hub.log_position().map(|position| MessageId { number, ..position })
+    }
+
+    /// Waits until the log was delivered here up to this place, if it is one of the present epoch, and at most for the
+    /// patience of a publisher. A client may come from a node that is a little ahead.
+    pub(super) async fn reached(&self, id: MessageId) {
+        if self.hub.log_position().is_none_or(|position| position.epoch != id.epoch) {
+            return;
+        }
+        let mut applied = self.applied.subscribe();
+        let _ = tokio::time::timeout(self.patience, applied.wait_for(|applied| *applied >= id.number)).await;
+    }
+
+    /// The link has ended.
+    pub(super) fn down(&self) {
+        self.tell(self.appends.cut());
+    }
+
+    /// Hands messages to NATS until the link ends.
+    pub(super) async fn run_appends(&self, client: Client) -> Reason {
+        self.appends.run(client, |told| self.tell(told)).await
+    }
+
+    /// Returns the epoch that this node follows, for its announcement.
+    pub(super) fn epoch(&self) -> Option<u64> {
+        lock(&self.place).as_ref().filter(|place| place.caught_up).map(|place| place.epoch)
+    }
+
+    /// Returns the messages that wait to be handed to NATS, and those that await a confirmation.
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        self.appends.len()
+    }
+
+    /// Returns why this node cannot use the log, however often it tries.
+    pub(super) fn unusable(&self) -> watch::Receiver<Option<Reason>> {
+        self.unusable.subscribe()
+    }
+
+    /// Writes the epoch again if its record is about to age out.
+    pub(super) async fn restate(&self, client: &Client) -> Result<(), Reason> {
+        let Some(place) = lock(&self.place).clone() else { return Ok(()) };
+        if place.recorded.elapsed() < self.stream.max_age / RESTATED {
+            return Ok(());
+        }
+        // Another node may have been faster, and this one reads its record in the log.
+        epoch::write(client, &self.subjects.epoch(), place.record, place.epoch, place.replaces).await?;
+        Ok(())
+    }
+
+    /// Returns the stream, and makes it if there is none.
+    async fn stream(&self, client: &Client) -> Result<jetstream::stream::Stream, Reason> {
+        let mut context = jetstream::new(client.clone());
+        context.set_timeout(SILENCE);
+        if let Err(error) = offers_jetstream(client).await? {
+            let reason = format!(
+                "[history] needs JetStream, which NATS does not offer here ({error}): enable it there, or set [history] \
+                 messages = 0"
+            );
+            self.unusable.send_replace(Some(reason.clone()));
+            return Err(reason);
+        }
+        let refused =
+            |error: &dyn std::fmt::Display| format!("the log {} cannot be used: {error}", self.stream.name);
+        let stream =
+            context.get_or_create_stream(self.stream.clone()).await.map_err(|error| refused(&error))?;
+        let found = &stream.cached_info().config;
+        if found.subjects != self.stream.subjects {
+            let reason =
+                refused(&"a stream of this name has other subjects: choose another [cluster] subject_prefix");
+            self.unusable.send_replace(Some(reason.clone()));
+            return Err(reason);
+        }
+        if (found.max_age, found.max_bytes) != (self.stream.max_age, self.stream.max_bytes) {
+            let config = jetstream::stream::Config {
+                max_age: self.stream.max_age,
+                max_bytes: self.stream.max_bytes,
+                duplicate_window: self.stream.duplicate_window,
+                ..found.clone()
+            };
+            context.update_stream(&config).await.map_err(|error| refused(&error))?;
+            tracing::info!("cluster: the log {} has other limits now", self.stream.name);
+        }
+        Ok(stream)
+    }
+}
+
+/// Asks NATS whether it has JetStream. Returns its words if it has not.
+async fn offers_jetstream(client: &Client) -> Result<Result<(), String>, Reason> {
+    #[derive(Deserialize)]
+    struct Answer {
+        error: Option<Failure>,
+    }
+    #[derive(Deserialize)]
+    struct Failure {
+        #[serde(default)]
+        description: String,
+    }
+    let request = client.request("$JS.API.INFO", Bytes::new());
+    let answer = match tokio::time::timeout(SILENCE, request).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => {
+            return Ok(Err("nothing answers".to_owned()));
+        }
+        Ok(Err(error)) => return Err(format!("JetStream does not answer: {error}")),
+        Err(_) => return Err(format!("JetStream does not answer for {} s", SILENCE.as_secs())),
+    };
+    let answer: Answer = serde_json::from_slice(&answer.payload)
+        .map_err(|error| format!("JetStream answers something else than expected: {error}"))?;
+    Ok(answer.error.map_or(Ok(()), |error| Err(error.description)))
+}

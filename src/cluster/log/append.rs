@@ -1,0 +1,351 @@
+//! Publishing to the log: messages that wait to be handed to NATS, and those whose confirmation is awaited.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_nats::{Client, HeaderMap, StatusCode};
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
+use serde::Deserialize;
+use tokio::sync::{Notify, oneshot};
+
+use crate::hub::Connection;
+use crate::sync::lock;
+
+/// Bytes that may wait to be handed to NATS. More are refused at once.
+const MAX_WAITING_BYTES: usize = 16 * 1024 * 1024;
+
+/// The bytes that a waiting message takes beside its subject and payload.
+const MESSAGE_BYTES: usize = 256;
+
+/// The most messages that await a confirmation.
+pub(super) const MAX_IN_FLIGHT: usize = 4_096;
+
+/// How long a confirmation may take.
+const CONFIRMATION: Duration = Duration::from_secs(5);
+
+/// How often waiting messages are looked at for those that have waited too long.
+pub(super) const LOOK: Duration = Duration::from_millis(100);
+
+/// What became of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// The log has stored it under this number.
+    Stored {
+        /// Its place in the log.
+        number: u64,
+        /// The log had it already: this is a repetition of a message with the same key.
+        repeated: bool,
+    },
+    /// It was not published.
+    Unavailable,
+    /// It was handed to NATS, and may have been published or not.
+    Unanswered,
+}
+
+/// Who is told what became of a message.
+pub enum Waiter {
+    /// A client, by a reply. With `ack`, which is JSON text, also if it is stored.
+    Client {
+        /// Its connection.
+        connection: Arc<Connection>,
+        /// The message's `ack`.
+        ack: Option<Box<str>>,
+    },
+    /// A caller, who waits.
+    Caller(oneshot::Sender<Appended>),
+}
+
+/// A message for the log.
+pub(super) struct Append {
+    pub(super) subject: String,
+    pub(super) payload: Bytes,
+    /// A repetition with the same key is stored once.
+    pub(super) key: Option<Box<str>>,
+    pub(super) waiter: Waiter,
+}
+
+/// What is known of a message whose outcome is told.
+pub(super) struct Told {
+    pub(super) subject: String,
+    pub(super) waiter: Waiter,
+    pub(super) appended: Appended,
+}
+
+struct Waiting {
+    append: Append,
+    since: Instant,
+    /// Dropped when the message is handed to NATS or given up.
+    ticket: Option<oneshot::Sender<()>>,
+}
+
+impl Waiting {
+    fn cost(&self) -> usize {
+        self.append.subject.len() + self.append.payload.len() + MESSAGE_BYTES
+    }
+}
+
+struct InFlight {
+    subject: String,
+    waiter: Waiter,
+    since: Instant,
+}
+
+#[derive(Default)]
+pub(super) struct Appends {
+    state: Mutex<State>,
+    notify: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Waiting>,
+    bytes: usize,
+    in_flight: BTreeMap<u64, InFlight>,
+    /// The number of the last message that was handed over.
+    last: u64,
+}
+
+/// The answer of JetStream to a published message.
+#[derive(Deserialize)]
+struct Confirmation {
+    #[serde(default)]
+    seq: u64,
+    #[serde(default)]
+    duplicate: bool,
+    #[serde(default)]
+    error: Option<serde::de::IgnoredAny>,
+}
+
+impl Appends {
+    /// Adds a message. Gives it back if too many wait.
+    pub(super) fn push(&self, append: Append, now: Instant) -> Result<(), Append> {
+        let waiting = Waiting { append, since: now, ticket: None };
+        let mut state = lock(&self.state);
+        if state.bytes + waiting.cost() > MAX_WAITING_BYTES {
+            return Err(waiting.append);
+        }
+        state.bytes += waiting.cost();
+        state.waiting.push_back(waiting);
+        let first = state.waiting.len() == 1;
+        drop(state);
+        if first {
+            self.notify.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Returns a receiver that ends when all messages that wait now were handed to NATS or given up; `None` if none waits.
+    pub(super) fn ticket(&self) -> Option<oneshot::Receiver<()>> {
+        let mut state = lock(&self.state);
+        let last = state.waiting.back_mut()?;
+        if last.ticket.is_some() {
+            // Another publisher has it. Its messages were added at the same time, so this one need not wait as well.
+            return None;
+        }
+        let (ticket, handed_over) = oneshot::channel();
+        last.ticket = Some(ticket);
+        Some(handed_over)
+    }
+
+    /// Takes the messages that have waited for `patience`, and those whose confirmation is overdue.
+    pub(super) fn overdue(&self, patience: Duration, now: Instant) -> Vec<Told> {
+        let mut state = lock(&self.state);
+        let mut told = Vec::new();
+        while let Some(first) = state.waiting.front()
+            && now.saturating_duration_since(first.since) >= patience
+        {
+            let cost = first.cost();
+            let Some(waiting) = state.waiting.pop_front() else { break };
+            state.bytes -= cost;
+            let Append { subject, waiter, .. } = waiting.append;
+            told.push(Told { subject, waiter, appended: Appended::Unavailable });
+        }
+        while let Some(first) = state.in_flight.first_entry()
+            && now.saturating_duration_since(first.get().since) >= CONFIRMATION
+        {
+            told.push(unanswered(first.remove()));
+        }
+        drop(state);
+        if !told.is_empty() {
+            // There is room in flight.
+            self.notify.notify_one();
+        }
+        told
+    }
+
+    /// Takes all messages in flight, because the link has ended.
+    pub(super) fn cut(&self) -> Vec<Told> {
+        std::mem::take(&mut lock(&self.state).in_flight).into_values().map(unanswered).collect()
+    }
+
+    /// Returns the number of messages that wait, and of those in flight.
+    pub(super) fn len(&self) -> (usize, usize) {
+        let state = lock(&self.state);
+        (state.waiting.len(), state.in_flight.len())
+    }
+
+    /// Takes the next message to hand over, if there is room in flight, with its number.
+    fn next(&self, now: Instant) -> Option<(u64, String, Bytes, Option<Box<str>>)> {
+        let mut state = lock(&self.state);
+        if state.in_flight.len() >= MAX_IN_FLIGHT {
+            return None;
+        }
+        let waiting = state.waiting.pop_front()?;
+        state.bytes -= waiting.cost();
+        state.last += 1;
+        let number = state.last;
+        let Append { subject, payload, key, waiter } = waiting.append;
+        let in_flight = InFlight { subject: subject.clone(), waiter, since: now };
+        state.in_flight.insert(number, in_flight);
+        Some((number, subject, payload, key))
+    }
+
+    /// Notes the answer to the message with this number.
+    fn confirmed(&self, number: u64, answer: &async_nats::Message) -> Option<Told> {
+        let InFlight { subject, waiter, .. } = lock(&self.state).in_flight.remove(&number)?;
+        let confirmation: Option<Confirmation> = serde_json::from_slice(&answer.payload).ok();
+        let appended = match confirmation {
+            _ if answer.status == Some(StatusCode::NO_RESPONDERS) => Appended::Unavailable,
+            Some(Confirmation { error: Some(_), .. }) => Appended::Unavailable,
+            Some(Confirmation { seq, duplicate, .. }) if seq > 0 => {
+                Appended::Stored { number: seq, repeated: duplicate }
+            }
+            _ => Appended::Unanswered,
+        };
+        Some(Told { subject, waiter, appended })
+    }
+
+    /// Hands messages to NATS, and tells what became of them, until the link ends.
+    pub(super) async fn run(&self, client: Client, tell: impl Fn(Vec<Told>)) -> String {
+        let inbox = client.new_inbox();
+        let mut answers = match client.subscribe(format!("{inbox}.*")).await {
+            Ok(answers) => answers,
+            Err(error) => return format!("NATS takes no subscription: {error}"),
+        };
+        loop {
+            // Made before the look, so that no message is missed.
+            let notified = self.notify.notified();
+            if let Some((number, subject, payload, key)) = self.next(Instant::now()) {
+                let reply = format!("{inbox}.{number}");
+                let published = match key {
+                    None => client.publish_with_reply(subject, reply, payload).await,
+                    Some(key) => {
+                        let mut headers = HeaderMap::new();
+                        headers.insert(async_nats::header::NATS_MESSAGE_ID, &*key);
+                        client.publish_with_reply_and_headers(subject, reply, headers, payload).await
+                    }
+                };
+                if let Err(error) = published {
+                    return format!("NATS takes no message: {error}");
+                }
+                // Few answers are there yet, but those that are make room.
+                if number.is_multiple_of(64) {
+                    self.take_answers(&mut answers, None, &tell);
+                }
+                continue;
+            }
+            tokio::select! {
+                answer = answers.next() => match answer {
+                    Some(answer) => self.take_answers(&mut answers, Some(answer), &tell),
+                    None => return "the subscription to confirmations has ended".to_owned(),
+                },
+                () = notified => {}
+            }
+        }
+    }
+
+    /// Takes the answers that are there.
+    fn take_answers(
+        &self,
+        answers: &mut async_nats::Subscriber,
+        mut answer: Option<async_nats::Message>,
+        tell: &impl Fn(Vec<Told>),
+    ) {
+        let mut told = Vec::new();
+        loop {
+            let next = match answer.take() {
+                Some(answer) => Some(answer),
+                None => tokio::task::unconstrained(answers.next()).now_or_never().flatten(),
+            };
+            let Some(next) = next else { break };
+            let number = next.subject.rsplit('.').next().and_then(|number| number.parse().ok());
+            told.extend(number.and_then(|number| self.confirmed(number, &next)));
+        }
+        if !told.is_empty() {
+            tell(told);
+        }
+    }
+}
+
+fn unanswered(InFlight { subject, waiter, .. }: InFlight) -> Told {
+    Told { subject, waiter, appended: Appended::Unanswered }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn append(bytes: usize) -> Append {
+        let (sender, _) = oneshot::channel();
+        let waiter = Waiter::Caller(sender);
+        Append { subject: String::new(), payload: Bytes::from(vec![0; bytes]), key: None, waiter }
+    }
+
+    fn outcomes(told: &[Told]) -> Vec<Appended> {
+        told.iter().map(|told| told.appended.clone()).collect()
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(2);
+
+    #[test]
+    fn no_more_bytes_wait_than_the_limit() {
+        let (appends, now) = (Appends::default(), Instant::now());
+        let taken = (0..1_000).filter(|_| appends.push(append(64 * 1024), now).is_ok()).count();
+        assert_eq!(taken, MAX_WAITING_BYTES / (64 * 1024 + MESSAGE_BYTES));
+    }
+
+    #[test]
+    fn no_more_messages_are_in_flight_than_the_limit() {
+        let (appends, now) = (Appends::default(), Instant::now());
+        for _ in 0..=MAX_IN_FLIGHT {
+            assert!(appends.push(append(1), now).is_ok());
+        }
+        let handed_over = std::iter::from_fn(|| appends.next(now)).count();
+        assert_eq!((handed_over, appends.len()), (MAX_IN_FLIGHT, (1, MAX_IN_FLIGHT)));
+    }
+
+    #[test]
+    fn what_waits_too_long_is_unavailable_and_what_was_handed_over_is_unanswered() {
+        let (appends, now) = (Appends::default(), Instant::now());
+        for _ in 0..3 {
+            assert!(appends.push(append(1), now).is_ok());
+        }
+        appends.next(now).unwrap();
+        assert_eq!(appends.overdue(PATIENCE, now).len(), 0);
+        let told = appends.overdue(PATIENCE, now + PATIENCE);
+        assert_eq!(outcomes(&told), [Appended::Unavailable, Appended::Unavailable]);
+        let told = appends.overdue(PATIENCE, now + CONFIRMATION);
+        assert_eq!(outcomes(&told), [Appended::Unanswered]);
+        assert!(appends.push(append(1), now).is_ok());
+        appends.next(now).unwrap();
+        assert_eq!(outcomes(&appends.cut()), [Appended::Unanswered]);
+        assert_eq!(appends.len(), (0, 0));
+    }
+
+    #[test]
+    fn a_publisher_waits_until_its_messages_are_handed_over_or_given_up() {
+        let (appends, now) = (Appends::default(), Instant::now());
+        assert!(appends.ticket().is_none(), "nothing waits");
+        assert!(appends.push(append(1), now).is_ok());
+        let mut ticket = appends.ticket().unwrap();
+        assert!(ticket.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Empty));
+        appends.next(now).unwrap();
+        assert!(ticket.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Closed));
+        assert!(appends.push(append(1), now).is_ok());
+        let mut ticket = appends.ticket().unwrap();
+        drop(appends.overdue(PATIENCE, now + PATIENCE));
+        assert!(ticket.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Closed));
+    }
+}

@@ -1,0 +1,391 @@
+//! Following the log: every message is delivered once, in its order, or the node notices that it cannot know.
+//!
+//! After every doubt the log is read again from the last message that was delivered, which must be there unchanged. If it
+//! is, nothing is missing. If it has aged out, messages may be missing, and the readers are closed. If another one is in its
+//! place, or the log ends before it, the log was written again, and gets another epoch.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, push};
+use async_nats::jetstream::stream::Stream;
+use async_nats::{Client, Message, StatusCode, Subscriber};
+use futures_util::{FutureExt, StreamExt};
+
+use super::Log;
+use super::delivered::Run;
+use super::epoch::{self, Record, Written};
+use super::place::{Place, Stamp, print};
+use crate::cluster::link::{Reason, SILENCE};
+use crate::hub::FlushList;
+use crate::sync::lock;
+
+/// How often JetStream says something if there is no message.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// The most messages that are delivered before their readers' sockets are written.
+const BURST: usize = 1_024;
+
+/// How long a node that starts waits for others that know the epoch.
+const OTHERS: Duration = Duration::from_millis(1_500);
+
+/// What following the log asks of its node.
+pub(in crate::cluster) trait Follower {
+    /// Returns the epochs that other nodes follow.
+    fn epochs(&self) -> Vec<u64>;
+
+    /// Waits until another node announces itself.
+    fn heard(&self) -> impl Future<Output = ()> + Send;
+
+    /// All messages up to now were delivered here, and those after are delivered as they come. If `missed`, readers that
+    /// came meanwhile have missed some.
+    fn caught_up(&self, missed: bool);
+
+    /// Messages may be missing: the readers get no more of them, and are closed.
+    fn gap(&self, why: &str);
+}
+
+/// A consumer of the log, and what it must show first.
+struct Consumer {
+    messages: Subscriber,
+    /// The messages that were in the log when it was made.
+    pending: u64,
+    /// The place that the first message must have.
+    expected: Option<Place>,
+}
+
+/// What a new consumer tells.
+enum Begun {
+    Following(Consumer),
+    /// The log begins behind the last place, after this number.
+    AgedOut(u64),
+    /// The log ends before the last place, or has another message there.
+    Rewritten,
+}
+
+impl Log {
+    /// Follows the log until the link is in doubt. Returns why.
+    pub(in crate::cluster) async fn follow(&self, client: Client, follower: &impl Follower) -> Reason {
+        match self.try_follow(&client, follower).await {
+            Ok(never) => match never {},
+            Err(reason) => reason,
+        }
+    }
+
+    async fn try_follow(
+        &self,
+        client: &Client,
+        follower: &impl Follower,
+    ) -> Result<std::convert::Infallible, Reason> {
+        let mut stream = self.stream(client).await?;
+        // A place from before the node had caught up proves nothing.
+        let place = lock(&self.place).clone().filter(|place| place.caught_up);
+        let mut consumer = match &place {
+            None => {
+                let record = self.agree(client, &stream, follower).await?;
+                self.enter(client, &mut stream, &record).await?
+            }
+            Some(place) => match self.resume(client, &stream, place).await? {
+                Begun::Following(consumer) => consumer,
+                Begun::AgedOut(before) => {
+                    self.counters.gaps.fetch_add(1, Relaxed);
+                    follower.gap("messages of the log have aged out before this node had them");
+                    let (consumer, before) = self.consumer(client, &stream, before + 1, None).await?;
+                    self.begin(Place { number: before, print: 0, caught_up: false, ..place.clone() });
+                    consumer
+                }
+                Begun::Rewritten => {
+                    let record = self.rewritten(client, &stream, follower, place.epoch).await?;
+                    self.enter(client, &mut stream, &record).await?
+                }
+            },
+        };
+        loop {
+            let Ended::Rewritten(epoch) = self.read(client, consumer, follower).await?;
+            let record = self.rewritten(client, &stream, follower, epoch).await?;
+            consumer = self.enter(client, &mut stream, &record).await?;
+        }
+    }
+
+    /// The log has other contents than this node has seen under this epoch. Gives it another one, unless another node has.
+    async fn rewritten(
+        &self,
+        client: &Client,
+        stream: &Stream,
+        follower: &impl Follower,
+        before: u64,
+    ) -> Result<Record, Reason> {
+        self.counters.gaps.fetch_add(1, Relaxed);
+        follower.gap("the log has other contents than before");
+        loop {
+            let record = epoch::read(stream, &self.subjects.epoch()).await?;
+            // Only a node that has noticed the same can have replaced the epoch that was in force until now.
+            if let Some(record) = &record
+                && record.replaces == Some(before)
+            {
+                return Ok(record.clone());
+            }
+            let expected = record.map_or(0, |record| record.number);
+            let epoch = epoch::random();
+            let written = epoch::write(client, &self.subjects.epoch(), expected, epoch, Some(before)).await?;
+            if let Written::At(number) = written {
+                tracing::warn!("cluster: the log has a new epoch, because its contents have changed");
+                return Ok(Record { number, epoch, replaces: Some(before) });
+            }
+        }
+    }
+
+    /// Finds the epoch of the log, with the other nodes. If there is no other node, the log gets a new one: nobody knows what
+    /// became of it.
+    async fn agree(
+        &self,
+        client: &Client,
+        stream: &Stream,
+        follower: &impl Follower,
+    ) -> Result<Record, Reason> {
+        let deadline = tokio::time::Instant::now() + OTHERS;
+        let first = epoch::read(stream, &self.subjects.epoch()).await?;
+        loop {
+            let heard = follower.heard();
+            let record = epoch::read(stream, &self.subjects.epoch()).await?;
+            let epochs = follower.epochs();
+            if let Some(record) = record.clone()
+                && (epochs.contains(&record.epoch)
+                    // A node that starts as well was faster.
+                    || first.as_ref().is_none_or(|first| first.epoch != record.epoch))
+            {
+                return Ok(record);
+            }
+            if tokio::time::timeout_at(deadline, heard).await.is_ok() {
+                continue;
+            }
+            if !follower.epochs().is_empty() {
+                return Err("the nodes do not agree on the epoch of the log yet".to_owned());
+            }
+            let (expected, replaces) = record.map_or((0, None), |record| (record.number, Some(record.epoch)));
+            let epoch = epoch::random();
+            match epoch::write(client, &self.subjects.epoch(), expected, epoch, replaces).await? {
+                Written::At(number) => {
+                    tracing::info!("cluster: the log has a new epoch, because no other node follows it");
+                    return Ok(Record { number, epoch, replaces });
+                }
+                Written::Lost => {}
+            }
+        }
+    }
+
+    /// Begins at the beginning of the log, under an epoch that is in force.
+    async fn enter(&self, client: &Client, stream: &mut Stream, record: &Record) -> Result<Consumer, Reason> {
+        let info = stream.info().await.map_err(|error| format!("the log cannot be read: {error}"))?;
+        let first = info.state.first_sequence.max(1);
+        let (consumer, delivered) = self.consumer(client, stream, first, None).await?;
+        self.begin(Place {
+            number: delivered.max(first - 1),
+            print: 0,
+            caught_up: false,
+            epoch: record.epoch,
+            replaces: record.replaces,
+            record: record.number,
+            recorded: Instant::now(),
+        });
+        Ok(consumer)
+    }
+
+    /// Goes on at the last message that was delivered.
+    async fn resume(&self, client: &Client, stream: &Stream, place: &Place) -> Result<Begun, Reason> {
+        if place.print == 0 {
+            // Nothing of the log was delivered yet under this epoch.
+            return Ok(Begun::AgedOut(place.number));
+        }
+        let (consumer, delivered) = self.consumer(client, stream, place.number, Some(place.clone())).await?;
+        Ok(match delivered.cmp(&(place.number - 1)) {
+            std::cmp::Ordering::Equal => Begun::Following(consumer),
+            std::cmp::Ordering::Less => Begun::Rewritten,
+            std::cmp::Ordering::Greater => Begun::AgedOut(delivered),
+        })
+    }
+
+    /// Makes a consumer of all messages from `first` on. Returns the number before its first message, too: JetStream says
+    /// nothing else if the log begins later or ends before.
+    async fn consumer(
+        &self,
+        client: &Client,
+        stream: &Stream,
+        first: u64,
+        expected: Option<Place>,
+    ) -> Result<(Consumer, u64), Reason> {
+        let inbox = client.new_inbox();
+        let messages = client.subscribe(inbox.clone()).await;
+        let messages = messages.map_err(|error| format!("NATS takes no subscription: {error}"))?;
+        let config = push::Config {
+            deliver_subject: inbox,
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: first },
+            ack_policy: AckPolicy::None,
+            max_deliver: 1,
+            flow_control: true,
+            idle_heartbeat: HEARTBEAT,
+            memory_storage: true,
+            num_replicas: 1,
+            ..push::Config::default()
+        };
+        let made = stream.create_consumer(config).await;
+        let made = made.map_err(|error| format!("the log cannot be followed: {error}"))?;
+        let info = made.cached_info();
+        let consumer = Consumer { messages, pending: info.num_pending, expected };
+        Ok((consumer, info.delivered.stream_sequence))
+    }
+
+    /// Begins at a place with empty histories.
+    fn begin(&self, place: Place) {
+        self.hub.begin_log(place.epoch, place.number);
+        self.applied.send_replace(place.number);
+        *lock(&self.place) = Some(place);
+    }
+
+    /// Notes that all messages up to now were delivered.
+    fn caught_up(&self, missed: bool, follower: &impl Follower) {
+        if let Some(place) = &mut *lock(&self.place) {
+            place.caught_up = true;
+        }
+        follower.caught_up(missed);
+    }
+
+    /// Delivers what a consumer brings.
+    async fn read(
+        &self,
+        client: &Client,
+        consumer: Consumer,
+        follower: &impl Follower,
+    ) -> Result<Ended, Reason> {
+        let Consumer { mut messages, pending, mut expected } = consumer;
+        // A node that goes on where it was delivers what its readers have missed. One that begins has none.
+        let mut live = expected.is_some() || pending == 0;
+        let missed = !live;
+        if pending == 0 {
+            self.caught_up(missed, follower);
+        }
+        let mut reader = Reader { log: self, client, delivery: 0 };
+        loop {
+            let mut next = match tokio::time::timeout(SILENCE, messages.next()).await {
+                Ok(Some(message)) => Some(message),
+                Ok(None) => return Err("the subscription to the log has ended".to_owned()),
+                Err(_) => return Err(format!("the log says nothing for {} s", SILENCE.as_secs())),
+            };
+            let (mut run, mut flush_list, mut count) = (Run::default(), FlushList::new(), 0);
+            let mut last = None;
+            while let Some(message) = next.take() {
+                if let Some(stamp) = reader.take(&message).await? {
+                    let print = print(&message, stamp);
+                    match expected.take() {
+                        Some(place) if (place.number, place.print) != (stamp.number, print) => {
+                            return Ok(Ended::Rewritten(place.epoch));
+                        }
+                        Some(_) => {}
+                        None => self.apply(&message, stamp, live, &mut run, &mut flush_list),
+                    }
+                    last = Some((stamp.number, print));
+                    count += 1;
+                    if reader.delivery == pending {
+                        run.deliver(self, live, &mut flush_list);
+                        live = true;
+                        self.caught_up(missed, follower);
+                    }
+                }
+                if count < BURST {
+                    next = tokio::task::unconstrained(messages.next()).now_or_never().flatten();
+                }
+            }
+            run.deliver(self, live, &mut flush_list);
+            if let Some((number, print)) = last {
+                self.hub.reach(number);
+                if let Some(place) = &mut *lock(&self.place) {
+                    (place.number, place.print) = (number, print);
+                }
+                self.applied.send_replace(number);
+            }
+            if let Some(mut writing) = self.flusher.flush(&mut flush_list) {
+                std::future::poll_fn(|context| writing.poll(context, &self.flusher)).await;
+            }
+        }
+    }
+
+    /// Applies a message of the log: one of a channel, or a record of the epoch.
+    fn apply(&self, message: &Message, stamp: Stamp, live: bool, run: &mut Run, flush_list: &mut FlushList) {
+        if message.subject.as_str() != self.subjects.epoch() {
+            return run.add(self, message, stamp, live, flush_list);
+        }
+        let Some(record) = epoch::parse(&message.payload, stamp.number) else {
+            self.counters.dropped.fetch_add(1, Relaxed);
+            return;
+        };
+        let mut place = lock(&self.place);
+        let Some(place) = &mut *place else { return };
+        if record.number < place.record {
+            return;
+        }
+        (place.record, place.recorded) = (record.number, Instant::now());
+        if record.epoch != place.epoch {
+            (place.epoch, place.replaces) = (record.epoch, record.replaces);
+            run.deliver(self, live, flush_list);
+            self.hub.begin_log(record.epoch, record.number);
+            tracing::info!("cluster: another node has given the log a new epoch");
+        }
+    }
+}
+
+/// How reading ended without a doubt about the link.
+#[derive(PartialEq, Eq)]
+enum Ended {
+    /// The log was written again after this epoch.
+    Rewritten(u64),
+}
+
+/// The state of reading from one consumer.
+struct Reader<'a> {
+    log: &'a Log,
+    client: &'a Client,
+    /// The messages that the consumer has delivered.
+    delivery: u64,
+}
+
+impl Reader<'_> {
+    /// Takes a message of the consumer; `None` if it is one of JetStream itself.
+    async fn take(&mut self, message: &Message) -> Result<Option<Stamp>, Reason> {
+        if message.status == Some(StatusCode::IDLE_HEARTBEAT) {
+            self.heartbeat(message).await?;
+            return Ok(None);
+        }
+        let Some(stamp) = Stamp::of(message) else {
+            self.log.counters.dropped.fetch_add(1, Relaxed);
+            return Ok(None);
+        };
+        if stamp.delivery != self.delivery + 1 {
+            return Err(format!(
+                "{} messages of the log were lost on the way",
+                stamp.delivery - self.delivery
+            ));
+        }
+        self.delivery = stamp.delivery;
+        Ok(Some(stamp))
+    }
+
+    /// Answers a heartbeat or a request of the flow control. A heartbeat tells how many messages should have arrived.
+    async fn heartbeat(&mut self, message: &Message) -> Result<(), Reason> {
+        let header = |name: &str| {
+            message.headers.as_ref().and_then(|headers| headers.get(name)).map(|value| value.as_str())
+        };
+        let stalled = header("Nats-Consumer-Stalled").map(str::to_owned);
+        let answer = stalled.or_else(|| message.reply.as_ref().map(|reply| reply.to_string()));
+        if let Some(subject) = answer {
+            let published = self.client.publish(subject, bytes::Bytes::new()).await;
+            published.map_err(|error| format!("NATS takes no message: {error}"))?;
+        }
+        let delivered = header("Nats-Last-Consumer").and_then(|delivered| delivered.parse::<u64>().ok());
+        match delivered {
+            Some(delivered) if delivered > self.delivery => {
+                Err(format!("{} messages of the log were lost on the way", delivered - self.delivery))
+            }
+            _ => Ok(()),
+        }
+    }
+}
