@@ -38,7 +38,7 @@ pub use self::wire::NodeId;
 use crate::config::{ClusterSettings, HistorySettings};
 use crate::frame::Frame;
 use crate::hub::{Flusher, Hub};
-use crate::message::MessageId;
+use crate::message::{Delivery, MessageId};
 use crate::sync::lock;
 
 /// How long to wait before the next attempt to connect, and at most as long again by chance, so that the nodes do not all
@@ -51,8 +51,14 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// Why readers are closed when a link is up.
 const MISSED: &str = "messages of other nodes may be missing";
 
-/// The bytes of a payload besides the message that a client sent: its header, its issuer, and the names of its keys.
-const PAYLOAD_OVERHEAD: usize = 16 * 1024;
+/// The bytes of a payload besides names, data and excluded connections: its header, its issuer, and the names of its keys.
+const PAYLOAD_BYTES: usize = 256;
+
+/// The most bytes that a byte of a name becomes in JSON, as `\u0000`.
+const ESCAPED_BYTE: usize = 6;
+
+/// The bytes of a connection's id and a comma.
+const ID_BYTES: usize = 37;
 
 /// This node's part in a cluster.
 pub struct Cluster {
@@ -78,7 +84,7 @@ pub struct Cluster {
 
 /// How messages pass between the nodes.
 enum Passing {
-    Relay(Relay),
+    Relay(Box<Relay>),
     Log(Box<Log>),
 }
 
@@ -156,7 +162,7 @@ impl Cluster {
         let node = NodeId { name: settings.name.clone(), start: Uuid::new_v4().as_u64_pair().0 };
         let subjects = Subjects::new(&settings.subject_prefix);
         let passing = if history.messages == 0 {
-            Passing::Relay(Relay::new(&node, &subjects, &hub))
+            Passing::Relay(Box::new(Relay::new(&node, &subjects, &hub)))
         } else {
             let log = Log::new(&settings, history, &node, &subjects, hub.clone(), flusher.clone());
             Passing::Log(Box::new(log))
@@ -477,9 +483,13 @@ impl Cluster {
         self.hub.log_position().map(|position| MessageId { number, ..position })
     }
 
-    /// Returns the longest `data` that can pass between the nodes, in bytes.
-    pub fn longest_data(&self) -> usize {
-        self.max_payload.load(Relaxed).saturating_sub(PAYLOAD_OVERHEAD)
+    /// Returns the largest payload that NATS takes if it may not take this message.
+    pub fn too_long(&self, delivery: &Delivery<'_>, excluded: usize) -> Option<usize> {
+        let names = delivery.channel.len() + delivery.subject.map_or(0, str::len);
+        let data = delivery.data.map_or(0, str::len);
+        let bytes = PAYLOAD_BYTES + data + names * ESCAPED_BYTE + excluded * ID_BYTES;
+        let max = self.max_payload.load(Relaxed);
+        (bytes > max).then_some(max)
     }
 
     /// Waits until the other nodes send the messages of all channels that have a reader now, if there is a link.

@@ -29,6 +29,9 @@
 //! 6. When the messages of one read are queued, the publisher's task writes each of these outboxes with one system call
 //!    (`hub/flush.rs`, `outbox/write.rs`, `server/accept/sink.rs`). A reader's own task is woken only if its socket was full.
 //!
+//! In a cluster, [`cluster`] takes the message to the readers on other nodes. Without a history it passes on what step 4 has
+//! delivered here. With one, the message goes to the cluster's log first, and step 4 delivers what the log has, on every node.
+//!
 //! # What happens to the daemon
 //!
 //! [`daemon`] runs in a straight line from the settings ([`config`]) to the end of the drain. `daemon/reload.rs` decides a
@@ -47,7 +50,7 @@
 //!
 //! # Which part may use which
 //!
-//! Binaries > daemon, ctl, jane > bench, server, admin > hub > outbox > message, frame, close, token > timestamp, orders.
+//! Binaries > daemon, ctl, jane > bench, server, admin > cluster > hub > outbox > message, frame, close, token > timestamp, orders.
 //! The hub uses no socket, ctl neither hub nor server, bench only tokens and root certificates, config only what it
 //! parses with. `tests/architecture` checks this.
 

@@ -105,7 +105,7 @@ pub enum BadMessage {
     Exclude,
     /// A `key` that is not a string of 1 to [`MAX_KEY_BYTES`] visible ASCII characters.
     Key,
-    /// A message that is longer than NATS lets pass between the nodes of a cluster, in bytes.
+    /// A message that is longer than NATS lets pass between the nodes of a cluster: its limit in bytes.
     TooLongForCluster(usize),
     /// An `auth` that is not a string.
     Auth,
@@ -139,7 +139,10 @@ impl fmt::Display for BadMessage {
                 write!(f, "key must be a string of 1 to {MAX_KEY_BYTES} visible ASCII characters")
             }
             BadMessage::TooLongForCluster(max) => {
-                write!(f, "data is longer than NATS lets pass between the nodes of this cluster, {max} bytes")
+                write!(
+                    f,
+                    "the message is too long for this cluster: NATS takes at most {max} bytes (max_payload)"
+                )
             }
             BadMessage::Auth => f.write_str("auth must be a string: the token"),
             BadMessage::Since => f.write_str(
@@ -352,7 +355,7 @@ impl<'de> Deserialize<'de> for Keys<'de> {
                         Key::Leave => (&mut keys.leave, "leave", &mut keys.duplicate_option),
                         Key::Ack => (&mut keys.ack, "ack", &mut keys.duplicate_option),
                         Key::Exclude => (&mut keys.exclude, "exclude", &mut keys.duplicate_option),
-                        Key::Key => (&mut keys.key, "key", &mut keys.duplicate_option),
+                        Key::Repetition => (&mut keys.key, "key", &mut keys.duplicate_option),
                         Key::Other => {
                             map.next_value::<IgnoredValue>()?;
                             continue;
@@ -379,7 +382,7 @@ enum Key {
     Leave,
     Ack,
     Exclude,
-    Key,
+    Repetition,
     Other,
 }
 
@@ -411,7 +414,7 @@ impl<'de> Deserialize<'de> for Key {
                 } else if key.eq_ignore_ascii_case("exclude") {
                     Key::Exclude
                 } else if key.eq_ignore_ascii_case("key") {
-                    Key::Key
+                    Key::Repetition
                 } else {
                     Key::Other
                 })

@@ -74,8 +74,11 @@ pub(super) fn append(
 }
 
 /// Checks that a message can pass between the nodes of a cluster.
-pub(super) fn check_length(server: &Server, data: Option<&str>) -> Result<(), BadMessage> {
+pub(super) fn check_length(
+    server: &Server,
+    delivery: &Delivery<'_>,
+    excluded: usize,
+) -> Result<(), BadMessage> {
     let Some(cluster) = &server.cluster else { return Ok(()) };
-    let max = cluster.longest_data();
-    if data.is_some_and(|data| data.len() > max) { Err(BadMessage::TooLongForCluster(max)) } else { Ok(()) }
+    cluster.too_long(delivery, excluded).map_or(Ok(()), |max| Err(BadMessage::TooLongForCluster(max)))
 }

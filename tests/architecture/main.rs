@@ -25,6 +25,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "daemon",
         &[
             "token",
+            "cluster",
             "admin",
             "close",
             "completions",
@@ -44,6 +45,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("frame", &["close"]),
+    ("cluster", &["close", "config", "frame", "hub", "message", "sync"]),
     ("http", &["sync"]),
     ("hub", &["token", "close", "frame", "message", "outbox", "sync"]),
     ("jane", &["token", "admin", "completions", "escape", "timestamp", "terminal", "root_certificates"]),
@@ -56,6 +58,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "server",
         &[
             "token",
+            "cluster",
             "close",
             "config",
             "frame",

@@ -102,7 +102,11 @@ pub async fn publish(
     let live = server.live_owned();
     let max = live.settings.websocket.max_message_size;
     let has_log = publishing::has_log(server);
-    for (at, ApiMessage { publish, key, .. }) in messages.iter().enumerate() {
+    let subject = claims.and_then(|claims| claims.subject.as_deref());
+    let subject = subject.filter(|_| live.settings.websocket.show_subject);
+    let mut id = [0; Hyphenated::LENGTH];
+    let issuer = &*server.id().hyphenated().encode_lower(&mut id);
+    for (at, ApiMessage { publish, key, excluded }) in messages.iter().enumerate() {
         if claims.is_some_and(|claims| !claims.may_publish(&publish.channel)) {
             return Err(PublishError::Forbidden(publish.channel.clone().into_owned()));
         }
@@ -110,13 +114,12 @@ pub async fn publish(
             return Err(PublishError::TooLarge { at, max });
         }
         let invalid = |error| PublishError::Invalid { at, error };
-        publishing::check_length(server, publish.data).map_err(invalid)?;
+        let delivery = Delivery { issuer, channel: &publish.channel, data: publish.data, subject };
+        publishing::check_length(server, &delivery, excluded.len()).map_err(invalid)?;
         if key.is_some() && !has_log {
             return Err(PublishError::KeyWithoutLog { at });
         }
     }
-    let subject = claims.and_then(|claims| claims.subject.as_deref());
-    let subject = subject.filter(|_| live.settings.websocket.show_subject);
     if has_log {
         return Ok(append_batch(server, messages, subject).await);
     }

@@ -103,7 +103,7 @@ impl Inbound<'_> {
             subject: self.claims.subject.as_deref().filter(|_| shown),
         };
         if self.server.cluster.is_some()
-            && let Err(error) = publishing::check_length(self.server, publish.data)
+            && let Err(error) = publishing::check_length(self.server, &delivery, 1)
         {
             self.server.counters.bad_messages.fetch_add(1, Relaxed);
             return self.answer(ErrorReply::BadMessage { error, ack: publish.ack }.encode());
