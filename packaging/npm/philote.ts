@@ -101,7 +101,7 @@ interface Publish {
   bytes: number;
   /** It was sent on a connection that a too large message ended. */
   again?: boolean;
-  resolve: (readers: number) => void;
+  resolve: (readers: number | null) => void;
   reject: (error: PhiloteError) => void;
 }
 
@@ -330,12 +330,12 @@ export class Philote {
 
   /**
  * Publishes a value. While there is no connection, or the server's rate is reached, it waits in a queue. Resolves to the
- * number of readers for which it was queued. If the connection ends before the answer, the message is not sent again,
+ * number of readers for which it was queued, or to null in a cluster, where no node knows all readers. If the connection ends before the answer, the message is not sent again,
  * unless the close code shows that it was not accepted (4429, 1009): only the application knows whether twice is better
  * than never. An ignored rejection does not count as unhandled.
    */
-  publish(channel: string, value: unknown): Promise<number> {
-    const promise = new Promise<number>((resolve, reject) => {
+  publish(channel: string, value: unknown): Promise<number | null> {
+    const promise = new Promise<number | null>((resolve, reject) => {
       const data = this.#options.json === false ? value : JSON.stringify(value);
       if (typeof data !== "string") throw new PhiloteError("bad_message", "this value cannot be sent as text");
       const limit = this.#options.queue ?? 1000;

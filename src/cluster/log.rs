@@ -173,7 +173,7 @@ impl Log {
                 (Appended::Stored { .. }, None) => continue,
                 (Appended::Stored { number, .. }, Some(ack)) => {
                     let readers = self.hub.readers_of(&channel());
-                    ack_reply(ack, readers, self.id(number))
+                    ack_reply(ack, readers, number.and_then(|number| self.id(number)))
                 }
                 (Appended::Unavailable, ack) => ErrorReply::Unavailable { channel: &channel(), ack }.encode(),
                 (Appended::Unanswered, ack) => ErrorReply::Unanswered { channel: &channel(), ack }.encode(),

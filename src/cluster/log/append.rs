@@ -33,8 +33,8 @@ pub(super) const LOOK: Duration = Duration::from_millis(100);
 pub enum Appended {
     /// The log has stored it under this number.
     Stored {
-        /// Its place in the log.
-        number: u64,
+        /// Its place in the log, if its publisher can go on from there.
+        number: Option<u64>,
         /// The log had it already: this is a repetition of a message with the same key.
         repeated: bool,
     },
@@ -103,6 +103,11 @@ struct State {
     waiting: VecDeque<Waiting>,
     bytes: usize,
     in_flight: BTreeMap<u64, InFlight>,
+    /// Messages that the log has stored and this node has not delivered yet, by their place in the log. Their clients are
+    /// told of them after all earlier messages, so that they can go on from there.
+    stored: BTreeMap<u64, (Told, Instant)>,
+    /// The place up to which this node has delivered the log.
+    delivered: u64,
     /// The number of the last message that was handed over.
     last: u64,
 }
@@ -167,12 +172,42 @@ impl Appends {
         {
             told.push(unanswered(first.remove()));
         }
+        while let Some(first) = state.stored.first_entry()
+            && now.saturating_duration_since(first.get().1) >= CONFIRMATION
+        {
+            let Told { subject, waiter, .. } = first.remove().0;
+            // It is stored, but its client cannot go on from its place.
+            told.push(Told { subject, waiter, appended: Appended::Stored { number: None, repeated: false } });
+        }
         drop(state);
         if !told.is_empty() {
             // There is room in flight.
             self.notify.notify_one();
         }
         told
+    }
+
+    /// Notes that this node has delivered the log up to this place, and takes the messages whose clients can be told.
+    pub(super) fn delivered(&self, place: u64) -> Vec<Told> {
+        let mut state = lock(&self.state);
+        state.delivered = place;
+        let later = state.stored.split_off(&(place + 1));
+        let now = std::mem::replace(&mut state.stored, later);
+        drop(state);
+        if !now.is_empty() {
+            self.notify.notify_one();
+        }
+        now.into_values().map(|(told, _)| told).collect()
+    }
+
+    /// The log begins again: takes the messages that it had stored, whose places mean nothing now.
+    pub(super) fn begin_again(&self, place: u64) -> Vec<Told> {
+        let mut state = lock(&self.state);
+        state.delivered = place;
+        let stored = std::mem::take(&mut state.stored).into_values();
+        let told =
+            |(Told { subject, waiter, .. }, _)| Told { subject, waiter, appended: Appended::Unanswered };
+        stored.map(told).collect()
     }
 
     /// Takes all messages in flight, because the link has ended.
@@ -183,13 +218,13 @@ impl Appends {
     /// Returns the number of messages that wait, and of those in flight.
     pub(super) fn len(&self) -> (usize, usize) {
         let state = lock(&self.state);
-        (state.waiting.len(), state.in_flight.len())
+        (state.waiting.len(), state.in_flight.len() + state.stored.len())
     }
 
     /// Takes the next message to hand over, if there is room in flight, with its number.
     fn next(&self, now: Instant) -> Option<(u64, String, Bytes, Option<Box<str>>)> {
         let mut state = lock(&self.state);
-        if state.in_flight.len() >= MAX_IN_FLIGHT {
+        if state.in_flight.len() + state.stored.len() >= MAX_IN_FLIGHT {
             return None;
         }
         let waiting = state.waiting.pop_front()?;
@@ -204,17 +239,26 @@ impl Appends {
 
     /// Notes the answer to the message with this number.
     fn confirmed(&self, number: u64, answer: &async_nats::Message) -> Option<Told> {
-        let InFlight { subject, waiter, .. } = lock(&self.state).in_flight.remove(&number)?;
+        let mut state = lock(&self.state);
+        let InFlight { subject, waiter, .. } = state.in_flight.remove(&number)?;
         let confirmation: Option<Confirmation> = serde_json::from_slice(&answer.payload).ok();
         let appended = match confirmation {
             _ if answer.status == Some(StatusCode::NO_RESPONDERS) => Appended::Unavailable,
             Some(Confirmation { error: Some(_), .. }) => Appended::Unavailable,
             Some(Confirmation { seq, duplicate, .. }) if seq > 0 => {
-                Appended::Stored { number: seq, repeated: duplicate }
+                Appended::Stored { number: Some(seq), repeated: duplicate }
             }
             _ => Appended::Unanswered,
         };
-        Some(Told { subject, waiter, appended })
+        let told = Told { subject, waiter, appended };
+        if let (Waiter::Client { ack: Some(_), .. }, Appended::Stored { number: Some(place), .. }) =
+            (&told.waiter, &told.appended)
+            && *place > state.delivered
+        {
+            state.stored.insert(*place, (told, Instant::now()));
+            return None;
+        }
+        Some(told)
     }
 
     /// Hands messages to NATS, and tells what became of them, until the link ends.
@@ -286,11 +330,25 @@ fn unanswered(InFlight { subject, waiter, .. }: InFlight) -> Told {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outbox::Budget;
+    use crate::token::Claims;
 
     fn append(bytes: usize) -> Append {
         let (sender, _) = oneshot::channel();
         let waiter = Waiter::Caller(sender);
         Append { subject: String::new(), payload: Bytes::from(vec![0; bytes]), key: None, waiter }
+    }
+
+    fn answer(text: &str) -> async_nats::Message {
+        async_nats::Message {
+            subject: "".into(),
+            reply: None,
+            payload: text.to_owned().into(),
+            headers: None,
+            status: None,
+            description: None,
+            length: 0,
+        }
     }
 
     fn outcomes(told: &[Told]) -> Vec<Appended> {
@@ -314,6 +372,37 @@ mod tests {
         }
         let handed_over = std::iter::from_fn(|| appends.next(now)).count();
         assert_eq!((handed_over, appends.len()), (MAX_IN_FLIGHT, (1, MAX_IN_FLIGHT)));
+    }
+
+    #[test]
+    fn a_client_is_told_of_its_message_after_all_earlier_ones() {
+        let (appends, now) = (Appends::default(), Instant::now());
+        let budget = Arc::new(Budget::new(8, 1 << 20, 1 << 20, 1024));
+        let address = ([127, 0, 0, 1], 1).into();
+        let connection = Arc::new(Connection::new(address, Arc::new(Claims::nobody()), budget, 0));
+        let waiter = Waiter::Client { connection, ack: Some("\"1\"".into()) };
+        assert!(appends.push(Append { waiter, ..append(1) }, now).is_ok());
+        let (number, ..) = appends.next(now).unwrap();
+        assert!(appends.confirmed(number, &answer(r#"{"stream":"philote","seq":7}"#)).is_none());
+        assert_eq!(appends.delivered(6).len(), 0);
+        let told = appends.delivered(7);
+        assert_eq!(outcomes(&told), [Appended::Stored { number: Some(7), repeated: false }]);
+    }
+
+    #[test]
+    fn answers_that_store_nothing_are_told_as_what_they_are() {
+        for (text, appended) in [
+            (r#"{"error":{"code":503}}"#, Appended::Unavailable),
+            (r#"{"seq":3,"duplicate":true}"#, Appended::Stored { number: Some(3), repeated: true }),
+            ("", Appended::Unanswered),
+            ("{}", Appended::Unanswered),
+        ] {
+            let (appends, now) = (Appends::default(), Instant::now());
+            assert!(appends.push(append(1), now).is_ok());
+            let (number, ..) = appends.next(now).unwrap();
+            assert_eq!(appends.confirmed(number, &answer(text)).unwrap().appended, appended, "{text}");
+            assert!(appends.confirmed(number, &answer(text)).is_none(), "a second answer");
+        }
     }
 
     #[test]

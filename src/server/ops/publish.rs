@@ -158,7 +158,7 @@ async fn append_batch(
         let (id, outcome) = match appended {
             Appended::Stored { number, repeated } => {
                 let outcome = if repeated { Outcome::Repeated } else { Outcome::Published };
-                (cluster.and_then(|cluster| cluster.id(number)), outcome)
+                (number.and_then(|number| cluster?.id(number)), outcome)
             }
             Appended::Unavailable => (None, Outcome::Unavailable),
             Appended::Unanswered => (None, Outcome::Unanswered),
