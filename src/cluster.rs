@@ -425,15 +425,10 @@ impl Cluster {
     /// Why this node can never be part of the cluster.
     pub async fn first_contact(&self, within: Duration) -> Result<(), String> {
         let mut state = self.state.subscribe();
-        let up = tokio::time::timeout(within, state.wait_for(|state| state.up));
-        let Passing::Log(log) = &self.passing else {
-            let _ = up.await;
-            return Ok(());
-        };
-        let mut unusable = log.unusable();
-        tokio::select! {
-            _ = up => Ok(()),
-            Ok(reason) = unusable.wait_for(Option::is_some) => Err(reason.clone().unwrap_or_default()),
+        let up = tokio::time::timeout(within, state.wait_for(|state| state.up)).await.is_ok();
+        match &self.passing {
+            Passing::Log(log) if !up => log.unusable().map_or(Ok(()), Err),
+            _ => Ok(()),
         }
     }
 

@@ -55,7 +55,7 @@ pub(super) struct Log {
     /// The number up to which the log was delivered here.
     applied: watch::Sender<u64>,
     /// Why this node cannot use the log, however often it tries.
-    unusable: watch::Sender<Option<Reason>>,
+    unusable: Mutex<Option<Reason>>,
     pub(super) counters: Counters,
 }
 
@@ -110,7 +110,7 @@ impl Log {
             appends: Appends::default(),
             place: Mutex::default(),
             applied: watch::Sender::new(0),
-            unusable: watch::Sender::new(None),
+            unusable: Mutex::default(),
             counters: Counters::default(),
         }
     }
@@ -220,8 +220,8 @@ impl Log {
     }
 
     /// Returns why this node cannot use the log, however often it tries.
-    pub(super) fn unusable(&self) -> watch::Receiver<Option<Reason>> {
-        self.unusable.subscribe()
+    pub(super) fn unusable(&self) -> Option<Reason> {
+        lock(&self.unusable).clone()
     }
 
     /// Writes the epoch again if its record is about to age out.
@@ -239,12 +239,13 @@ impl Log {
     async fn stream(&self, client: &Client) -> Result<jetstream::stream::Stream, Reason> {
         let mut context = jetstream::new(client.clone());
         context.set_timeout(SILENCE);
-        if let Err(error) = offers_jetstream(client).await? {
+        *lock(&self.unusable) = None;
+        if let Some(lack) = lack_of_jetstream(client).await? {
             let reason = format!(
-                "[history] needs JetStream, which NATS does not offer here ({error}): enable it there, or set [history] \
+                "[history] needs JetStream, which NATS does not offer here ({lack}): enable it there, or set [history] \
                  messages = 0"
             );
-            self.unusable.send_replace(Some(reason.clone()));
+            *lock(&self.unusable) = Some(reason.clone());
             return Err(reason);
         }
         let refused =
@@ -255,7 +256,7 @@ impl Log {
         if found.subjects != self.stream.subjects {
             let reason =
                 refused(&"a stream of this name has other subjects: choose another [cluster] subject_prefix");
-            self.unusable.send_replace(Some(reason.clone()));
+            *lock(&self.unusable) = Some(reason.clone());
             return Err(reason);
         }
         if (found.max_age, found.max_bytes) != (self.stream.max_age, self.stream.max_bytes) {
@@ -272,8 +273,15 @@ impl Log {
     }
 }
 
+/// JetStream's errors of a server or an account without it.
+const NOT_ENABLED: [u64; 2] = [10039, 10076];
+
 /// Asks NATS whether it has JetStream. Returns its words if it has not.
-async fn offers_jetstream(client: &Client) -> Result<Result<(), String>, Reason> {
+///
+/// # Errors
+/// JetStream does not answer now, but may later: its servers may have no leader yet, or be behind a route that is not there
+/// yet.
+async fn lack_of_jetstream(client: &Client) -> Result<Option<String>, Reason> {
     #[derive(Deserialize)]
     struct Answer {
         error: Option<Failure>,
@@ -281,18 +289,29 @@ async fn offers_jetstream(client: &Client) -> Result<Result<(), String>, Reason>
     #[derive(Deserialize)]
     struct Failure {
         #[serde(default)]
+        err_code: u64,
+        #[serde(default)]
         description: String,
     }
     let request = client.request("$JS.API.INFO", Bytes::new());
     let answer = match tokio::time::timeout(SILENCE, request).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => {
-            return Ok(Err("nothing answers".to_owned()));
+            let server = client.server_info();
+            return if server.jetstream {
+                Err("JetStream does not answer".to_owned())
+            } else {
+                Ok(Some(format!("the server {} has none", server.server_name)))
+            };
         }
         Ok(Err(error)) => return Err(format!("JetStream does not answer: {error}")),
         Err(_) => return Err(format!("JetStream does not answer for {} s", SILENCE.as_secs())),
     };
     let answer: Answer = serde_json::from_slice(&answer.payload)
         .map_err(|error| format!("JetStream answers something else than expected: {error}"))?;
-    Ok(answer.error.map_or(Ok(()), |error| Err(error.description)))
+    match answer.error {
+        None => Ok(None),
+        Some(error) if NOT_ENABLED.contains(&error.err_code) => Ok(Some(error.description)),
+        Some(error) => Err(format!("JetStream is not ready: {}", error.description)),
+    }
 }
