@@ -16,6 +16,11 @@ export interface Access {
     subject?: string | null;
     read: string[];
     write: string[];
+    /** Channels that may be joined, and others that may be written: names, or with `*` at the end the beginnings of names. */
+    may?: {
+        read: string[];
+        write: string[];
+    };
     /** RFC 3339; `null` for a token that never expires. */
     expires_at: string | null;
     /** The largest frame in bytes that the server accepts. Servers that do not report it omit the rates, too. */
@@ -100,10 +105,18 @@ export declare class Philote {
     /** What the token in force allows; `undefined` before the first connection. */
     get access(): Access | undefined;
     /**
-   * Calls a handler for each message of a channel that the token may read. For another channel an `error` follows the next
-   * `access`. A text that is not JSON is passed unchanged. Returns a function that removes the handler.
+   * Calls a handler for each message of a channel that the token reads. A channel that it only allows to join is joined, and
+   * left with its last handler. For another channel an `error` follows the next `access`. A text that is not JSON is passed
+   * unchanged. Returns a function that removes the handler.
      */
     on(channel: string, handler: (value: any, message: Message) => void): () => void;
+    /**
+   * Joins a channel that the token allows to join; the messages go to the handlers of `message` and `on`. It stays joined,
+   * also after a reconnection, until `leave`. Rejected with the code `forbidden` if it may not be joined.
+     */
+    join(channel: string): Promise<void>;
+    /** Leaves a channel that was joined; it stays joined as long as it has handlers. */
+    leave(channel: string): void;
     /** Calls a handler for each event of the connection. Returns a function that removes the handler. */
     when<K extends keyof Events>(event: K, handler: (detail: Events[K]) => void): () => void;
     /**

@@ -19,6 +19,8 @@ export interface Access {
   subject?: string | null;
   read: string[];
   write: string[];
+  /** Channels that may be joined, and others that may be written: names, or with `*` at the end the beginnings of names. */
+  may?: { read: string[]; write: string[] };
   /** RFC 3339; `null` for a token that never expires. */
   expires_at: string | null;
   /** The largest frame in bytes that the server accepts. Servers that do not report it omit the rates, too. */
@@ -113,6 +115,23 @@ interface Shown {
   begin: [string, Handler[]][];
 }
 
+/** A request to join or leave channels that was sent and has not been answered. */
+interface Request {
+  frame: string;
+  bytes: number;
+  /** The handlers that get the history of their channels when they are joined. */
+  begin: [string, Handler[]][];
+  /** The channels to join, or to leave. */
+  names: string[];
+  leaves: boolean;
+}
+
+/** A `join` that was not answered yet. */
+interface Joining {
+  resolve: () => void;
+  reject: (error: PhiloteError) => void;
+}
+
 /** Limit for `token()`, for connecting including the first answer, and for the answer to a later token, in milliseconds. */
 const PATIENCE = 20_000;
 /** A connection that lasted this long, in milliseconds, resets the wait before the next attempt. */
@@ -158,6 +177,11 @@ function checkToken(given: unknown): string | Error {
   }
   const what = given == null ? given : `${typeof given === "object" ? "an" : "a"} ${typeof given}`;
   return new Error(`token() returned ${what}, not a string`);
+}
+
+/** Whether one of these names or beginnings matches a channel. */
+function allows(patterns: string[] | undefined, channel: string): boolean {
+  return !!patterns?.some((one) => (one.endsWith("*") ? channel.startsWith(one.slice(0, -1)) : channel === one));
 }
 
 /** Whether an id is at or before this position. */
@@ -261,8 +285,18 @@ export class Philote {
   #skipped = new Set<string>();
   /** The handlers for which old messages are delivered again. */
   #replay = new Map<string, Handler[]>();
-  /** Channels with a handler for which it was reported that the token does not read them. */
+  /** Channels with a handler for which it was reported that the token does not allow to read them. */
   #unread = new Set<string>();
+  /** The channels that the application joined, and its calls of `join` that wait for the answer. */
+  #rooms = new Map<string, Joining[]>();
+  /** The channels that this connection has joined, and those that the one before had, which it resumes. */
+  #joined = new Set<string>();
+  #rejoin = new Set<string>();
+  /** The request that was sent and not answered, and whether there may be more to ask for. */
+  #asked?: Request;
+  #stale = false;
+  /** A request was invalid, which does not tell because of which channel, so each request has one channel. */
+  #single = false;
   #attending = false;
   #pace = new Pace();
   #pacer?: ReturnType<typeof setTimeout>;
@@ -300,27 +334,44 @@ export class Philote {
   }
 
   /**
- * Calls a handler for each message of a channel that the token may read. For another channel an `error` follows the next
- * `access`. A text that is not JSON is passed unchanged. Returns a function that removes the handler.
+ * Calls a handler for each message of a channel that the token reads. A channel that it only allows to join is joined, and
+ * left with its last handler. For another channel an `error` follows the next `access`. A text that is not JSON is passed
+ * unchanged. Returns a function that removes the handler.
    */
   on(channel: string, handler: (value: any, message: Message) => void): () => void {
     const end = this.#add("#" + channel, handler);
     if (this.#options.history && !(this.#isOpen && this.#isLive(channel))) {
       this.#late.set(channel, (this.#late.get(channel) ?? new Set()).add(handler));
     }
-    if (!this.#attending) {
-      this.#attending = true;
-      // Later, because the application may add more handlers, or request a token with this channel.
-      queueMicrotask(() => {
-        this.#attending = false;
-        this.#attend();
-      });
-    }
+    this.#attendLater();
     return () => {
       end();
       this.#begun(channel, [handler]);
       if (!this.#handlers.has("#" + channel)) this.#unread.delete(channel);
+      this.#attendLater();
     };
+  }
+
+  /**
+ * Joins a channel that the token allows to join; the messages go to the handlers of `message` and `on`. It stays joined,
+ * also after a reconnection, until `leave`. Rejected with the code `forbidden` if it may not be joined.
+   */
+  join(channel: string): Promise<void> {
+    const promise = new Promise<void>((resolve, reject) => {
+      if (this.#state.state === "closed") throw new PhiloteError("closed", "the client is closed");
+      if (this.#isOpen && this.#reads(channel)) resolve();
+      this.#rooms.set(channel, [...(this.#rooms.get(channel) ?? []), { resolve, reject }]);
+      this.#unread.delete(channel);
+      this.#attendLater();
+    });
+    promise.catch(() => {});
+    return promise;
+  }
+
+  /** Leaves a channel that was joined; it stays joined as long as it has handlers. */
+  leave(channel: string): void {
+    this.#dismiss(channel, new PhiloteError("left", `channel "${channel}" was left before it was joined`));
+    this.#attendLater();
   }
 
   /** Calls a handler for each event of the connection. Returns a function that removes the handler. */
@@ -522,10 +573,11 @@ export class Philote {
     const since: Record<string, string | null> = Object.create(null);
     const begin: [string, Handler[]][] = [];
     if (!this.#isOpen && !this.#bare) {
-      for (const channel of this.#access?.read ?? []) since[channel] = this.#ids.get(channel) ?? null;
+      // The token may now read a channel that was joined.
+      for (const channel of [...(this.#access?.read ?? []), ...this.#rejoin]) since[channel] = this.#ids.get(channel) ?? null;
     }
     for (const [channel, handlers] of this.#late) {
-      if (channel in since) continue;
+      if (channel in since || this.#isRoom(channel)) continue;
       begin.push([channel, [...handlers]]);
       if (!this.#bare) since[channel] = null;
     }
@@ -549,6 +601,8 @@ export class Philote {
       return this.#tell("error", { error: "bad_message", message: "the server sent a frame that is not a JSON object" });
     }
     if (frame.access) return this.#enter(frame.access);
+    if (frame.joined) return this.#entered(frame.joined);
+    if (frame.left) return this.#parted(frame.left);
     if (frame.error) return this.#refused(frame);
     if (frame.channel !== undefined) return this.#deliver(frame);
     const publish = this.#answered(frame.ack);
@@ -573,6 +627,11 @@ export class Philote {
       this.#pace.pause();
       const { messages_per_second, bytes_per_second } = frame;
       if (messages_per_second || bytes_per_second) this.#pace.set(messages_per_second, bytes_per_second);
+    }
+    if (this.#asked && frame.ack === undefined && frame.error !== "unauthorized") {
+      // A request is sent only when no token is on its way, so this is its answer.
+      this.#denied(frame, limited);
+      return this.#flush();
     }
     if (frame.error === "unauthorized" || (limited && frame.ack === undefined)) {
       const shown = this.#shown.shift();
@@ -624,9 +683,8 @@ export class Philote {
 
   /** Whether a handler of this channel, which is read, can only get new messages. */
   #isLive(channel: string): boolean {
-    const { read, max_message_size } = this.#access!;
     // Servers that do not report their limits deliver the history only of a channel that is joined.
-    return read.includes(channel) && (!this.#ids.has(channel) || max_message_size === undefined);
+    return this.#reads(channel) && (!this.#ids.has(channel) || this.#access!.max_message_size === undefined);
   }
 
   /** Removes handlers from those that wait for the history. */
@@ -647,17 +705,23 @@ export class Philote {
     this.#own.add(access.connection);
     if (this.#own.size > OWN) this.#own.delete(this.#own.values().next().value!);
     const read = new Set(access.read);
+    // What the token before read and this one allows to join is joined without a gap.
+    for (const channel of before?.read ?? []) if (this.#isRoom(channel)) this.#rejoin.add(channel);
     // A new connection gets the ids of all channels; an open one keeps its ids, and gets those of new channels.
     if (!this.#isOpen) {
-      this.#ids.clear();
+      for (const channel of this.#ids.keys()) if (!this.#rejoin.has(channel)) this.#ids.delete(channel);
       this.#resumed = new Set(before?.read);
     }
+    // What was denied before may be allowed now.
+    for (const channel of this.#unread) if (this.#mayJoin(channel)) this.#unread.delete(channel);
     for (const places of [this.#ids, this.#resumed]) {
-      for (const channel of places.keys()) if (!read.has(channel)) places.delete(channel);
+      for (const channel of places.keys()) {
+        if (!this.#reads(channel) && !this.#rejoin.has(channel)) places.delete(channel);
+      }
     }
     const told = new Map(Object.entries(ids));
     for (const [channel, id] of told) if (!this.#ids.has(channel)) this.#ids.set(channel, id);
-    const missed = this.#begin(shown, read, told);
+    const missed = this.#begin(shown?.begin ?? [], told);
 
     const expires = access.expires_at;
     // By the clock of this machine. If it is fast, the close code 4401 causes the request of the next token.
@@ -672,7 +736,10 @@ export class Philote {
       this.#bare = false;
       this.#opened = clock();
       this.#watch();
-      for (const channel of before?.read ?? []) if (read.has(channel)) missed.set(channel, recovered[channel] === true);
+      for (const channel of [...(before?.read ?? []), ...this.#rejoin]) {
+        if (read.has(channel)) missed.set(channel, recovered[channel] === true);
+      }
+      for (const channel of read) this.#rejoin.delete(channel);
       this.#become({ state: "open" });
     }
     this.#tell("access", access);
@@ -687,11 +754,11 @@ export class Philote {
   }
 
   /** Lets waiting handlers start if they can; returns the channels of which they missed messages without a history. */
-  #begin(shown: Shown | undefined, read: Set<string>, told: Map<string, string>): Map<string, boolean> {
+  #begin(begin: [string, Handler[]][], told: Map<string, string>): Map<string, boolean> {
     const missed = new Map<string, boolean>();
     this.#replay.clear();
-    for (const [channel, handlers] of shown?.begin ?? []) {
-      if (!read.has(channel)) continue;
+    for (const [channel, handlers] of begin) {
+      if (!this.#reads(channel)) continue;
       this.#begun(channel, handlers);
       if (told.has(channel)) this.#replay.set(channel, handlers);
       else if (this.#skipped.has(channel)) missed.set(channel, false);
@@ -701,26 +768,173 @@ export class Philote {
     for (const [key, handlers] of this.#handlers) {
       const channel = key.slice(1);
       // If the channel is joined again, its handlers get the history again.
-      if (this.#options.history && key[0] === "#" && !read.has(channel)) this.#late.set(channel, new Set(handlers));
+      if (this.#options.history && key[0] === "#" && !this.#reads(channel) && !this.#rejoin.has(channel)) {
+        this.#late.set(channel, new Set(handlers));
+      }
     }
     return missed;
   }
 
-  /** Handles handlers that were added since the last token was sent. */
+  /** Later, because the application may add more handlers, or request a token with this channel. */
+  #attendLater(): void {
+    if (this.#attending) return;
+    this.#attending = true;
+    queueMicrotask(() => {
+      this.#attending = false;
+      this.#attend();
+    });
+  }
+
+  /** Handles what the application wants to read since the last token was sent. */
   #attend(): void {
     if (!this.#isOpen || !this.#isSettled) return;
-    const read = new Set(this.#access!.read);
-    for (const key of [...this.#handlers.keys()]) {
-      const channel = key.slice(1);
-      if (key[0] !== "#") continue;
-      if (read.has(channel)) this.#unread.delete(channel);
-      else if (!this.#unread.has(channel)) {
-        this.#unread.add(channel);
-        this.#tell("error", { error: "forbidden", channel, message: `this token may not read channel "${channel}"` });
+    const wanted = this.#wanted();
+    for (const channel of this.#rejoin) {
+      if (wanted.has(channel)) continue;
+      for (const places of [this.#rejoin, this.#ids, this.#resumed]) places.delete(channel);
+    }
+    for (const channel of wanted) {
+      if (this.#reads(channel)) {
+        this.#unread.delete(channel);
+        this.#satisfy(channel);
+      } else if (!this.#unread.has(channel) && !this.#mayJoin(channel)) {
+        this.#forbid(channel, `this token may not read channel "${channel}"`);
       }
     }
     if (!this.#isOpen || !this.#isSettled) return;
-    for (const channel of this.#late.keys()) if (read.has(channel)) return this.#show(this.#token);
+    this.#stale = true;
+    const waits = (channel: string) => this.#access!.read.includes(channel);
+    if ([...this.#late.keys()].some(waits)) this.#show(this.#token);
+    else this.#flush();
+  }
+
+  /** The channels with a handler, and those that the application joined. */
+  #wanted(): Set<string> {
+    const handled = [...this.#handlers.keys()].filter((key) => key[0] === "#").map((key) => key.slice(1));
+    return new Set([...handled, ...this.#rooms.keys()]);
+  }
+
+  /** Whether the token reads a channel, or this connection has joined it. */
+  #reads(channel: string): boolean {
+    return this.#joined.has(channel) || !!this.#access?.read.includes(channel);
+  }
+
+  #mayJoin(channel: string): boolean {
+    return allows(this.#access?.may?.read, channel);
+  }
+
+  /** Whether a channel must be joined to be read. */
+  #isRoom(channel: string): boolean {
+    return !this.#access?.read.includes(channel) && this.#mayJoin(channel);
+  }
+
+  /** Resolves the calls of `join` for a channel that is read. */
+  #satisfy(channel: string): void {
+    const waiting = this.#rooms.get(channel);
+    if (waiting?.length) this.#rooms.set(channel, []);
+    for (const { resolve } of waiting ?? []) resolve();
+  }
+
+  #dismiss(channel: string, error: PhiloteError): void {
+    for (const { reject } of this.#rooms.get(channel) ?? []) reject(error);
+    this.#rooms.delete(channel);
+  }
+
+  /** Reports that a channel cannot be read. */
+  #forbid(channel: string, message: string): void {
+    this.#rejoin.delete(channel);
+    this.#dismiss(channel, new PhiloteError("forbidden", message));
+    if (this.#handlers.has("#" + channel)) this.#unread.add(channel);
+    this.#tell("error", { error: "forbidden", channel, message });
+  }
+
+  /** The next request to join or leave channels, if there is one to send. Answers come in order, so one is sent at a time. */
+  #request(): Request | undefined {
+    if (!this.#stale || !this.#isOpen || this.#asked || this.#shown.length) return;
+    const wanted = this.#wanted();
+    const left = [...this.#joined].filter((channel) => !wanted.has(channel));
+    const limit = (this.#access!.max_message_size ?? 65_536) - 64;
+    const names: string[] = [];
+    const since: Record<string, string | null> = Object.create(null);
+    const begin: [string, Handler[]][] = [];
+    let bytes = 0;
+    const fits = (channel: string, count: number) =>
+      (bytes += 2 * size(JSON.stringify(channel)) + 64) <= limit && !(this.#single && count);
+    if (left.length) {
+      const some = left.filter(fits);
+      const isIn = new Set(this.#access!.read);
+      const rooms = some.filter((channel) => !isIn.has(channel));
+      for (const channel of some) if (isIn.has(channel)) this.#joined.delete(channel);
+      if (!rooms.length) return this.#request();
+      const frame = JSON.stringify({ leave: rooms });
+      return { frame, bytes: size(frame), begin, names: rooms, leaves: true };
+    }
+    for (const channel of wanted) {
+      const late = this.#late.get(channel);
+      if (!this.#isRoom(channel) || this.#unread.has(channel)) continue;
+      if (this.#joined.has(channel) && !(late && !this.#isLive(channel))) continue;
+      if (!fits(channel, names.length)) break;
+      names.push(channel);
+      if (this.#rejoin.has(channel)) since[channel] = this.#ids.get(channel) ?? null;
+      else if (late) {
+        since[channel] = null;
+        begin.push([channel, [...late]]);
+      }
+    }
+    this.#stale = names.length > 0;
+    if (!names.length) return;
+    const frame = JSON.stringify({ join: names, since });
+    return { frame, bytes: size(frame), begin, names, leaves: false };
+  }
+
+  #settleRequest(limited = false): Request | undefined {
+    const request = this.#asked;
+    if (request) this.#pace.answered(request.bytes, limited);
+    this.#asked = undefined;
+    return request;
+  }
+
+  /** Channels were joined. */
+  #entered(joined: Record<string, { id?: string; recovered?: boolean }>): void {
+    const request = this.#settleRequest();
+    const told = new Map<string, string>();
+    const resumed = new Map<string, boolean>();
+    for (const [channel, { id, recovered }] of Object.entries(joined)) {
+      const isNew = !this.#joined.has(channel);
+      if (this.#rejoin.delete(channel)) {
+        this.#resumed.add(channel);
+        resumed.set(channel, recovered === true);
+      }
+      if (isNew && id === undefined) this.#ids.delete(channel);
+      else if (isNew) this.#ids.set(channel, id!);
+      if (id !== undefined) told.set(channel, id);
+      this.#joined.add(channel);
+      this.#satisfy(channel);
+    }
+    const missed = new Map([...this.#begin(request?.begin ?? [], told), ...resumed]);
+    for (const [channel, recovered] of missed) this.#tell("recovered", { channel, recovered });
+    this.#attend();
+  }
+
+  /** Channels were left, because the application wanted it or because another token does not allow them. */
+  #parted(left: string[]): void {
+    const asked = this.#asked?.leaves ? this.#asked.names : [];
+    if (asked.length && asked.length === left.length && asked.every((name) => left.includes(name))) this.#settleRequest();
+    for (const channel of left) {
+      for (const places of [this.#joined, this.#ids, this.#resumed]) places.delete(channel);
+    }
+    this.#attend();
+  }
+
+  /** The request was rejected, because of one of its channels or because it was too fast. */
+  #denied({ channel, message }: { channel?: string; message: string }, limited: boolean): void {
+    const { names, leaves } = this.#settleRequest(limited)!;
+    this.#stale = true;
+    if (limited) return;
+    if (channel === undefined && names.length > 1) this.#single = true;
+    // What cannot be left is read because of the token.
+    else if (leaves) this.#joined.delete(channel ?? names[0]!);
+    else this.#forbid(channel ?? names[0]!, message);
   }
 
   #watch(delay = 0): void {
@@ -758,14 +972,15 @@ export class Philote {
     }
   }
 
-  /** Sends the next token, then the waiting messages, as fast as the server allows. */
+  /** Sends the next token, then requests, then the waiting messages, as fast as the server allows. */
   #flush(): void {
     clearTimeout(this.#pacer);
     while (this.#socket) {
       const [ack, publish] = (this.#isOpen && this.#waiting.entries().next().value) || [];
-      const [frame, shown] = this.#next === undefined ? [publish?.frame] : this.#frame(this.#next);
+      const request = this.#next === undefined ? this.#request() : undefined;
+      const [frame, shown] = this.#next === undefined ? [(request ?? publish)?.frame] : this.#frame(this.#next);
       if (frame === undefined) return;
-      const { bytes } = shown ?? publish!;
+      const { bytes } = shown ?? request ?? publish!;
       const wait = this.#pace.wait(bytes);
       if (wait > 0) {
         if (wait < Infinity) this.#pacer = setTimeout(() => this.#flush(), Math.ceil(wait));
@@ -774,6 +989,8 @@ export class Philote {
       if (shown) {
         this.#next = undefined;
         this.#shown.push(shown);
+      } else if (request) {
+        this.#asked = request;
       } else {
         this.#waiting.delete(ack!);
         this.#sent.set(ack!, publish!);
@@ -783,7 +1000,7 @@ export class Philote {
     }
   }
 
-  #leave(code: string, sentence: string): void {
+  #drop(code: string, sentence: string): void {
     this.#turn++;
     this.#stopAsking();
     clearTimeout(this.#pulse);
@@ -792,6 +1009,10 @@ export class Philote {
     this.#doubted = false;
     this.#next = undefined;
     this.#shown = [];
+    this.#asked = undefined;
+    this.#single = false;
+    for (const channel of this.#joined) this.#rejoin.add(channel);
+    this.#joined.clear();
     this.#replay.clear();
     this.#pace = new Pace();
     this.#socket?.close();
@@ -814,7 +1035,7 @@ export class Philote {
       this.#sent.delete(ack);
     }
     this.#putBack(unheard);
-    this.#leave("unanswered", `${reason}: the message may or may not have been delivered`);
+    this.#drop("unanswered", `${reason}: the message may or may not have been delivered`);
     const retryIn = this.#wait();
     this.#schedule(retryIn, () => this.#connect());
     this.#become({ state: "waiting", code, reason, retryIn });
@@ -823,9 +1044,10 @@ export class Philote {
   #end(code: number, reason: string): void {
     if (this.#state.state === "closed") return;
     globalThis.removeEventListener?.("online", this.#online);
-    this.#leave("closed", reason);
+    this.#drop("closed", reason);
     for (const { reject } of this.#waiting.values()) reject(new PhiloteError("closed", reason));
     this.#waiting.clear();
+    for (const channel of [...this.#rooms.keys()]) this.#dismiss(channel, new PhiloteError("closed", reason));
     this.#become({ state: "closed", code, reason });
   }
 }
