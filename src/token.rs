@@ -24,7 +24,7 @@ pub use self::length::{MAX_REQUEST_TOKEN_BYTES, MAX_TOKEN_BYTES};
 pub use self::may::{May, NewMay};
 pub use self::rights::{ApiRight, ApiRights};
 pub use self::secret_file::{SecretFileError, signing_secret};
-pub use self::verify::{Inspection, claimed_subject, inspect, verify, verify_in_frame};
+pub use self::verify::{Inspection, channels_to_join, claimed_subject, inspect, verify, verify_in_frame};
 use crate::message::{ChannelName, ChannelPatterns};
 
 /// Seconds since 1970-01-01 UTC, as in the claims `exp` and `nbf` (RFC 7519 section 2, NumericDate).

@@ -121,11 +121,11 @@ export declare class Philote {
     when<K extends keyof Events>(event: K, handler: (detail: Events[K]) => void): () => void;
     /**
    * Publishes a value. While there is no connection, or the server's rate is reached, it waits in a queue. Resolves to the
-   * number of readers for which it was queued. If the connection ends before the answer, the message is not sent again,
+   * number of readers for which it was queued, or to null in a cluster, where no node knows all readers. If the connection ends before the answer, the message is not sent again,
    * unless the close code shows that it was not accepted (4429, 1009): only the application knows whether twice is better
    * than never. An ignored rejection does not count as unhandled.
      */
-    publish(channel: string, value: unknown): Promise<number>;
+    publish(channel: string, value: unknown): Promise<number | null>;
     /**
    * Calls `token()` and sends the result on the open connection: channels that it no longer names are left, new ones are
    * joined, and others are not affected. Of several calls only the newest counts.

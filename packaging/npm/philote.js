@@ -251,7 +251,7 @@ export class Philote {
     }
     /**
    * Publishes a value. While there is no connection, or the server's rate is reached, it waits in a queue. Resolves to the
-   * number of readers for which it was queued. If the connection ends before the answer, the message is not sent again,
+   * number of readers for which it was queued, or to null in a cluster, where no node knows all readers. If the connection ends before the answer, the message is not sent again,
    * unless the close code shows that it was not accepted (4429, 1009): only the application knows whether twice is better
    * than never. An ignored rejection does not count as unhandled.
      */
@@ -652,8 +652,8 @@ export class Philote {
         if (this.#again)
             this.refresh();
         this.#again = false;
-        this.#attend();
         this.#refuseTooBig(this.#waiting.keys());
+        this.#attend();
         this.#flush();
     }
     /** Lets waiting handlers start if they can; returns the channels of which they missed messages without a history. */

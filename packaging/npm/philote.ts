@@ -748,8 +748,8 @@ export class Philote {
     if (turn !== this.#turn) return;
     if (this.#again) this.refresh();
     this.#again = false;
-    this.#attend();
     this.#refuseTooBig(this.#waiting.keys());
+    this.#attend();
     this.#flush();
   }
 

@@ -167,11 +167,25 @@ impl Console {
     }
 }
 
+/// Asks to read channels that the token does not name.
+pub(super) async fn join<S>(socket: &mut WebSocketStream<S>, channels: &[&str]) -> Result<(), Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    send_text(socket, serde_json::json!({"join": channels}).to_string()).await
+}
+
 async fn send<S>(socket: &mut WebSocketStream<S>, channel: &str, data: &str) -> Result<(), Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let text = serde_json::to_string(&Publish { channel, data }).unwrap_or_default();
+    send_text(socket, serde_json::to_string(&Publish { channel, data }).unwrap_or_default()).await
+}
+
+async fn send_text<S>(socket: &mut WebSocketStream<S>, text: String) -> Result<(), Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     match timeout(SILENCE, socket.send(Message::text(text))).await {
         Ok(Ok(())) => Ok(()),
         // The server's Close frame may have arrived before. Its reason says more than a broken pipe.

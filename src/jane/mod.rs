@@ -25,7 +25,7 @@ use crate::escape::escape_json;
 use crate::root_certificates::client_config;
 use crate::terminal::{self, complain};
 use crate::timestamp::span;
-use crate::token::ApiRights;
+use crate::token::{ApiRights, channels_to_join};
 use args::Arguments;
 use conversation::Console;
 use dial::{Dial, Socket};
@@ -132,5 +132,11 @@ async fn goodbye(mut socket: Socket) {
 }
 
 async fn open(dial: &Dial, source: &TokenSource, channels: &[String]) -> Result<Socket, Error> {
-    dial.websocket(&source.token(channels, ApiRights::NONE).await?).await
+    let token = source.token(channels, ApiRights::NONE).await?;
+    let mut socket = dial.websocket(&token).await?;
+    let joins = channels_to_join(&token.0, channels);
+    if !joins.is_empty() {
+        conversation::join(&mut socket, &joins).await?;
+    }
+    Ok(socket)
 }

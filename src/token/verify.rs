@@ -13,7 +13,7 @@ use super::{
     ApiRights, ClaimError, Claims, Key, Keys, MAX_REQUEST_TOKEN_BYTES, MAX_SUBJECT_BYTES, MAX_TOKEN_BYTES,
     Policy, TokenError, UnixSeconds,
 };
-use crate::message::ChannelName;
+use crate::message::{ChannelName, ChannelPattern};
 use crate::timestamp::MAX_DATE;
 
 /// Verifies the token of a request.
@@ -230,6 +230,25 @@ pub fn inspect(token: &str, keys: &Keys, policy: &Policy, now: UnixSeconds) -> I
         signed_by,
         verdict: verify_in_frame(token, keys, policy, now),
     }
+}
+
+/// Returns those of the channels that a client with this token must join before it reads them. The token is not verified,
+/// because a client has no key.
+pub fn channels_to_join<'a>(token: &str, channels: &'a [String]) -> Vec<&'a str> {
+    let claims = jsonwebtoken::dangerous::insecure_decode_claims::<serde_json::Value>(token.trim_ascii());
+    let Ok(claims) = claims else { return Vec::new() };
+    let texts = |list: &serde_json::Value| -> Vec<String> {
+        let texts = list.as_array().into_iter().flatten().filter_map(|text| text.as_str());
+        texts.map(str::to_owned).collect()
+    };
+    let read = texts(&claims["read"]);
+    let may = texts(&claims["may"]["read"]);
+    let may: Vec<ChannelPattern> =
+        may.iter().filter_map(|pattern| ChannelPattern::new(pattern, usize::MAX).ok()).collect();
+    let joins = |channel: &&'a str| {
+        !read.iter().any(|read| read == channel) && may.iter().any(|pattern| pattern.matches(channel))
+    };
+    channels.iter().map(String::as_str).filter(joins).collect()
 }
 
 /// Returns the `sub` of a token without verifying it, so that administrators can find refused requests by subject.

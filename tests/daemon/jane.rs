@@ -2,7 +2,9 @@
 
 use std::process::{Command, Stdio};
 
-use crate::support::{Daemon, SECRET};
+use serde_json::json;
+
+use crate::support::{Daemon, SECRET, sign};
 use crate::terminal::OnTerminal;
 
 fn jane(daemon: &Daemon, line: &str) -> Command {
@@ -32,6 +34,26 @@ fn two_users_talk_in_their_terminals() {
     daemon.wait_until("one has left", |status| status["connections"] == 1);
     grace.press("\u{4}");
     assert_eq!(grace.end(), 0);
+}
+
+#[test]
+fn jane_joins_a_channel_that_her_token_allows() {
+    let daemon = Daemon::start("");
+    let claims = json!({"read": ["news"], "may": {"read": ["room:*"], "write": ["room:*"]}, "sub": "jane"});
+    let mut jane = OnTerminal::start(jane(&daemon, "-c room:42 -c news -c secret -t").arg(sign(&claims)));
+    jane.see("connected to");
+    let mut other = daemon.client(&["room:42", "news", "secret"]);
+    daemon.wait_until("she is there", |_| {
+        daemon.admin("GET", "/v1/channels?prefix=room", "")["channels"][0]["readers"] == 2
+    });
+    for channel in ["secret", "room:42", "news"] {
+        other.publish(channel, &format!("hello {channel}"));
+    }
+    jane.see("hello room:42");
+    let screen = jane.see("hello news");
+    assert!(!screen.contains("hello secret"), "{screen}");
+    jane.press("hello\r");
+    assert_eq!(other.receive()["subject"], "jane");
 }
 
 #[test]
