@@ -3,7 +3,8 @@
 //! In reading order: [`link`] is the connection to NATS, which this file serves until it ends and then begins again; [`nodes`]
 //! are the other nodes, as they announce themselves. Without a history [`relay`] passes each message on to the nodes with
 //! readers. With one, [`log`] stores each message, and every node reads it from there. [`readers`] closes readers that may miss
-//! something. [`subject`] names NATS subjects, and [`wire`] is what nodes send each other.
+//! something. [`steering`] has all nodes carry out what administrators and backends ask of one. [`subject`] names NATS
+//! subjects, and [`wire`] is what nodes send each other.
 //!
 //! This folder knows the hub, and neither sessions nor HTTP. The hub knows no cluster.
 
@@ -12,6 +13,7 @@ mod log;
 mod nodes;
 mod readers;
 mod relay;
+pub mod steering;
 mod subject;
 mod wire;
 
@@ -22,6 +24,8 @@ use std::time::{Duration, Instant, SystemTime};
 use async_nats::Client;
 use bytes::Bytes;
 use futures_util::StreamExt;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -33,6 +37,7 @@ use self::nodes::{Announcement, Lost, Nodes};
 pub use self::nodes::{Mode, Node};
 use self::readers::{Closer, Rest, Which};
 use self::relay::Relay;
+use self::steering::{Gathered, Steering, Wait};
 use self::subject::Subjects;
 pub use self::wire::NodeId;
 use crate::config::{ClusterSettings, HistorySettings};
@@ -70,6 +75,8 @@ pub struct Cluster {
     nodes: Nodes,
     passing: Passing,
     closer: Closer,
+    /// `None` without the cluster's secret.
+    steering: Option<Arc<Steering>>,
     state: watch::Sender<LinkState>,
     client: Mutex<Option<Client>>,
     /// The largest payload that NATS takes, in bytes.
@@ -167,9 +174,13 @@ impl Cluster {
             let log = Log::new(&settings, history, &node, &subjects, hub.clone(), flusher.clone());
             Passing::Log(Box::new(log))
         };
+        let secret = settings.secret_file.as_ref().map(|file| file.content.as_bytes());
+        let steering =
+            secret.map(|secret| Steering::new(&node.to_string(), &settings.subject_prefix, secret));
         Arc::new(Cluster {
             passing,
             closer: Closer::new(hub.clone()),
+            steering,
             state: watch::Sender::default(),
             client: Mutex::new(None),
             max_payload: AtomicUsize::new(1024 * 1024),
@@ -239,6 +250,9 @@ impl Cluster {
         // All of them end with this set.
         let mut tasks = JoinSet::new();
         self.pass(&link.client, &mut tasks);
+        if let Some(steering) = &self.steering {
+            tasks.spawn(steering.clone().serve(link.client.clone()));
+        }
         let hears = async {
             while let Some(message) = announcements.next().await {
                 self.hear(&message.payload).await;
@@ -506,6 +520,12 @@ impl Cluster {
         *lock(&self.load) = Load { connections, messages_per_second };
     }
 
+    /// Returns the connections and the messages per second that this node announces.
+    pub fn load(&self) -> (u64, f64) {
+        let Load { connections, messages_per_second } = *lock(&self.load);
+        (connections, messages_per_second)
+    }
+
     /// Returns how messages pass between the nodes.
     pub fn mode(&self) -> Mode {
         match self.passing {
@@ -522,6 +542,28 @@ impl Cluster {
     /// Returns the other nodes, by name.
     pub fn nodes(&self) -> Vec<Node> {
         self.nodes.list()
+    }
+
+    /// Returns this node's part in steering, unless it is off because the cluster has no secret.
+    pub fn steering(&self) -> Option<&Arc<Steering>> {
+        self.steering.as_ref()
+    }
+
+    /// Asks all other nodes, and waits for those that are known, or for all that there may be. Returns `None` if steering is
+    /// off.
+    pub async fn gather<Q: Serialize, T: DeserializeOwned>(
+        &self,
+        kind: &str,
+        query: &Q,
+        wait: Wait,
+    ) -> Option<Gathered<T>> {
+        let known = self.nodes().iter().map(|node| node.id.to_string()).collect();
+        Some(self.steering.as_ref()?.gather(self.client(), kind, query, &known, wait).await)
+    }
+
+    /// Returns the largest payload that NATS takes, in bytes.
+    pub fn max_payload(&self) -> usize {
+        self.max_payload.load(Relaxed)
     }
 
     /// Returns the client of the link, while there is one.

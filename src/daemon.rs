@@ -1,7 +1,7 @@
 //! The daemon: reads its settings, opens its listeners, serves until a signal stops it, and drains.
 //!
 //! In reading order: [`main`] and `serve` in this file, `listeners`, `drain`, `reload`; then `control`, which answers the
-//! admin socket with `lists` and `actions`; then what runs once a second or on request: `metrics`, `rates`,
+//! admin socket with `lists`, `actions` and, for all nodes of a cluster, `everywhere`; then what runs once a second or on request: `metrics`, `rates`,
 //! `certificate_expiry`, `watchdog`; and for `--dev`, `dev` and `hangup`.
 
 mod actions;
@@ -11,6 +11,7 @@ mod descriptors;
 mod dev;
 mod drain;
 mod error;
+mod everywhere;
 mod hangup;
 mod listeners;
 mod lists;
@@ -30,11 +31,11 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tracing::level_filters::LevelFilter;
 
-use self::actions::Actions;
 use self::certificate_expiry::ExpiryWatch;
 use self::control::DaemonControl;
 use self::drain::drain;
 use self::error::StartError;
+use self::everywhere::Everywhere;
 use self::hangup::StartTerminal;
 use self::listeners::Listeners;
 use self::metrics::Metrics;
@@ -141,6 +142,8 @@ fn serve(
     let state = reloader.environment().state_directory();
     let refused = BanFile::new(state.map(|directory| directory.join(REFUSED_FILE)));
     server.bans.remember_in(refused)?;
+    // Before the link is up, so that this node hears of bans as soon as it is.
+    let everywhere = Everywhere::new(server.clone(), runtime.handle().clone());
     if let Some(cluster) = &server.cluster {
         runtime.spawn(cluster.clone().run());
         // Clients that connect before would have to connect again.
@@ -164,7 +167,7 @@ fn serve(
         drain_ends: drain_ends.clone(),
         started,
         rates: rates.clone(),
-        actions: Actions::new(server.clone(), runtime.handle().clone()),
+        everywhere,
         metrics: metrics.clone(),
     };
     let admin = start_admin(&settings, &reloader, control)?;

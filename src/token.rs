@@ -119,11 +119,15 @@ impl Claims {
         self.api.has(ApiRight::Publish) && (!restricted || self.may_write(channel))
     }
 
+    /// Returns whether the HTTP API shows the client only channels that it may join, because its token says which these are.
+    pub fn sees_only_some(&self) -> bool {
+        self.reads || self.may.as_ref().is_some_and(|may| may.read.is_some())
+    }
+
     /// Returns whether the HTTP API shows this channel to the client. Without the claim `read` and without `read` in `may`,
     /// it shows every channel.
     pub fn may_see(&self, channel: &str) -> bool {
-        let restricted = self.reads || self.may.as_ref().is_some_and(|may| may.read.is_some());
-        !restricted || self.may_join(channel)
+        !self.sees_only_some() || self.may_join(channel)
     }
 
     /// Returns the claim `may`, if the token has it.

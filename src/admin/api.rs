@@ -6,6 +6,7 @@ mod disconnect;
 mod events;
 mod failure;
 mod lists;
+mod nodes;
 mod publish;
 mod secrets;
 mod settings;
@@ -17,13 +18,14 @@ pub use self::disconnect::*;
 pub use self::events::*;
 pub use self::failure::*;
 pub use self::lists::*;
+pub use self::nodes::*;
 pub use self::publish::*;
 pub use self::secrets::*;
 pub use self::settings::*;
 pub use self::status::*;
 pub use self::timestamp::*;
 pub use self::tokens::*;
-pub use crate::orders::{Address, IdPrefix};
+pub use crate::orders::{Address, Coverage, FailedNode, IdPrefix};
 
 /// `GET`: [`Status`].
 pub const STATUS: &str = "/v1/status";
@@ -50,8 +52,10 @@ pub const CLOSED: &str = "/v1/connections/closed";
 pub const CHANNELS: &str = "/v1/channels";
 /// `POST` [`DisconnectRequest`]: [`Disconnected`].
 pub const DISCONNECT: &str = "/v1/disconnect";
-/// `GET`: [`RefusedSubjects`]; `DELETE` [`LiftRequest`]: [`Lifted`].
+/// `GET` with [`RefusedQuery`] in the URL: [`RefusedSubjects`]; `DELETE` [`LiftRequest`]: [`Lifted`].
 pub const REFUSED: &str = "/v1/refused";
+/// `GET`: [`ClusterNodes`].
+pub const NODES: &str = "/v1/nodes";
 /// `POST` [`PublishRequest`]: [`Published`].
 pub const PUBLISH: &str = "/v1/publish";
 /// `GET` with [`EventQuery`] in the URL: [`Event`]s, one per line, until either side closes the connection.

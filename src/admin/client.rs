@@ -22,10 +22,11 @@ pub use self::error::Error;
 use self::error::OUR_VERSION;
 pub use self::events::Events;
 use super::api::{
-    self, ChannelQuery, Channels, ClosedConnections, ClosedQuery, Code, ConnectionQuery, Connections,
-    DisconnectRequest, Disconnected, EventQuery, Failure, InspectRequest, Inspection, IssuedToken, Level,
-    LevelRequest, Levels, LiftRequest, Lifted, PublishRequest, Published, Ready, RefusedSubjects,
-    ReloadRequest, Reloaded, SecretChanged, SecretSet, Secrets, Status, TokenRequest,
+    self, ChannelQuery, Channels, ClosedConnections, ClosedQuery, ClusterNodes, Code, ConnectionQuery,
+    Connections, DisconnectRequest, Disconnected, EventQuery, Failure, InspectRequest, Inspection,
+    IssuedToken, Level, LevelRequest, Levels, LiftRequest, Lifted, PublishRequest, Published, Ready,
+    RefusedQuery, RefusedSubjects, ReloadRequest, Reloaded, SecretChanged, SecretSet, Secrets, Status,
+    TokenRequest,
 };
 
 /// The most bytes of an answer, far more than a daemon sends.
@@ -107,8 +108,13 @@ impl Client {
     }
 
     /// `GET /v1/refused`.
-    pub async fn refused(&self) -> Result<RefusedSubjects, Error> {
-        self.ask(Method::GET, api::REFUSED, &()).await
+    pub async fn refused(&self, query: &RefusedQuery) -> Result<RefusedSubjects, Error> {
+        self.list(api::REFUSED, query).await
+    }
+
+    /// `GET /v1/nodes`.
+    pub async fn nodes(&self) -> Result<ClusterNodes, Error> {
+        self.ask(Method::GET, api::NODES, &()).await
     }
 
     /// `DELETE /v1/refused`.

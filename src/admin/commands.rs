@@ -66,6 +66,7 @@ pub(super) enum Command {
     Disconnect,
     Refused,
     Lift,
+    Nodes,
     Publish,
     LogLevel,
     SetLogLevel,
@@ -89,7 +90,7 @@ pub(super) enum Answer {
     Events(EventStream),
 }
 
-const ROUTES: [(Method, &str, Command); 19] = [
+const ROUTES: [(Method, &str, Command); 20] = [
     (Method::GET, api::STATUS, Command::Status),
     (Method::GET, api::METRICS, Command::Metrics),
     (Method::POST, api::TOKEN, Command::Token),
@@ -105,6 +106,7 @@ const ROUTES: [(Method, &str, Command); 19] = [
     (Method::POST, api::DISCONNECT, Command::Disconnect),
     (Method::GET, api::REFUSED, Command::Refused),
     (Method::DELETE, api::REFUSED, Command::Lift),
+    (Method::GET, api::NODES, Command::Nodes),
     (Method::POST, api::PUBLISH, Command::Publish),
     (Method::GET, api::LOG_LEVEL, Command::LogLevel),
     (Method::PUT, api::LOG_LEVEL, Command::SetLogLevel),
@@ -178,7 +180,8 @@ pub(super) fn run(
         Command::Connections => json(control.connections(&parse_query(query)?)),
         Command::Closed => json(control.closed(&parse_query(query)?)),
         Command::Channels => json(control.channels(&parse_query(query)?)),
-        Command::Refused => json(control.refused()),
+        Command::Refused => json(control.refused(&parse_query(query)?)),
+        Command::Nodes => json(control.nodes()),
         Command::LogLevel => json(control.log_level()),
         Command::Disconnect => {
             let request: DisconnectRequest = parse(body, r#"{"subject": "alice"}"#)?;

@@ -15,9 +15,10 @@ use std::pin::Pin;
 use futures_util::Stream;
 
 use api::{
-    ChannelQuery, Channels, ClosedConnections, ClosedQuery, ConnectionQuery, Connections, DisconnectRequest,
-    Disconnected, Event, EventQuery, Failure, Inspection, IssuedToken, Level, Levels, Lifted, PublishRequest,
-    Published, Ready, RefusedSubjects, Reloaded, SecretChanged, Secrets, Status, TokenRequest,
+    ChannelQuery, Channels, ClosedConnections, ClosedQuery, ClusterNodes, ConnectionQuery, Connections,
+    DisconnectRequest, Disconnected, Event, EventQuery, Failure, Inspection, IssuedToken, Level, Levels,
+    Lifted, PublishRequest, Published, Ready, RefusedQuery, RefusedSubjects, Reloaded, SecretChanged,
+    Secrets, Status, TokenRequest,
 };
 
 /// Events as they happen, until the stream is dropped.
@@ -60,9 +61,11 @@ pub trait Control: Send + Sync + 'static {
     /// Closes connections, and bans a subject if the request contains a ban.
     fn disconnect(&self, request: &DisconnectRequest) -> Result<Disconnected, Failure>;
     /// Lists the banned subjects.
-    fn refused(&self) -> Result<RefusedSubjects, Failure>;
+    fn refused(&self, query: &RefusedQuery) -> Result<RefusedSubjects, Failure>;
     /// Lifts the ban of a subject.
     fn lift(&self, subject: &str) -> Result<Lifted, Failure>;
+    /// Lists the nodes of the cluster. Fails with [`Code::Conflict`](api::Code::Conflict) if there is none.
+    fn nodes(&self) -> Result<ClusterNodes, Failure>;
     /// Publishes all messages, or none if one is invalid.
     fn publish(&self, request: &PublishRequest) -> Result<Published, Failure>;
     /// Returns the log level.

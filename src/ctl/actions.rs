@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 
+use super::cluster::done_on;
 use super::complete;
 use super::print::{in_json, many};
 use super::values::positive;
@@ -54,6 +55,9 @@ pub(super) struct DisconnectArgs {
         conflicts_with_all = ["reconnect", "ids", "channel", "address"]
     )]
     refuse_for: Option<Duration>,
+    /// In a cluster, act on this node only
+    #[arg(long, conflicts_with = "refuse_for")]
+    local: bool,
 }
 
 #[derive(Args, Debug)]
@@ -87,13 +91,14 @@ pub(super) async fn disconnect(
         dry_run: args.dry_run,
         reconnect: args.reconnect,
         refuse_for: args.refuse_for.map(|length| length.as_secs().max(1)),
+        local: args.local,
     };
     let answer = client.disconnect(&request).await?;
     // A ban succeeds even if the subject has no connection.
     let done = answer.matched > 0 || answer.refused_until.is_some();
     let exit = if done { Exit::Done } else { Exit::NothingMatched };
     let report = in_json(json, &answer).unwrap_or_else(|| Report::new(disconnected(&request, &answer)));
-    Ok(Report { exit, ..report })
+    Ok(done_on(Report { exit, ..report }, answer.nodes.as_ref()))
 }
 
 fn disconnected(request: &DisconnectRequest, answer: &Disconnected) -> String {

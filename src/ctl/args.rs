@@ -52,6 +52,8 @@ pub(super) enum Command {
     Connections(ConnectionsArgs),
     /// List the channels that have readers
     Channels(ChannelsArgs),
+    /// List the nodes of the cluster
+    Nodes(Watch),
     /// Close connections; exit status 6 if none match
     Disconnect(DisconnectArgs),
     /// List the banned subjects, or lift a ban
@@ -99,6 +101,7 @@ impl Command {
             Command::Connections(list) => list.rows.watch.watch,
             Command::Channels(list) => list.rows.watch.watch,
             Command::Refused(list) => list.watch.watch,
+            Command::Nodes(watch) => watch.watch,
             _ => None,
         }
     }

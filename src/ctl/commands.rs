@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::args::{Arguments, Command, Secret, Token};
 use super::print::{Facts, bytes, count, in_json, list, many};
-use super::{Complaint, Exit, PROGRAM, Report, actions, bench, follow, lists, top};
+use super::{Complaint, Exit, PROGRAM, Report, actions, bench, cluster, follow, lists, top};
 use crate::admin::api::{
     ClusterStatus, Hidden, InspectRequest, Inspection, IssuedToken, Reloaded, SecretChanged, SecretSet,
     Secrets, Status, Timestamp, TokenRequest,
@@ -58,6 +58,7 @@ pub(super) fn run(arguments: &Arguments, style: Style) -> Result<Report, Complai
             Command::Connections(args) => lists::connections(&client(ANSWER), args, json, style).await?,
             Command::Channels(args) => lists::channels(&client(ANSWER), args, json, style).await?,
             Command::Refused(args) => lists::refused(&client(ANSWER), args, json, style).await?,
+            Command::Nodes(_) => cluster::nodes(&client(ANSWER), json, style).await?,
             Command::Disconnect(args) => actions::disconnect(&client(ANSWER), args, json).await?,
             Command::Publish(args) => actions::publish(&client(ANSWER), args, json).await?,
             Command::LogLevel(args) => actions::log_level(&client(ANSWER), args, json).await?,

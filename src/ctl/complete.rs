@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 
-use crate::admin::api::{ChannelQuery, ConnectionQuery};
+use crate::admin::api::{ChannelQuery, ConnectionQuery, RefusedQuery};
 use crate::admin::client::{Client, Error};
 use crate::admin::path;
 use crate::escape::{escape, is_invisible};
@@ -22,6 +22,7 @@ pub(super) fn channels() -> ArgValueCompleter {
         let query = ChannelQuery {
             prefix: typed.to_str().map(str::to_owned),
             limit: Some(CANDIDATES),
+            local: true,
             ..ChannelQuery::default()
         };
         let names = ask(async |client| {
@@ -36,7 +37,8 @@ pub(super) fn channels() -> ArgValueCompleter {
 pub(super) fn connections() -> ArgValueCompleter {
     ArgValueCompleter::new(|typed: &OsStr| {
         let id = typed.to_str().and_then(|text| text.parse().ok());
-        let query = ConnectionQuery { id, limit: Some(CANDIDATES), ..ConnectionQuery::default() };
+        let query =
+            ConnectionQuery { id, limit: Some(CANDIDATES), local: true, ..ConnectionQuery::default() };
         let ids = ask(async |client| {
             let connections = client.connections(&query).await?.connections;
             Ok(connections
@@ -55,7 +57,7 @@ pub(super) fn connections() -> ArgValueCompleter {
 pub(super) fn refused() -> ArgValueCompleter {
     ArgValueCompleter::new(|typed: &OsStr| {
         let subjects = ask(async |client| {
-            let refused = client.refused().await?.refused;
+            let refused = client.refused(&RefusedQuery { local: true }).await?.refused;
             Ok(refused.into_iter().map(|one| (one.subject, Some(format!("until {}", one.until)))).collect())
         });
         candidates(subjects, typed)

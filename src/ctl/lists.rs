@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::{Args, ValueEnum};
 
+use super::cluster::{done_on, listed_from};
 use super::complete;
 use super::print::{bytes, count, in_json, list, many, short_span};
 use super::table::{Column, Table};
@@ -11,7 +12,7 @@ use super::{Complaint, Exit, Report};
 use crate::admin::api::{
     Address, ChannelQuery, ChannelSort, Channels, ClosedConnection, ClosedConnections, ClosedQuery,
     ClosedSort, Connection, ConnectionQuery, ConnectionSort, Connections, DEFAULT_ROWS, Ending, IdPrefix,
-    MAX_ROWS, RefusedSubjects, Timestamp,
+    MAX_ROWS, RefusedQuery, RefusedSubjects, Timestamp,
 };
 use crate::admin::client::Client;
 use crate::escape::escape;
@@ -27,6 +28,9 @@ pub(super) struct Rows {
     /// The most rows [default: 100 on a terminal, otherwise 10000]
     #[arg(long, value_name = "N", value_parser = rows)]
     limit: Option<usize>,
+    /// In a cluster, list this node only
+    #[arg(long)]
+    local: bool,
     #[command(flatten)]
     pub(super) watch: Watch,
 }
@@ -116,6 +120,9 @@ pub(super) struct RefusedArgs {
     /// Lift the ban of this subject
     #[arg(long, value_name = "SUBJECT", add = complete::refused(), conflicts_with = "watch")]
     remove: Option<String>,
+    /// In a cluster, list what this node knows, without asking the others
+    #[arg(long, conflicts_with = "remove")]
+    local: bool,
     #[command(flatten)]
     pub(super) watch: Watch,
 }
@@ -148,9 +155,11 @@ pub(super) async fn connections(
                 sort: ConnectionSort::from_str(sort, false)
                     .map_err(|_| usage(format!("open connections are not sorted by {sort}")))?,
                 limit,
+                local: args.rows.local,
             };
             let answer = client.connections(&query).await?;
-            Ok(in_json(json, &answer).unwrap_or_else(|| open(&answer, style)))
+            let report = in_json(json, &answer).unwrap_or_else(|| open(&answer, style));
+            Ok(listed_from(report, answer.nodes.as_ref()))
         }
         State::Closed => {
             if args.channel.is_some() {
@@ -164,11 +173,21 @@ pub(super) async fn connections(
                 sort: ClosedSort::from_str(sort, false)
                     .map_err(|_| usage(format!("closed connections are not sorted by {sort}")))?,
                 limit,
+                local: args.rows.local,
             };
             let answer = client.closed(&query).await?;
-            Ok(in_json(json, &answer).unwrap_or_else(|| closed(&answer, style)))
+            let report = in_json(json, &answer).unwrap_or_else(|| closed(&answer, style));
+            Ok(listed_from(report, answer.nodes.as_ref()))
         }
     }
+}
+
+const NODE: Column = Column::whole("NODE");
+
+/// The columns of a list, and the node if it is of all nodes of a cluster. It is the last, so that the others have the same
+/// place in every output.
+fn columns(columns: &[Column], with_node: bool) -> Vec<Column> {
+    columns.iter().copied().chain(with_node.then_some(NODE)).collect()
 }
 
 const OPEN: [Column; 10] = [
@@ -186,9 +205,10 @@ const OPEN: [Column; 10] = [
 
 fn open(answer: &Connections, style: Style) -> Report {
     let one = style.terminal && answer.matched == 1;
-    let mut table = Table::new(&OPEN);
+    let columns = columns(&OPEN, answer.connections.iter().any(|row| row.node.is_some()));
+    let mut table = Table::new(&columns);
     for connection in &answer.connections {
-        table.add(vec![
+        let row = vec![
             id(connection.id, style, one),
             connection.subject.clone().unwrap_or_default(),
             connection.address.to_string(),
@@ -199,7 +219,8 @@ fn open(answer: &Connections, style: Style) -> Report {
             count(style, connection.messages_in),
             count(style, connection.messages_out),
             channels_cell(connection),
-        ]);
+        ];
+        table.add(row.into_iter().chain(connection.node.clone()).collect());
     }
     let text = if one { table.render_one(style) } else { table.render(style) };
     listed(text, answer.connections.len(), answer.matched, "connection", style)
@@ -247,11 +268,12 @@ const CLOSED: [Column; 13] = [
 
 fn closed(answer: &ClosedConnections, style: Style) -> Report {
     let one = style.terminal && answer.matched == 1;
-    let mut table = Table::new(&CLOSED);
+    let columns = columns(&CLOSED, answer.connections.iter().any(|row| row.node.is_some()));
+    let mut table = Table::new(&columns);
     for ended in &answer.connections {
         let open = ended.ending == Ending::Closed;
         let figure = |number: String| if open { number } else { String::new() };
-        table.add(vec![
+        let row = vec![
             when(ended.at, style, one),
             ended.id.map(|found| id(found, style, one)).unwrap_or_default(),
             claimed(ended, style),
@@ -265,7 +287,8 @@ fn closed(answer: &ClosedConnections, style: Style) -> Report {
             figure(bytes(style, ended.bytes_in)),
             figure(bytes(style, ended.bytes_out)),
             ended.message.clone(),
-        ]);
+        ];
+        table.add(row.into_iter().chain(ended.node.clone()).collect());
     }
     let text = if one { table.render_one(style) } else { table.render(style) };
     let mut report = listed(text, answer.connections.len(), answer.matched, "connection", style);
@@ -298,9 +321,15 @@ pub(super) async fn channels(
     json: bool,
     style: Style,
 ) -> Result<Report, Complaint> {
-    let query = ChannelQuery { prefix: args.prefix.clone(), sort: args.sort, limit: args.rows.limit(style) };
+    let query = ChannelQuery {
+        prefix: args.prefix.clone(),
+        sort: args.sort,
+        limit: args.rows.limit(style),
+        local: args.rows.local,
+    };
     let answer = client.channels(&query).await?;
-    Ok(in_json(json, &answer).unwrap_or_else(|| channel_table(&answer, style)))
+    let report = in_json(json, &answer).unwrap_or_else(|| channel_table(&answer, style));
+    Ok(listed_from(report, answer.nodes.as_ref()))
 }
 
 fn channel_table(answer: &Channels, style: Style) -> Report {
@@ -332,8 +361,9 @@ pub(super) async fn refused(
     style: Style,
 ) -> Result<Report, Complaint> {
     let Some(subject) = &args.remove else {
-        let answer = client.refused().await?;
-        return Ok(in_json(json, &answer).unwrap_or_else(|| refused_table(&answer, style)));
+        let answer = client.refused(&RefusedQuery { local: args.local }).await?;
+        let report = in_json(json, &answer).unwrap_or_else(|| refused_table(&answer, style));
+        return Ok(listed_from(report, answer.nodes.as_ref()));
     };
     let answer = client.lift(subject).await?;
     let exit = if answer.matched == 0 { Exit::NothingMatched } else { Exit::Done };
@@ -341,7 +371,7 @@ pub(super) async fn refused(
         let outcome = if answer.matched == 0 { "was not banned" } else { "is no longer banned" };
         Report::new(format!("{} {outcome}\n", escape(subject)))
     });
-    Ok(Report { exit, ..report })
+    Ok(done_on(Report { exit, ..report }, answer.nodes.as_ref()))
 }
 
 fn refused_table(answer: &RefusedSubjects, style: Style) -> Report {

@@ -3,6 +3,7 @@
 mod actions;
 mod args;
 mod bench;
+mod cluster;
 mod commands;
 mod complete;
 mod follow;

@@ -14,6 +14,7 @@ const NARROWEST: usize = 8;
 const GAP: usize = 2;
 
 /// A column of a table.
+#[derive(Clone, Copy)]
 pub(super) struct Column {
     title: &'static str,
     right: bool,

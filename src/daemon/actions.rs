@@ -7,10 +7,10 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use crate::admin::api::{
-    Code, DisconnectRequest, Disconnected, Failure, Lifted, PublishRequest, Published, PublishedMessage,
-    RefusedSubject, RefusedSubjects, Timestamp,
+    Code, Failure, PublishRequest, Published, PublishedMessage, RefusedSubject, RefusedSubjects, Timestamp,
 };
 use crate::message::{ApiMessage, ChannelName, Publish, ReaderCount};
+use crate::orders::DisconnectOrder;
 use crate::server::ops::disconnect::DisconnectError;
 use crate::server::ops::publish::{Outcome, PublishError};
 use crate::server::ops::{bans, disconnect, publish};
@@ -29,20 +29,18 @@ impl Actions {
         Actions { server, runtime }
     }
 
-    pub(super) fn disconnect(&self, request: &DisconnectRequest) -> Result<Disconnected, Failure> {
-        let order = request.order();
-        let done = if request.dry_run {
-            disconnect::dry_run(&self.server, &order)?
-        } else {
-            // A task closes many connections over time.
-            let _entered = self.runtime.enter();
-            disconnect::disconnect(&self.server, &order)?
-        };
-        Ok(Disconnected {
-            matched: done.matched as u64,
-            dry_run: request.dry_run,
-            refused_until: done.banned_until.map(Timestamp::from_unix),
-        })
+    /// Carries out an order on this node.
+    pub(super) fn disconnect(
+        &self,
+        order: &DisconnectOrder,
+        dry_run: bool,
+    ) -> Result<disconnect::Disconnected, Failure> {
+        if dry_run {
+            return Ok(disconnect::dry_run(&self.server, order)?);
+        }
+        // A task closes many connections over time.
+        let _entered = self.runtime.enter();
+        Ok(disconnect::disconnect(&self.server, order)?)
     }
 
     pub(super) fn banned(&self) -> RefusedSubjects {
@@ -50,11 +48,12 @@ impl Actions {
             subject: subject.into(),
             until: Timestamp::from_unix(until),
         };
-        RefusedSubjects { refused: bans::list(&self.server).into_iter().map(subject).collect() }
+        RefusedSubjects { refused: bans::list(&self.server).into_iter().map(subject).collect(), nodes: None }
     }
 
-    pub(super) fn lift(&self, subject: &str) -> Result<Lifted, Failure> {
-        Ok(Lifted { matched: bans::lift(&self.server, subject)?.into() })
+    /// Lifts a ban on this node, and returns whether there was one.
+    pub(super) fn lift(&self, subject: &str) -> Result<bool, Failure> {
+        Ok(bans::lift(&self.server, subject)?)
     }
 
     pub(super) fn publish(&self, request: &PublishRequest) -> Result<Published, Failure> {

@@ -7,16 +7,16 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
-use super::actions::Actions;
+use super::everywhere::Everywhere;
 use super::lists;
 use super::metrics::Metrics;
 use super::rates::{self, Rates};
 use super::reload::{LastReload, ReloadRequest};
 use crate::admin::api::{
-    self, ChannelQuery, Channels, ClosedConnections, ClosedQuery, Code, ConnectionQuery, Connections,
-    DisconnectRequest, Disconnected, EventQuery, Failure, Hidden, Inspection, IssuedToken, Level, Levels,
-    Lifted, PublishRequest, Published, Ready, RefusedSubjects, Reloaded, SecretChanged, Secrets, State,
-    Status, Timestamp, TokenRequest,
+    self, ChannelQuery, Channels, ClosedConnections, ClosedQuery, ClusterNodes, Code, ConnectionQuery,
+    Connections, DisconnectRequest, Disconnected, EventQuery, Failure, Hidden, Inspection, IssuedToken,
+    Level, Levels, Lifted, PublishRequest, Published, Ready, RefusedQuery, RefusedSubjects, Reloaded,
+    SecretChanged, Secrets, State, Status, Timestamp, TokenRequest,
 };
 use crate::admin::{Control, EventStream};
 use crate::cluster::ClusterStatus;
@@ -39,7 +39,7 @@ pub(super) struct DaemonControl {
     /// Set when a drain begins.
     pub(super) drain_ends: Arc<OnceLock<Timestamp>>,
     pub(super) rates: Arc<Rates>,
-    pub(super) actions: Actions,
+    pub(super) everywhere: Everywhere,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -182,31 +182,35 @@ impl Control for DaemonControl {
     }
 
     fn connections(&self, query: &ConnectionQuery) -> Result<Connections, Failure> {
-        Ok(lists::connections(&self.server, query))
+        Ok(self.everywhere.connections(query))
     }
 
     fn closed(&self, query: &ClosedQuery) -> Result<ClosedConnections, Failure> {
-        Ok(lists::closed(&self.server, query))
+        Ok(self.everywhere.closed(query))
     }
 
     fn channels(&self, query: &ChannelQuery) -> Result<Channels, Failure> {
-        Ok(lists::channels(&self.server, query))
+        Ok(self.everywhere.channels(query))
     }
 
     fn disconnect(&self, request: &DisconnectRequest) -> Result<Disconnected, Failure> {
-        self.actions.disconnect(request)
+        self.everywhere.disconnect(request)
     }
 
-    fn refused(&self) -> Result<RefusedSubjects, Failure> {
-        Ok(self.actions.banned())
+    fn refused(&self, query: &RefusedQuery) -> Result<RefusedSubjects, Failure> {
+        Ok(self.everywhere.refused(query))
+    }
+
+    fn nodes(&self) -> Result<ClusterNodes, Failure> {
+        self.everywhere.nodes()
     }
 
     fn lift(&self, subject: &str) -> Result<Lifted, Failure> {
-        self.actions.lift(subject)
+        self.everywhere.lift(subject)
     }
 
     fn publish(&self, request: &PublishRequest) -> Result<Published, Failure> {
-        self.actions.publish(request)
+        self.everywhere.actions().publish(request)
     }
 
     fn log_level(&self) -> Result<Levels, Failure> {

@@ -103,7 +103,7 @@ pub(super) fn connections(server: &Server, query: &ConnectionQuery) -> Connectio
     let names = if whole.is_some() { usize::MAX } else { MAX_NAMES };
     let matched = top.offered;
     let connections = top.take().map(|connection| row(server, &connection, names)).collect();
-    Connections { matched, connections }
+    Connections { matched, connections, nodes: None }
 }
 
 fn row(server: &Server, connection: &hub::Connection, names: usize) -> Connection {
@@ -132,6 +132,7 @@ fn row(server: &Server, connection: &hub::Connection, names: usize) -> Connectio
         .may()
         .map(|may| NewMay { read: patterns(may.read.as_ref()), write: patterns(may.write.as_ref()) });
     Connection {
+        node: None,
         id: connection.id(),
         subject: claims.subject.as_deref().map(str::to_owned),
         address: connection.address(),
@@ -194,6 +195,7 @@ pub(super) fn closed(server: &Server, query: &ClosedQuery) -> ClosedConnections 
         matched: top.offered,
         connections: top.take().map(|ended| ended_row(&ended)).collect(),
         reasons: reasons.collect(),
+        nodes: None,
     }
 }
 
@@ -202,6 +204,7 @@ pub(super) fn ended_row(ended: &ClosedRecord) -> ClosedConnection {
     ClosedConnection {
         at: Timestamp(ended.at),
         ending: if ended.connection.is_some() { Ending::Closed } else { Ending::Refused },
+        node: None,
         id: ended.connection,
         subject: ended.subject.as_deref().map(str::to_owned),
         subject_verified: ended.verified && ended.subject.is_some(),
@@ -239,7 +242,7 @@ pub(super) fn channels(server: &Server, query: &ChannelQuery) -> Channels {
         messages: stats.messages,
         messages_per_second: f64::from(stats.messages_per_second),
     };
-    Channels { matched, channels: shown.iter().map(row).collect() }
+    Channels { matched, channels: shown.iter().map(row).collect(), nodes: None }
 }
 
 #[cfg(test)]

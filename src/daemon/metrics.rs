@@ -104,6 +104,11 @@ impl Metrics {
         }
         if let Some(cluster) = &server.cluster {
             add_cluster(&cluster.status(), &mut all);
+            if let Some(steering) = cluster.steering() {
+                let name = "philote_cluster_steering_rejected_total";
+                let help = "Messages that would steer this node and were dropped, by reason.";
+                all.add_each(name, Counter, help, "reason", steering.rejected());
+            }
         }
         if let Some(tls) = &live.settings.tls {
             let name = "philote_tls_certificate_expiry_timestamp_seconds";

@@ -24,12 +24,18 @@ pub enum Actor<'a> {
         /// The client's address.
         address: SocketAddr,
     },
+    /// Another node of the cluster, whose own audit line says who gave it the order.
+    Node {
+        /// Its name.
+        name: &'a str,
+    },
 }
 
 impl fmt::Display for Actor<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Actor::Peer { uid, pid, .. } => write!(f, "uid {uid}, pid {pid}"),
+            Actor::Node { name } => write!(f, "node {name}"),
             Actor::Token { subject: Some(subject), key, address } => {
                 write!(f, "{subject:?} ({key}) from {address}")
             }
@@ -54,6 +60,7 @@ pub fn audit(actor: Actor<'_>, command: &'static str, what: &str, outcome: &str)
             (token_subject, token_key, client) = (subject, Some(key), Some(address));
             "api"
         }
+        Actor::Node { .. } => "cluster",
     };
     let space = if what.is_empty() { "" } else { " " };
     tracing::info!(

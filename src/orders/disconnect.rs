@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::selection::{Address, IdPrefix};
 
 /// An order to close every connection that matches all of the given filters.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DisconnectOrder {
     /// Every connection; then there are no filters.
     pub all: bool,

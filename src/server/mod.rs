@@ -27,6 +27,7 @@ mod rejection;
 mod session;
 mod shutdown;
 mod slot;
+pub mod steering;
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
@@ -39,7 +40,7 @@ use uuid::Uuid;
 
 pub use self::accept::{accept_loop, listener};
 pub use self::bans::file::{BanFile, BanFileError};
-pub use self::bans::{BanError, Bans, MAX_BANS};
+pub use self::bans::{BanError, BanRecord, Bans, MAX_BANS};
 pub use self::closed::{ClosedRing, ReasonCount};
 pub use self::counters::Counters;
 pub use self::events::{Connected, Event, Events, Following, MAX_FOLLOWERS, Messages, Published, Reloaded};

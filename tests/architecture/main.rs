@@ -45,7 +45,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("frame", &["close"]),
-    ("cluster", &["close", "config", "frame", "hub", "message", "sync"]),
+    ("cluster", &["close", "config", "frame", "hub", "message", "orders", "sync"]),
     ("http", &["sync"]),
     ("hub", &["token", "close", "frame", "message", "outbox", "sync"]),
     ("jane", &["token", "admin", "completions", "escape", "timestamp", "terminal", "root_certificates"]),

@@ -26,3 +26,4 @@ mod fixture;
 mod hostile;
 mod links;
 mod outages;
+mod steering;

@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -53,6 +54,19 @@ impl Node {
         let mut log = String::new();
         child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
         (status, log)
+    }
+
+    /// Stops it, and returns its directory with all that it has stored.
+    pub fn stop(mut self) -> TempDir {
+        self.daemon.signal(Signal::TERM);
+        assert!(self.daemon.wait().success());
+        self.daemon.take_directory()
+    }
+
+    /// Starts a node again from the directory of one that was stopped.
+    pub fn start_from(directory: TempDir) -> Node {
+        let command = command(&directory);
+        Node { daemon: Daemon::spawn(command, directory) }
     }
 
     /// Starts a node in a namespace, whose clients reach it also while its link to NATS is cut.

@@ -77,7 +77,7 @@ impl Control for Fake {
     }
     fn connections(&self, query: &ConnectionQuery) -> Result<Connections, Failure> {
         self.see(&format!("{query:?}"));
-        Ok(Connections { matched: 12_345, connections: vec![connection(), slow_connection()] })
+        Ok(Connections { matched: 12_345, connections: vec![connection(), slow_connection()], nodes: None })
     }
     fn closed(&self, query: &ClosedQuery) -> Result<ClosedConnections, Failure> {
         self.see(&format!("{query:?}"));
@@ -85,25 +85,34 @@ impl Control for Fake {
             ReasonCount { reason: "bad_signature".into(), total: 40_001, remembered: 1 },
             ReasonCount { reason: "slow_consumer".into(), total: 1, remembered: 1 },
         ];
-        Ok(ClosedConnections { matched: 2, connections: vec![slow_consumer(), bad_signature()], reasons })
+        Ok(ClosedConnections {
+            matched: 2,
+            connections: vec![slow_consumer(), bad_signature()],
+            reasons,
+            nodes: None,
+        })
     }
     fn channels(&self, query: &ChannelQuery) -> Result<Channels, Failure> {
         self.see(&format!("{query:?}"));
-        Ok(Channels { matched: 1, channels: vec![a_channel()] })
+        Ok(Channels { matched: 1, channels: vec![a_channel()], nodes: None })
     }
     fn disconnect(&self, request: &DisconnectRequest) -> Result<Disconnected, Failure> {
         self.see(&format!("{request:?}"));
         let matched = if request.subject.as_deref() == Some("nobody") { 0 } else { 2 };
         let refused_until = request.refuse_for.map(|seconds| Timestamp::from_unix(1_795_344_300 + seconds));
-        Ok(Disconnected { matched, dry_run: request.dry_run, refused_until })
+        Ok(Disconnected { matched, dry_run: request.dry_run, refused_until, nodes: None })
     }
-    fn refused(&self) -> Result<RefusedSubjects, Failure> {
+    fn refused(&self, query: &RefusedQuery) -> Result<RefusedSubjects, Failure> {
+        self.see(&format!("{query:?}"));
         let until = Timestamp::from_unix(1_795_344_300);
-        Ok(RefusedSubjects { refused: vec![RefusedSubject { subject: "eve".into(), until }] })
+        Ok(RefusedSubjects { refused: vec![RefusedSubject { subject: "eve".into(), until }], nodes: None })
+    }
+    fn nodes(&self) -> Result<ClusterNodes, Failure> {
+        Ok(ClusterNodes { nodes: vec![a_node("a", Link::Up), a_node("b\u{1b}", Link::Down)], steering: true })
     }
     fn lift(&self, subject: &str) -> Result<Lifted, Failure> {
         self.see(subject);
-        Ok(Lifted { matched: u64::from(subject == "eve") })
+        Ok(Lifted { matched: u64::from(subject == "eve"), nodes: None })
     }
     fn publish(&self, request: &PublishRequest) -> Result<Published, Failure> {
         let published = |message: &Message| {
@@ -130,8 +139,23 @@ impl Control for Fake {
 }
 
 /// A connection as `connections` lists it.
+fn a_node(name: &str, link: Link) -> ClusterNode {
+    ClusterNode {
+        name: name.into(),
+        this: link == Link::Up,
+        start: "00000000000000ff".into(),
+        version: "1.0.0".into(),
+        mode: "relay".into(),
+        connections: 1234,
+        messages_per_second: 12.34,
+        link,
+        last_seen_at: Timestamp::from_unix(1_795_344_300),
+    }
+}
+
 pub(crate) fn connection() -> Connection {
     Connection {
+        node: None,
         id: "5f0c6b0e-6c3c-4c0e-9a53-0d8e3c1f3b7a".parse().unwrap(),
         subject: Some("alice\u{1b}".into()),
         address: "192.0.2.7:51234".parse().unwrap(),
@@ -165,6 +189,7 @@ fn slow_connection() -> Connection {
 /// A closed connection as `connections --state closed` lists it.
 pub(crate) fn slow_consumer() -> ClosedConnection {
     ClosedConnection {
+        node: None,
         at: Timestamp::from_unix(1_795_344_300),
         ending: Ending::Closed,
         id: Some("5f0c6b0e-6c3c-4c0e-9a53-0d8e3c1f3b7a".parse().unwrap()),

@@ -34,7 +34,7 @@ fn connections_in_a_pipe_are_plain_and_not_truncated() {
     assert_eq!(daemon.ctl("connections"), ended(0, &rows, "showing 2 of 12345 connections\n"));
     assert_eq!(
         daemon.fake.last_seen(),
-        "ConnectionQuery { id: None, channel: None, subject: None, address: None, sort: Newest, limit: Some(10000) }"
+        "ConnectionQuery { id: None, channel: None, subject: None, address: None, sort: Newest, limit: Some(10000), local: false }"
     );
     daemon.ctl(
         "connections --id 5F0c --channel chat --subject alice --address 192.0.2.7 --sort queued --limit 20",
@@ -42,7 +42,7 @@ fn connections_in_a_pipe_are_plain_and_not_truncated() {
     assert_eq!(
         daemon.fake.last_seen(),
         "ConnectionQuery { id: Some(IdPrefix(\"5f0c\")), channel: Some(\"chat\"), subject: Some(\"alice\"), \
-         address: Some(Address { ip: 192.0.2.7, port: None }), sort: Queued, limit: Some(20) }"
+         address: Some(Address { ip: 192.0.2.7, port: None }), sort: Queued, limit: Some(20), local: false }"
     );
 }
 
@@ -61,7 +61,7 @@ showing 2 of 12,345 connections";
     assert_eq!(squeezed(&wide), squeezed(expected));
     assert_eq!(
         daemon.fake.last_seen().split("limit").nth(1),
-        Some(": Some(100) }"),
+        Some(": Some(100), local: false }"),
         "a terminal gets readable units"
     );
     for columns in [80, 100, 120] {
@@ -91,7 +91,7 @@ fn closed_connections_in_a_pipe_show_the_reason() {
     daemon.ctl("connections --reason slow_consumer --sort duration");
     assert_eq!(
         daemon.fake.last_seen(),
-        "ClosedQuery { id: None, subject: None, address: None, reason: Some(\"slow_consumer\"), sort: Duration, limit: Some(10000) }"
+        "ClosedQuery { id: None, subject: None, address: None, reason: Some(\"slow_consumer\"), sort: Duration, limit: Some(10000), local: false }"
     );
     for (line, message) in [
         ("--state open --reason origin", "open connections have no --reason: use --state closed"),
@@ -191,6 +191,35 @@ fn json_documents_keep_their_shapes() {
 }
 
 #[test]
+fn nodes_are_listed_with_their_links() {
+    let daemon = Daemon::start();
+    let row =
+        |name: &str, link: &str| format!("{name}\t1.0.0\trelay\t1234\t12.3\t{link}\t2026-11-22T10:45:00Z\n");
+    assert_eq!(daemon.ctl("nodes"), ended(0, &(row("a", "up") + &row("b\\u{1b}", "down")), ""));
+    let document: serde_json::Value = serde_json::from_str(&daemon.ctl("nodes --json").out).unwrap();
+    assert_eq!(document["nodes"][1]["link"], "down");
+}
+
+#[test]
+fn local_is_asked_of_the_daemon_and_excludes_what_all_nodes_learn() {
+    let daemon = Daemon::start();
+    for (line, seen) in [
+        ("channels --local", "limit: Some(10000), local: true }"),
+        ("connections --local --limit 1", "limit: Some(1), local: true }"),
+        ("connections --state closed --local --limit 1", "limit: Some(1), local: true }"),
+        ("refused --local", "RefusedQuery { local: true }"),
+        ("refused", "RefusedQuery { local: false }"),
+        ("disconnect --all --local", "refuse_for: None, local: true }"),
+    ] {
+        daemon.ctl(line);
+        assert!(daemon.fake.last_seen().ends_with(seen), "{line}: {}", daemon.fake.last_seen());
+    }
+    for line in ["disconnect --subject a --refuse-for 1h --local", "refused --remove a --local"] {
+        assert_eq!(daemon.ctl(line).code, 2, "{line}");
+    }
+}
+
+#[test]
 fn disconnect_prints_the_number_and_exits_6_for_none() {
     let daemon = Daemon::start();
     let line = |arguments: &str| daemon.ctl(&format!("disconnect {arguments}"));
@@ -205,7 +234,7 @@ fn disconnect_prints_the_number_and_exits_6_for_none() {
         daemon.fake.last_seen(),
         "DisconnectRequest { ids: [IdPrefix(\"5f0c\"), IdPrefix(\"00000001-6c3c-4c0e-9a53-0d8e3c1f3b7a\")], \
          channel: None, subject: None, address: Some(Address { ip: 2001:db8::7, port: Some(80) }), all: false, \
-         dry_run: false, reconnect: true, refuse_for: None }"
+         dry_run: false, reconnect: true, refuse_for: None, local: false }"
     );
     for (arguments, message) in [
         (

@@ -23,7 +23,9 @@ fn every_example_in_the_manual_has_the_shape_of_its_type() {
     let types: &[(&str, Check)] = &[
         ("ClosedConnections", round::<ClosedConnections>),
         ("Channels", round::<Channels>),
+        ("ClusterNodes", round::<ClusterNodes>),
         ("Connections", round::<Connections>),
+        ("Coverage", round::<Coverage>),
         ("DisconnectRequest", round::<DisconnectRequest>),
         ("Disconnected", round::<Disconnected>),
         ("Event", |events| {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Timestamp;
-use crate::orders::{Address, DisconnectOrder, IdPrefix};
+use crate::orders::{Address, Coverage, DisconnectOrder, IdPrefix};
 
 /// A request to close every connection that matches all of the given filters: at least one of `ids`, `channel`,
 /// `subject` and `address`, or only `all`.
@@ -26,13 +26,17 @@ pub struct DisconnectRequest {
     pub reconnect: bool,
     /// How long to ban `subject`, in seconds.
     pub refuse_for: Option<u64>,
+    /// Only on this node of a cluster. Excludes a ban, which all nodes learn of.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub local: bool,
 }
 
 impl DisconnectRequest {
     /// Returns the order in this request.
     #[must_use]
     pub fn order(&self) -> DisconnectOrder {
-        let Self { ids, channel, subject, address, all, reconnect, refuse_for, dry_run: _ } = self.clone();
+        let Self { ids, channel, subject, address, all, reconnect, refuse_for, dry_run: _, local: _ } =
+            self.clone();
         DisconnectOrder { all, ids, channel, subject, address, reconnect, ban_seconds: refuse_for }
     }
 }
@@ -46,6 +50,9 @@ pub struct Disconnected {
     pub dry_run: bool,
     /// When the ban of the subject ends, if the request contained one.
     pub refused_until: Option<Timestamp>,
+    /// In a cluster, the nodes where it was done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<Coverage>,
 }
 
 /// A request to lift the ban of a subject.
@@ -61,6 +68,18 @@ pub struct LiftRequest {
 pub struct Lifted {
     /// 1 if the subject was banned, 0 if not.
     pub matched: u64,
+    /// In a cluster, the nodes where it was done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<Coverage>,
+}
+
+/// Selects banned subjects.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RefusedQuery {
+    /// Only those that this node of a cluster knows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub local: bool,
 }
 
 /// The banned subjects.
@@ -68,6 +87,9 @@ pub struct Lifted {
 pub struct RefusedSubjects {
     /// All of them, sorted by name.
     pub refused: Vec<RefusedSubject>,
+    /// In a cluster, the nodes that these are from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<Coverage>,
 }
 
 /// A banned subject.

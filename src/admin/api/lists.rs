@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Timestamp;
-use crate::orders::{Address, IdPrefix};
+use crate::orders::{Address, Coverage, IdPrefix};
 use crate::token::NewMay;
 
 /// The default number of rows of a list.
@@ -65,6 +65,9 @@ pub struct ConnectionQuery {
     /// The most rows: [`DEFAULT_ROWS`] if absent, at most [`MAX_ROWS`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
+    /// Only those of this node of a cluster.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub local: bool,
 }
 
 /// Open connections.
@@ -74,11 +77,17 @@ pub struct Connections {
     pub matched: u64,
     /// The first rows.
     pub connections: Vec<Connection>,
+    /// In a cluster, the nodes that these are from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<Coverage>,
 }
 
 /// An open connection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Connection {
+    /// In a list of all nodes of a cluster, the name of its node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// The connection's id.
     pub id: Uuid,
     /// The `sub` of its token.
@@ -175,6 +184,9 @@ pub struct ClosedQuery {
     /// The most rows: [`DEFAULT_ROWS`] if absent, at most [`MAX_ROWS`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
+    /// Only those of this node of a cluster.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub local: bool,
 }
 
 /// Closed connections and rejected requests.
@@ -186,6 +198,9 @@ pub struct ClosedConnections {
     pub connections: Vec<ClosedConnection>,
     /// All reasons since the start, whether or not they match.
     pub reasons: Vec<ReasonCount>,
+    /// In a cluster, the nodes that these are from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<Coverage>,
 }
 
 /// How often one reason occurred.
@@ -216,6 +231,9 @@ pub struct ClosedConnection {
     pub at: Timestamp,
     /// Which of the two it is.
     pub ending: Ending,
+    /// In a list of all nodes of a cluster, the name of its node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// The connection's id; `None` for a rejected request.
     pub id: Option<Uuid>,
     /// The `sub` of its token.
@@ -271,6 +289,9 @@ pub struct ChannelQuery {
     /// The most rows: [`DEFAULT_ROWS`] if absent, at most [`MAX_ROWS`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
+    /// Only those of this node of a cluster.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub local: bool,
 }
 
 /// Channels with at least one reader.
@@ -280,6 +301,9 @@ pub struct Channels {
     pub matched: u64,
     /// The first rows.
     pub channels: Vec<Channel>,
+    /// In a cluster, the nodes that these are from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<Coverage>,
 }
 
 /// A channel with at least one reader.

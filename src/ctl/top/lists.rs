@@ -120,7 +120,7 @@ impl Kind {
 
     /// Returns the request that disconnects a row; `None` in the list of closed connections.
     pub(super) fn disconnect(self, row: &Row) -> Option<DisconnectRequest> {
-        let request = DisconnectRequest { dry_run: true, ..DisconnectRequest::default() };
+        let request = DisconnectRequest { dry_run: true, local: true, ..DisconnectRequest::default() };
         match self {
             Kind::Channels => Some(DisconnectRequest { channel: Some(row.key.clone()), ..request }),
             Kind::Connections => Some(DisconnectRequest { ids: vec![row.key.parse().ok()?], ..request }),
@@ -142,13 +142,14 @@ fn chosen<T: ValueEnum + Copy + Default>(place: usize) -> T {
 
 pub(super) fn channel_query(sort: usize, filter: &str) -> ChannelQuery {
     let prefix = (!filter.is_empty()).then(|| filter.to_owned());
-    ChannelQuery { prefix, sort: chosen(sort), limit: Some(ROWS) }
+    ChannelQuery { prefix, sort: chosen(sort), limit: Some(ROWS), local: true }
 }
 
 pub(super) fn connection_query(sort: usize, filter: &str) -> Result<ConnectionQuery, String> {
     let mut query = ConnectionQuery {
         sort: chosen::<ConnectionSort>(sort),
         limit: Some(ROWS),
+        local: true,
         ..ConnectionQuery::default()
     };
     match read(filter)? {
@@ -163,8 +164,12 @@ pub(super) fn connection_query(sort: usize, filter: &str) -> Result<ConnectionQu
 }
 
 pub(super) fn closed_query(sort: usize, filter: &str) -> Result<ClosedQuery, String> {
-    let mut query =
-        ClosedQuery { sort: chosen::<ClosedSort>(sort), limit: Some(ROWS), ..ClosedQuery::default() };
+    let mut query = ClosedQuery {
+        sort: chosen::<ClosedSort>(sort),
+        limit: Some(ROWS),
+        local: true,
+        ..ClosedQuery::default()
+    };
     match read(filter)? {
         None => {}
         Some(Word::Subject(subject)) => query.subject = Some(subject),

@@ -6,14 +6,15 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::{fmt, io};
 
+use super::record::BanRecord;
 use crate::config;
 use crate::regular_file::{self, FileError, without_mark};
 
-/// The largest file that is read, in bytes: room for [`MAX_BANS`](crate::server::bans::MAX_BANS) subjects of
-/// 255 bytes, each of which JSON may write as six.
-const LARGEST: u64 = 16 << 20;
+/// The largest file that is read, in bytes: room for [`MAX_BANS`](crate::server::bans::MAX_BANS) banned subjects of 255
+/// bytes, each of which JSON may write as six, and for as many whose bans were lifted.
+const LARGEST: u64 = 40 << 20;
 
-/// The file: one JSON object of subjects and the seconds since 1970 at which their bans end.
+/// The file: one JSON object of subjects and their [`BanRecord`]s.
 #[derive(Debug, Default)]
 pub struct BanFile(Option<PathBuf>);
 
@@ -63,7 +64,7 @@ impl BanFile {
     ///
     /// # Errors
     /// The file exists and cannot be read. Banned subjects must not get in because of that.
-    pub(crate) fn load(&self) -> Result<BTreeMap<Box<str>, u64>, BanFileError> {
+    pub(crate) fn load(&self) -> Result<BTreeMap<Box<str>, BanRecord>, BanFileError> {
         let Some(path) = &self.0 else { return Ok(BTreeMap::new()) };
         match regular_file::read(path, LARGEST) {
             Ok(content) => serde_json::from_slice(without_mark(&content.bytes))
@@ -74,7 +75,7 @@ impl BanFile {
     }
 
     /// Replaces the file as a whole.
-    pub(crate) fn save(&self, refused: &BTreeMap<Box<str>, u64>) -> Result<(), BanFileError> {
+    pub(crate) fn save(&self, refused: &BTreeMap<Box<str>, BanRecord>) -> Result<(), BanFileError> {
         let path = self.0.as_ref().ok_or(BanFileError::NoPlace)?;
         let unwritable = |error| BanFileError::Unwritable(path.clone(), error);
         let text = serde_json::to_string_pretty(refused).map_err(|error| unwritable(error.into()))?;
@@ -95,12 +96,11 @@ mod tests {
         let path = scratch.path().join("state/refused.json");
         let file = BanFile::new(Some(path.clone()));
         assert!(file.load().unwrap().is_empty());
-        file.save(&[("alice \"\n".into(), 7), ("bob".into(), u64::MAX)].into()).unwrap();
+        let record = |until| BanRecord { until, changed: u64::MAX, keep: 9 };
+        let saved = [("alice \"\n".into(), record(7)), ("bob".into(), record(0))];
+        file.save(&saved.clone().into()).unwrap();
         let loaded = file.load().unwrap();
-        assert_eq!(
-            loaded.into_iter().collect::<Vec<_>>(),
-            [("alice \"\n".into(), 7), ("bob".into(), u64::MAX)]
-        );
+        assert_eq!(loaded.into_iter().collect::<Vec<_>>(), saved);
         assert_eq!(
             std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
             1,

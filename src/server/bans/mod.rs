@@ -1,24 +1,34 @@
 //! Banned subjects: they are rejected until a given time, also across restarts.
 
 pub(super) mod file;
+mod record;
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Bound;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::SystemTime;
 
 use self::file::{BanFile, BanFileError};
+pub use self::record::BanRecord;
 use crate::sync::lock;
-use crate::timestamp::clamp_date;
 use crate::token::UnixSeconds;
 
 /// The most subjects that are banned at once.
 pub const MAX_BANS: usize = 10_000;
 
+/// The most lifted bans that are remembered, so that another node of a cluster cannot bring them back.
+const MAX_LIFTED: usize = 10_000;
+
+/// What is known of each subject.
+type Records = BTreeMap<Box<str>, BanRecord>;
+
 /// The banned subjects, and until when.
 #[derive(Debug, Default)]
 pub struct Bans {
-    until: Mutex<BTreeMap<Box<str>, UnixSeconds>>,
+    records: Mutex<Records>,
     /// Their number. While it is 0, a handshake looks at nothing else.
     count: AtomicUsize,
     /// Locked while bans change; handshakes do not wait for the disk.
@@ -51,17 +61,15 @@ impl Bans {
     /// # Errors
     /// The file exists and cannot be read.
     pub fn remember_in(&self, file: BanFile) -> Result<(), BanFileError> {
-        let mut subjects = file.load()?;
-        subjects.values_mut().for_each(|until| *until = clamp_date(*until));
-        self.set(subjects);
+        self.set(file.load()?);
         *lock(&self.file) = file;
         Ok(())
     }
 
-    fn set(&self, subjects: BTreeMap<Box<str>, UnixSeconds>) {
-        let mut until = lock(&self.until);
-        self.count.store(subjects.len(), Relaxed);
-        *until = subjects;
+    fn set(&self, new: Records) {
+        let mut records = lock(&self.records);
+        self.count.store(new.len(), Relaxed);
+        *records = new;
     }
 
     /// Bans a subject until this time, at most the end of the year 9999. Writes to the disk.
@@ -69,7 +77,10 @@ impl Bans {
     /// # Errors
     /// There are too many bans, or the disk cannot be written.
     pub fn refuse(&self, subject: &str, until: UnixSeconds, now: UnixSeconds) -> Result<(), BanError> {
-        self.change(now, |refused| refused.insert(subject.into(), clamp_date(until)))
+        self.change(now, |records| {
+            let record = BanRecord::ban(until, now_ms(), records.get(subject));
+            records.insert(subject.into(), record);
+        })
     }
 
     /// Lifts a ban, and returns whether there was one. Writes to the disk.
@@ -78,39 +89,76 @@ impl Bans {
     /// The disk cannot be written.
     pub fn lift(&self, subject: &str, now: UnixSeconds) -> Result<bool, BanError> {
         let mut lifted = false;
-        self.change(now, |refused| lifted = refused.remove(subject).is_some())?;
+        self.change(now, |records| {
+            if let Some(record) = records.get_mut(subject).filter(|record| record.holds(now)) {
+                *record = record.lifted(now_ms());
+                lifted = true;
+            }
+        })?;
         Ok(lifted)
     }
 
-    /// Changes the bans on the disk first, so that a ban that was confirmed holds.
-    fn change<T>(
+    /// Adds what another node knows, and returns the subjects that are banned only now. Writes to the disk.
+    ///
+    /// # Errors
+    /// There are too many bans, or the disk cannot be written.
+    pub fn merge(
         &self,
+        others: impl IntoIterator<Item = (Box<str>, BanRecord)>,
         now: UnixSeconds,
-        change: impl FnOnce(&mut BTreeMap<Box<str>, UnixSeconds>) -> T,
-    ) -> Result<(), BanError> {
+    ) -> Result<Vec<Box<str>>, BanError> {
+        let mut banned = Vec::new();
+        self.change(now, |records| {
+            for (subject, other) in others {
+                let known = records.get(&subject).copied();
+                let merged = known.map_or(other, |known| known.merged(other));
+                if merged.holds(now) && !known.is_some_and(|known| known.holds(now)) {
+                    banned.push(subject.clone());
+                }
+                records.insert(subject, merged);
+            }
+        })?;
+        Ok(banned)
+    }
+
+    /// Changes the bans on the disk first, so that a ban that was confirmed holds.
+    fn change(&self, now: UnixSeconds, change: impl FnOnce(&mut Records)) -> Result<(), BanError> {
         let file = lock(&self.file);
-        let before: BTreeMap<_, _> = self.list(now).into_iter().collect();
-        let mut refused = before.clone();
-        change(&mut refused);
-        if refused == before {
+        let before = lock(&self.records).clone();
+        let mut records = before.clone();
+        change(&mut records);
+        if records == before {
             return Ok(());
         }
-        if refused.len() > MAX_BANS {
+        records.retain(|_, record| record.keep > now);
+        forget_oldest_lifted(&mut records, now);
+        if records.values().filter(|record| record.holds(now)).count() > MAX_BANS {
             return Err(BanError::TooMany);
         }
-        file.save(&refused).map_err(BanError::NotRemembered)?;
-        self.set(refused);
+        file.save(&records).map_err(BanError::NotRemembered)?;
+        self.set(records);
         Ok(())
     }
 
     /// Returns the bans that hold at `now`, by subject.
     pub fn list(&self, now: UnixSeconds) -> Vec<(Box<str>, UnixSeconds)> {
-        let until = lock(&self.until);
-        until
-            .iter()
-            .filter(|(_, until)| **until > now)
-            .map(|(subject, until)| (subject.clone(), *until))
-            .collect()
+        let records = lock(&self.records);
+        let holding = records.iter().filter(|(_, record)| record.holds(now));
+        holding.map(|(subject, record)| (subject.clone(), record.until)).collect()
+    }
+
+    /// Returns the records for other nodes whose subjects come after this one, by subject, lifted bans included.
+    pub fn records_after(
+        &self,
+        subject: Option<&str>,
+        now: UnixSeconds,
+        most: usize,
+    ) -> Vec<(Box<str>, BanRecord)> {
+        let after = subject.map_or(Bound::Unbounded, Bound::Excluded);
+        let records = lock(&self.records);
+        let after = records.range::<str, _>((after, Bound::Unbounded));
+        let kept = after.filter(|(_, record)| record.keep > now).take(most);
+        kept.map(|(subject, record)| (subject.clone(), *record)).collect()
     }
 
     /// Returns until when a subject is banned, if it is.
@@ -118,8 +166,27 @@ impl Bans {
         if self.count.load(Relaxed) == 0 {
             return None;
         }
-        lock(&self.until).get(subject?).copied().filter(|until| *until > now)
+        let records = lock(&self.records);
+        records.get(subject?).filter(|record| record.holds(now)).map(|record| record.until)
     }
+}
+
+/// Removes the lifted bans beyond [`MAX_LIFTED`] that were lifted first.
+fn forget_oldest_lifted(records: &mut Records, now: UnixSeconds) {
+    let lifted = |record: &BanRecord| !record.holds(now);
+    let mut changes: Vec<u64> =
+        records.values().filter(|record| lifted(record)).map(|record| record.changed).collect();
+    if changes.len() > MAX_LIFTED {
+        changes.sort_unstable_by_key(|changed| Reverse(*changed));
+        let oldest = changes[MAX_LIFTED - 1];
+        records.retain(|_, record| !lifted(record) || record.changed > oldest);
+    }
+}
+
+/// Returns the time in milliseconds since 1970.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -131,7 +198,8 @@ mod tests {
     fn a_ban_ends_at_its_time() {
         let refused = Bans::default();
         assert_eq!(refused.until(Some("alice"), 0), None);
-        refused.set([("alice".into(), 100), ("bob".into(), 200)].into());
+        let ban = |until| BanRecord { until, changed: 0, keep: until };
+        refused.set([("alice".into(), ban(100)), ("bob".into(), ban(200))].into());
         assert_eq!(refused.until(Some("alice"), 99), Some(100));
         assert_eq!(refused.until(Some("alice"), 100), None);
         assert_eq!((refused.until(Some("carol"), 0), refused.until(None, 0)), (None, None));
@@ -158,9 +226,56 @@ mod tests {
         std::fs::write(scratch.path().join("refused.json"), format!("{{\"eve\": {}}}", u64::MAX)).unwrap();
         next.remember_in(file()).unwrap();
         assert_eq!(next.until(Some("eve"), 0), Some(MAX_DATE), "whoever wrote it");
-        next.set((0..MAX_BANS as u64).map(|n| (n.to_string().into(), 10)).collect());
+        let ban = BanRecord { until: 10, changed: 0, keep: 10 };
+        next.set((0..MAX_BANS as u64).map(|n| (n.to_string().into(), ban)).collect());
         assert!(matches!(next.refuse("one more", 10, 0), Err(BanError::TooMany)));
         next.refuse("7", 11, 0).unwrap();
         next.refuse("one more", 20, 10).unwrap();
+    }
+
+    fn bans() -> (tempfile::TempDir, Bans) {
+        let scratch = tempfile::tempdir().unwrap();
+        let bans = Bans::default();
+        bans.remember_in(BanFile::new(Some(scratch.path().join("refused.json")))).unwrap();
+        (scratch, bans)
+    }
+
+    #[test]
+    fn a_node_that_missed_a_lifted_ban_does_not_bring_it_back() {
+        let ((_a, a), (_b, b), (_c, c)) = (bans(), bans(), bans());
+        a.refuse("alice", 1000, 0).unwrap();
+        assert_eq!(b.merge(a.records_after(None, 0, 10), 0).unwrap(), ["alice".into()]);
+        assert_eq!(b.merge(a.records_after(None, 0, 10), 0).unwrap(), [], "it is banned already");
+        assert!(b.lift("alice", 0).unwrap());
+        // c joins, and hears first of the one and then of the other.
+        for node in [&a, &b, &a] {
+            c.merge(node.records_after(None, 0, 10), 0).unwrap();
+        }
+        assert_eq!(c.until(Some("alice"), 0), None);
+        a.merge(c.records_after(None, 0, 10), 0).unwrap();
+        assert_eq!(a.until(Some("alice"), 0), None);
+        // When the ban would have ended, nothing of it is left.
+        assert_eq!(c.records_after(None, 1000, 10), []);
+        assert!(!c.lift("alice", 0).unwrap(), "it is lifted already");
+    }
+
+    #[test]
+    fn lifted_bans_outlive_a_restart_and_are_bounded() {
+        let (scratch, bans) = bans();
+        bans.refuse("alice", 1000, 0).unwrap();
+        bans.lift("alice", 0).unwrap();
+        let again = Bans::default();
+        again.remember_in(BanFile::new(Some(scratch.path().join("refused.json")))).unwrap();
+        let records = again.records_after(None, 0, 10);
+        assert_eq!((records.len(), records[0].1.until, records[0].1.keep), (1, 0, 1000));
+
+        let lifted = |n: u64| (n.to_string().into(), BanRecord { until: 0, changed: n, keep: 1000 });
+        bans.merge((0..=MAX_LIFTED as u64).map(lifted), 0).unwrap();
+        let records = bans.records_after(None, 0, usize::MAX);
+        assert!(records.len() <= MAX_LIFTED, "{}", records.len());
+        assert!(records.iter().any(|(subject, _)| &**subject == "alice"), "the newest stay");
+        assert!(!records.iter().any(|(subject, _)| &**subject == "0"), "the oldest go");
+        let pages = bans.records_after(Some("9998"), 0, 2);
+        assert_eq!(pages.iter().map(|(subject, _)| &**subject).collect::<Vec<_>>(), ["9999", "alice"]);
     }
 }

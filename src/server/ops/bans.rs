@@ -1,6 +1,6 @@
 //! Bans of subjects: their limits, the list of them, and lifting one.
 
-use crate::server::bans::BanError;
+use crate::server::bans::{BanError, BanRecord};
 use crate::server::{Server, unix_now};
 use crate::timestamp::clamp_date;
 use crate::token::{MAX_SUBJECT_BYTES, UnixSeconds};
@@ -24,6 +24,15 @@ pub(super) fn end_of_ban(seconds: u64) -> UnixSeconds {
 /// Returns the banned subjects, sorted by name, and when each ban ends.
 pub fn list(server: &Server) -> Vec<(Box<str>, UnixSeconds)> {
     server.bans.list(unix_now())
+}
+
+/// Returns the records of bans for another node, after this subject and by subject.
+pub(super) fn records_after(
+    server: &Server,
+    subject: Option<&str>,
+    most: usize,
+) -> Vec<(Box<str>, BanRecord)> {
+    server.bans.records_after(subject, unix_now(), most)
 }
 
 /// Lifts the ban of a subject, and returns whether it was banned. Writes to the disk. A subject of any length can be

@@ -1,9 +1,11 @@
 //! Closes connections by an order of an administrator or a backend, and bans their subject if the order says so.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::bans::{check_subject, end_of_ban};
@@ -24,7 +26,7 @@ const AT_ONCE: usize = 1000;
 const MAX_PREFIXES: usize = 100;
 
 /// The outcome of an order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disconnected {
     /// How many connections are being closed, or would be in a dry run.
     pub matched: usize,
@@ -101,6 +103,23 @@ pub fn disconnect(server: &Arc<Server>, order: &DisconnectOrder) -> Result<Disco
     Ok(Disconnected { matched, banned_until })
 }
 
+/// Closes the connections of subjects that were banned elsewhere, and returns how many.
+///
+/// # Errors
+/// [`DisconnectError::TooManyInProgress`].
+pub(super) fn close_banned(server: &Arc<Server>, subjects: &[Box<str>]) -> Result<usize, DisconnectError> {
+    let subjects: HashSet<&str> = subjects.iter().map(|subject| &**subject).collect();
+    close(server, &Leave::BannedElsewhere, || {
+        let mut found = Vec::new();
+        each_connection(server, &ConnectionFilter::default(), |connection| {
+            if connection.claims().subject.as_deref().is_some_and(|subject| subjects.contains(subject)) {
+                found.push(connection.id());
+            }
+        });
+        Ok(found)
+    })
+}
+
 /// Checks that an order selects connections and does not contradict itself.
 fn check(order: &DisconnectOrder) -> Result<(), DisconnectError> {
     let DisconnectOrder { all, ids, channel, subject, address, reconnect, ban_seconds } = order;
@@ -125,6 +144,22 @@ fn check(order: &DisconnectOrder) -> Result<(), DisconnectError> {
         }
     };
     Err(DisconnectError::Invalid(wrong.into()))
+}
+
+/// Counts the connections whose ids begin with each of these prefixes, and returns one of them.
+pub(super) fn resolve(server: &Server, prefixes: &[IdPrefix]) -> Vec<(u32, Option<Uuid>)> {
+    let mut found = vec![(0, None); prefixes.len()];
+    if !prefixes.is_empty() {
+        server.hub.each_connection(|connection| {
+            for (prefix, (count, id)) in prefixes.iter().zip(&mut found) {
+                if prefix.matches(&connection.id()) {
+                    *count += 1;
+                    *id = Some(connection.id());
+                }
+            }
+        });
+    }
+    found
 }
 
 /// Returns the connections that an order selects, except those that are already being closed.
@@ -175,6 +210,8 @@ enum Leave<'a> {
     StayAway,
     /// Not reconnect (4403), which a ban enforces.
     Banned { subject: &'a str, until: UnixSeconds },
+    /// Not reconnect (4403), which a ban of another node enforces already.
+    BannedElsewhere,
 }
 
 /// Closes the connections that `find` returns, and returns how many. Bans the subject first if `leave` says so.
@@ -192,6 +229,7 @@ fn close(
     let reason = match leave {
         Leave::Reconnect => CloseReason::Restarting,
         Leave::StayAway => CloseReason::Disconnected,
+        Leave::BannedElsewhere => CloseReason::SubjectRefused,
         Leave::Banned { subject, until } => {
             server.bans.refuse(subject, *until, unix_now())?;
             // Connections that were accepted before the ban took effect are closed too.

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::hub::{ChannelStats, Connection};
 use crate::message::ChannelName;
 use crate::orders::{Address, IdPrefix};
@@ -62,6 +64,46 @@ pub fn each_channel(
             visit(name, stats);
         }
     });
+}
+
+/// What is counted of a channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ChannelCounts {
+    /// Connections that read it.
+    pub readers: u64,
+    /// Connections that may write it.
+    pub writers: u64,
+    /// Messages since it has had readers.
+    pub messages: u64,
+    /// Messages per second.
+    pub messages_per_second: f64,
+}
+
+impl ChannelCounts {
+    /// Adds the counts of another node. Each message reaches all nodes, so messages are not added.
+    pub fn add(&mut self, other: &ChannelCounts) {
+        self.readers += other.readers;
+        self.writers += other.writers;
+        self.messages = self.messages.max(other.messages);
+        self.messages_per_second = self.messages_per_second.max(other.messages_per_second);
+    }
+}
+
+/// Returns the counts of these channels.
+pub fn counts(server: &Server, channels: &[String]) -> Vec<ChannelCounts> {
+    let mut counts: HashMap<&str, ChannelCounts> =
+        channels.iter().map(|channel| (channel.as_str(), ChannelCounts::default())).collect();
+    for (channel, writers) in count_writers(server, channels.iter().map(String::as_str)) {
+        counts.entry(channel).or_default().writers = writers;
+    }
+    server.hub.each_channel(|name, stats| {
+        if let Some(counts) = counts.get_mut(name.as_str()) {
+            counts.readers = stats.readers;
+            counts.messages = stats.messages;
+            counts.messages_per_second = f64::from(stats.messages_per_second);
+        }
+    });
+    channels.iter().map(|channel| counts.get(channel.as_str()).copied().unwrap_or_default()).collect()
 }
 
 /// Counts for each of these channels the connections that may write it.

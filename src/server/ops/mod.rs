@@ -5,9 +5,12 @@
 //! the outcome in their own form. This folder knows neither of them.
 //!
 //! [`list`] finds connections and channels, [`disconnect`] closes connections and can ban their subject, [`bans`] limits
-//! and lifts bans, and [`publish`] publishes messages.
+//! and lifts bans, and [`publish`] publishes messages. [`everywhere`] has them done on all nodes of a cluster, and [`remote`]
+//! carries out what other nodes ask.
 
 pub mod bans;
 pub mod disconnect;
+pub mod everywhere;
 pub mod list;
 pub mod publish;
+pub mod remote;

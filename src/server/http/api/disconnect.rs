@@ -3,18 +3,20 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use hyper::Request;
 use hyper::body::Incoming;
-use hyper::{Request, StatusCode};
 use serde::{Deserialize, Deserializer};
 use serde_json::json;
 use tokio::time::Instant;
 
+use super::lists::ok;
 use crate::message::connection_id;
 use crate::orders::{Actor, DisconnectOrder, audit};
 use crate::server::Server;
 use crate::server::bans::{BanError, MAX_BANS};
-use crate::server::http::answer::{Answer, json_answer};
+use crate::server::http::answer::Answer;
 use crate::server::ops::disconnect::{DisconnectError, disconnect};
+use crate::server::ops::everywhere::{Reach, disconnect_others};
 use crate::server::rejection::Rejection;
 use crate::timestamp::{from_unix, rfc3339};
 use crate::token::Claims;
@@ -34,6 +36,8 @@ struct Body {
     refuse_for: Option<String>,
     #[serde(default)]
     reconnect: bool,
+    #[serde(default)]
+    local: bool,
 }
 
 /// Parses a string; `null` is an error.
@@ -41,15 +45,15 @@ fn string<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, 
     String::deserialize(deserializer).map(Some)
 }
 
-/// Parses a body into an order for one subject or one connection.
-fn parse(body: &[u8]) -> Result<DisconnectOrder, Rejection> {
+/// Parses a body into an order for one subject or one connection, and whether it is for this node only.
+fn parse(body: &[u8]) -> Result<(DisconnectOrder, bool), Rejection> {
     const USAGE: &str = "the body must be {\"subject\": NAME} or {\"connection\": ID}";
     if !body.trim_ascii_start().starts_with(b"{") {
         return Err(Rejection::BadRequest(USAGE));
     }
     let body: Body = serde_json::from_slice(body)
         .map_err(|error| Rejection::BadParameter(format!("the body is invalid: {error}")))?;
-    let Body { subject, connection, refuse_for, reconnect } = body;
+    let Body { subject, connection, refuse_for, reconnect, local } = body;
     let ids = match (&subject, connection) {
         (Some(_), None) => Vec::new(),
         (None, Some(id)) => {
@@ -59,7 +63,12 @@ fn parse(body: &[u8]) -> Result<DisconnectOrder, Rejection> {
         _ => return Err(Rejection::BadRequest(USAGE)),
     };
     let ban_seconds = refuse_for.map(|text| seconds(&text)).transpose()?;
-    Ok(DisconnectOrder { ids, subject, ban_seconds, reconnect, ..DisconnectOrder::default() })
+    if local && ban_seconds.is_some() {
+        return Err(Rejection::BadRequest(
+            "local and refuse_for exclude each other: all nodes learn of a ban",
+        ));
+    }
+    Ok((DisconnectOrder { ids, subject, ban_seconds, reconnect, ..DisconnectOrder::default() }, local))
 }
 
 impl From<DisconnectError> for Rejection {
@@ -104,7 +113,8 @@ pub(super) async fn answer(
     deadline: Instant,
     request: Request<Incoming>,
 ) -> Result<Answer, Rejection> {
-    let order = parse(&super::body(request, MAX_BODY_BYTES, deadline).await?)?;
+    let (order, local) = parse(&super::body(request, MAX_BODY_BYTES, deadline).await?)?;
+    let to_others = order.clone();
     let work = move |server: &Arc<Server>| {
         let outcome = disconnect(server, &order).map_err(Rejection::from);
         // The audit line is written here, because this runs to its end even if the client disconnects.
@@ -118,9 +128,14 @@ pub(super) async fn answer(
         outcome
     };
     let done = server.background.run(server, deadline, work).await.flatten()?;
+    let everywhere = {
+        let server = server.clone();
+        async move { disconnect_others(&Reach::of(&server, local), to_others, false, done).await }
+    };
+    // A task of its own, which the other nodes hear even if the client disconnects.
+    let (done, coverage) = tokio::spawn(everywhere).await.map_err(|_| Rejection::Internal)?;
     let until = done.banned_until.map(|until| rfc3339(from_unix(until)).to_string());
-    let body = json!({"disconnected": done.matched, "refused_until": until});
-    Ok(json_answer(StatusCode::OK, body.to_string()))
+    Ok(ok(json!({"disconnected": done.matched, "refused_until": until}), coverage))
 }
 
 #[cfg(test)]
@@ -130,7 +145,7 @@ mod tests {
     #[test]
     fn a_body_selects_a_subject_or_a_connection() {
         const ID: &str = "5f0c6b0e-6c3c-4c0e-9a53-0d8e3c1f3b7a";
-        let parse = |text: &str| parse(text.as_bytes());
+        let parse = |text: &str| parse(text.as_bytes()).map(|(order, _)| order);
         let day = parse(r#" {"subject": "al\nice", "refuse_for": "24h", "reconnect": false}"#).unwrap();
         assert_eq!(day.to_string(), "subject \"al\\nice\", banned for 86400 s");
         let back = parse(&format!(r#"{{"connection": "{ID}", "reconnect": true}}"#)).unwrap();
@@ -147,6 +162,7 @@ mod tests {
             &format!(r#"{{"subject": "alice", "connection": "{ID}"}}"#),
             r#"{"connection": "5f0c6b0e"}"#,
             r#"{"subject": "alice", "reconnect": null}"#,
+            r#"{"subject": "alice", "refuse_for": "1h", "local": true}"#,
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }

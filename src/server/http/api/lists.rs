@@ -7,12 +7,15 @@ use hyper::StatusCode;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::everywhere::{Asked, List, Listed, Visible, list_everywhere};
 use super::page::{Page, Query};
 use crate::hub::Connection;
 use crate::message::{ChannelName, connection_id};
+use crate::orders::Coverage;
 use crate::server::Server;
 use crate::server::http::answer::{Answer, json_answer};
-use crate::server::ops::list::{ConnectionFilter, count_writers, each_channel, each_connection};
+use crate::server::ops::everywhere::{Reach, add_counts_of_others};
+use crate::server::ops::list::{ConnectionFilter, counts, each_channel, each_connection};
 use crate::server::rejection::Rejection;
 use crate::timestamp::{from_unix, rfc3339};
 use crate::token::{ApiRight, Claims};
@@ -34,24 +37,29 @@ pub(super) async fn channels(
     query: &str,
 ) -> Result<Answer, Rejection> {
     let query = Query::parse(query)?;
-    let mut page = Page::new(query.after.clone(), query.limit(MAX_ROWS)?);
-    let body = server
+    let reach = Reach::of(server, query.local()?);
+    let asked = Asked {
+        limit: query.limit(MAX_ROWS)?,
+        after: query.after,
+        list: List::Channels { prefix: query.prefix },
+        visible: Visible::to(&claims),
+    };
+    let (listed, coverage) = list_everywhere(server, &reach, deadline, list, asked).await?;
+    let names: Vec<String> = listed.rows.into_iter().map(|(name, _)| name).collect();
+    let (names, mut counted) = server
         .background
         .run(server, deadline, move |server| {
-            each_channel(server, query.prefix.as_deref(), |name, stats| {
-                let name = name.as_str();
-                if claims.may_see(name) {
-                    page.offer(name, || (name.to_owned(), stats.readers));
-                }
-            });
-            let writers = count_writers(server, page.keys().map(String::as_str));
-            let (rows, next) = page.write(|name, readers| {
-                json!({"channel": name, "readers": readers, "writers": writers.get(name.as_str())})
-            });
-            json!({"channels": rows, "next": next})
+            let counted = counts(server, &names);
+            (names, counted)
         })
         .await?;
-    Ok(ok(&body))
+    let missing = add_counts_of_others(&reach, &names, &mut counted).await;
+    let rows: Vec<Value> = names
+        .iter()
+        .zip(counted)
+        .map(|(name, counts)| json!({"channel": name, "readers": counts.readers, "writers": counts.writers}))
+        .collect();
+    Ok(ok(json!({"channels": rows, "next": listed.next}), missing.or(coverage)))
 }
 
 /// Returns the numbers of readers and writers of one channel, and with the right `subjects` its readers' subjects by
@@ -71,31 +79,22 @@ pub(super) async fn channel(
         return Err(Rejection::HiddenChannel(name));
     }
     let query = Query::parse(query)?;
-    let mut page = Page::new(query.after.clone().map(String::into_boxed_str), query.limit(MAX_ROWS)?);
-    let body = server
-        .background
-        .run(server, deadline, move |server| {
-            let (mut readers, mut writers) = (0_u64, 0_u64);
-            server.hub.each_connection(|connection| {
-                let user = connection.claims();
-                writers += u64::from(user.may_write(&name));
-                if connection.reads(&name) {
-                    readers += 1;
-                    if let Some(subject) = &user.subject {
-                        page.offer(&**subject, || (subject.clone(), ()));
-                    }
-                }
-            });
-            let mut body = json!({"channel": name, "readers": readers, "writers": writers});
-            if claims.api.has(ApiRight::Subjects) {
-                let (subjects, next) = page.write(|subject, ()| json!(subject));
-                body["subjects"] = json!(subjects);
-                body["next"] = json!(next);
-            }
-            body
-        })
-        .await?;
-    Ok(ok(&body))
+    let reach = Reach::of(server, query.local()?);
+    let subjects = claims.api.has(ApiRight::Subjects);
+    let asked = Asked {
+        limit: query.limit(MAX_ROWS)?,
+        after: query.after,
+        list: List::Channel { name: name.clone(), subjects },
+        visible: Visible::to(&claims),
+    };
+    let (listed, coverage) = list_everywhere(server, &reach, deadline, list, asked).await?;
+    let Listed { rows, next, readers, writers } = listed;
+    let mut body = json!({"channel": name, "readers": readers, "writers": writers});
+    if subjects {
+        body["subjects"] = rows.into_iter().map(|(subject, _)| subject).collect();
+        body["next"] = json!(next);
+    }
+    Ok(ok(body, coverage))
 }
 
 /// Lists the connections of a subject, by id.
@@ -107,32 +106,84 @@ pub(super) async fn connections(
 ) -> Result<Answer, Rejection> {
     let query = Query::parse(query)?;
     let limit = query.limit(MAX_CONNECTIONS)?;
+    let reach = Reach::of(server, query.local()?);
     let Some(subject) = query.subject else {
         return Err(Rejection::BadRequest("the query needs a subject: ?subject=NAME"));
     };
     let after = query.after.map(|after| {
         connection_id(&after).ok_or(Rejection::BadRequest("after must be the id of a connection"))
     });
-    let mut page = Page::new(after.transpose()?, limit);
-    let body = server
-        .background
-        .run(server, deadline, move |server| {
-            let filter = ConnectionFilter { subject: Some(&subject), ..ConnectionFilter::default() };
-            each_connection(server, &filter, |connection| {
-                page.offer(&connection.id(), || (connection.id(), connection.clone()));
-            });
-            let (rows, next) = page.write(|_, connection| row(connection, &claims));
-            json!({"connections": rows, "next": next})
-        })
-        .await?;
-    Ok(ok(&body))
+    let after = after.transpose()?.map(|id| id.to_string());
+    let list_of = List::Connections { subject };
+    let asked = Asked { limit, after, list: list_of, visible: Visible::to(&claims) };
+    let (listed, coverage) = list_everywhere(server, &reach, deadline, list, asked).await?;
+    let rows: Vec<Value> = listed.rows.into_iter().map(|(_, row)| row).collect();
+    Ok(ok(json!({"connections": rows, "next": listed.next}), coverage))
+}
+
+/// Returns the page of this node.
+fn list(server: &Server, asked: &Asked) -> Listed {
+    match &asked.list {
+        List::Channels { prefix } => names_of_channels(server, prefix.as_deref(), asked),
+        List::Channel { name, subjects } => readers_of(server, name, *subjects, asked),
+        List::Connections { subject } => connections_of(server, subject, asked),
+    }
+}
+
+/// Carries out a request of another node.
+pub(super) fn carry_out(server: &Server, kind: &str, body: &[u8], room: usize) -> Option<Vec<u8>> {
+    super::everywhere::carry_out(kind, body, room, |asked| list(server, asked))
+}
+
+fn names_of_channels(server: &Server, prefix: Option<&str>, asked: &Asked) -> Listed {
+    let mut page = Page::new(asked.after.clone(), asked.limit);
+    each_channel(server, prefix, |name, _| {
+        let name = name.as_str();
+        if asked.visible.contains(name) {
+            page.offer(name, || (name.to_owned(), ()));
+        }
+    });
+    listed(&page, |name, ()| json!(name))
+}
+
+fn readers_of(server: &Server, channel: &str, subjects: bool, asked: &Asked) -> Listed {
+    let mut page = Page::new(asked.after.clone(), asked.limit);
+    let (mut readers, mut writers) = (0_u64, 0_u64);
+    server.hub.each_connection(|connection| {
+        let user = connection.claims();
+        writers += u64::from(user.may_write(channel));
+        if connection.reads(channel) {
+            readers += 1;
+            if let Some(subject) = user.subject.as_deref().filter(|_| subjects) {
+                page.offer(subject, || (subject.to_owned(), ()));
+            }
+        }
+    });
+    Listed { readers, writers, ..listed(&page, |subject, ()| json!(subject)) }
+}
+
+fn connections_of(server: &Server, subject: &str, asked: &Asked) -> Listed {
+    // Ids have the same order as their texts.
+    let mut page = Page::new(asked.after.clone(), asked.limit);
+    let filter = ConnectionFilter { subject: Some(subject), ..ConnectionFilter::default() };
+    each_connection(server, &filter, |connection| {
+        let id = connection.id().to_string();
+        page.offer(&id, || (id.clone(), connection.clone()));
+    });
+    listed(&page, |_, connection| row(connection, &asked.visible))
+}
+
+fn listed<V>(page: &Page<String, V>, row: impl Fn(&String, &V) -> Value) -> Listed {
+    let (rows, next) = page.write(row);
+    let rows = page.keys().cloned().zip(rows).collect();
+    Listed { rows, next: next.cloned(), ..Listed::default() }
 }
 
 /// Writes a connection, with the channels that the token may see.
-fn row(connection: &Connection, viewer: &Claims) -> Value {
+fn row(connection: &Connection, visible: &Visible) -> Value {
     let claims = connection.claims();
     let names = |channels: &[ChannelName]| {
-        let visible = || channels.iter().map(ChannelName::as_str).filter(|name| viewer.may_see(name));
+        let visible = || channels.iter().map(ChannelName::as_str).filter(|name| visible.contains(name));
         (visible().take(MAX_NAMES).collect::<Value>(), visible().count())
     };
     let (mut read, mut joined) = (Vec::new(), Vec::new());
@@ -158,7 +209,11 @@ fn row(connection: &Connection, viewer: &Claims) -> Value {
     })
 }
 
-fn ok(body: &Value) -> Answer {
+/// Answers with a document; in a cluster it says which nodes it is from.
+pub(super) fn ok(mut body: Value, coverage: Option<Coverage>) -> Answer {
+    if let Some(coverage) = coverage {
+        body["nodes"] = json!(coverage);
+    }
     json_answer(StatusCode::OK, body.to_string())
 }
 

@@ -3,6 +3,7 @@
 //! [`OPENAPI`] describes it. A test compares it with [`ROUTES`], another with the answers.
 
 mod disconnect;
+mod everywhere;
 mod lists;
 mod page;
 mod publish;
@@ -87,6 +88,11 @@ impl Route {
             _ => Err(Rejection::Method("POST")),
         }
     }
+}
+
+/// Carries out a request of another node, as [`steering`](crate::server::steering) says.
+pub(crate) fn carry_out(server: &Server, kind: &str, body: &[u8], room: usize) -> Option<Vec<u8>> {
+    lists::carry_out(server, kind, body, room)
 }
 
 /// Answers a request to `/health` or `/api`, or below. The body must arrive and the work must start before `deadline`.

@@ -24,12 +24,22 @@ pub(crate) struct Query {
     pub(crate) prefix: Option<String>,
     /// The subject of the connections.
     pub(crate) subject: Option<String>,
+    local: Option<String>,
 }
 
 impl Query {
     pub(crate) fn parse(query: &str) -> Result<Query, Rejection> {
         serde_urlencoded::from_str(query)
             .map_err(|error| Rejection::BadParameter(format!("the query of the URL is invalid: {error}")))
+    }
+
+    /// Returns whether the list is of this node only.
+    pub(crate) fn local(&self) -> Result<bool, Rejection> {
+        match self.local.as_deref() {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(Rejection::BadRequest("local must be true or false")),
+        }
     }
 
     /// Returns the number of rows of the page, at most `max`.
