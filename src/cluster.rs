@@ -277,7 +277,8 @@ impl Cluster {
                 let (cluster, client) = task();
                 tasks.spawn(async move {
                     let Passing::Relay(relay) = &cluster.passing else { return Reason::new() };
-                    relay.run_outgoing(client).await
+                    let most = client.max_payload();
+                    relay.run_outgoing(client, most).await
                 });
                 let (cluster, client) = task();
                 tasks.spawn(async move {
@@ -467,7 +468,7 @@ impl Cluster {
     /// Passes messages on that were delivered on this node. Does not wait.
     pub fn relay(&self, channel: &str, frame: &Frame, excluded: &[Uuid]) {
         if let Passing::Relay(relay) = &self.passing {
-            relay.send(channel, frame, excluded, self.max_payload.load(Relaxed));
+            relay.send(channel, frame, excluded);
         }
     }
 

@@ -14,12 +14,13 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use self::outgoing::Outgoing;
+use self::outgoing::{Outbound, Outgoing};
 use super::nodes::Lost;
 use super::subject::Subjects;
 use super::wire::{self, NodeId};
 use crate::frame::Frame;
 use crate::hub::{Flusher, Hub, Interest};
+use crate::message::ChannelName;
 
 /// How long a connection that joins channels waits for NATS to know of them.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -31,6 +32,8 @@ pub(super) struct Relay {
     name: String,
     subjects: Subjects,
     outgoing: Outgoing,
+    /// The number of the last payload.
+    number: AtomicU64,
     interest: Arc<Interest>,
     /// The number of changes of interest that NATS knows, while there is a link.
     settled: watch::Sender<Option<u64>>,
@@ -62,38 +65,23 @@ impl Relay {
             node: node.clone(),
             subjects: subjects.clone(),
             outgoing: Outgoing::default(),
+            number: AtomicU64::new(0),
             interest,
             settled: watch::Sender::new(None),
             counters: Counters::default(),
         }
     }
 
-    /// Passes messages on to the other nodes, or counts them as lost. Does not wait. `most` is the largest payload that NATS
-    /// takes.
-    pub(super) fn send(&self, channel: &str, frame: &Frame, excluded: &[Uuid], most: usize) {
-        let number = self.outgoing.next_number();
-        let payload = wire::encode(&self.name, number, excluded, frame.payloads());
-        if payload.len() <= most {
-            return self.pass(channel, payload, frame.messages() as u64);
+    /// Passes messages on to the other nodes, or counts them as lost. Does not wait.
+    pub(super) fn send(&self, channel: &str, frame: &Frame, excluded: &[Uuid]) {
+        let outbound = Outbound {
+            channel: ChannelName::checked(channel),
+            frame: frame.clone(),
+            excluded: excluded.into(),
+        };
+        if !self.outgoing.push(outbound) {
+            self.counters.lost.fetch_add(frame.messages() as u64, Relaxed);
         }
-        for (at, message) in frame.payloads().enumerate() {
-            let number = if at == 0 { number } else { self.outgoing.next_number() };
-            let payload = wire::encode(&self.name, number, excluded, std::iter::once(message));
-            if payload.len() > most {
-                // NATS would end the connection for it, and with it the link for all channels.
-                self.outgoing.lose(channel);
-                self.counters.lost.fetch_add(1, Relaxed);
-            } else {
-                self.pass(channel, payload, 1);
-            }
-        }
-    }
-
-    fn pass(&self, channel: &str, payload: Vec<u8>, messages: u64) {
-        let passed =
-            self.outgoing.push(channel, self.subjects.channel(channel), Bytes::from(payload), messages);
-        let count = if passed { &self.counters.sent } else { &self.counters.lost };
-        count.fetch_add(messages, Relaxed);
     }
 
     /// Waits until NATS knows the channels that have a reader now, if there is a link, and at most for [`SETTLE`].
@@ -125,9 +113,7 @@ impl Relay {
     /// Stops passing messages on, because the link has ended.
     pub(super) fn down(&self) {
         self.settled.send_replace(None);
-        let lost = self.outgoing.close();
-        self.counters.sent.fetch_sub(lost, Relaxed);
-        self.counters.lost.fetch_add(lost, Relaxed);
+        self.counters.lost.fetch_add(self.outgoing.close(), Relaxed);
     }
 
     /// Takes the channels whose messages were lost, to announce them.
@@ -145,9 +131,49 @@ impl Relay {
         self.outgoing.confirmed();
     }
 
-    /// Hands waiting messages to NATS until the link ends.
-    pub(super) async fn run_outgoing(&self, client: async_nats::Client) -> String {
-        self.outgoing.run(client).await
+    /// Hands waiting messages to NATS until the link ends. `most` is the largest payload that NATS takes.
+    pub(super) async fn run_outgoing(&self, client: async_nats::Client, most: usize) -> String {
+        loop {
+            // They are taken out only when NATS has them, so that none is forgotten if the link ends meanwhile.
+            let outbound = self.outgoing.next().await;
+            let payload = self.encode(&outbound, outbound.frame.payloads());
+            let mut lost = 0;
+            if payload.len() <= most {
+                if let Err(reason) = self.publish(&client, &outbound.channel, payload).await {
+                    return reason;
+                }
+            } else {
+                for message in outbound.frame.payloads() {
+                    let payload = self.encode(&outbound, std::iter::once(message));
+                    if payload.len() > most {
+                        // NATS would end the connection for it, and with it the link for all channels.
+                        lost += 1;
+                    } else if let Err(reason) = self.publish(&client, &outbound.channel, payload).await {
+                        return reason;
+                    }
+                }
+            }
+            self.outgoing.handed_over(lost > 0);
+            self.counters.lost.fetch_add(lost, Relaxed);
+            self.counters.sent.fetch_add(outbound.frame.messages() as u64 - lost, Relaxed);
+        }
+    }
+
+    /// Encodes messages under the next number of this node. Only one task does, so that the numbers are in the order of the
+    /// messages.
+    fn encode<'a>(&self, outbound: &Outbound, messages: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+        let number = self.number.fetch_add(1, Relaxed) + 1;
+        wire::encode(&self.name, number, &outbound.excluded, messages)
+    }
+
+    async fn publish(
+        &self,
+        client: &async_nats::Client,
+        channel: &ChannelName,
+        payload: Vec<u8>,
+    ) -> Result<(), String> {
+        let published = client.publish(self.subjects.channel(channel.as_str()), Bytes::from(payload)).await;
+        published.map_err(|error| format!("NATS takes no message: {error}"))
     }
 
     /// Delivers messages of other nodes until the link ends.

@@ -265,17 +265,25 @@ impl Log {
         if pending == 0 {
             self.caught_up(missed, follower);
         }
-        let mut reader = Reader { log: self, client, delivery: 0 };
+        let mut reader = Reader { log: self, delivery: 0, answers: Vec::new() };
         loop {
             let mut next = match tokio::time::timeout(SILENCE, messages.next()).await {
                 Ok(Some(message)) => Some(message),
                 Ok(None) => return Err("the subscription to the log has ended".to_owned()),
                 Err(_) => return Err(format!("the log says nothing for {} s", SILENCE.as_secs())),
             };
+            // Nothing waits before the place is noted: what was delivered would be delivered again.
             let (mut run, mut flush_list, mut count) = (Run::default(), FlushList::new(), 0);
-            let mut last = None;
+            let (mut last, mut failed) = (None, None);
             while let Some(message) = next.take() {
-                if let Some(stamp) = reader.take(&message).await? {
+                let stamp = match reader.take(&message) {
+                    Ok(stamp) => stamp,
+                    Err(reason) => {
+                        failed = Some(reason);
+                        break;
+                    }
+                };
+                if let Some(stamp) = stamp {
                     let print = print(&message, stamp);
                     match expected.take() {
                         Some(place) if (place.number, place.print) != (stamp.number, print) => {
@@ -285,13 +293,13 @@ impl Log {
                         None => self.apply(&message, stamp, live, &mut run, &mut flush_list),
                     }
                     last = Some((stamp.number, print));
-                    count += 1;
                     if reader.delivery == pending {
                         run.deliver(self, live, &mut flush_list);
                         live = true;
                         self.caught_up(missed, follower);
                     }
                 }
+                count += 1;
                 if count < BURST {
                     next = tokio::task::unconstrained(messages.next()).now_or_never().flatten();
                 }
@@ -307,6 +315,13 @@ impl Log {
             }
             if let Some(mut writing) = self.flusher.flush(&mut flush_list) {
                 std::future::poll_fn(|context| writing.poll(context, &self.flusher)).await;
+            }
+            if let Some(reason) = failed {
+                return Err(reason);
+            }
+            for subject in reader.answers.drain(..) {
+                let published = client.publish(subject, bytes::Bytes::new()).await;
+                published.map_err(|error| format!("NATS takes no message: {error}"))?;
             }
         }
     }
@@ -345,49 +360,44 @@ enum Ended {
 /// The state of reading from one consumer.
 struct Reader<'a> {
     log: &'a Log,
-    client: &'a Client,
     /// The messages that the consumer has delivered.
     delivery: u64,
+    /// Subjects to which JetStream wants an empty message, to go on.
+    answers: Vec<String>,
 }
 
 impl Reader<'_> {
-    /// Takes a message of the consumer; `None` if it is one of JetStream itself.
-    async fn take(&mut self, message: &Message) -> Result<Option<Stamp>, Reason> {
+    /// Takes a message of the consumer; `None` if it is one of JetStream itself, or of a stranger.
+    fn take(&mut self, message: &Message) -> Result<Option<Stamp>, Reason> {
         if message.status == Some(StatusCode::IDLE_HEARTBEAT) {
-            self.heartbeat(message).await?;
+            self.heartbeat(message)?;
             return Ok(None);
         }
-        let Some(stamp) = Stamp::of(message) else {
+        let Some(stamp) = Stamp::of(message).filter(|stamp| stamp.delivery > self.delivery) else {
             self.log.counters.dropped.fetch_add(1, Relaxed);
             return Ok(None);
         };
-        if stamp.delivery != self.delivery + 1 {
-            return Err(format!(
-                "{} messages of the log were lost on the way",
-                stamp.delivery - self.delivery
-            ));
-        }
+        self.expect(stamp.delivery - 1)?;
         self.delivery = stamp.delivery;
         Ok(Some(stamp))
     }
 
-    /// Answers a heartbeat or a request of the flow control. A heartbeat tells how many messages should have arrived.
-    async fn heartbeat(&mut self, message: &Message) -> Result<(), Reason> {
+    /// Reads a heartbeat, which tells how many messages should have arrived, or a request of the flow control.
+    fn heartbeat(&mut self, message: &Message) -> Result<(), Reason> {
         let header = |name: &str| {
             message.headers.as_ref().and_then(|headers| headers.get(name)).map(|value| value.as_str())
         };
         let stalled = header("Nats-Consumer-Stalled").map(str::to_owned);
-        let answer = stalled.or_else(|| message.reply.as_ref().map(|reply| reply.to_string()));
-        if let Some(subject) = answer {
-            let published = self.client.publish(subject, bytes::Bytes::new()).await;
-            published.map_err(|error| format!("NATS takes no message: {error}"))?;
-        }
-        let delivered = header("Nats-Last-Consumer").and_then(|delivered| delivered.parse::<u64>().ok());
-        match delivered {
-            Some(delivered) if delivered > self.delivery => {
-                Err(format!("{} messages of the log were lost on the way", delivered - self.delivery))
-            }
-            _ => Ok(()),
+        self.answers.extend(stalled.or_else(|| message.reply.as_ref().map(|reply| reply.to_string())));
+        let delivered = header("Nats-Last-Consumer").and_then(|delivered| delivered.parse().ok());
+        delivered.map_or(Ok(()), |delivered| self.expect(delivered))
+    }
+
+    /// Checks that so many messages have arrived.
+    fn expect(&self, delivered: u64) -> Result<(), Reason> {
+        match delivered.saturating_sub(self.delivery) {
+            0 => Ok(()),
+            lost => Err(format!("{lost} messages of the log were lost on the way")),
         }
     }
 }

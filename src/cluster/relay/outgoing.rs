@@ -2,25 +2,23 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use async_nats::Client;
-use bytes::Bytes;
 use tokio::sync::Notify;
+use uuid::Uuid;
 
 use crate::cluster::nodes::{Lost, MAX_LOST_CHANNELS};
+use crate::frame::Frame;
+use crate::message::ChannelName;
 use crate::sync::lock;
 
 /// Bytes that may wait for NATS. More are lost, and counted.
 const MAX_WAITING_BYTES: usize = 16 * 1024 * 1024;
 
-/// The bytes that a waiting message takes beside its subject and payload.
-const MESSAGE_BYTES: usize = 128;
+/// The bytes that waiting messages take beside their frame and their channel's name.
+const OUTBOUND_BYTES: usize = 192;
 
 #[derive(Default)]
 pub(super) struct Outgoing {
-    /// The number of the last payload.
-    number: AtomicU64,
     state: Mutex<State>,
     notify: Notify,
 }
@@ -29,7 +27,7 @@ pub(super) struct Outgoing {
 struct State {
     /// There is a link.
     open: bool,
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<Outbound>,
     bytes: usize,
     /// Channels whose messages were handed to NATS, which may not have them yet: since it was last asked, and before.
     sent: Channels,
@@ -38,15 +36,18 @@ struct State {
     lost: Channels,
 }
 
-struct Waiting {
-    subject: String,
-    payload: Bytes,
-    messages: u64,
+/// Messages to one channel.
+#[derive(Clone, Debug)]
+pub(super) struct Outbound {
+    pub(super) channel: ChannelName,
+    pub(super) frame: Frame,
+    /// The connections that must not get them.
+    pub(super) excluded: Box<[Uuid]>,
 }
 
-impl Waiting {
+impl Outbound {
     fn cost(&self) -> usize {
-        self.subject.len() + self.payload.len() + MESSAGE_BYTES
+        self.channel.as_str().len() + self.frame.len() + size_of_val(&*self.excluded) + OUTBOUND_BYTES
     }
 }
 
@@ -83,21 +84,15 @@ impl Channels {
 }
 
 impl Outgoing {
-    pub(super) fn next_number(&self) -> u64 {
-        self.number.fetch_add(1, Relaxed) + 1
-    }
-
-    /// Adds a payload with this many messages. Returns false if they are lost.
-    pub(super) fn push(&self, channel: &str, subject: String, payload: Bytes, messages: u64) -> bool {
-        let waiting = Waiting { subject, payload, messages };
+    /// Adds messages. Returns false if they are lost.
+    pub(super) fn push(&self, outbound: Outbound) -> bool {
         let mut state = lock(&self.state);
-        if !state.open || state.bytes + waiting.cost() > MAX_WAITING_BYTES {
-            state.lost.add(channel);
+        if !state.open || state.bytes + outbound.cost() > MAX_WAITING_BYTES {
+            state.lost.add(outbound.channel.as_str());
             return false;
         }
-        state.sent.add(channel);
-        state.bytes += waiting.cost();
-        state.waiting.push_back(waiting);
+        state.bytes += outbound.cost();
+        state.waiting.push_back(outbound);
         let first = state.waiting.len() == 1;
         drop(state);
         if first {
@@ -106,9 +101,26 @@ impl Outgoing {
         true
     }
 
-    /// Notes that a channel has lost a message.
-    pub(super) fn lose(&self, channel: &str) {
-        lock(&self.state).lost.add(channel);
+    /// Waits for messages, and returns the first ones, which stay here until [`Outgoing::handed_over`].
+    pub(super) async fn next(&self) -> Outbound {
+        loop {
+            let notified = self.notify.notified();
+            if let Some(first) = lock(&self.state).waiting.front() {
+                return first.clone();
+            }
+            notified.await;
+        }
+    }
+
+    /// The first messages were handed to NATS, or, if `lost`, at least one of them could not be.
+    pub(super) fn handed_over(&self, lost: bool) {
+        let mut state = lock(&self.state);
+        let Some(outbound) = state.waiting.pop_front() else { return };
+        state.bytes -= outbound.cost();
+        state.sent.add(outbound.channel.as_str());
+        if lost {
+            state.lost.add(outbound.channel.as_str());
+        }
     }
 
     pub(super) fn open(&self) {
@@ -125,7 +137,8 @@ impl Outgoing {
         let (asked, sent) = (std::mem::take(&mut state.asked), std::mem::take(&mut state.sent));
         state.lost.add_all(asked);
         state.lost.add_all(sent);
-        waiting.iter().map(|waiting| waiting.messages).sum()
+        waiting.iter().for_each(|outbound| state.lost.add(outbound.channel.as_str()));
+        waiting.iter().map(|outbound| outbound.frame.messages() as u64).sum()
     }
 
     pub(super) fn take_lost(&self) -> Option<Lost> {
@@ -140,36 +153,12 @@ impl Outgoing {
 
     pub(super) fn ask(&self) {
         let mut state = lock(&self.state);
-        // What still waits here is not confirmed by the answer, so its channels stay among those sent since.
         let sent = std::mem::take(&mut state.sent);
-        if state.waiting.is_empty() {
-            state.asked.add_all(sent);
-        } else {
-            state.sent = sent;
-        }
+        state.asked.add_all(sent);
     }
 
     pub(super) fn confirmed(&self) {
         lock(&self.state).asked = Channels::None;
-    }
-
-    pub(super) async fn run(&self, client: Client) -> String {
-        loop {
-            let notified = self.notify.notified();
-            let waiting = {
-                let mut state = lock(&self.state);
-                state.bytes = 0;
-                std::mem::take(&mut state.waiting)
-            };
-            if waiting.is_empty() {
-                notified.await;
-            }
-            for Waiting { subject, payload, .. } in waiting {
-                if let Err(error) = client.publish(subject, payload).await {
-                    return format!("NATS takes no message: {error}");
-                }
-            }
-        }
     }
 }
 
@@ -178,7 +167,8 @@ mod tests {
     use super::*;
 
     fn push(outgoing: &Outgoing, channel: &str, bytes: usize) -> bool {
-        outgoing.push(channel, String::new(), Bytes::from(vec![0; bytes]), 1)
+        let frame = Frame::finished(&vec![0; bytes], 1);
+        outgoing.push(Outbound { channel: ChannelName::checked(channel), frame, excluded: Box::default() })
     }
 
     fn lost(outgoing: &Outgoing) -> Option<Vec<String>> {
@@ -213,12 +203,14 @@ mod tests {
         assert_eq!(outgoing.close(), 1, "it was not handed over when NATS was asked");
         assert_eq!(lost(&outgoing), Some(vec!["a".to_owned()]));
         outgoing.open();
-        assert!(push(&outgoing, "b", 1));
-        lock(&outgoing.state).waiting.clear();
+        for channel in ["b", "c"] {
+            assert!(push(&outgoing, channel, 1));
+        }
+        outgoing.handed_over(false);
         outgoing.ask();
-        assert!(push(&outgoing, "c", 1));
+        outgoing.handed_over(false);
         outgoing.confirmed();
-        outgoing.close();
+        assert_eq!(outgoing.close(), 0);
         assert_eq!(lost(&outgoing), Some(vec!["c".to_owned()]));
     }
 
@@ -227,7 +219,7 @@ mod tests {
         let outgoing = Outgoing::default();
         outgoing.open();
         let taken = (0..1_000).filter(|_| push(&outgoing, "a", 64 * 1024)).count();
-        assert_eq!(taken, MAX_WAITING_BYTES / (64 * 1024 + MESSAGE_BYTES));
+        assert_eq!(taken, MAX_WAITING_BYTES / (64 * 1024 + OUTBOUND_BYTES + 1));
         assert_eq!(lost(&outgoing), Some(vec!["a".to_owned()]));
         for number in 0..=MAX_LOST_CHANNELS {
             push(&outgoing, &number.to_string(), 64 * 1024);
