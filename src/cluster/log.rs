@@ -51,6 +51,8 @@ pub(super) struct Log {
     flusher: Arc<Flusher>,
     number: AtomicU64,
     appends: Appends,
+    /// Held from taking outcomes until they are told, so that no other thread tells later ones first.
+    telling: Mutex<()>,
     place: Mutex<Option<Place>>,
     /// The number up to which the log was delivered here.
     applied: watch::Sender<u64>,
@@ -108,6 +110,7 @@ impl Log {
             flusher,
             number: AtomicU64::new(0),
             appends: Appends::default(),
+            telling: Mutex::default(),
             place: Mutex::default(),
             applied: watch::Sender::new(0),
             unusable: Mutex::default(),
@@ -133,7 +136,7 @@ impl Log {
             waiter,
         };
         if let Err(Append { subject, waiter, .. }) = self.appends.push(append, Instant::now()) {
-            self.tell(vec![Told { subject, waiter, appended: Appended::Unavailable }]);
+            self.tell(|| vec![Told { subject, waiter, appended: Appended::Unavailable }]);
         }
     }
 
@@ -147,14 +150,15 @@ impl Log {
         let mut tick = tokio::time::interval(append::LOOK);
         loop {
             tick.tick().await;
-            self.tell(self.appends.overdue(self.patience, Instant::now()));
+            self.tell(|| self.appends.overdue(self.patience, Instant::now()));
         }
     }
 
-    /// Tells what became of messages.
-    fn tell(&self, told: Vec<Told>) {
+    /// Tells what became of the messages that `take` returns.
+    fn tell(&self, take: impl FnOnce() -> Vec<Told>) {
+        let _telling = lock(&self.telling);
         let mut flush_list = FlushList::new();
-        for Told { subject, waiter, appended } in told {
+        for Told { subject, waiter, appended } in take() {
             let counter = match appended {
                 Appended::Stored { .. } => &self.counters.stored,
                 Appended::Unavailable => &self.counters.unavailable,
@@ -201,12 +205,12 @@ impl Log {
 
     /// The link has ended.
     pub(super) fn down(&self) {
-        self.tell(self.appends.cut());
+        self.tell(|| self.appends.cut());
     }
 
     /// Hands messages to NATS until the link ends.
     pub(super) async fn run_appends(&self, client: Client) -> Reason {
-        self.appends.run(client, |told| self.tell(told)).await
+        self.appends.run(client, |take| self.tell(take)).await
     }
 
     /// Returns the epoch that this node follows, for its announcement.

@@ -261,8 +261,8 @@ impl Appends {
         Some(told)
     }
 
-    /// Hands messages to NATS, and tells what became of them, until the link ends.
-    pub(super) async fn run(&self, client: Client, tell: impl Fn(Vec<Told>)) -> String {
+    /// Hands messages to NATS until the link ends. `tell` tells what became of those that it takes.
+    pub(super) async fn run(&self, client: Client, tell: impl Fn(&mut dyn FnMut() -> Vec<Told>)) -> String {
         let inbox = client.new_inbox();
         let mut answers = match client.subscribe(format!("{inbox}.*")).await {
             Ok(answers) => answers,
@@ -286,13 +286,16 @@ impl Appends {
                 }
                 // Few answers are there yet, but those that are make room.
                 if number.is_multiple_of(64) {
-                    self.take_answers(&mut answers, None, &tell);
+                    tell(&mut || self.take_answers(&mut answers, None));
                 }
                 continue;
             }
             tokio::select! {
                 answer = answers.next() => match answer {
-                    Some(answer) => self.take_answers(&mut answers, Some(answer), &tell),
+                    Some(answer) => {
+                        let mut first = Some(answer);
+                        tell(&mut || self.take_answers(&mut answers, first.take()));
+                    }
                     None => return "the subscription to confirmations has ended".to_owned(),
                 },
                 () = notified => {}
@@ -300,25 +303,21 @@ impl Appends {
         }
     }
 
-    /// Takes the answers that are there.
+    /// Takes the answers that are there; returns what became of their messages.
     fn take_answers(
         &self,
         answers: &mut async_nats::Subscriber,
         mut answer: Option<async_nats::Message>,
-        tell: &impl Fn(Vec<Told>),
-    ) {
+    ) -> Vec<Told> {
         let mut told = Vec::new();
         loop {
             let next = match answer.take() {
                 Some(answer) => Some(answer),
                 None => tokio::task::unconstrained(answers.next()).now_or_never().flatten(),
             };
-            let Some(next) = next else { break };
+            let Some(next) = next else { return told };
             let number = next.subject.rsplit('.').next().and_then(|number| number.parse().ok());
             told.extend(number.and_then(|number| self.confirmed(number, &next)));
-        }
-        if !told.is_empty() {
-            tell(told);
         }
     }
 }

@@ -238,7 +238,7 @@ impl Log {
     /// Begins at a place with empty histories.
     fn begin(&self, place: Place) {
         self.hub.begin_log(place.epoch, place.number);
-        self.tell(self.appends.begin_again(place.number));
+        self.tell(|| self.appends.begin_again(place.number));
         self.applied.send_replace(place.number);
         *lock(&self.place) = Some(place);
     }
@@ -311,7 +311,7 @@ impl Log {
                     (place.number, place.print) = (number, print);
                 }
                 self.applied.send_replace(number);
-                self.tell(self.appends.delivered(number));
+                self.tell(|| self.appends.delivered(number));
             }
             if let Some(mut writing) = self.flusher.flush(&mut flush_list) {
                 std::future::poll_fn(|context| writing.poll(context, &self.flusher)).await;
