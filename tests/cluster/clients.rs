@@ -102,15 +102,6 @@ impl Connection {
     pub fn data(&mut self) -> String {
         self.message()["data"].as_str().unwrap().to_owned()
     }
-
-    /// Reads to the Close; returns its code and reason.
-    pub fn closed(&mut self) -> (u16, String) {
-        loop {
-            if let Event::Closed(code, reason) = self.next() {
-                return (code, reason);
-            }
-        }
-    }
 }
 
 /// Publishes numbered messages, each with an `ack`: "NAME 1", "NAME 2" and so on.

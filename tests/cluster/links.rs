@@ -68,25 +68,28 @@ fn a_link_cut_for_ten_seconds_closes_readers_that_may_have_missed_messages_witho
     assert_eq!(reader.data(), "inner 101");
 }
 
-/// Two servers joined by a route through a proxy; only the second one looks for the first.
-fn routed() -> (NatsServer, NatsServer, Proxy) {
+/// Two servers joined by a route through a proxy; only the second one looks for the first. `one` and `two` are further lines
+/// of their configurations.
+pub fn routed(one: &str, two: &str) -> (NatsServer, NatsServer, Proxy) {
     let port = free_port();
     let cluster = |listen: u16, routes: &str| {
         format!(
             "cluster {{ name: t, listen: \"127.0.0.1:{listen}\", no_advertise: true, routes: [{routes}] }}\n"
         )
     };
-    let first = NatsServer::start_on(Ipv4Addr::LOCALHOST, &cluster(port, ""));
+    // JetStream wants a route in each configuration. One to the server itself is ignored.
+    let own = format!("\"nats-route://127.0.0.1:{port}\"");
+    let first = NatsServer::start_on(Ipv4Addr::LOCALHOST, &(cluster(port, &own) + one));
     let proxy = Proxy::start((Ipv4Addr::LOCALHOST, port).into());
     let route = format!("\"nats-route://{}\"", proxy.address());
-    let second = NatsServer::start_on(Ipv4Addr::LOCALHOST, &cluster(free_port(), &route));
+    let second = NatsServer::start_on(Ipv4Addr::LOCALHOST, &(cluster(free_port(), &route) + two));
     (first, second, proxy)
 }
 
 /// No client of NATS is told that two servers have lost each other, and each node still hears itself.
 #[test]
 fn a_route_cut_between_two_nats_servers_leaves_no_silent_gap_without_a_history() {
-    let (first, second, route) = routed();
+    let (first, second, route) = routed("", "");
     let one = Node::start("a", &first.url(), RELAY);
     let other = Node::start("b", &second.url(), RELAY);
     one.wait_for_nodes(2);

@@ -1,7 +1,6 @@
 //! Several nodes as processes, with NATS servers that are killed, frozen, cut off and given older stores.
 
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-#![allow(dead_code, reason = "until the tests of the cluster itself use all of the fixture")]
 
 #[allow(dead_code, reason = "shared with the other tests")]
 #[path = "../daemon/output.rs"]
@@ -25,5 +24,10 @@ mod delivery;
 mod fixture;
 mod hostile;
 mod links;
+mod log;
+mod log_links;
+mod log_order;
+mod moves;
 mod outages;
+mod rewritten;
 mod steering;

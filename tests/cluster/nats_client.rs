@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use crate::support::PATIENCE;
 
@@ -15,7 +16,6 @@ pub struct NatsClient {
 #[derive(Debug)]
 pub struct NatsMessage {
     pub subject: String,
-    pub reply: Option<String>,
     pub payload: Vec<u8>,
 }
 
@@ -81,18 +81,20 @@ impl NatsClient {
                 }
                 _ => continue,
             };
-            let fixed = if words[0] == "MSG" { 4 } else { 5 };
-            let reply = (words.len() > fixed).then(|| words[3].to_owned());
             let size: usize = words[words.len() - 1].parse().unwrap();
             let mut payload = vec![0; size + 2];
             self.reader.read_exact(&mut payload).unwrap();
             payload.truncate(size);
-            return Some(NatsMessage {
-                subject: words[1].to_owned(),
-                reply,
-                payload: payload.split_off(headers),
-            });
+            return Some(NatsMessage { subject: words[1].to_owned(), payload: payload.split_off(headers) });
         }
+    }
+
+    /// Whether a request is answered within this time. The connection is of no use afterwards.
+    pub fn answers(mut self, subject: &str, time: Duration) -> bool {
+        self.subscribe("_INBOX.test.answers");
+        self.reader.get_mut().set_read_timeout(Some(time)).unwrap();
+        self.publish_with_reply(subject, "_INBOX.test.answers", b"");
+        self.try_next().is_some_and(|message| !message.payload.is_empty())
     }
 
     /// Sends a request and waits for its answer.

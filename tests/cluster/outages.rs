@@ -124,22 +124,24 @@ fn fault_74_a_frozen_nats_server_blocks_nobody_and_no_memory_grows() {
     }
 }
 
-/// Readers on the publisher's node have it already, so the others must be told.
+/// A message that NATS would not take must not be lost without a word, and must not block what follows.
 #[test]
-fn fault_76_a_payload_over_the_limit_of_nats_is_no_silent_gap_without_a_history() {
+fn fault_76_a_payload_over_the_limit_of_nats_is_an_error_to_its_publisher() {
     let nats = NatsServer::start_with("max_payload: 4096\n");
-    let [one, other] = Node::start_all(["a", "b"], &nats.url(), RELAY);
-    let claims = json!({"read": ["chat"]});
-    let [mut near, mut far] =
-        [&one, &other].map(|node| Connection::enter(node.address(), &claims, &Value::Null));
-    let mut publisher = one.client(&["chat"]);
-    let long = "x".repeat(8_000);
-    publisher.publish("chat", &long);
-    assert_eq!(near.data(), long);
-    assert_eq!(far.closed().0, 1012);
-    assert_eq!(one.counted("lost"), 1);
-    assert_eq!(one.counted("link_ends"), 0, "one message must not end the link for all");
-    let mut far = Connection::enter(other.address(), &claims, &Value::Null);
-    publisher.publish("chat", "short");
-    assert_eq!(far.data(), "short");
+    for sections in [RELAY, LOG] {
+        let [one, other] = Node::start_all(["a", "b"], &nats.url(), sections);
+        let claims = json!({"read": ["chat"]});
+        let [mut near, mut far] =
+            [&one, &other].map(|node| Connection::enter(node.address(), &claims, &Value::Null));
+        let mut publisher = Connection::enter(one.address(), &json!({"write": ["chat"]}), &Value::Null);
+        publisher.send(&json!({"channel": "chat", "data": "x".repeat(8_000), "ack": "1"})).unwrap();
+        publisher.send(&json!({"channel": "chat", "data": "short", "ack": "2"})).unwrap();
+        let Event::Frame(first) = publisher.next() else { panic!("closed") };
+        assert!(first["error"].is_string() && first["ack"] == "1", "{sections}: {first}");
+        assert!(first["message"].as_str().unwrap().contains("NATS"), "{first}");
+        let Event::Frame(second) = publisher.next() else { panic!("closed") };
+        assert!(second.get("error").is_none() && second["ack"] == "2", "{second}");
+        assert_eq!([near.data(), far.data()], ["short", "short"], "{sections}");
+        assert_eq!(one.counted("link_ends"), 0, "one message must not end the link for all");
+    }
 }

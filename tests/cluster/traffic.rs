@@ -100,31 +100,32 @@ impl Record {
     /// What must hold with a history, whatever broke: one order, nothing twice, nothing that was refused, and every message
     /// that was acknowledged, except where a follower was told that it missed some.
     pub fn assert_kept(&self) {
-        for follower in &self.followers {
-            let data = follower.data();
-            let unique: BTreeSet<_> = data.iter().collect();
-            assert_eq!(unique.len(), data.len(), "a message came twice");
-            for pair in follower.messages.windows(2) {
-                let [one, next] = [&pair[0]["id"], &pair[1]["id"]];
-                assert!(
-                    epoch_of(one) != epoch_of(next) || number_of(one) < number_of(next),
-                    "{one} before {next}"
-                );
-            }
-            let told = follower.recovered.iter().filter(|recovered| !**recovered).count();
-            let read = by_publisher(data);
-            for (name, publisher) in &self.publishers {
-                let read: BTreeSet<u64> = read.get(&**name).into_iter().flatten().copied().collect();
-                let refused = publisher.refused_with("unavailable");
-                assert_eq!(read.intersection(&refused).count(), 0, "{name}: a refused message was delivered");
-                let stored = publisher.stored.iter().map(|(number, _)| *number);
-                let missing: Vec<u64> = stored.filter(|number| !read.contains(number)).collect();
-                let (count, first) = (missing.len(), missing.first());
-                assert!(
-                    told > 0 || count == 0,
-                    "{name}: {count} lost without a word, the first is {first:?}"
-                );
-            }
+        (0..self.followers.len()).for_each(|follower| self.assert_stored(follower));
+    }
+
+    /// The same for one follower.
+    pub fn assert_stored(&self, follower: usize) {
+        let follower = &self.followers[follower];
+        let data = follower.data();
+        let unique: BTreeSet<_> = data.iter().collect();
+        assert_eq!(unique.len(), data.len(), "a message came twice");
+        for pair in follower.messages.windows(2) {
+            let [one, next] = [&pair[0]["id"], &pair[1]["id"]];
+            assert!(
+                epoch_of(one) != epoch_of(next) || number_of(one) < number_of(next),
+                "{one} before {next}"
+            );
+        }
+        let told = follower.recovered.contains(&false);
+        let read = by_publisher(data);
+        for (name, publisher) in &self.publishers {
+            let read: BTreeSet<u64> = read.get(&**name).into_iter().flatten().copied().collect();
+            let refused = publisher.refused_with("unavailable");
+            assert_eq!(read.intersection(&refused).count(), 0, "{name}: a refused message was delivered");
+            let stored = publisher.stored.iter().map(|(number, _)| *number);
+            let missing: Vec<u64> = stored.filter(|number| !read.contains(number)).collect();
+            let (count, first) = (missing.len(), missing.first());
+            assert!(told || count == 0, "{name}: {count} lost without a word, the first is {first:?}");
         }
     }
 
