@@ -31,3 +31,4 @@ mod moves;
 mod outages;
 mod rewritten;
 mod steering;
+mod steering_bounds;

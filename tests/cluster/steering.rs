@@ -1,26 +1,22 @@
-//! Orders that reach all nodes: philotectl and the HTTP API, and messages that would steer a node and must not.
+//! Orders that reach all nodes: philotectl and the HTTP API.
 
-use std::io::{Read, Write};
 use std::process::Output;
-use std::time::{Duration, Instant, SystemTime};
 
-use philote::cluster::steering::message::{Message, Nonce, Seal};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::clients::Connection;
 use crate::nats::NatsServer;
 use crate::node::Node;
 use crate::support::{Client, PATIENCE, keep, sign};
 
-const CLUSTER_SECRET: &str = "the secret of a cluster of tests";
+pub const CLUSTER_SECRET: &str = "the secret of a cluster of tests";
 
-const DONE: i32 = 0;
+pub const DONE: i32 = 0;
 const TIMED_OUT: i32 = 5;
 
 /// A file with the cluster's secret, and the sections that name it.
-fn secret() -> (TempDir, String) {
+pub fn secret() -> (TempDir, String) {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("cluster.secret");
     std::fs::write(&path, format!("{CLUSTER_SECRET}\n")).unwrap();
@@ -29,7 +25,7 @@ fn secret() -> (TempDir, String) {
 }
 
 /// Runs philotectl on a node; returns its exit status, standard output and standard error.
-fn ctl(node: &Node, line: &[&str]) -> (i32, String, String) {
+pub fn ctl(node: &Node, line: &[&str]) -> (i32, String, String) {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_philotectl"));
     command.args(line).env("PHILOTE_ADMIN_SOCKET", node.directory.path().join("admin.sock"));
     let Output { status, stdout, stderr } = command.output().unwrap();
@@ -39,16 +35,16 @@ fn ctl(node: &Node, line: &[&str]) -> (i32, String, String) {
     (status.code().unwrap(), out, err)
 }
 
-fn ctl_json(node: &Node, line: &[&str]) -> Value {
+pub fn ctl_json(node: &Node, line: &[&str]) -> Value {
     let (_, out, err) = ctl(node, &[line, &["--json"]].concat());
     serde_json::from_str(&out).unwrap_or_else(|_| panic!("{line:?}: {out}{err}"))
 }
 
-fn named(node: &Node, subject: &str, channel: &str) -> Client {
+pub fn named(node: &Node, subject: &str, channel: &str) -> Client {
     node.client_with(&json!({"read": [channel], "write": [channel, "written"], "sub": subject}))
 }
 
-fn api_token() -> String {
+pub fn api_token() -> String {
     sign(&json!({"api": true}))
 }
 
@@ -240,64 +236,6 @@ fn a_ban_and_a_lifted_one_reach_nodes_that_join_later() {
 }
 
 #[test]
-fn fault_77_forged_stale_replayed_and_foreign_orders_are_dropped_and_counted() {
-    let nats = NatsServer::start_without_jetstream();
-    let (_secret, sections) = secret();
-    let node = Node::start("a", &nats.url(), &sections);
-    let mut alice = named(&node, "alice", "chat");
-    let mut client = nats.client();
-    let order = json!({"order": {"all": true, "ids": [], "channel": null, "subject": null, "address": null, "reconnect": false, "ban_seconds": null}, "dry_run": false}).to_string();
-    let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64;
-    let seal = Seal::new(CLUSTER_SECRET.as_bytes(), "philote");
-    let message = |sent_ms, kind| Message {
-        node: "x@0000000000000001",
-        sent_ms,
-        nonce: Nonce::random(),
-        answered: None,
-        kind,
-        body: order.as_bytes(),
-    };
-    let mut expect = |reason: &str, payload: &[u8]| {
-        let name = format!("philote_cluster_steering_rejected_total{{reason=\"{reason}\"}}");
-        let before = node.metric(&name);
-        client.publish_with_reply("philote.1.s", "_INBOX.test.x", payload);
-        client.flush();
-        node.wait_for(&name, PATIENCE, |node| node.metric(&name) == before + 1);
-    };
-    expect(
-        "forged",
-        &Seal::new(b"another secret of a cluster here", "philote").seal(&message(now(), "disconnect")),
-    );
-    expect("forged", &Seal::new(CLUSTER_SECRET.as_bytes(), "other").seal(&message(now(), "disconnect")));
-    expect("stale", &seal.seal(&message(now() - 31_000, "disconnect")));
-    expect("stale", &seal.seal(&message(now() + 31_000, "disconnect")));
-    let mut next = seal.seal(&message(now(), "disconnect"));
-    next[0] = b'2';
-    expect("version", &next);
-    expect("malformed", b"{}");
-    expect("malformed", &vec![b'x'; 500_000]);
-    // One that is accepted once is refused when it is sent again.
-    let listed = seal.seal(&message(now(), "unknown"));
-    client_sends(&nats, &listed);
-    expect("replayed", &listed);
-    alice.settle();
-
-    // The same order with the right secret shows that the others were not dropped for their form.
-    let valid = seal.seal(&message(now(), "disconnect"));
-    let answer = nats.client().request("philote.1.s", std::str::from_utf8(&valid).unwrap());
-    let answer = seal.open(&answer, now()).unwrap();
-    assert_eq!(
-        (answer.kind, answer.body),
-        ("answer", br#"{"Ok":{"cut":false,"document":{"matched":1,"banned_until":null}}}"#.as_slice())
-    );
-    assert_eq!(alice.closed().0, 4403);
-}
-
-fn client_sends(nats: &NatsServer, payload: &[u8]) {
-    nats.client().request("philote.1.s", std::str::from_utf8(payload).unwrap());
-}
-
-#[test]
 fn a_frozen_node_is_named_as_not_answering_and_learns_of_the_ban_when_it_is_back() {
     let nats = NatsServer::start_without_jetstream();
     let (_secret, sections) = secret();
@@ -389,73 +327,14 @@ fn an_abbreviated_id_must_be_of_one_connection_on_all_nodes() {
 }
 
 #[test]
-fn an_answer_that_exceeds_a_message_of_nats_is_cut_and_says_so() {
-    let nats = NatsServer::start_on(std::net::Ipv4Addr::LOCALHOST, "max_payload: 16384\n");
+fn nodes_with_a_history_are_steered_too() {
+    let nats = NatsServer::start();
     let (_secret, sections) = secret();
-    let [a, b] = Node::start_all(["a", "b"], &nats.url(), &sections);
-    let channels: Vec<String> = (0..400).map(|n| format!("{n:0100}")).collect();
-    let claims = json!({"read": channels});
-    let _reader = Connection::enter(b.address(), &claims, &Value::Null);
-    let (status, out, err) = ctl(&a, &["channels"]);
-    assert_eq!(status, DONE);
-    assert!((20..400).contains(&out.lines().count()), "{}", out.lines().count());
-    assert!(
-        err.contains(
-            "of 400 channels; rows are missing because they exceed a message of NATS (max_payload): b"
-        ),
-        "{err}"
-    );
-    // Pages of the API are shorter, and all of them together are complete.
-    let mut seen = 0;
-    let mut after = String::new();
-    loop {
-        let page = a.http("GET", &format!("/api/channels?limit=1000{after}"), &api_token(), "").1;
-        seen += page["channels"].as_array().unwrap().len();
-        let Some(next) = page["next"].as_str() else { break };
-        after = format!("&after={next}");
-    }
-    assert_eq!(seen, 400);
-    // An order that exceeds it is not sent, and says so.
-    let ids: Vec<String> = (0..500).map(|_| uuid()).collect();
-    let line: Vec<&str> = std::iter::once("disconnect").chain(ids.iter().map(String::as_str)).collect();
-    let (status, _, err) = ctl(&a, &line);
-    assert_eq!(status, 1);
-    assert!(
-        err.contains("node b: the request to the other nodes exceeds a message of NATS, 16384 bytes"),
-        "{err}"
-    );
-}
-
-fn uuid() -> String {
-    let mut id = Nonce::random().to_string();
-    for at in [8, 13, 18, 23] {
-        id.insert(at, '-');
-    }
-    id
-}
-
-#[test]
-fn a_burst_of_lists_is_answered_within_a_bound() {
-    let nats = NatsServer::start_without_jetstream();
-    let (_secret, sections) = secret();
-    let [a, _b] = Node::start_all(["a", "b"], &nats.url(), &sections);
-    let _client = named(&a, "x", "chat");
-    let request = format!(
-        "GET /api/channels HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {}\r\n\r\n",
-        api_token()
-    );
-    let began = Instant::now();
-    let mut streams: Vec<_> = (0..40).map(|_| a.connect()).collect();
-    for stream in &mut streams {
-        stream.write_all(request.as_bytes()).unwrap();
-    }
-    for mut stream in streams {
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-        let page: Value = serde_json::from_str(body).unwrap();
-        assert_eq!(page["nodes"], json!({"answered": ["a", "b"]}));
-    }
-    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    let [a, b] = Node::start_all(["a", "b"], &nats.url(), &format!("{}{sections}", crate::node::LOG));
+    let mut alice = named(&b, "alice", "chat");
+    assert_eq!(ctl_json(&a, &["nodes"])["nodes"][1]["mode"], "log");
+    let (status, out, err) = ctl(&a, &["disconnect", "--subject", "alice", "--refuse-for", "1h"]);
+    assert_eq!((status, err.as_str()), (DONE, ""), "{out}");
+    assert_eq!(alice.closed().0, 4403);
+    assert_eq!(column(&ctl_json(&b, &["refused"])["refused"], "subject"), ["alice"]);
 }

@@ -6,8 +6,19 @@ use async_nats::Client;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Outcome, Steering, Wait, name_of};
+use super::{Answer, MAX_ANSWER_BYTES, Outcome, Steering, Wait, name_of};
 use crate::orders::{Coverage, FailedNode};
+
+/// The least room that each answer gets, in bytes.
+const LEAST_ROOM: usize = 16 * 1024;
+
+/// What a node sends as a request.
+#[derive(Serialize, Deserialize)]
+struct Request<Q> {
+    /// The most bytes of each answer, so that those of all nodes fit into [`MAX_ANSWER_BYTES`].
+    room: usize,
+    query: Q,
+}
 
 /// What a node sends as an answer: its part, or a sentence that says why it could not do it.
 type Remote<T> = Result<Part<T>, String>;
@@ -41,15 +52,18 @@ pub trait Rows {
     fn keep(&mut self, _rows: usize) {}
 }
 
-/// Parses a request, has it carried out, and returns the body of the answer: at most `room` bytes, and without the last
-/// rows if it would be longer.
+/// Parses a request, has it carried out, and returns the body of the answer: at most `room` bytes and what the request
+/// allows, and without the last rows if it would be longer.
 pub fn reply<Q: DeserializeOwned, T: Serialize + Rows>(
     body: &[u8],
     room: usize,
     work: impl FnOnce(Q) -> Result<T, String>,
 ) -> Vec<u8> {
-    let query = serde_json::from_slice(body).map_err(|_| "the request is not one of this version".to_owned());
-    let mut remote = query.and_then(work).map(|document| Part { cut: false, document });
+    let request: Result<Request<Q>, String> =
+        serde_json::from_slice(body).map_err(|_| "the request is not one of this version".to_owned());
+    let room = request.as_ref().map_or(room, |request| room.min(request.room.max(LEAST_ROOM)));
+    let done = request.and_then(|Request { query, .. }| work(query));
+    let mut remote = done.map(|document| Part { cut: false, document });
     loop {
         let bytes = serde_json::to_vec(&remote).unwrap_or_default();
         if bytes.len() <= room {
@@ -79,7 +93,8 @@ impl Steering {
         wait: Wait,
     ) -> Gathered<T> {
         // A query of this crate always has a JSON form.
-        let body = serde_json::to_vec(query).unwrap_or_default();
+        let request = Request { room: MAX_ANSWER_BYTES / known.len().max(1), query };
+        let body = serde_json::to_vec(&request).unwrap_or_default();
         match self.ask(client, kind, &body, known, wait).await {
             Ok(answers) => self.sort(answers, known),
             Err(error) => {
@@ -171,7 +186,8 @@ mod tests {
     #[test]
     fn an_answer_that_would_exceed_a_message_is_cut_and_says_so() {
         let list = || Ok(List((0..1000).map(|n| format!("row {n}")).collect()));
-        let answer = |room| reply(b"7", room, |_: u64| list());
+        let asked = |room| format!("{{\"room\": {room}, \"query\": 7}}");
+        let answer = |room| reply(asked(1 << 20).as_bytes(), room, |_: u64| list());
         let read = |bytes: &[u8]| serde_json::from_slice::<Remote<List>>(bytes).unwrap();
         let whole = read(&answer(1 << 20)).unwrap();
         assert_eq!((whole.cut, whole.document.0.len()), (false, 1000));
@@ -181,6 +197,10 @@ mod tests {
         assert!(cut.document.0.len() > 300 && cut.document.0[299] == "row 299", "the first rows stay");
         assert!(read(&answer(60)).unwrap().document.0.len() < 5);
         assert!(answer(1).is_empty());
+        // Nor does it exceed what the node that asks has room for.
+        let long = || Ok(List((0..5000).map(|n| format!("row {n}")).collect()));
+        let bytes = reply(asked(20_000).as_bytes(), 1 << 20, |_: u64| long());
+        assert!(read(&bytes).unwrap().cut && bytes.len() <= 20_000, "{}", bytes.len());
         assert_eq!(
             read(&reply(b"x", 999, |_: u64| list())).unwrap_err(),
             "the request is not one of this version"

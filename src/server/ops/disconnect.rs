@@ -23,7 +23,7 @@ use crate::token::UnixSeconds;
 const AT_ONCE: usize = 1000;
 
 /// The most abbreviated ids in an order, because each is compared with the id of every connection.
-const MAX_PREFIXES: usize = 100;
+pub(super) const MAX_PREFIXES: usize = 100;
 
 /// The outcome of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,7 +121,7 @@ pub(super) fn close_banned(server: &Arc<Server>, subjects: &[Box<str>]) -> Resul
 }
 
 /// Checks that an order selects connections and does not contradict itself.
-fn check(order: &DisconnectOrder) -> Result<(), DisconnectError> {
+pub(super) fn check(order: &DisconnectOrder) -> Result<(), DisconnectError> {
     let DisconnectOrder { all, ids, channel, subject, address, reconnect, ban_seconds } = order;
     let others = !ids.is_empty() || channel.is_some() || address.is_some();
     let wrong = match () {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::bans;
-use super::disconnect::{DisconnectError, Disconnected, close_banned, resolve};
+use super::disconnect::{DisconnectError, Disconnected, check, close_banned, resolve};
 use super::list::ChannelCounts;
 use crate::cluster::Cluster;
 use crate::cluster::steering::{Rows, Wait};
@@ -94,12 +94,13 @@ impl Rows for Resolved {}
 /// Replaces the abbreviated ids in an order by whole ones. An abbreviation may match one connection on all nodes together.
 ///
 /// # Errors
-/// One matches several.
+/// The order is invalid, or one matches several.
 pub async fn resolve_everywhere(
     server: &Server,
     reach: &Reach<'_>,
     order: DisconnectOrder,
 ) -> Result<DisconnectOrder, DisconnectError> {
+    check(&order)?;
     let (whole, prefixes): (Vec<IdPrefix>, Vec<IdPrefix>) =
         order.ids.iter().cloned().partition(|id| id.whole().is_some());
     if prefixes.is_empty() || !matches!(reach, Reach::All(_)) {

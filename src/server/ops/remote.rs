@@ -17,6 +17,10 @@ pub fn carry_out(server: &Arc<Server>, from: &str, kind: &str, body: &[u8], room
     let actor = Actor::Node { name: from };
     let answer = match kind {
         RESOLVE => reply(body, room, |prefixes: Vec<IdPrefix>| -> Result<Resolved, String> {
+            // The node that asks has checked it.
+            if prefixes.len() > disconnect::MAX_PREFIXES {
+                return Err("too many prefixes".to_owned());
+            }
             Ok(disconnect::resolve(server, &prefixes))
         }),
         DISCONNECT => reply(body, room, |DisconnectAsked { order, dry_run }| {

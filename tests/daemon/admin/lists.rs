@@ -244,3 +244,15 @@ fn listing_ten_thousand_connections_does_not_delay_deliveries() {
     assert!(with < without * 10 + Duration::from_millis(100), "{with:?} against {without:?}");
     drop(idle);
 }
+
+#[test]
+fn a_server_that_is_in_no_cluster_has_no_nodes() {
+    let daemon = Daemon::start("");
+    let (status, text) = ctl(&daemon, &["nodes"]);
+    assert_eq!(
+        (status, text.as_str()),
+        (1, "this server is in no cluster\nset [cluster] servers; see philote-cluster(7)\n")
+    );
+    let listed = ctl_json(&daemon, &["connections"]);
+    assert!(listed.get("nodes").is_none(), "{listed}");
+}
