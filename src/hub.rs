@@ -21,9 +21,11 @@ mod history;
 mod interest;
 mod log;
 mod memberships;
+mod presence;
 mod publish;
 mod resume;
 mod sweep;
+mod watch;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -42,8 +44,11 @@ pub(crate) use self::heartbeat::{Heartbeat, Pulse};
 use self::history::{History, Keeping};
 pub use self::interest::Interest;
 pub use self::log::Logged;
+use self::presence::Watched;
 pub use self::resume::Positions;
 pub use self::sweep::Outdated;
+pub use self::watch::PresenceLimits;
+use self::watch::Watch;
 use crate::close::CloseReason;
 use crate::frame::Frame;
 use crate::message::{ChannelName, Since};
@@ -121,6 +126,8 @@ struct Readers {
     connections: IndexSet<Arc<Connection>>,
     /// The channel's last messages, if there is a history.
     history: Option<Box<History>>,
+    /// Who reads it, while somebody follows that.
+    watch: Option<Box<Watch>>,
     /// The channel was removed from the map. A task that still holds it must look up its name again.
     gone: bool,
 }
@@ -168,6 +175,8 @@ pub struct Hub {
     /// The number of samples of the channels' rates so far.
     samples: AtomicU32,
     keeping: Arc<Keeping>,
+    /// The channels whose presence is followed.
+    watched: Watched,
     /// The channels with a history, by the age of their oldest message.
     ages: Ages<Arc<Channel>>,
     /// Learns which channels got their first reader or lost their last one.
@@ -186,6 +195,7 @@ impl Hub {
             samples: AtomicU32::new(0),
             keeping: Arc::new(Keeping::off()),
             ages: Ages::new(),
+            watched: Watched::default(),
             interest: OnceLock::new(),
         }
     }
@@ -236,6 +246,7 @@ impl Hub {
             channel.sampled.store(channel.messages.load(Relaxed) as u32, Relaxed);
         }
         readers.connections.insert(connection.clone());
+        self.change_watch(&channel, &mut readers, |watch, now| watch.join(connection, now));
         channel.reader_count.store(readers.connections.len() as u32, Relaxed);
         drop(readers);
         channel
@@ -245,6 +256,7 @@ impl Hub {
         let mut shard = lock(self.channels.shard(channel.name.as_str()));
         let mut readers = lock(&channel.readers);
         readers.remove(connection);
+        self.change_watch(channel, &mut readers, |watch, now| watch.part(connection, now));
         if readers.connections.is_empty() {
             self.read_channels.fetch_sub(1, Relaxed);
             self.interest_changed(channel);

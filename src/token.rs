@@ -34,8 +34,11 @@ pub type UnixSeconds = u64;
 pub const MAX_SUBJECT_BYTES: usize = 255;
 
 /// The most patterns in each of the lists of `may`: rules for channels, not a list of them, which is what `read` and `write`
-/// are for.
+/// are for. The same holds for `presence`.
 pub const MAX_PATTERNS: usize = 64;
+
+/// The longest `info`, in bytes of JSON without white space: a name and the address of a picture.
+pub const MAX_INFO_BYTES: usize = 256;
 
 /// The requirements for a token besides its signature.
 #[derive(Clone, Debug)]
@@ -67,6 +70,10 @@ pub struct Claims {
     pub key: Option<Arc<Key>>,
     /// The rights on the HTTP API.
     pub api: ApiRights,
+    /// The claim `info`: what presence tells about the subject, as JSON text.
+    pub info: Option<Arc<str>>,
+    /// The claim `presence`: the channels whose readers the client may see.
+    pub presence: Option<Box<ChannelPatterns>>,
     /// The length of the token, in bytes; 0 for the daemon itself.
     token_bytes: usize,
     /// Whether the token has the claim `read`, which restricts the channels that the API shows.
@@ -90,6 +97,8 @@ impl Claims {
             reads: true,
             write: None,
             may: None,
+            info: None,
+            presence: None,
         }
     }
 
@@ -128,6 +137,11 @@ impl Claims {
     /// it shows every channel.
     pub fn may_see(&self, channel: &str) -> bool {
         !self.sees_only_some() || self.may_join(channel)
+    }
+
+    /// Returns whether the client may see who reads this channel, provided that it reads the channel itself.
+    pub fn may_see_presence(&self, channel: &str) -> bool {
+        matches(self.presence.as_deref(), channel)
     }
 
     /// Returns the claim `may`, if the token has it.

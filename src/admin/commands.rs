@@ -293,7 +293,7 @@ fn reloaded(answer: &Reloaded) -> String {
 
 /// Describes a token request for an audit line. Names are quoted, so that no name can look like another line.
 fn describe(request: &TokenRequest) -> String {
-    let TokenRequest { read, write, may, api, subject, expires_in } = request;
+    let TokenRequest { read, write, may, presence, info, api, subject, expires_in } = request;
     let life = expires_in.map_or_else(|| "that never expires".into(), |seconds| format!("for {seconds} s"));
     let subject = subject.as_ref().map_or_else(String::new, |subject| format!(" subject {subject:?}"));
     let write = write.as_deref().unwrap_or_default();
@@ -303,7 +303,11 @@ fn describe(request: &TokenRequest) -> String {
     } else {
         format!(" may read {:?} may write {:?}", may.read, may.write)
     };
-    format!("{life}{subject} read {read:?} write {write:?}{may}{api}")
+    let presence = if *presence { " with presence" } else { "" };
+    let info = info
+        .as_ref()
+        .map_or_else(String::new, |info| format!(" info {:?}", serde_json::json!(info).to_string()));
+    format!("{life}{subject} read {read:?} write {write:?}{may}{presence}{info}{api}")
 }
 
 #[cfg(test)]

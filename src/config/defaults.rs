@@ -8,7 +8,7 @@ use super::memory;
 use super::secret::{SecretSource, Secrets};
 use super::settings::{
     AdminSettings, AdminSocket, AuthSettings, HistorySettings, HttpSettings, LimitSettings, LogFormat,
-    LogLevel, LogSettings, MetricsSettings, Settings, ShutdownSettings, WebSocketSettings,
+    LogLevel, LogSettings, MetricsSettings, PresenceSettings, Settings, ShutdownSettings, WebSocketSettings,
 };
 use super::value_types::{DEFAULT_PORT, Drain, KIB, Listen, MIB, TrustedProxies, host_name, seconds};
 
@@ -88,6 +88,7 @@ fn defaults(memory: usize) -> Settings {
             trusted_proxies: TrustedProxies::default(),
         },
         history: HistorySettings { messages: 0, ttl: seconds(5 * 60), bytes: 64 * MIB },
+        presence: PresenceSettings { grace: seconds(5), subjects: 200 },
         tls: None,
         cluster: None,
         admin: AdminSettings { socket: AdminSocket::Default, mode: 0o660, closed_ring: 10_000 },

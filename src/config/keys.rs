@@ -297,6 +297,8 @@ pub static KEYS: &[Key] = &[
     key!("history.messages", None, Live, history.messages, Number(0..=100_000)),
     key!("history.ttl", None, Live, history.ttl, Period(seconds(1)..=seconds(7 * 24 * 3600))),
     key!("history.bytes", None, Live, history.bytes, Size(64 * KIB..=64 * TIB)),
+    key!("presence.grace", None, Live, presence.grace, Period(seconds(0)..=seconds(3600))),
+    key!("presence.subjects", None, Live, presence.subjects, Number(0..=10_000)),
     Key {
         path: CERTIFICATE,
         short: None,

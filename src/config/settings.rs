@@ -31,6 +31,8 @@ pub struct Settings {
     pub limits: LimitSettings,
     /// The last messages that channels keep (`[history]`).
     pub history: HistorySettings,
+    /// Who reads a channel, for clients that may see it (`[presence]`).
+    pub presence: PresenceSettings,
     /// The certificate of the listeners that speak TLS (`[tls]`).
     pub tls: Option<TlsSettings>,
     /// The cluster (`[cluster]`). `None` if this server is alone. A change needs a restart.
@@ -132,6 +134,15 @@ pub struct HistorySettings {
     pub ttl: Duration,
     /// Bytes of messages that all channels keep together.
     pub bytes: usize,
+}
+
+/// Who reads a channel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PresenceSettings {
+    /// How long after its last connection a subject has left.
+    pub grace: Duration,
+    /// The most subjects of a channel that are named. Of more, only the number is told.
+    pub subjects: usize,
 }
 
 /// The path of the admin socket.

@@ -122,6 +122,12 @@ pub(super) struct Token {
     /// A channel that its holder may write, or with * at its end the beginning of the names of such channels (repeatable)
     #[arg(long, value_name = "PATTERN")]
     pub(super) may_write: Vec<String>,
+    /// Let its holder see who reads the channels that it reads
+    #[arg(long)]
+    pub(super) presence: bool,
+    /// What others see of its holder there: a JSON object of at most 256 bytes, such as {"name": "Alice"}
+    #[arg(long, value_name = "OBJECT", value_parser = info)]
+    pub(super) info: Option<Info>,
     /// Grant all rights to the HTTP API, or these rights (separated by commas); it publishes only on the channels of
     /// --write and --may-write and shows only those of --read and --may-read, if given
     #[arg(long, value_name = "RIGHT", num_args = 0..=1, value_delimiter = ',', value_parser = rights())]
@@ -149,6 +155,14 @@ pub(super) enum Secret {
     Set,
     /// Add a new secret that signs from now on; tokens signed with the older ones stay valid
     Rotate,
+}
+
+/// The claim `info` of a token.
+#[derive(Clone, Debug)]
+pub(super) struct Info(pub(super) serde_json::Map<String, serde_json::Value>);
+
+fn info(text: &str) -> Result<Info, String> {
+    serde_json::from_str(text).map(Info).map_err(|error| format!("give a JSON object: {error}"))
 }
 
 /// How long a token is valid; `None` for no limit.

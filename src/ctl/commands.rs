@@ -228,6 +228,8 @@ fn request(token: &Token) -> TokenRequest {
         // With --api, no --write means any channel, which is expressed by leaving the claim out.
         write: (!token.write.is_empty()).then(|| token.write.clone()),
         may: NewMay { read: token.may_read.clone(), write: token.may_write.clone() },
+        presence: token.presence,
+        info: token.info.as_ref().map(|info| info.0.clone()),
         // --api without values grants all rights.
         api: token.api.as_ref().map_or(ApiRights::NONE, |names| match names.as_slice() {
             [] => ApiRights::ALL,

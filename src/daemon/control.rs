@@ -123,6 +123,8 @@ impl Control for DaemonControl {
             read: request.read,
             write: request.write,
             may: request.may,
+            presence: request.presence,
+            info: request.info,
             api: request.api,
             subject: request.subject,
             issued: Some(now),

@@ -37,6 +37,7 @@ impl Hub {
         max: usize,
         announce: impl FnOnce(&Positions, &[ChannelName]),
     ) {
+        let before = connection.claims().clone();
         connection.set_claims(claims.clone());
         let mut room = max.saturating_sub(claims.read.len());
         let stays = |name: &ChannelName, entered: bool| {
@@ -47,6 +48,7 @@ impl Hub {
             }
         };
         self.resume(connection, stays, (&claims.read, false), since, announce);
+        self.claims_changed(connection, &before, &claims);
     }
 
     /// Makes a connection read these channels, too, all of them or none. No name may appear twice. `since` is as in

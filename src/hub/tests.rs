@@ -379,4 +379,5 @@ fn a_connection_stays_small() {
 }
 
 mod history;
+mod presence;
 mod rooms;

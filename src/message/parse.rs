@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
-pub use self::rooms::Join;
+pub use self::rooms::{Join, Presence};
 use super::ignored_value::IgnoredValue;
 use super::{ChannelName, ChannelNameError, MessageId};
 
@@ -33,6 +33,8 @@ pub enum FromClient<'a> {
     Join(Join<'a>),
     /// `{"leave": [NAME, ...]}`: the channels, sorted and without duplicates.
     Leave(Vec<ChannelName>),
+    /// `{"presence": [NAME, ...]}`, optionally with `"follow"`. Only on philote.v1.
+    Presence(Presence),
 }
 
 /// A channel in `since`, and the last id that the client has of it.
@@ -113,6 +115,8 @@ pub enum BadMessage {
     Since,
     /// A list of channels that is not an array of strings; its key.
     NotNames(&'static str),
+    /// A `follow` that is neither true nor false.
+    Follow,
     /// More than one of the keys that ask for something.
     ManyRequests,
     /// A string with an invalid escape, such as half a surrogate pair.
@@ -149,7 +153,10 @@ impl fmt::Display for BadMessage {
                 "since must be an object of channels with their last ids, or null for the whole history",
             ),
             BadMessage::NotNames(key) => write!(f, "{key} must be an array of channel names"),
-            BadMessage::ManyRequests => f.write_str("a message may have only one of auth, join and leave"),
+            BadMessage::Follow => f.write_str("follow must be true or false"),
+            BadMessage::ManyRequests => {
+                f.write_str("a message may have only one of auth, join, leave and presence")
+            }
             BadMessage::BadEscape(key) => {
                 write!(f, "{key} has an invalid escape, such as half a surrogate pair")
             }
@@ -163,7 +170,7 @@ impl<'a> FromClient<'a> {
     /// Parses one frame. `v1` says whether `ack`, and `since` in a `join`, have a meaning, as on philote.v1.
     pub fn parse(text: &'a str, channel_name_bytes: usize, v1: bool) -> Result<FromClient<'a>, BadMessage> {
         let keys = Keys::parse(text)?;
-        if keys.is_request() {
+        if keys.is_request(v1) {
             return keys.request(channel_name_bytes, v1);
         }
         let ack = if v1 { keys.ack()? } else { None };
@@ -179,7 +186,7 @@ impl<'a> FromClient<'a> {
     /// Returns whether a frame is a request, which is always answered.
     #[cold]
     pub fn is_request(text: &str) -> bool {
-        Keys::parse(text).is_ok_and(|keys| keys.is_request())
+        Keys::parse(text).is_ok_and(|keys| keys.is_request(true))
     }
 }
 
@@ -229,6 +236,8 @@ struct Keys<'a> {
     since: Option<&'a RawValue>,
     join: Option<&'a RawValue>,
     leave: Option<&'a RawValue>,
+    presence: Option<&'a RawValue>,
+    follow: Option<&'a RawValue>,
     ack: Option<&'a RawValue>,
     exclude: Option<&'a RawValue>,
     key: Option<&'a RawValue>,
@@ -251,9 +260,12 @@ impl<'a> Keys<'a> {
     #[cold]
     fn request(&self, channel_name_bytes: usize, v1: bool) -> Result<FromClient<'a>, BadMessage> {
         self.one_request()?;
-        match (self.join, self.leave) {
-            (Some(join), _) => self.join(join, channel_name_bytes, v1).map(FromClient::Join),
-            (_, Some(leave)) => rooms::names(leave, "leave", channel_name_bytes).map(FromClient::Leave),
+        match (self.join, self.leave, self.presence) {
+            (Some(join), ..) => self.join(join, channel_name_bytes, v1).map(FromClient::Join),
+            (.., Some(presence)) if v1 => {
+                self.presence(presence, channel_name_bytes).map(FromClient::Presence)
+            }
+            (_, Some(leave), _) => rooms::names(leave, "leave", channel_name_bytes).map(FromClient::Leave),
             _ => self.auth().map(FromClient::Auth),
         }
     }
@@ -353,6 +365,8 @@ impl<'de> Deserialize<'de> for Keys<'de> {
                         Key::Since => (&mut keys.since, "since", &mut keys.duplicate_option),
                         Key::Join => (&mut keys.join, "join", &mut keys.duplicate_option),
                         Key::Leave => (&mut keys.leave, "leave", &mut keys.duplicate_option),
+                        Key::Presence => (&mut keys.presence, "presence", &mut keys.duplicate_option),
+                        Key::Follow => (&mut keys.follow, "follow", &mut keys.duplicate_option),
                         Key::Ack => (&mut keys.ack, "ack", &mut keys.duplicate_option),
                         Key::Exclude => (&mut keys.exclude, "exclude", &mut keys.duplicate_option),
                         Key::Repetition => (&mut keys.key, "key", &mut keys.duplicate_option),
@@ -380,6 +394,8 @@ enum Key {
     Since,
     Join,
     Leave,
+    Presence,
+    Follow,
     Ack,
     Exclude,
     Repetition,
@@ -409,6 +425,10 @@ impl<'de> Deserialize<'de> for Key {
                     Key::Join
                 } else if key.eq_ignore_ascii_case("leave") {
                     Key::Leave
+                } else if key.eq_ignore_ascii_case("presence") {
+                    Key::Presence
+                } else if key.eq_ignore_ascii_case("follow") {
+                    Key::Follow
                 } else if key.eq_ignore_ascii_case("ack") {
                     Key::Ack
                 } else if key.eq_ignore_ascii_case("exclude") {

@@ -45,6 +45,8 @@ pub enum ErrorReply<'a> {
         /// The message's `ack`, as JSON text.
         ack: Option<&'a str>,
     },
+    /// The client asked who reads more channels than this in one second, so this was ignored.
+    TooManyPresences(u32),
     /// Over `[limits] messages_per_second` or `bytes_per_second`.
     RateLimited {
         /// The message's `ack`, as JSON text.
@@ -63,6 +65,10 @@ pub enum Denial {
     TooMany(usize),
     /// The token names it in `read`.
     Leave,
+    /// The token does not allow the client to see who reads it.
+    Presence,
+    /// The client does not read it, so it cannot see who does.
+    Unread,
 }
 
 /// The rates that one connection must keep; 0 is no limit.
@@ -108,6 +114,10 @@ impl ErrorReply<'_> {
                     Denial::Leave => {
                         format!("this token names channel \"{channel}\" in read, so it cannot be left")
                     }
+                    Denial::Presence => format!("this token may not see who reads channel \"{channel}\""),
+                    Denial::Unread => {
+                        format!("only readers of channel \"{channel}\" see who reads it: join it first")
+                    }
                 };
                 ("forbidden", Some(channel), sentence, None)
             }
@@ -123,6 +133,10 @@ impl ErrorReply<'_> {
             ErrorReply::Unauthorized(sentence) => ("unauthorized", None, (*sentence).to_owned(), None),
             ErrorReply::TooManyAuths(max) => {
                 ("rate_limited", None, format!("a connection may send {max} tokens a second"), None)
+            }
+            ErrorReply::TooManyPresences(max) => {
+                let sentence = format!("a connection may ask who reads {max} channels a second");
+                ("rate_limited", None, sentence, None)
             }
             ErrorReply::RateLimited { ack, .. } => {
                 let sentence = "too fast: this message exceeds the server's rate and was not published";
@@ -313,7 +327,7 @@ fn quote_or_null(out: &mut Vec<u8>, text: Option<&str>) {
     }
 }
 
-fn separated<T>(
+pub(super) fn separated<T>(
     out: &mut Vec<u8>,
     items: impl IntoIterator<Item = T>,
     mut write: impl FnMut(&mut Vec<u8>, T),

@@ -21,6 +21,7 @@ mod http;
 mod limits;
 mod live;
 pub mod ops;
+mod presence;
 mod publishing;
 mod record;
 mod rejection;
@@ -147,7 +148,7 @@ impl Server {
 
     /// Watches all connections until dropped: heartbeats, expiry, memory.
     pub async fn look_after(self: Arc<Self>) {
-        heartbeat::run(self).await;
+        tokio::join!(heartbeat::run(self.clone()), presence::run(self));
     }
 
     /// Waits until the messages of other nodes reach the channels that a connection has joined, before its client is told

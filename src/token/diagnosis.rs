@@ -8,7 +8,7 @@ use jsonwebtoken::Algorithm;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::may::MAY;
+use super::may::{INFO, MAY, PRESENCE};
 use super::{ApiRight, ClaimError, Keys, TokenError};
 
 /// What `read` and `write` must be.
@@ -24,10 +24,12 @@ const RIGHTS: &str =
 /// A known claim: its name, what it must be, and a function that describes an invalid value.
 type Rule = (&'static str, &'static str, fn(&Value) -> Option<&'static str>);
 
-const RULES: [Rule; 9] = [
+const RULES: [Rule; 11] = [
     ("read", NAMES, not_names),
     ("write", NAMES, not_names),
     ("may", MAY, not_may),
+    ("presence", PRESENCE, not_presence),
+    ("info", INFO, not_an_object),
     ("api", RIGHTS, not_rights),
     ("sub", SUBJECT, not_text),
     ("exp", DATE, not_a_date),
@@ -139,6 +141,15 @@ fn not_may(value: &Value) -> Option<&'static str> {
         Value::Object(_) => None,
         other => Some(type_of(other)),
     }
+}
+
+fn not_presence(value: &Value) -> Option<&'static str> {
+    if value.is_boolean() { None } else { not_names(value) }
+}
+
+fn not_an_object(value: &Value) -> Option<&'static str> {
+    let fits = value.is_object() || value.is_null();
+    (!fits).then(|| type_of(value))
 }
 
 fn not_rights(value: &Value) -> Option<&'static str> {

@@ -19,6 +19,12 @@ pub struct NewToken {
     /// The channels that the client may join, and those on which it may publish besides.
     #[serde(skip_serializing_if = "NewMay::is_empty")]
     pub may: NewMay,
+    /// Whether the client may see who reads the channels that it reads.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub presence: bool,
+    /// What presence tells about the client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub info: Option<serde_json::Map<String, serde_json::Value>>,
     /// The rights on the HTTP API.
     #[serde(skip_serializing_if = "ApiRights::is_none")]
     pub api: ApiRights,

@@ -1,10 +1,13 @@
-//! The claim `may`: channels that the client may join, and channels on which it may publish, by name or by the
-//! beginning of their names.
+//! The claims of rooms: `may`, the channels that the client may join and on which it may publish, by name or by the
+//! beginning of their names; `presence`, those whose readers it may see; and `info`, what it tells of itself there.
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::values::{names, object, wrong_name};
-use super::{ClaimError, MAX_PATTERNS, Policy, TokenError};
+use super::{ClaimError, MAX_INFO_BYTES, MAX_PATTERNS, Policy, TokenError};
 use crate::message::{ChannelPattern, ChannelPatterns};
 
 /// What the claim must be.
@@ -87,4 +90,38 @@ pub(super) fn patterns(
     let check = |text: &String| ChannelPattern::new(text, policy.channel_name_bytes);
     let patterns: Result<ChannelPatterns, _> = texts.iter().map(check).collect();
     patterns.map_err(|error| TokenError::Claim(claim, wrong_name(&error, expected)))
+}
+
+/// What the claim `presence` must be.
+pub(super) const PRESENCE: &str = "true, false or an array of at most 64 channel names or beginnings";
+
+/// What the claim `info` must be.
+pub(super) const INFO: &str = "an object of at most 256 bytes";
+
+/// The claim `presence` before it is checked.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(super) enum RawPresence {
+    All(bool),
+    Some(Vec<String>),
+}
+
+impl RawPresence {
+    pub(super) fn check(self, policy: &Policy) -> Result<Option<ChannelPatterns>, TokenError> {
+        match self {
+            RawPresence::All(false) => Ok(None),
+            RawPresence::All(true) => patterns(&["*".to_owned()], "presence", PRESENCE, policy).map(Some),
+            RawPresence::Some(texts) => patterns(&texts, "presence", PRESENCE, policy).map(Some),
+        }
+    }
+}
+
+/// Checks the claim `info`, and returns its JSON text.
+pub(super) fn check_info(info: Map<String, Value>) -> Result<Arc<str>, TokenError> {
+    let text = Value::Object(info).to_string();
+    if text.len() > MAX_INFO_BYTES {
+        let found = "a longer one";
+        return Err(TokenError::Claim("info", ClaimError::Value { expected: INFO, found }));
+    }
+    Ok(text.into())
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::Deserializer;
 
 use super::diagnosis::{DATE, NAMES, SUBJECT, diagnose, diagnose_header};
-use super::may::{RawMay, may};
+use super::may::{RawMay, RawPresence, check_info, may};
 use super::values::{names, object, wrong_name};
 use super::{
     ApiRights, ClaimError, Claims, Key, Keys, MAX_REQUEST_TOKEN_BYTES, MAX_SUBJECT_BYTES, MAX_TOKEN_BYTES,
@@ -108,6 +108,10 @@ struct ClaimsObject {
     #[serde(default, deserialize_with = "may")]
     may: Option<RawMay>,
     #[serde(default)]
+    presence: Option<RawPresence>,
+    #[serde(default)]
+    info: Option<serde_json::Map<String, serde_json::Value>>,
+    #[serde(default)]
     api: Option<ApiRights>,
     #[serde(default)]
     sub: Option<String>,
@@ -172,6 +176,13 @@ impl RawClaims {
             read: channels(claims.read.unwrap_or_default(), "read", policy)?,
             write: claims.write.map(|names| channels(names, "write", policy)).transpose()?,
             may: claims.may.map(|may| may.check(policy)).transpose()?.map(Box::new),
+            presence: claims
+                .presence
+                .map(|presence| presence.check(policy))
+                .transpose()?
+                .flatten()
+                .map(Box::new),
+            info: claims.info.map(check_info).transpose()?,
             api: claims.api.unwrap_or_default(),
             token_bytes,
             subject: claims.sub.map(String::into_boxed_str),

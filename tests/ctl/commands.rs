@@ -109,15 +109,15 @@ fn token_prints_only_the_token_on_standard_output() {
     issued.err.clear();
     assert_eq!(issued, ended(0, &token, ""));
     let seen = daemon.fake.last_seen();
-    let expected = r#"TokenRequest { read: ["chat", "news"], write: Some(["chat"]), may: NewMay { read: [], write: [] }, api: ApiRights(), subject: Some("alice"), expires_in: Some(3600) }"#;
+    let expected = r#"TokenRequest { read: ["chat", "news"], write: Some(["chat"]), may: NewMay { read: [], write: [] }, presence: false, info: None, api: ApiRights(), subject: Some("alice"), expires_in: Some(3600) }"#;
     assert_eq!(seen, expected);
     assert_eq!(daemon.ctl("token --api --expires-in never"), ended(0, &token, "never expires\n"));
     assert_eq!(
         daemon.fake.last_seen(),
-        "TokenRequest { read: [], write: None, may: NewMay { read: [], write: [] }, api: ApiRights(all), subject: None, expires_in: None }"
+        "TokenRequest { read: [], write: None, may: NewMay { read: [], write: [] }, presence: false, info: None, api: ApiRights(all), subject: None, expires_in: None }"
     );
     daemon.ctl("token --api publish,info --read chat");
-    let expected = r#"TokenRequest { read: ["chat"], write: None, may: NewMay { read: [], write: [] }, api: ApiRights(publish, info), subject: None, expires_in: Some(604800) }"#;
+    let expected = r#"TokenRequest { read: ["chat"], write: None, may: NewMay { read: [], write: [] }, presence: false, info: None, api: ApiRights(publish, info), subject: None, expires_in: Some(604800) }"#;
     assert_eq!(daemon.fake.last_seen(), expected);
     let wrong = daemon.ctl("token --api publishing");
     assert!(wrong.code == 2 && wrong.err.contains("publish, channels, subjects"), "{wrong:?}");

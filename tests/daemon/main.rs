@@ -31,6 +31,7 @@ mod messages;
 mod pending;
 mod pending_listeners;
 mod pipelining;
+mod presence;
 mod resumes;
 mod rooms;
 mod rooms_model;

@@ -162,7 +162,10 @@ fn a_join_or_leave_that_is_not_allowed_changes_nothing() {
         (json!({"join": null}), "join must be an array of channel names"),
         (json!({"leave": {}}), "leave must be an array of channel names"),
         (json!({"join": [""]}), "a channel's name must not be empty"),
-        (json!({"join": ["a"], "leave": ["b"]}), "a message may have only one of auth, join and leave"),
+        (
+            json!({"join": ["a"], "leave": ["b"]}),
+            "a message may have only one of auth, join, leave and presence",
+        ),
         (json!({"join": ["a"], "Join": ["b"]}), "the key join appears twice"),
     ] {
         let expected = json!({"error": "bad_message", "message": message});

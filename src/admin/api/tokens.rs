@@ -23,6 +23,14 @@ pub struct TokenRequest {
     /// Patterns of channels that it may join, and on which it may publish besides.
     #[serde(default, skip_serializing_if = "NewMay::is_empty")]
     pub may: NewMay,
+    /// Whether it may see who reads the channels that it reads.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub presence: bool,
+    /// What others see of it there, an object of at most [`MAX_INFO_BYTES`].
+    ///
+    /// [`MAX_INFO_BYTES`]: crate::token::MAX_INFO_BYTES
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub info: Option<serde_json::Map<String, serde_json::Value>>,
     /// Its rights to the HTTP API: `true` for all, or an array of rights.
     #[serde(default)]
     pub api: ApiRights,

@@ -99,7 +99,7 @@ fn every_key_can_be_set_in_the_file_by_variable_and_by_option() {
             "limits.queue_bytes" | "limits.total_queue_bytes" | "history.bytes" => "3MiB",
             path if path.ends_with("_size") => "2KiB",
             path if path.ends_with("_timeout") || path.ends_with("_interval") => "42s",
-            "auth.leeway" | "shutdown.drain" | "history.ttl" => "42s",
+            "auth.leeway" | "shutdown.drain" | "history.ttl" | "presence.grace" => "42s",
             _ => "42",
         };
         let toml = match value {

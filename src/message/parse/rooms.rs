@@ -14,6 +14,15 @@ pub struct Join<'a> {
     pub since: Vec<Since<'a>>,
 }
 
+/// `{"presence": [NAME, ...]}`: the client asks who reads these channels.
+#[derive(Debug)]
+pub struct Presence {
+    /// The channels, sorted and without duplicates.
+    pub channels: Vec<ChannelName>,
+    /// Whether it wants to be told of changes from now on, or no longer.
+    pub follow: Option<bool>,
+}
+
 impl<'a> Keys<'a> {
     pub(super) fn since(&self) -> Result<Vec<Since<'a>>, BadMessage> {
         match self.since.map(RawValue::get) {
@@ -24,15 +33,18 @@ impl<'a> Keys<'a> {
 
     /// Returns whether the object is a request. An object with `channel` or `data` never is, because clients of the classic
     /// protocol may send any keys beside them.
-    pub(super) fn is_request(&self) -> bool {
+    pub(super) fn is_request(&self, v1: bool) -> bool {
         self.channel.is_none()
             && self.data.is_none()
-            && (self.auth.is_some() || self.join.is_some() || self.leave.is_some())
+            && (self.auth.is_some()
+                || self.join.is_some()
+                || self.leave.is_some()
+                || (v1 && self.presence.is_some()))
     }
 
     /// Checks that the object asks for one thing only.
     pub(super) fn one_request(&self) -> Result<(), BadMessage> {
-        let asked = [self.auth, self.join, self.leave].iter().flatten().count();
+        let asked = [self.auth, self.join, self.leave, self.presence].iter().flatten().count();
         if asked > 1 { Err(BadMessage::ManyRequests) } else { self.once() }
     }
 
@@ -44,6 +56,18 @@ impl<'a> Keys<'a> {
     ) -> Result<Join<'a>, BadMessage> {
         let since = if v1 { self.since()? } else { Vec::new() };
         Ok(Join { channels: names(join, "join", max_bytes)?, since })
+    }
+}
+
+impl<'a> Keys<'a> {
+    pub(super) fn presence(&self, presence: &'a RawValue, max_bytes: usize) -> Result<Presence, BadMessage> {
+        let follow = match self.follow.map(RawValue::get) {
+            None | Some("null") => None,
+            Some("true") => Some(true),
+            Some("false") => Some(false),
+            Some(_) => return Err(BadMessage::Follow),
+        };
+        Ok(Presence { channels: names(presence, "presence", max_bytes)?, follow })
     }
 }
 

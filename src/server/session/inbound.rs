@@ -22,11 +22,22 @@ use crate::token::Claims;
 /// Tokens that one connection may show per second. Verifying one costs as much as many messages.
 const MAX_AUTHS_PER_SECOND: u32 = 100;
 
-/// The tokens that were shown in this second.
+/// The tokens that were shown in this second, and the channels of which presence was asked.
 #[derive(Default)]
 pub(crate) struct Auths {
     second: Seconds,
     count: u32,
+    pub(super) presences: u32,
+}
+
+impl Auths {
+    /// Begins to count again if this is another second.
+    pub(super) fn at(&mut self, now: Seconds) -> &mut Auths {
+        if self.second != now {
+            *self = Auths { second: now, ..Auths::default() };
+        }
+        self
+    }
 }
 
 /// The state for handling one connection's messages.
@@ -80,6 +91,7 @@ impl Inbound<'_> {
             Ok(FromClient::Publish(publish)) => self.publish(&publish),
             Ok(FromClient::Join(join)) => self.join(&join),
             Ok(FromClient::Leave(channels)) => self.leave(&channels),
+            Ok(FromClient::Presence(presence)) => self.presence(&presence),
             Err(error) => {
                 self.server.counters.bad_messages.fetch_add(1, Relaxed);
                 let ack = text_of(message).filter(|_| self.v1).and_then(FromClient::ack_of);
@@ -134,10 +146,7 @@ impl Inbound<'_> {
     #[cold]
     fn authenticate(&mut self, auth: &Auth<'_>) {
         self.send();
-        if self.auths.second != self.now {
-            *self.auths = Auths { second: self.now, count: 0 };
-        }
-        self.auths.count += 1;
+        self.auths.at(self.now).count += 1;
         if self.auths.count > MAX_AUTHS_PER_SECOND {
             return self.answer(ErrorReply::TooManyAuths(MAX_AUTHS_PER_SECOND).encode());
         }

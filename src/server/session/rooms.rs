@@ -1,10 +1,11 @@
-//! Joins and leaves channels as a client asks.
+//! Joins and leaves channels as a client asks, and tells who reads them.
 
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::inbound::{Inbound, answer};
 use crate::hub::EnterError;
-use crate::message::{ChannelName, Denial, ErrorReply, Join, JoinedReply, encode_left};
+use crate::message::{ChannelName, Denial, ErrorReply, Join, JoinedReply, Presence, encode_left};
+use crate::server::presence::presence_limits;
 
 impl Inbound<'_> {
     /// Joins all of these channels, or none of them. Messages that the client published before are published first.
@@ -42,11 +43,40 @@ impl Inbound<'_> {
         }
     }
 
+    /// Tells who reads these channels: all of them, or none.
+    #[cold]
+    pub(super) fn presence(&mut self, presence: &Presence) {
+        self.send();
+        self.auths.at(self.now).presences += presence.channels.len() as u32;
+        if self.auths.presences > MAX_PRESENCE_PER_SECOND {
+            return self.answer(ErrorReply::TooManyPresences(MAX_PRESENCE_PER_SECOND).encode());
+        }
+        let denial = |name: &&ChannelName| {
+            !self.claims.may_see_presence(name.as_str()) || !self.connection.reads(name.as_str())
+        };
+        if let Some(channel) = presence.channels.iter().find(denial) {
+            let may = self.claims.may_see_presence(channel.as_str());
+            return self.deny(channel, if may { Denial::Unread } else { Denial::Presence });
+        }
+        let limits = presence_limits(self.live);
+        for name in &presence.channels {
+            let (connection, flush_list) = (self.connection, &mut *self.flush_list);
+            let hub = &self.server.hub;
+            hub.look_at_presence(connection, name, presence.follow, limits, |frame| {
+                answer(connection, frame, flush_list);
+            });
+        }
+        self.pause = true;
+    }
+
     fn deny(&mut self, channel: &ChannelName, denial: Denial) {
         self.server.counters.forbidden.fetch_add(1, Relaxed);
         self.answer(ErrorReply::Denied(channel, denial).encode());
     }
 }
+
+/// Channels of which one connection may ask in a second who reads them. In a large channel an answer takes milliseconds.
+const MAX_PRESENCE_PER_SECOND: u32 = 100;
 
 /// Channels that a client joins or leaves at once before other tasks run. Each takes about as long as a message.
 const CHANNELS_PER_TURN: usize = 32;

@@ -1,0 +1,218 @@
+//! Who reads a channel, by subject. It exists only while somebody follows the channel's presence.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use super::{Connection, FlushList};
+use crate::frame::Frame;
+use crate::message::{PresenceChange, PresenceReply, Present};
+
+/// How presence is told, from `[presence]`.
+#[derive(Clone, Copy, Debug)]
+pub struct PresenceLimits {
+    /// `grace`: how long after its last connection a subject has left.
+    pub grace: Duration,
+    /// `subjects`: above this number of subjects in a channel only their number is told.
+    pub subjects: usize,
+}
+
+/// The subjects that read a channel, and the connections that follow them. The channel is locked while it changes.
+#[derive(Default)]
+pub(super) struct Watch {
+    /// The subject as which each reader is counted, because the claims of a connection may change at any time.
+    counted: HashMap<Uuid, Option<Arc<str>>>,
+    subjects: HashMap<Arc<str>, Subject>,
+    /// Readers without a subject, now and as the followers know it.
+    anonymous: usize,
+    told_anonymous: usize,
+    followers: HashMap<Uuid, Follower>,
+    /// Subjects that the followers are not told of yet, in the order in which they joined.
+    joined: Vec<Arc<str>>,
+    /// Subjects that have no connection, and have not left yet.
+    going: HashSet<Arc<str>>,
+}
+
+struct Subject {
+    connections: usize,
+    /// When its last connection left.
+    gone: Instant,
+    info: Option<Arc<str>>,
+}
+
+struct Follower {
+    connection: Arc<Connection>,
+    /// How many of `joined` it knows.
+    knows: usize,
+    /// It knows the names of the subjects, and not only their number.
+    has_names: bool,
+}
+
+impl Watch {
+    /// Counts the present readers of a channel, all of whom the first follower is told of.
+    pub(super) fn of<'a>(readers: impl Iterator<Item = &'a Arc<Connection>>, now: Instant) -> Watch {
+        let mut watch = Watch::default();
+        readers.for_each(|reader| watch.join(reader, now));
+        watch.joined.clear();
+        watch.told_anonymous = watch.anonymous;
+        watch
+    }
+
+    pub(super) fn join(&mut self, connection: &Connection, now: Instant) {
+        let claims = connection.claims();
+        let subject: Option<Arc<str>> = claims.subject.as_deref().map(|subject| {
+            self.subjects
+                .get_key_value(subject)
+                .map_or_else(|| Arc::from(subject), |(subject, _)| subject.clone())
+        });
+        match &subject {
+            Some(subject) => {
+                let known = self.subjects.entry(subject.clone()).or_insert_with(|| {
+                    self.joined.push(subject.clone());
+                    Subject { connections: 0, gone: now, info: None }
+                });
+                if known.connections == 0 {
+                    self.going.remove(subject);
+                }
+                known.connections += 1;
+                if claims.info.is_some() {
+                    known.info.clone_from(&claims.info);
+                }
+            }
+            None => self.anonymous += 1,
+        }
+        self.counted.insert(connection.id(), subject);
+    }
+
+    /// A connection has left the channel, and follows no more.
+    pub(super) fn part(&mut self, connection: &Connection, now: Instant) {
+        self.uncount(connection, now);
+        self.unfollow(connection);
+    }
+
+    fn uncount(&mut self, connection: &Connection, now: Instant) {
+        match self.counted.remove(&connection.id()) {
+            Some(Some(subject)) => {
+                if let Some(known) = self.subjects.get_mut(&subject) {
+                    known.connections -= 1;
+                    if known.connections == 0 {
+                        known.gone = now;
+                        self.going.insert(subject);
+                    }
+                }
+            }
+            Some(None) => self.anonymous -= 1,
+            None => {}
+        }
+    }
+
+    /// Counts a connection again, whose claims have changed.
+    pub(super) fn recount(&mut self, connection: &Connection, now: Instant) {
+        if self.counted.contains_key(&connection.id()) {
+            self.uncount(connection, now);
+            self.join(connection, now);
+        }
+    }
+
+    pub(super) fn unfollow(&mut self, connection: &Connection) {
+        self.followers.remove(&connection.id());
+    }
+
+    pub(super) fn is_followed(&self) -> bool {
+        !self.followers.is_empty()
+    }
+
+    /// Returns who is there, for a connection that then follows, or no longer, or as before. If it follows, it is told of all
+    /// changes after this.
+    pub(super) fn look(
+        &mut self,
+        channel: &str,
+        connection: &Arc<Connection>,
+        follow: Option<bool>,
+        limits: PresenceLimits,
+    ) -> Frame {
+        if follow.unwrap_or_else(|| self.followers.contains_key(&connection.id())) {
+            let (knows, has_names) = (self.joined.len(), self.subjects.len() <= limits.subjects);
+            let follower = Follower { connection: connection.clone(), knows, has_names };
+            self.followers.insert(connection.id(), follower);
+        } else {
+            self.unfollow(connection);
+        }
+        self.everybody(channel, limits)
+    }
+
+    fn everybody(&self, channel: &str, limits: PresenceLimits) -> Frame {
+        let names = (self.subjects.len() <= limits.subjects).then(|| {
+            let sorted: BTreeMap<&str, &Subject> =
+                self.subjects.iter().map(|(name, known)| (&**name, known)).collect();
+            sorted.into_iter().map(|(name, known)| present(name, known)).collect::<Vec<_>>()
+        });
+        let count = self.subjects.len();
+        PresenceReply { channel, subjects: names.as_deref(), count, anonymous: self.anonymous }.encode()
+    }
+
+    /// Tells the followers what has changed, each in one frame.
+    ///
+    /// A subject leaves only here and joins at any time, so what a new follower knows of `joined` is its beginning.
+    pub(super) fn tell(
+        &mut self,
+        channel: &str,
+        now: Instant,
+        limits: PresenceLimits,
+        flush_list: &mut FlushList,
+    ) {
+        let joined = std::mem::take(&mut self.joined);
+        // Who joined and is gone already is told of as joined now, and as left the next time.
+        let recent: HashSet<&Arc<str>> = joined.iter().collect();
+        let has_left = |subject: &&Arc<str>| {
+            let known = self.subjects.get(*subject);
+            known.is_some_and(|known| now.duration_since(known.gone) >= limits.grace)
+                && !recent.contains(*subject)
+        };
+        let left: Vec<Arc<str>> = self.going.iter().filter(has_left).cloned().collect();
+        for subject in &left {
+            self.going.remove(subject);
+            self.subjects.remove(subject);
+        }
+        let anonymous = (self.anonymous != self.told_anonymous).then_some(self.anonymous);
+        self.told_anonymous = self.anonymous;
+        if joined.is_empty() && left.is_empty() && anonymous.is_none() {
+            return;
+        }
+        let count = self.subjects.len();
+        let are_named = count <= limits.subjects;
+        let named = |names: &[Arc<str>]| if are_named { names.to_vec() } else { Vec::new() };
+        let (joined, mut left) = (named(&joined), named(&left));
+        left.sort_unstable();
+        let left: Vec<&str> = left.iter().map(|name| &**name).collect();
+        let joined: Vec<Present<'_>> =
+            joined.iter().filter_map(|name| Some(present(name, self.subjects.get(name)?))).collect();
+        let change = |knows: usize| {
+            let joined = joined.get(knows..).unwrap_or_default();
+            let is_empty = joined.is_empty() && left.is_empty() && anonymous.is_none();
+            (!is_empty).then(|| PresenceChange { channel, joined, left: &left, count, anonymous }.encode())
+        };
+        let mut changes: HashMap<usize, Option<Frame>> = HashMap::new();
+        let mut everybody: Option<Frame> = None;
+        for follower in self.followers.values() {
+            let frame = if are_named && follower.has_names {
+                changes.entry(follower.knows).or_insert_with(|| change(follower.knows)).clone()
+            } else {
+                Some(everybody.get_or_insert_with(|| self.everybody(channel, limits)).clone())
+            };
+            if let Some(frame) = frame {
+                let _ = flush_list.push(&follower.connection, &frame);
+            }
+        }
+        for follower in self.followers.values_mut() {
+            follower.knows = 0;
+            follower.has_names = are_named;
+        }
+    }
+}
+
+fn present<'a>(subject: &'a str, known: &'a Subject) -> Present<'a> {
+    Present { subject, connections: known.connections, info: known.info.as_deref() }
+}
