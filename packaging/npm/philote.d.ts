@@ -39,6 +39,20 @@ export interface State {
     /** The time until the next attempt, in milliseconds. */
     retryIn?: number;
 }
+/** Who reads a channel. */
+export interface Presence {
+    channel: string;
+    /** The subjects, with what their tokens say about them in `info`; absent if there are too many to be told. */
+    subjects?: Map<string, {
+        info?: any;
+    }>;
+    /** The subjects that joined and left since the handler was called last; both are empty when all are told anew. */
+    joined: string[];
+    left: string[];
+    /** The number of subjects, and of connections that have none. */
+    count: number;
+    anonymous: number;
+}
 /** The events for `when`. */
 export interface Events {
     state: State;
@@ -117,6 +131,11 @@ export declare class Philote {
     join(channel: string): Promise<void>;
     /** Leaves a channel that was joined; it stays joined as long as it has handlers. */
     leave(channel: string): void;
+    /**
+   * Calls a handler with those who read a channel, at first and whenever somebody joins or leaves. The token must have the
+   * claim `presence`, and the channel is joined if it must be. Returns a function that removes the handler.
+     */
+    presence(channel: string, handler: (presence: Presence) => void): () => void;
     /** Calls a handler for each event of the connection. Returns a function that removes the handler. */
     when<K extends keyof Events>(event: K, handler: (detail: Events[K]) => void): () => void;
     /**

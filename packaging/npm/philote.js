@@ -24,6 +24,8 @@ const OWN = 100;
 const SILENCE = 15_000;
 /** The time, in milliseconds, to read waiting messages after a late timer, before a silent server counts as dead. */
 const SECOND_LOOK = 100;
+/** The most channels in one request for presence: fewer than the server answers in a second. */
+const FOLLOWS = 50;
 /** The burst that the server allows, in milliseconds of its rate. */
 const BURST = 1000;
 /** The pause after `rate_limited`, in milliseconds: a little longer than the time after which the server forgets it. */
@@ -169,6 +171,10 @@ export class Philote {
     /** The request that was sent and not answered, and whether there may be more to ask for. */
     #asked;
     #stale = false;
+    /** The handlers of presence, what is known, and the channels that this connection follows. */
+    #watchers = new Map();
+    #present = new Map();
+    #followed = new Set();
     /** A request was invalid, which does not tell because of which channel, so each request has one channel. */
     #single = false;
     #attending = false;
@@ -245,6 +251,25 @@ export class Philote {
         this.#dismiss(channel, new PhiloteError("left", `channel "${channel}" was left before it was joined`));
         this.#attendLater();
     }
+    /**
+   * Calls a handler with those who read a channel, at first and whenever somebody joins or leaves. The token must have the
+   * claim `presence`, and the channel is joined if it must be. Returns a function that removes the handler.
+     */
+    presence(channel, handler) {
+        const known = this.#present.get(channel);
+        this.#watchers.set(channel, (this.#watchers.get(channel) ?? new Set()).add(handler));
+        if (known)
+            queueMicrotask(() => this.#watchers.get(channel)?.has(handler) && handler(known));
+        this.#unread.delete(channel);
+        this.#attendLater();
+        return () => {
+            const watchers = this.#watchers.get(channel);
+            watchers?.delete(handler);
+            if (watchers && !watchers.size)
+                this.#watchers.delete(channel);
+            this.#attendLater();
+        };
+    }
     /** Calls a handler for each event of the connection. Returns a function that removes the handler. */
     when(event, handler) {
         return this.#add(event, handler);
@@ -315,15 +340,18 @@ export class Philote {
         for (const handler of [...(handlers ?? [])]) {
             if (!handlers.has(handler) || !fits(handler))
                 continue;
-            try {
-                handler(...details);
-            }
-            catch (error) {
-                // An exception of the application must neither end the connection nor be hidden.
-                queueMicrotask(() => {
-                    throw error;
-                });
-            }
+            this.#call(handler, details);
+        }
+    }
+    #call(handler, details) {
+        try {
+            handler(...details);
+        }
+        catch (error) {
+            // An exception of the application must neither end the connection nor be hidden.
+            queueMicrotask(() => {
+                throw error;
+            });
         }
     }
     #tell(event, detail) {
@@ -472,6 +500,8 @@ export class Philote {
         }
         if (frame.access)
             return this.#enter(frame.access);
+        if (frame.presence)
+            return this.#told(frame.presence);
         if (frame.joined)
             return this.#entered(frame.joined);
         if (frame.left)
@@ -606,6 +636,8 @@ export class Philote {
                     this.#ids.delete(channel);
             this.#resumed = new Set(before?.read);
         }
+        // Another token may have ended the following; all are asked for again.
+        this.#followed.clear();
         // What was denied before may be allowed now.
         for (const channel of this.#unread)
             if (this.#mayJoin(channel))
@@ -724,7 +756,7 @@ export class Philote {
     /** The channels with a handler, and those that the application joined. */
     #wanted() {
         const handled = [...this.#handlers.keys()].filter((key) => key[0] === "#").map((key) => key.slice(1));
-        return new Set([...handled, ...this.#rooms.keys()]);
+        return new Set([...handled, ...this.#rooms.keys(), ...this.#watchers.keys()]);
     }
     /** Whether the token reads a channel, or this connection has joined it. */
     #reads(channel) {
@@ -780,7 +812,7 @@ export class Philote {
             if (!rooms.length)
                 return this.#request();
             const frame = JSON.stringify({ leave: rooms });
-            return { frame, bytes: size(frame), begin, names: rooms, leaves: true };
+            return { frame, bytes: size(frame), begin, names: rooms, kind: "leave", answers: 1 };
         }
         for (const channel of wanted) {
             const late = this.#late.get(channel);
@@ -798,11 +830,20 @@ export class Philote {
                 begin.push([channel, [...late]]);
             }
         }
+        if (names.length) {
+            const frame = JSON.stringify({ join: names, since });
+            return { frame, bytes: size(frame), begin, names, kind: "join", answers: 1 };
+        }
+        const follow = [...this.#watchers.keys()].filter((one) => !this.#followed.has(one) && this.#reads(one));
+        const some = follow.length ? follow : [...this.#followed].filter((one) => !this.#watchers.has(one));
+        names.push(...some.filter((one) => fits(one, names.length)).slice(0, FOLLOWS));
         this.#stale = names.length > 0;
         if (!names.length)
             return;
-        const frame = JSON.stringify({ join: names, since });
-        return { frame, bytes: size(frame), begin, names, leaves: false };
+        const frame = JSON.stringify({ presence: names, follow: follow.length > 0 });
+        for (const name of names)
+            follow.length ? this.#followed.add(name) : this.#unfollow(name);
+        return { frame, bytes: size(frame), begin, names, kind: "presence", answers: names.length };
     }
     #settleRequest(limited = false) {
         const request = this.#asked;
@@ -838,26 +879,61 @@ export class Philote {
     }
     /** Channels were left, because the application wanted it or because another token does not allow them. */
     #parted(left) {
-        const asked = this.#asked?.leaves ? this.#asked.names : [];
+        const asked = this.#asked?.kind === "leave" ? this.#asked.names : [];
         if (asked.length && asked.length === left.length && asked.every((name) => left.includes(name)))
             this.#settleRequest();
         for (const channel of left) {
             for (const places of [this.#joined, this.#ids, this.#resumed])
                 places.delete(channel);
+            this.#unfollow(channel);
         }
         this.#attend();
     }
+    #unfollow(channel) {
+        this.#followed.delete(channel);
+        this.#present.delete(channel);
+    }
+    /** Who reads a channel, or what has changed since. */
+    #told(frame) {
+        const { channel, subjects, joined = [], left = [], info = {}, count, anonymous } = frame;
+        const before = this.#present.get(channel);
+        const isChange = frame.joined !== undefined;
+        const names = subjects || (isChange && before?.subjects) ? new Map(isChange ? before.subjects : []) : undefined;
+        for (const name of isChange ? joined : Object.keys(subjects ?? {})) {
+            names?.set(name, Object.hasOwn(info, name) ? { info: info[name] } : {});
+        }
+        for (const name of left)
+            names?.delete(name);
+        const presence = { channel, joined, left, count, anonymous: anonymous ?? before?.anonymous ?? 0, ...(names && { subjects: names }) };
+        // The answers to a request come one for each channel; changes may come between them.
+        if (this.#asked?.kind === "presence" && !isChange && this.#asked.names.includes(channel) && !--this.#asked.answers) {
+            this.#settleRequest();
+            this.#attend();
+        }
+        if (!this.#followed.has(channel))
+            return;
+        this.#present.set(channel, presence);
+        for (const handler of [...(this.#watchers.get(channel) ?? [])])
+            this.#call(handler, [presence]);
+    }
     /** The request was rejected, because of one of its channels or because it was too fast. */
     #denied({ channel, message }, limited) {
-        const { names, leaves } = this.#settleRequest(limited);
+        const { names, kind } = this.#settleRequest(limited);
         this.#stale = true;
+        if (kind === "presence")
+            for (const name of names)
+                this.#unfollow(name);
         if (limited)
             return;
         if (channel === undefined && names.length > 1)
             this.#single = true;
         // What cannot be left is read because of the token.
-        else if (leaves)
+        else if (kind === "leave")
             this.#joined.delete(channel ?? names[0]);
+        else if (kind === "presence") {
+            this.#watchers.delete(channel ?? names[0]);
+            this.#tell("error", { error: "forbidden", channel: channel ?? names[0], message });
+        }
         else
             this.#forbid(channel ?? names[0], message);
     }
@@ -939,6 +1015,8 @@ export class Philote {
         this.#shown = [];
         this.#asked = undefined;
         this.#single = false;
+        this.#followed.clear();
+        this.#present.clear();
         for (const channel of this.#joined)
             this.#rejoin.add(channel);
         this.#joined.clear();

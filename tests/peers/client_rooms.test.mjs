@@ -191,3 +191,59 @@ test("against the daemon: a thousand rooms, cuts, and a token that allows fewer"
   while ((readers = (await publish(philote, rooms[1], "10")).readers)) await new Promise(setImmediate);
   assert.equal(readers, 0);
 });
+
+test("presence follows a channel, and again after a reconnection and another token", DEADLINE, async (t) => {
+  const { client, connection, server, reached } = await startBoth(t, {}, ROOMS);
+  const seen = new Inbox();
+  const end = client.presence("room:1", (presence) => seen.put({ ...presence, subjects: presence.subjects && [...presence.subjects] }));
+  assert.deepEqual((await connection.next()).join, ["room:1"]);
+  connection.send({ joined: { "room:1": {} } });
+  assert.deepEqual(await connection.next(), { presence: ["room:1"], follow: true });
+  connection.send({ presence: { channel: "room:1", subjects: { ann: 1 }, info: { ann: { name: "Ann" } }, count: 1, anonymous: 2 } });
+  assert.deepEqual(await seen.next(), {
+    channel: "room:1", subjects: [["ann", { info: { name: "Ann" } }]], joined: [], left: [], count: 1, anonymous: 2,
+  });
+  connection.send({ presence: { channel: "room:1", joined: ["bob"], left: ["ann"], count: 1 } });
+  assert.deepEqual(await seen.next(), { channel: "room:1", subjects: [["bob", {}]], joined: ["bob"], left: ["ann"], count: 1, anonymous: 2 });
+  connection.send({ presence: { channel: "room:1", count: 201, anonymous: 3 } });
+  assert.deepEqual(await seen.next(), { channel: "room:1", subjects: undefined, joined: [], left: [], count: 201, anonymous: 3 });
+
+  connection.socket.terminate();
+  await reached("waiting");
+  const second = await server.next();
+  await second.next();
+  second.access(ROOMS);
+  assert.deepEqual((await second.next()).join, ["room:1"]);
+  second.send({ joined: { "room:1": {} } });
+  assert.deepEqual(await second.next(), { presence: ["room:1"], follow: true });
+  second.send({ presence: { channel: "room:1", subjects: { cy: 1 }, count: 1, anonymous: 0 } });
+  assert.deepEqual((await seen.next()).subjects, [["cy", {}]]);
+  client.refresh();
+  await second.next();
+  second.access(ROOMS);
+  assert.deepEqual(await second.next(), { presence: ["room:1"], follow: true });
+  second.send({ presence: { channel: "room:1", subjects: { cy: 1 }, count: 1, anonymous: 0 } });
+  await seen.next();
+  const late = new Inbox();
+  const endLate = client.presence("room:1", late.put);
+  assert.equal((await late.next()).count, 1, "a second handler is told at once");
+  end();
+  endLate();
+  assert.deepEqual(await second.next(), { leave: ["room:1"] });
+});
+
+test("presence without the claim is reported, and others go on", DEADLINE, async (t) => {
+  const { client, connection, heard } = await startBoth(t, {}, ROOMS);
+  const seen = new Inbox();
+  client.presence("chat", seen.put);
+  client.presence("room:1", seen.put);
+  await connection.next();
+  connection.send({ joined: { "room:1": {} } });
+  assert.deepEqual((await connection.next()).presence, ["chat", "room:1"]);
+  connection.send({ error: "forbidden", channel: "chat", message: "this token may not see who reads it" });
+  assert.deepEqual(await connection.next(), { presence: ["room:1"], follow: true });
+  connection.send({ presence: { channel: "room:1", subjects: {}, count: 0, anonymous: 1 } });
+  assert.equal((await seen.next()).channel, "room:1");
+  const { error, channel } = await heard.errors.next();
+  assert.deepEqual([error, channel], ["forbidden", "chat"]);
+});
