@@ -324,7 +324,7 @@ impl Cluster {
             relay.ask();
             announcement.lost = if up { relay.take_lost() } else { None };
         }
-        announce(&link.client, &self.subjects, &announcement).await?;
+        self.announce(&link.client, &announcement).await?;
         let round_trip = link.probe(self.subjects.nobody()).await?;
         self.state.send_modify(|state| state.round_trip = Some(round_trip));
         match &self.passing {
@@ -345,6 +345,13 @@ impl Cluster {
 
     /// Hears an announcement of another node.
     async fn hear(&self, payload: &[u8]) {
+        let payload = match &self.steering {
+            Some(steering) => match steering.open_announcement(payload) {
+                Some(payload) => payload,
+                None => return,
+            },
+            None => payload,
+        };
         let Some((id, announcement)) = Announcement::parse(payload) else {
             self.dropped.fetch_add(1, Relaxed);
             return;
@@ -355,7 +362,7 @@ impl Cluster {
         if announcement.asks {
             let client = lock(&self.client).clone();
             if let Some(client) = client {
-                let _ = announce(&client, &self.subjects, &self.announcement()).await;
+                let _ = self.announce(&client, &self.announcement()).await;
             }
         }
         let (lost, mode, leaves) = (announcement.lost.clone(), announcement.mode, announcement.leaves);
@@ -384,6 +391,17 @@ impl Cluster {
             None => return,
         };
         self.closer.close(which, Rest::Delivered, &format!("node {id} has lost messages"));
+    }
+
+    async fn announce(&self, client: &Client, announcement: &Announcement) -> Result<(), Reason> {
+        // An announcement always has a JSON form.
+        let payload = serde_json::to_vec(announcement).unwrap_or_default();
+        let payload = match &self.steering {
+            Some(steering) => steering.seal_announcement(&payload),
+            None => payload,
+        };
+        let published = client.publish(self.subjects.nodes(), Bytes::from(payload)).await;
+        published.map_err(|error| format!("NATS takes no message: {error}"))
     }
 
     fn announcement(&self) -> Announcement {
@@ -453,7 +471,7 @@ impl Cluster {
         let Some(client) = client else { return };
         let farewell = async {
             let announcement = Announcement { leaves: true, ..self.announcement() };
-            let _ = announce(&client, &self.subjects, &announcement).await;
+            let _ = self.announce(&client, &announcement).await;
             let _ = client.flush().await;
         };
         let _ = tokio::time::timeout(FAREWELL, farewell).await;
@@ -644,11 +662,4 @@ impl Follower for Cluster {
     fn gap(&self, why: &str) {
         self.closer.close(Which::All, Rest::Withheld, why);
     }
-}
-
-async fn announce(client: &Client, subjects: &Subjects, announcement: &Announcement) -> Result<(), Reason> {
-    // An announcement always has a JSON form.
-    let payload = serde_json::to_vec(announcement).unwrap_or_default();
-    let published = client.publish(subjects.nodes(), Bytes::from(payload)).await;
-    published.map_err(|error| format!("NATS takes no message: {error}"))
 }

@@ -109,6 +109,8 @@ pub struct Node {
 
 struct Seen {
     announcement: Announcement,
+    /// Announcements may have been missed since, but not because of a gap on the way from it.
+    excused: bool,
     at: Instant,
     clock: SystemTime,
 }
@@ -148,26 +150,28 @@ impl Announcement {
 }
 
 impl Nodes {
-    /// Notes an announcement of another node. Returns `None` if it is ignored, because too many nodes are known.
+    /// Notes an announcement of another node. Returns `None` if it is ignored, because it comes a second time or too many nodes
+    /// are known.
     pub(super) fn hear(&self, id: NodeId, announcement: Announcement, now: Instant) -> Option<Heard> {
         let mut seen = lock(&self.seen);
         seen.retain(|_, node| now.saturating_duration_since(node.at) < REMEMBERED);
         // The same node has started again.
         seen.retain(|other, _| other.name != id.name || *other == id);
+        let heard = match seen.get(&id) {
+            None if seen.len() >= MAX_NODES => return None,
+            None => Heard { new: true, gap: false },
+            // It comes a second time.
+            Some(before) if announcement.number <= before.announcement.number => return None,
+            Some(before) => {
+                let missed = announcement.number > before.announcement.number + 1 && !before.excused;
+                Heard { new: false, gap: missed && announcement.sent != before.announcement.sent }
+            }
+        };
         if announcement.leaves {
             seen.remove(&id);
             return Some(Heard::default());
         }
-        let heard = match seen.get(&id) {
-            None if seen.len() >= MAX_NODES => return None,
-            None => Heard { new: true, gap: false },
-            Some(before) => {
-                let before = &before.announcement;
-                let missed = announcement.number > before.number.saturating_add(1);
-                Heard { new: false, gap: missed && announcement.sent != before.sent }
-            }
-        };
-        seen.insert(id, Seen { announcement, at: now, clock: SystemTime::now() });
+        seen.insert(id, Seen { announcement, excused: false, at: now, clock: SystemTime::now() });
         drop(seen);
         self.heard.notify_waiters();
         Some(heard)
@@ -181,7 +185,7 @@ impl Nodes {
     /// Forgets what was heard, so that the next announcements are no gap. The nodes themselves stay known.
     pub(super) fn begin_again(&self) {
         for node in lock(&self.seen).values_mut() {
-            node.announcement.number = u64::MAX - 1;
+            node.excused = true;
         }
     }
 
@@ -250,6 +254,7 @@ mod tests {
         let known = Some(Heard { new: false, gap: false });
         assert_eq!(hear(&nodes, A, 7, 3, now), new);
         assert_eq!(hear(&nodes, A, 8, 4, now), known);
+        assert_eq!(hear(&nodes, A, 8, 9, now), None, "it comes a second time");
         assert_eq!(hear(&nodes, A, 12, 4, now), known, "it published nothing");
         assert_eq!(hear(&nodes, A, 14, 5, now), Some(Heard { new: false, gap: true }));
         nodes.begin_again();

@@ -47,6 +47,9 @@ const MAX_ANSWERS: usize = 1024;
 /// The most bytes of all answers to one request.
 const MAX_ANSWER_BYTES: usize = 32 << 20;
 
+/// The kind of an announcement.
+const ANNOUNCES: &str = "announces";
+
 /// The kinds of answers: with a body, of a node with too much to do, and of one that does not know the kind.
 const ANSWER: &str = "answer";
 const BUSY: &str = "busy";
@@ -159,6 +162,21 @@ impl Steering {
         let index = Rejected::ALL.iter().position(|known| *known == reason).unwrap_or_default();
         self.rejected[index].fetch_add(1, Relaxed);
         tracing::debug!("cluster: a steering message was dropped: {}", reason.name());
+    }
+
+    /// Seals this node's announcement, which can have readers of other nodes closed.
+    pub(super) fn seal_announcement(&self, announcement: &[u8]) -> Vec<u8> {
+        self.seal.seal(&self.message(None, ANNOUNCES, announcement))
+    }
+
+    /// Returns the announcement of another node. Drops and counts one that is not sealed with the cluster's secret.
+    pub(super) fn open_announcement<'a>(&self, sealed: &'a [u8]) -> Option<&'a [u8]> {
+        match self.seal.open(sealed, unix_ms()) {
+            Ok(message) if message.kind == ANNOUNCES => return Some(message.body),
+            Ok(_) => self.reject(Rejected::Malformed),
+            Err(reason) => self.reject(reason),
+        }
+        None
     }
 
     /// Serves requests on this link until its subscription ends. Returns why.
