@@ -45,14 +45,17 @@ test("--dev: two pages talk, and a second channel is joined and left on the same
   for (const one of [page, other]) {
     await one.fill("#join [name=channel]", "second");
     await one.click("#join button");
-    await logged(one, "reads chat, second");
+    await one.locator("#log li", { hasText: /second.*joined/ }).waitFor();
   }
   await other.fill("#publish [name=channel]", "second");
   await other.fill("#publish [name=data]", "from the second room");
   await other.click("#publish button");
   await logged(page, "from the second room");
   await page.click("[title='leave chat']");
-  await logged(page, "reads second");
+  await page.locator("#log li", { hasText: /chat.*left/ }).waitFor();
+  const chip = (words) =>
+    other.waitForFunction((text) => document.querySelector("#channels").innerText.includes(text), words);
+  await chip("second bob, dev");
   const opened = await page.locator("#log li:has-text('open')").count();
   assert.equal(opened, 1, "everything uses one connection");
 
@@ -130,4 +133,48 @@ test("--dev: the page reports a banned subject, and does not reconnect", DEADLIN
   await page.click("#connect");
   await reason(page, "an administrator refuses this token's subject until 2");
   await state(page, "closed");
+});
+
+test("in the browser: tabs of one person are one subject, and a reload is no event", DEADLINE, async (t) => {
+  const philote = await start(t, { PHILOTE_PRESENCE_GRACE: "3s" });
+  const page = await openPage(await openBrowser(t), philote);
+  const read = (subject) => sign({ sub: subject, presence: true, exp: Math.floor(Date.now() / 1000) + 600 });
+  /** Opens a tab that reads the channel; resolves when it is connected. */
+  const tab = async (subject) => {
+    const tab = await page.context().browser().newPage();
+    const open = async () => {
+      await openPage(tab, philote);
+      await tab.evaluate(async (token) => {
+        const { Philote } = await import("/philote.js");
+        const client = new Philote("/", { token: () => token });
+        await new Promise((resolve) => client.when("access", resolve));
+      }, read(subject));
+    };
+    await open();
+    return { open, close: () => tab.close() };
+  };
+  await page.evaluate(async (token) => {
+    const { Philote } = await import("/philote.js");
+    window.told = [];
+    new Philote("/", { token: () => token }).presence("chat", ({ joined, left, count }) => told.push([...joined, ...left.map((one) => `-${one}`), count]));
+    while (!told.length) await new Promise((resolve) => setTimeout(resolve, 10));
+  }, read("ann"));
+  const told = async (count) => {
+    await page.waitForFunction((count) => window.told.length >= count, count);
+    return page.evaluate(() => window.told);
+  };
+  const first = await tab("bob");
+  assert.deepEqual((await told(2)).at(-1), ["bob", 2]);
+  const second = await tab("bob");
+  await first.close();
+  // A reload of the page is a reconnection within the grace.
+  await second.open();
+  const carol = await tab("carol");
+  assert.deepEqual((await told(3)).at(-1), ["carol", 3], "nothing was told of bob");
+  const closed = Date.now();
+  await second.close();
+  assert.deepEqual((await told(4)).at(-1), ["-bob", 2]);
+  assert(Date.now() - closed >= 3000, "not before the grace is over");
+  await carol.close();
+  assert.deepEqual((await told(5)).at(-1), ["-carol", 1]);
 });
