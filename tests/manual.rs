@@ -325,3 +325,29 @@ fn no_quotation_mark_is_lost_in_mdoc() {
     }
     expect_nothing(&lost);
 }
+
+#[test]
+fn the_cluster_page_names_only_keys_metrics_and_subjects_that_exist() {
+    let page = Page::read("philote-cluster.7");
+    let example = page.text.split("# /etc/philote/philote.toml on each node").nth(1).unwrap();
+    let example: toml::Table = example.split(".Ed").next().unwrap().parse().unwrap();
+    let mut keys = 0;
+    for (section, value) in &example {
+        let names = value.as_table().map_or_else(
+            || vec![section.clone()],
+            |table| table.keys().map(|name| format!("{section}.{name}")).collect(),
+        );
+        for name in names {
+            assert!(KEYS.iter().any(|key| key.path() == name), "man/philote-cluster.7: {name} is not a key");
+            keys += 1;
+        }
+    }
+    assert!(keys > 8, "{keys}");
+    let metrics = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/daemon/metrics.rs")).unwrap();
+    let named = page.text.split(|c: char| !(c.is_ascii_lowercase() || c == '_'));
+    let named: Vec<_> = named.filter(|word| word.starts_with("philote_cluster_")).collect();
+    for name in &named {
+        assert!(metrics.contains(&format!("\"{name}")), "man/philote-cluster.7: {name} is not a metric");
+    }
+    assert!(!named.is_empty());
+}

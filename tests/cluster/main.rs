@@ -29,6 +29,7 @@ mod log_links;
 mod log_order;
 mod moves;
 mod outages;
+mod permissions;
 mod rewritten;
 mod steering;
 mod steering_bounds;
