@@ -1,18 +1,22 @@
 //! Several nodes as one: what is published on one reaches the readers on all, through NATS.
 //!
 //! In reading order: [`link`] is the connection to NATS, which this file serves until it ends and then begins again; [`nodes`]
-//! are the other nodes, as they announce themselves. Without a history [`relay`] passes each message on to the nodes with
+//! are the other nodes, as they announce themselves, and [`announcing`] is this node's part in that; [`messages`] takes the
+//! server's messages, and [`status`] tells how it goes. Without a history [`relay`] passes each message on to the nodes with
 //! readers. With one, [`log`] stores each message, and every node reads it from there. [`readers`] closes readers that may miss
 //! something. [`steering`] has all nodes carry out what administrators and backends ask of one. [`subject`] names NATS
 //! subjects, and [`wire`] is what nodes send each other.
 //!
 //! This folder knows the hub, and neither sessions nor HTTP. The hub knows no cluster.
 
+mod announcing;
 mod link;
 mod log;
+mod messages;
 mod nodes;
 mod readers;
 mod relay;
+mod status;
 pub mod steering;
 mod subject;
 mod wire;
@@ -22,28 +26,26 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::Client;
-use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use self::link::{Link, Reason};
 pub use self::log::{Appended, Waiter};
 use self::log::{Follower, Log};
-use self::nodes::{Announcement, Lost, Nodes};
+use self::nodes::{Announcement, Nodes};
 pub use self::nodes::{Mode, Node};
 use self::readers::{Closer, Rest, Which};
 use self::relay::Relay;
+pub use self::status::{ClusterStatus, LinkState};
 use self::steering::{Gathered, Steering, Wait};
 use self::subject::Subjects;
 pub use self::wire::NodeId;
 use crate::config::{ClusterSettings, HistorySettings};
-use crate::frame::Frame;
 use crate::hub::{Flusher, Hub};
-use crate::message::{Delivery, MessageId};
 use crate::sync::lock;
 
 /// How long to wait before the next attempt to connect, and at most as long again by chance, so that the nodes do not all
@@ -55,15 +57,6 @@ const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Why readers are closed when a link is up.
 const MISSED: &str = "messages of other nodes may be missing";
-
-/// The bytes of a payload besides names, data and excluded connections: its header, its issuer, and the names of its keys.
-const PAYLOAD_BYTES: usize = 256;
-
-/// The most bytes that a byte of a name becomes in JSON, as `\u0000`.
-const ESCAPED_BYTE: usize = 6;
-
-/// The bytes of a connection's id and a comma.
-const ID_BYTES: usize = 37;
 
 /// This node's part in a cluster.
 pub struct Cluster {
@@ -100,62 +93,6 @@ enum Passing {
 struct Load {
     connections: u64,
     messages_per_second: f64,
-}
-
-impl Default for LinkState {
-    fn default() -> LinkState {
-        LinkState { up: false, since: SystemTime::now(), reason: None, round_trip: None }
-    }
-}
-
-/// The state of the link to NATS.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LinkState {
-    /// Whether messages pass between the nodes.
-    pub up: bool,
-    /// Since when.
-    pub since: SystemTime,
-    /// Why it is down.
-    pub reason: Option<String>,
-    /// How long NATS last took to answer.
-    pub round_trip: Option<Duration>,
-}
-
-/// The state of the cluster, as this node sees it. Counts are since the start.
-#[derive(Clone, Debug)]
-pub struct ClusterStatus {
-    /// This node.
-    pub node: NodeId,
-    /// How messages pass between the nodes.
-    pub mode: Mode,
-    /// The link to NATS.
-    pub link: LinkState,
-    /// How often it has ended.
-    pub link_ends: u64,
-    /// The other nodes that were heard lately.
-    pub other_nodes: usize,
-    /// Messages passed on to the other nodes, or stored in the log.
-    pub sent: u64,
-    /// Messages of other nodes.
-    pub received: u64,
-    /// Messages that could not be passed on.
-    pub lost: u64,
-    /// Messages that were not stored in the log.
-    pub unavailable: u64,
-    /// Messages that may have been stored in the log or not.
-    pub unanswered: u64,
-    /// How often the log could not prove that nothing is missing.
-    pub gaps: u64,
-    /// Messages that wait to be handed to NATS, now.
-    pub waiting: u64,
-    /// Messages that were handed to NATS and not confirmed, now.
-    pub in_flight: u64,
-    /// What arrived and was dropped, because no node of this version can have sent it.
-    pub dropped: u64,
-    /// What arrived a second time, and was dropped.
-    pub repeated: u64,
-    /// Readers closed because messages may be missing.
-    pub readers_closed: u64,
 }
 
 impl Cluster {
@@ -303,128 +240,6 @@ impl Cluster {
         }
     }
 
-    /// Announces this node each second, and asks NATS for a sign. Returns why the link is in doubt.
-    async fn stay_in_touch(&self, link: &Link) -> Reason {
-        let mut tick = tokio::time::interval(nodes::INTERVAL);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut asks = true;
-        loop {
-            tick.tick().await;
-            if let Err(reason) = self.touch(link, asks).await {
-                return reason;
-            }
-            asks = false;
-        }
-    }
-
-    async fn touch(&self, link: &Link, asks: bool) -> Result<(), Reason> {
-        let up = self.is_up();
-        let mut announcement = Announcement { asks, ..self.announcement() };
-        if let Passing::Relay(relay) = &self.passing {
-            relay.ask();
-            announcement.lost = if up { relay.take_lost() } else { None };
-        }
-        self.announce(&link.client, &announcement).await?;
-        let round_trip = link.probe(self.subjects.nobody()).await?;
-        self.state.send_modify(|state| state.round_trip = Some(round_trip));
-        match &self.passing {
-            Passing::Relay(relay) => {
-                relay.confirmed();
-                if !up {
-                    relay.settled_once().await;
-                    self.went_up();
-                    relay.up();
-                    // Whoever is connected may have missed messages of other nodes.
-                    self.closer.close(Which::All, Rest::Delivered, MISSED);
-                }
-            }
-            Passing::Log(log) => log.restate(&link.client).await?,
-        }
-        Ok(())
-    }
-
-    /// Hears an announcement of another node.
-    async fn hear(&self, payload: &[u8]) {
-        let payload = match &self.steering {
-            Some(steering) => match steering.open_announcement(payload) {
-                Some(payload) => payload,
-                None => return,
-            },
-            None => payload,
-        };
-        let Some((id, announcement)) = Announcement::parse(payload) else {
-            self.dropped.fetch_add(1, Relaxed);
-            return;
-        };
-        if id == self.node {
-            return;
-        }
-        if announcement.asks {
-            let client = lock(&self.client).clone();
-            if let Some(client) = client {
-                let _ = self.announce(&client, &self.announcement()).await;
-            }
-        }
-        let (lost, mode, leaves) = (announcement.lost.clone(), announcement.mode, announcement.leaves);
-        let Some(heard) = self.nodes.hear(id.clone(), announcement, Instant::now()) else {
-            self.dropped.fetch_add(1, Relaxed);
-            return;
-        };
-        if heard.new {
-            tracing::info!("cluster: node {id} is there");
-            if mode != self.mode() {
-                tracing::warn!(
-                    "cluster: node {id} has another setting of [history] messages: set the same on all nodes"
-                );
-            }
-        }
-        if leaves {
-            tracing::info!("cluster: node {id} has left");
-        }
-        if heard.gap && self.mode() == Mode::Relay {
-            let why = format!("messages of node {id} may be missing");
-            self.closer.close(Which::All, Rest::Delivered, &why);
-        }
-        let which = match lost {
-            Some(Lost::All) => Which::All,
-            Some(Lost::Channels(channels)) => Which::Of(channels),
-            None => return,
-        };
-        self.closer.close(which, Rest::Delivered, &format!("node {id} has lost messages"));
-    }
-
-    async fn announce(&self, client: &Client, announcement: &Announcement) -> Result<(), Reason> {
-        // An announcement always has a JSON form.
-        let payload = serde_json::to_vec(announcement).unwrap_or_default();
-        let payload = match &self.steering {
-            Some(steering) => steering.seal_announcement(&payload),
-            None => payload,
-        };
-        let published = client.publish(self.subjects.nodes(), Bytes::from(payload)).await;
-        published.map_err(|error| format!("NATS takes no message: {error}"))
-    }
-
-    fn announcement(&self) -> Announcement {
-        let load = *lock(&self.load);
-        let (sent, epoch) = match &self.passing {
-            Passing::Relay(relay) => (relay.counters.sent.load(Relaxed), None),
-            Passing::Log(log) => (log.counters.stored.load(Relaxed), log.epoch()),
-        };
-        Announcement {
-            node: self.node.to_string(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            mode: self.mode(),
-            number: self.announced.fetch_add(1, Relaxed) + 1,
-            sent,
-            connections: load.connections,
-            messages_per_second: load.messages_per_second,
-            epoch: epoch.map(|epoch| format!("{epoch:x}")),
-            asks: false,
-            leaves: false,
-            lost: None,
-        }
-    }
-
     fn went_up(&self) {
         self.state.send_modify(|state| {
             *state = LinkState { up: true, since: SystemTime::now(), reason: None, ..state.clone() };
@@ -477,92 +292,6 @@ impl Cluster {
         let _ = tokio::time::timeout(FAREWELL, farewell).await;
     }
 
-    /// Returns whether messages are delivered from the log, on this node too: then [`Cluster::append`] publishes them, and
-    /// otherwise [`Cluster::relay`].
-    pub fn has_log(&self) -> bool {
-        matches!(self.passing, Passing::Log(_))
-    }
-
-    /// Passes messages on that were delivered on this node. Does not wait.
-    pub fn relay(&self, channel: &str, frame: &Frame, excluded: &[Uuid]) {
-        if let Passing::Relay(relay) = &self.passing {
-            relay.send(channel, frame, excluded);
-        }
-    }
-
-    /// Publishes one message to the log, and has `waiter` told what became of it. A repetition with the same `key` is stored
-    /// once. Does not wait.
-    pub fn append(&self, channel: &str, frame: &Frame, excluded: &[Uuid], key: Option<&str>, waiter: Waiter) {
-        if let Passing::Log(log) = &self.passing {
-            log.append(channel, frame, excluded, key, waiter);
-        }
-    }
-
-    /// Returns a receiver that ends when all messages for the log that wait now were handed to NATS or given up.
-    pub fn ticket(&self) -> Option<oneshot::Receiver<()>> {
-        match &self.passing {
-            Passing::Relay(_) => None,
-            Passing::Log(log) => log.ticket(),
-        }
-    }
-
-    /// Returns the id of a message of the log.
-    pub fn id(&self, number: u64) -> Option<MessageId> {
-        self.hub.log_position().map(|position| MessageId { number, ..position })
-    }
-
-    /// Returns the largest payload that NATS takes if it may not take this message.
-    pub fn too_long(&self, delivery: &Delivery<'_>, excluded: usize) -> Option<usize> {
-        let names = delivery.channel.len() + delivery.subject.map_or(0, str::len);
-        let data = delivery.data.map_or(0, str::len);
-        let bytes = PAYLOAD_BYTES + data + names * ESCAPED_BYTE + excluded * ID_BYTES;
-        let max = self.max_payload.load(Relaxed);
-        (bytes > max).then_some(max)
-    }
-
-    /// Waits until the other nodes send the messages of all channels that have a reader now, if there is a link.
-    pub async fn settled(&self) {
-        if let Passing::Relay(relay) = &self.passing {
-            relay.settled().await;
-        }
-    }
-
-    /// Waits until the log was delivered here up to this place. A client may come from a node that is a little ahead.
-    pub async fn reached(&self, id: MessageId) {
-        if let Passing::Log(log) = &self.passing {
-            log.reached(id).await;
-        }
-    }
-
-    /// Notes what this node announces of its work.
-    pub fn report(&self, connections: u64, messages_per_second: f64) {
-        *lock(&self.load) = Load { connections, messages_per_second };
-    }
-
-    /// Returns the connections and the messages per second that this node announces.
-    pub fn load(&self) -> (u64, f64) {
-        let Load { connections, messages_per_second } = *lock(&self.load);
-        (connections, messages_per_second)
-    }
-
-    /// Returns how messages pass between the nodes.
-    pub fn mode(&self) -> Mode {
-        match self.passing {
-            Passing::Relay(_) => Mode::Relay,
-            Passing::Log(_) => Mode::Log,
-        }
-    }
-
-    /// Returns this node.
-    pub fn node(&self) -> &NodeId {
-        &self.node
-    }
-
-    /// Returns the other nodes, by name.
-    pub fn nodes(&self) -> Vec<Node> {
-        self.nodes.list()
-    }
-
     /// Returns this node's part in steering, unless it is off because the cluster has no secret.
     pub fn steering(&self) -> Option<&Arc<Steering>> {
         self.steering.as_ref()
@@ -598,48 +327,6 @@ impl Cluster {
     /// Returns whether `/health` depends on the link.
     pub fn is_required(&self) -> bool {
         self.settings.required
-    }
-
-    /// Returns the state of the cluster.
-    pub fn status(&self) -> ClusterStatus {
-        let count = |counter: &AtomicU64| counter.load(Relaxed);
-        let mut status = ClusterStatus {
-            node: self.node.clone(),
-            mode: self.mode(),
-            link: self.state.borrow().clone(),
-            link_ends: count(&self.ends),
-            other_nodes: self.nodes.reachable(),
-            readers_closed: self.closer.closed(),
-            dropped: count(&self.dropped),
-            sent: 0,
-            received: 0,
-            lost: 0,
-            repeated: 0,
-            unavailable: 0,
-            unanswered: 0,
-            gaps: 0,
-            waiting: 0,
-            in_flight: 0,
-        };
-        match &self.passing {
-            Passing::Relay(relay) => {
-                let counters = &relay.counters;
-                (status.sent, status.received) = (count(&counters.sent), count(&counters.received));
-                (status.lost, status.repeated) = (count(&counters.lost), count(&counters.repeated));
-                status.dropped += count(&counters.dropped);
-            }
-            Passing::Log(log) => {
-                let counters = &log.counters;
-                (status.sent, status.received) = (count(&counters.stored), count(&counters.received));
-                status.unavailable = count(&counters.unavailable);
-                status.unanswered = count(&counters.unanswered);
-                status.gaps = count(&counters.gaps);
-                status.dropped += count(&counters.dropped);
-                let (waiting, in_flight) = log.waiting();
-                (status.waiting, status.in_flight) = (waiting as u64, in_flight as u64);
-            }
-        }
-        status
     }
 }
 

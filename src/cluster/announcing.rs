@@ -1,0 +1,137 @@
+//! Announcing this node, and hearing the others.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use async_nats::Client;
+use bytes::Bytes;
+
+use super::link::{Link, Reason};
+use super::nodes::{self, Announcement, Lost};
+use super::readers::{Rest, Which};
+use super::{Cluster, MISSED, Mode, Passing};
+use crate::sync::lock;
+
+impl Cluster {
+    /// Announces this node each second, and asks NATS for a sign. Returns why the link is in doubt.
+    pub(super) async fn stay_in_touch(&self, link: &Link) -> Reason {
+        let mut tick = tokio::time::interval(nodes::INTERVAL);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut asks = true;
+        loop {
+            tick.tick().await;
+            if let Err(reason) = self.touch(link, asks).await {
+                return reason;
+            }
+            asks = false;
+        }
+    }
+
+    async fn touch(&self, link: &Link, asks: bool) -> Result<(), Reason> {
+        let up = self.is_up();
+        let mut announcement = Announcement { asks, ..self.announcement() };
+        if let Passing::Relay(relay) = &self.passing {
+            relay.ask();
+            announcement.lost = if up { relay.take_lost() } else { None };
+        }
+        self.announce(&link.client, &announcement).await?;
+        let round_trip = link.probe(self.subjects.nobody()).await?;
+        self.state.send_modify(|state| state.round_trip = Some(round_trip));
+        match &self.passing {
+            Passing::Relay(relay) => {
+                relay.confirmed();
+                if !up {
+                    relay.settled_once().await;
+                    self.went_up();
+                    relay.up();
+                    // Whoever is connected may have missed messages of other nodes.
+                    self.closer.close(Which::All, Rest::Delivered, MISSED);
+                }
+            }
+            Passing::Log(log) => log.restate(&link.client).await?,
+        }
+        Ok(())
+    }
+
+    /// Hears an announcement of another node.
+    pub(super) async fn hear(&self, payload: &[u8]) {
+        let payload = match &self.steering {
+            Some(steering) => match steering.open_announcement(payload) {
+                Some(payload) => payload,
+                None => return,
+            },
+            None => payload,
+        };
+        let Some((id, announcement)) = Announcement::parse(payload) else {
+            self.dropped.fetch_add(1, Relaxed);
+            return;
+        };
+        if id == self.node {
+            return;
+        }
+        if announcement.asks {
+            let client = lock(&self.client).clone();
+            if let Some(client) = client {
+                let _ = self.announce(&client, &self.announcement()).await;
+            }
+        }
+        let (lost, mode, leaves) = (announcement.lost.clone(), announcement.mode, announcement.leaves);
+        let Some(heard) = self.nodes.hear(id.clone(), announcement, Instant::now()) else {
+            self.dropped.fetch_add(1, Relaxed);
+            return;
+        };
+        if heard.new {
+            tracing::info!("cluster: node {id} is there");
+            if mode != self.mode() {
+                tracing::warn!(
+                    "cluster: node {id} has another setting of [history] messages: set the same on all nodes"
+                );
+            }
+        }
+        if leaves {
+            tracing::info!("cluster: node {id} has left");
+        }
+        if heard.gap && self.mode() == Mode::Relay {
+            let why = format!("messages of node {id} may be missing");
+            self.closer.close(Which::All, Rest::Delivered, &why);
+        }
+        let which = match lost {
+            Some(Lost::All) => Which::All,
+            Some(Lost::Channels(channels)) => Which::Of(channels),
+            None => return,
+        };
+        self.closer.close(which, Rest::Delivered, &format!("node {id} has lost messages"));
+    }
+
+    pub(super) async fn announce(&self, client: &Client, announcement: &Announcement) -> Result<(), Reason> {
+        // An announcement always has a JSON form.
+        let payload = serde_json::to_vec(announcement).unwrap_or_default();
+        let payload = match &self.steering {
+            Some(steering) => steering.seal_announcement(&payload),
+            None => payload,
+        };
+        let published = client.publish(self.subjects.nodes(), Bytes::from(payload)).await;
+        published.map_err(|error| format!("NATS takes no message: {error}"))
+    }
+
+    pub(super) fn announcement(&self) -> Announcement {
+        let load = *lock(&self.load);
+        let (sent, epoch) = match &self.passing {
+            Passing::Relay(relay) => (relay.counters.sent.load(Relaxed), None),
+            Passing::Log(log) => (log.counters.stored.load(Relaxed), log.epoch()),
+        };
+        Announcement {
+            node: self.node.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            mode: self.mode(),
+            number: self.announced.fetch_add(1, Relaxed) + 1,
+            sent,
+            connections: load.connections,
+            messages_per_second: load.messages_per_second,
+            epoch: epoch.map(|epoch| format!("{epoch:x}")),
+            asks: false,
+            leaves: false,
+            lost: None,
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Messages on their way to the other nodes, as the server hands them over.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::{Cluster, Passing, Waiter};
+use crate::frame::Frame;
+use crate::message::{Delivery, MessageId};
+
+/// The bytes of a payload besides names, data and excluded connections: its header, its issuer, and the names of its keys.
+const PAYLOAD_BYTES: usize = 256;
+
+/// The most bytes that a byte of a name becomes in JSON, as `\u0000`.
+const ESCAPED_BYTE: usize = 6;
+
+/// The bytes of a connection's id and a comma.
+const ID_BYTES: usize = 37;
+
+impl Cluster {
+    /// Returns whether messages are delivered from the log, on this node too: then [`Cluster::append`] publishes them, and
+    /// otherwise [`Cluster::relay`].
+    pub fn has_log(&self) -> bool {
+        matches!(self.passing, Passing::Log(_))
+    }
+
+    /// Passes messages on that were delivered on this node. Does not wait.
+    pub fn relay(&self, channel: &str, frame: &Frame, excluded: &[Uuid]) {
+        if let Passing::Relay(relay) = &self.passing {
+            relay.send(channel, frame, excluded);
+        }
+    }
+
+    /// Publishes one message to the log, and has `waiter` told what became of it. A repetition with the same `key` is stored
+    /// once. Does not wait.
+    pub fn append(&self, channel: &str, frame: &Frame, excluded: &[Uuid], key: Option<&str>, waiter: Waiter) {
+        if let Passing::Log(log) = &self.passing {
+            log.append(channel, frame, excluded, key, waiter);
+        }
+    }
+
+    /// Returns a receiver that ends when all messages for the log that wait now were handed to NATS or given up.
+    pub fn ticket(&self) -> Option<oneshot::Receiver<()>> {
+        match &self.passing {
+            Passing::Relay(_) => None,
+            Passing::Log(log) => log.ticket(),
+        }
+    }
+
+    /// Returns the id of a message of the log.
+    pub fn id(&self, number: u64) -> Option<MessageId> {
+        self.hub.log_position().map(|position| MessageId { number, ..position })
+    }
+
+    /// Returns the largest payload that NATS takes if it may not take this message.
+    pub fn too_long(&self, delivery: &Delivery<'_>, excluded: usize) -> Option<usize> {
+        let names = delivery.channel.len() + delivery.subject.map_or(0, str::len);
+        let data = delivery.data.map_or(0, str::len);
+        let bytes = PAYLOAD_BYTES + data + names * ESCAPED_BYTE + excluded * ID_BYTES;
+        let max = self.max_payload.load(Relaxed);
+        (bytes > max).then_some(max)
+    }
+
+    /// Waits until the other nodes send the messages of all channels that have a reader now, if there is a link.
+    pub async fn settled(&self) {
+        if let Passing::Relay(relay) = &self.passing {
+            relay.settled().await;
+        }
+    }
+
+    /// Waits until the log was delivered here up to this place. A client may come from a node that is a little ahead.
+    pub async fn reached(&self, id: MessageId) {
+        if let Passing::Log(log) = &self.passing {
+            log.reached(id).await;
+        }
+    }
+}
