@@ -351,3 +351,43 @@ fn the_cluster_page_names_only_keys_metrics_and_subjects_that_exist() {
     }
     assert!(!named.is_empty());
 }
+
+/// Each door at which strangers may arrive has its part: what an attacker reaches, what stops him, and what remains.
+#[test]
+fn the_security_page_describes_every_door() {
+    let page = Page::read("philote-security.7");
+    let doors = page.section("DOORS");
+    let mut missing = Vec::new();
+    for (title, setting) in [
+        ("The port for clients", "max_message_size"),
+        ("The HTTP API for backends", "api"),
+        ("The admin socket", "group"),
+        ("The metrics", "listen"),
+        ("NATS", "subject_prefix"),
+        ("The log and the journal", "secret"),
+    ] {
+        match doors.part(&format!(".Ss {title}"), &[".Ss", ".Sh"]) {
+            Some(part) if part.has(setting) => {}
+            Some(part) => missing.push(format!("{} does not mention {setting}", part.name)),
+            None => missing.push(format!("{} has no \".Ss {title}\"", doors.name)),
+        }
+    }
+    // Every section of settings that opens a listener or a connection is named.
+    for section in ["[metrics]", "[cluster]"] {
+        if !page.text.contains(section) {
+            missing.push(format!("{} does not name {section}", page.name));
+        }
+    }
+    for title in ["TRUST", "REPORTING", "SUPPORTED VERSIONS"] {
+        assert!(page.section(title).text.len() > 200, "{title}");
+    }
+    // Every limit that it advises exists.
+    for line in page.text.lines().filter_map(|line| line.strip_prefix(".Ic ")) {
+        for word in line.split([' ', ',']).filter(|word| word.contains('_')) {
+            // A key of the tables in listen.
+            let known = word == "proxy_protocol" || KEYS.iter().any(|key| key.name() == word);
+            assert!(known, "{word} is no setting");
+        }
+    }
+    expect_nothing(&missing);
+}

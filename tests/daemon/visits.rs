@@ -90,3 +90,36 @@ fn programs_that_do_not_prefer_html_get_json() {
         assert_eq!(header(&answer, "Content-Type"), Some("application/json"), "{answer}");
     }
 }
+
+/// philote-security(7) says where the version is.
+#[test]
+fn a_stranger_learns_the_version_only_from_the_description_of_the_api() {
+    let everywhere = Everywhere::start("");
+    let version = env!("CARGO_PKG_VERSION");
+    let mut tellers = Vec::new();
+    for path in [
+        "/",
+        "/health",
+        "/health/ready",
+        "/api",
+        "/api/info",
+        "/api/openapi.json",
+        "/api/none",
+        "/<",
+        "/metrics",
+    ] {
+        for kind in KINDS {
+            for accept in ["", "Accept: text/html\r\n"] {
+                let mut stream = everywhere.connect(kind);
+                std::io::Write::write_all(&mut stream, get(path, accept).as_bytes()).unwrap();
+                let answer = String::from_utf8(read_all(&mut *stream)).unwrap();
+                assert!(answer.starts_with("HTTP/1.1 "), "{kind}, {path}: {answer}");
+                if answer.contains(version) {
+                    tellers.push(path);
+                }
+            }
+        }
+    }
+    tellers.dedup();
+    assert_eq!(tellers, ["/api/openapi.json"]);
+}
