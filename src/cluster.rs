@@ -10,6 +10,8 @@
 //! This folder knows the hub, and neither sessions nor HTTP. The hub knows no cluster.
 
 mod announcing;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod link;
 mod log;
 mod messages;

@@ -46,7 +46,8 @@
 //! [`jane`] is a client for people at a terminal, and [`bench`](mod@bench) the load generator of `philotectl bench` and
 //! `benches/`. [`completions`] completes the command lines of all three programs. The rest serves several of them:
 //! [`root_certificates`], [`timestamp`], [`terminal`], [`escape`] (characters that people cannot see),
-//! [`regular_file`], `http` (what all HTTP listeners share) and `sync` (locks).
+//! [`regular_file`], `http` (what all HTTP listeners share) and `sync` (locks). `fuzz`, which no shipped build has, tries all
+//! parsers with bytes of strangers.
 //!
 //! # Which part may use which
 //!
@@ -64,6 +65,8 @@ pub mod ctl;
 pub mod daemon;
 pub mod escape;
 pub mod frame;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod http;
 pub mod hub;
 pub mod jane;

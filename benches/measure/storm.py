@@ -74,7 +74,7 @@ def measure(storm, upstream, options, files):
         try:
             wait_for_port(port)
             clients = daemon.start([storm, str(port), str(direct), str(options.connections), daemon.token("c")],
-                                   stdout=subprocess.PIPE, text=True)
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             assert clients.stdout.readline() == "open\n"
             before, watch = usage(daemon), Watch(daemon)
             nginx.send_signal(signal.SIGHUP)

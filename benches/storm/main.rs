@@ -88,6 +88,8 @@ fn main() {
     storm.wait_out();
     over.store(true, Ordering::Relaxed);
     println!("{}", storm.figures(&probe.join().unwrap()));
+    // The connections stay until the caller has looked at the server.
+    let _ = io::stdin().read(&mut [0]);
 }
 
 impl Storm {

@@ -49,6 +49,8 @@ pub use keys::{KEYS, Key, Reload};
 pub use layers::command_line::{CommandLine, Overrides};
 pub use layers::environment::{Environment, SYSTEM_FILE};
 pub use load::{Loaded, load};
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use public_keys::fuzz::parse as fuzz_public_keys;
 pub use public_keys::{KeyError, KeyFault, KeyFile, PublicKey};
 pub use report::{check, check_for_service, print_config};
 pub use secret::{Secret, SecretError, SecretSource, Secrets};

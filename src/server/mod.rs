@@ -16,6 +16,8 @@ mod bans;
 mod closed;
 mod counters;
 mod events;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod heartbeat;
 mod http;
 mod limits;

@@ -46,6 +46,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("frame", &["close"]),
     ("cluster", &["close", "config", "frame", "hub", "message", "orders", "sync"]),
+    ("fuzz", &["admin", "cluster", "config", "message", "server", "token"]),
     ("http", &["sync"]),
     ("hub", &["token", "close", "frame", "message", "outbox", "sync"]),
     ("jane", &["token", "admin", "completions", "escape", "timestamp", "terminal", "root_certificates"]),

@@ -1,6 +1,8 @@
 //! Public keys that verify tokens: parses and checks the keys of PEM files and of a JSON Web Key Set.
 
 mod error;
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) mod fuzz;
 mod jwks;
 mod pem;
 

@@ -61,7 +61,7 @@ pub fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Protocols {
     pub(crate) tls: bool,
-    pub(super) proxy_protocol: bool,
+    pub(crate) proxy_protocol: bool,
     pub(crate) api: bool,
 }
 

@@ -8,7 +8,7 @@
 pub mod accept_loop;
 pub mod listener;
 pub(crate) mod pending;
-mod proxy_protocol;
+pub(crate) mod proxy_protocol;
 mod sink;
 pub(crate) mod stream;
 pub(crate) mod tls;
