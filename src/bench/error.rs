@@ -53,6 +53,13 @@ pub enum BenchError {
         /// How many were needed.
         wanted: usize,
     },
+    /// Requests to join or leave channels were not answered in time.
+    Silent {
+        /// How many connections asked.
+        asked: usize,
+        /// How many wait for their answer.
+        waiting: usize,
+    },
     /// The server closed connections during the run.
     Closed {
         /// How many.
@@ -92,6 +99,9 @@ impl fmt::Display for BenchError {
             Self::Connect(address, error) => write!(f, "cannot connect to {address}: {error}"),
             Self::Refused { status, sentence } => {
                 write!(f, "the server refused a connection: {status}: {sentence}")
+            }
+            Self::Silent { asked, waiting } => {
+                write!(f, "{waiting} of {asked} connections got no answer to a join or leave in time")
             }
             Self::Slow { open, wanted } => {
                 write!(f, "only {open} of {wanted} connections were opened in time")

@@ -329,7 +329,7 @@ impl Tally {
 }
 
 /// A histogram of nanoseconds, up to an hour.
-fn histogram() -> Result<Histogram<u64>, BenchError> {
+pub(super) fn histogram() -> Result<Histogram<u64>, BenchError> {
     const HOUR: u64 = 3_600_000_000_000;
     Histogram::new_with_max(HOUR, DIGITS)
         .map_err(|error| BenchError::System("count latencies", std::io::Error::other(error)))

@@ -1,10 +1,11 @@
 //! The load generator of `philotectl bench` and `benches/`, which measures what each delivery costs a server.
 //!
 //! [`scenarios`] decides which connections are opened and which of them publish. [`load`] publishes and counts
-//! messages. [`swarm`] is the epoll loop that reads and writes the connections, through [`tls`] for wss://, and
+//! messages, and [`churn`] joins and leaves channels. [`swarm`] is the epoll loop that reads and writes the connections, through [`tls`] for wss://, and
 //! [`wire`] is what it knows about frames. [`floor`] measures the least that any server can cost, [`local`] measures
 //! a server on this machine, and [`report`] prints the figures.
 
+mod churn;
 mod error;
 mod floor;
 mod load;
@@ -31,7 +32,7 @@ pub use self::report::{Latency, Measured, Row};
 use self::scenarios::Runner;
 pub use self::tls::Tls;
 pub use self::wire::{Dialect, Philote, Seat, TEXT, client_frame};
-use crate::token::{Keys, NewToken, issue, signing_secret};
+use crate::token::{Keys, NewMay, NewToken, issue, signing_secret};
 
 /// Descriptors of this process that are not connections.
 const SPARE_DESCRIPTORS: usize = 32;
@@ -47,8 +48,18 @@ pub struct Rights<'a> {
     pub reads: bool,
     /// Whether it may write the channel.
     pub writes: bool,
+    /// Whether it may join all channels whose names start with that of the channel.
+    pub joins: bool,
     /// Its subject.
     pub subject: Option<&'a str>,
+}
+
+impl Rights<'_> {
+    /// Returns the claim `may` for these rights.
+    pub fn may(&self) -> NewMay {
+        let read = if self.joins { vec![format!("{}*", self.channel)] } else { Vec::new() };
+        NewMay { read, write: Vec::new() }
+    }
 }
 
 /// The server to load.
@@ -147,6 +158,7 @@ pub fn sign(rights: &Rights<'_>, keys: &Keys) -> Result<String, BenchError> {
     let token = NewToken {
         read: channel(rights.reads),
         write: Some(channel(rights.writes)),
+        may: rights.may(),
         subject: rights.subject.map(str::to_owned),
         expires: Some(expires.as_secs()),
         ..NewToken::default()

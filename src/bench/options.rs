@@ -21,6 +21,8 @@ pub enum Scenario {
     Stream,
     /// Connections that do nothing: the memory of each before and after large messages, and the cost of accepting it
     Idle,
+    /// Connections that join and leave rooms at a fixed rate
+    Churn,
 }
 
 /// The arguments of `philotectl bench`.
@@ -38,10 +40,11 @@ pub struct Options {
     /// Sign tokens with the first line of this file [default: the daemon on this machine issues them]
     #[arg(long, value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
-    /// Readers of fanout and paced, connections of idle [default: 1000, idle 10000, or as many as the server accepts]
+    /// Readers of fanout and paced, connections of idle and churn [default: 1000, idle 10000, churn 2000, or as many as
+    /// the server accepts]
     #[arg(long, value_name = "N", value_parser = number(1, 1_000_000))]
     pub connections: Option<u64>,
-    /// Rooms of rooms [default: 200, or as many as the server accepts]
+    /// Rooms of rooms and churn [default: 200, or as many as the server accepts; churn 500]
     #[arg(long, value_name = "N", value_parser = number(1, 100_000))]
     pub rooms: Option<u64>,
     /// Members of each room, in rooms and idle
@@ -50,9 +53,9 @@ pub struct Options {
     /// Messages in flight [default: fanout 1 and 16, rooms 1, stream 256]
     #[arg(long, value_name = "N", value_parser = number(1, 65_536))]
     pub in_flight: Option<u64>,
-    /// Messages a second of paced
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = number(1, 1_000_000))]
-    pub rate: u64,
+    /// Messages a second of paced, and joins and leaves a second of churn [default: paced 50, churn 1000]
+    #[arg(long, value_name = "N", value_parser = number(1, 1_000_000))]
+    pub rate: Option<u64>,
     /// Bytes of each message's data
     #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = number(20, 60_000))]
     pub size: u64,

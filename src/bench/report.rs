@@ -51,6 +51,15 @@ pub struct Row {
     pub memory_per_connection_after: Option<u64>,
     /// CPU time of the server for each connection that it accepted.
     pub server_time_per_accept: Option<f64>,
+    /// Joins and leaves.
+    #[serde(default)]
+    pub joins: u64,
+    /// CPU time of the server for each of them.
+    #[serde(default)]
+    pub server_time_per_join: Option<f64>,
+    /// Memory of the server for each channel that a connection has joined, if the channel has other readers.
+    #[serde(default)]
+    pub memory_per_joined_channel: Option<u64>,
 }
 
 /// Percentiles in seconds.
@@ -95,8 +104,8 @@ impl Measured {
     /// A table of at most 80 columns, and the meaning of its figures.
     #[must_use]
     pub fn table(&self) -> String {
-        let carried: Vec<&Row> =
-            self.scenarios.iter().filter(|row| row.memory_per_connection.is_none()).collect();
+        let is_carried = |row: &&Row| row.memory_per_connection.is_none() && row.joins == 0;
+        let carried: Vec<&Row> = self.scenarios.iter().filter(is_carried).collect();
         let idle: Vec<&Row> =
             self.scenarios.iter().filter(|row| row.memory_per_connection.is_some()).collect();
         let mut text = format!("{}, {} bytes of data a message\n", self.server, self.size);
@@ -145,6 +154,24 @@ impl Measured {
                 "\n{}memory: resident bytes of the server, without its program\n",
                 columns(&rows)
             ));
+        }
+        let churn: Vec<&Row> = self.scenarios.iter().filter(|row| row.joins > 0).collect();
+        if !churn.is_empty() {
+            let head = ["", "connections", "joins/s", "p50", "p99", "CPU us each", "memory a channel"];
+            let mut rows = vec![head.map(str::to_owned)];
+            rows.extend(churn.iter().map(|row| {
+                let latency = |of: fn(&Latency) -> f64| fixed(row.latency.as_ref().map(of), 1e3);
+                [
+                    row.scenario.clone(),
+                    row.connections.to_string(),
+                    format!("{:.0}", row.joins as f64 / row.seconds),
+                    latency(|latency| latency.p50),
+                    latency(|latency| latency.p99),
+                    fixed(row.server_time_per_join, 1e6),
+                    row.memory_per_joined_channel.map_or_else(|| "-".into(), |bytes| bytes.to_string()),
+                ]
+            }));
+            text.push_str(&format!("\n{}joins: joins and leaves\n", columns(&rows)));
         }
         self.notes.iter().for_each(|note| text.push_str(&format!("note: {note}\n")));
         text
@@ -205,10 +232,20 @@ mod tests {
             server_time_per_accept: Some(42e-6),
             ..Row::default()
         };
+        let churn = Row {
+            scenario: "churn".into(),
+            connections: 2_000,
+            seconds: 5.0,
+            joins: 5_000,
+            latency: Some(Latency { p50: 0.0123, p99: 0.1234, p999: 1.234, max: 2.0 }),
+            server_time_per_join: Some(7.5e-6),
+            memory_per_joined_channel: Some(123),
+            ..Row::default()
+        };
         let measured = Measured {
             server: "127.0.0.1:6380".into(),
             size: 128,
-            scenarios: vec![row, idle],
+            scenarios: vec![row, idle, churn],
             notes: vec!["something".into()],
         };
         let table = measured.table();
@@ -216,5 +253,7 @@ mod tests {
         let line = "fanout 16       1234567  12.3  123   1234    12.3   6.17   2.00   1.00     0";
         assert!(table.contains(line), "{table}");
         assert!(table.contains("1700"), "{table}");
+        let line = "churn         2000     1000  12.3  123         7.50               123";
+        assert!(table.contains(line), "{table}");
     }
 }

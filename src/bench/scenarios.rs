@@ -1,4 +1,4 @@
-//! The five loads: which connections they open, which of these publish how fast, and which figures result.
+//! The loads: which connections they open, which of these publish how fast, and which figures result.
 
 use std::sync::Arc;
 use std::thread::sleep;
@@ -18,12 +18,14 @@ use super::{Rights, Target};
 /// Bytes of data of the large messages to idle connections.
 const LARGE: usize = 16 * 1024;
 /// Time for the server to free what it needed only to open connections or to deliver messages.
-const SETTLE: Duration = Duration::from_millis(1500);
+pub(super) const SETTLE: Duration = Duration::from_millis(1500);
 /// Default sizes.
 const READERS: usize = 1000;
 const ROOMS: usize = 200;
 const IDLE: usize = 10_000;
 const STREAM_IN_FLIGHT: usize = 256;
+/// Messages a second.
+const RATE: u64 = 50;
 
 /// Runs the chosen scenarios one after the other.
 pub(super) struct Runner<'a, D, T> {
@@ -49,6 +51,7 @@ impl<D: Dialect + Copy, E: From<BenchError>, T: FnMut(&Rights<'_>) -> Result<Str
             Scenario::Paced => Ok(vec![self.paced()?]),
             Scenario::Stream => Ok(vec![self.stream(in_flight.unwrap_or(STREAM_IN_FLIGHT))?]),
             Scenario::Idle => Ok(vec![self.idle()?]),
+            Scenario::Churn => Ok(vec![self.churn()?]),
         }
     }
 
@@ -66,7 +69,7 @@ impl<D: Dialect + Copy, E: From<BenchError>, T: FnMut(&Rights<'_>) -> Result<Str
 
     fn paced(&mut self) -> Result<Row, E> {
         let readers = self.fit("paced", self.options.connections, READERS, 1, 1)?;
-        Ok(self.broadcast("paced", readers, Pace::PerSecond(self.options.rate as f64))?.0)
+        Ok(self.broadcast("paced", readers, Pace::PerSecond(self.options.rate.unwrap_or(RATE) as f64))?.0)
     }
 
     fn stream(&mut self, in_flight: usize) -> Result<Row, E> {
@@ -77,8 +80,10 @@ impl<D: Dialect + Copy, E: From<BenchError>, T: FnMut(&Rights<'_>) -> Result<Str
     /// One publisher, the first connection, and `readers`. Returns the length of a frame as well.
     fn broadcast(&mut self, name: &str, readers: usize, pace: Pace) -> Result<(Row, usize), E> {
         let subject = self.options.subject.as_deref();
-        let publisher = self.seat(Rights { channel: "bench", reads: false, writes: true, subject })?;
-        let reader = self.seat(Rights { channel: "bench", reads: true, writes: false, subject: None })?;
+        let publisher =
+            self.seat(Rights { channel: "bench", reads: false, writes: true, joins: false, subject })?;
+        let reader =
+            self.seat(Rights { channel: "bench", reads: true, writes: false, joins: false, subject: None })?;
         let mut seats = vec![publisher];
         seats.resize(readers + 1, reader);
         let group = Group { publishers: vec![0], readers: (1..=readers).collect(), mutual: false };
@@ -156,7 +161,8 @@ impl<D: Dialect + Copy, E: From<BenchError>, T: FnMut(&Rights<'_>) -> Result<Str
         for room in 0..rooms {
             // Names of equal length, so that all frames have the same length.
             let channel = format!("bench-{room:06}");
-            let seat = self.seat(Rights { channel: &channel, reads: true, writes: true, subject })?;
+            let seat =
+                self.seat(Rights { channel: &channel, reads: true, writes: true, joins: false, subject })?;
             let first = seats.len();
             seats.resize(connections.min(first + members), seat);
             let all: Vec<usize> = (first..seats.len()).collect();
@@ -165,12 +171,12 @@ impl<D: Dialect + Copy, E: From<BenchError>, T: FnMut(&Rights<'_>) -> Result<Str
         Ok((seats, groups))
     }
 
-    fn seat(&mut self, rights: Rights<'_>) -> Result<SharedSeat, E> {
+    pub(super) fn seat(&mut self, rights: Rights<'_>) -> Result<SharedSeat, E> {
         let token = (self.tokens)(&rights)?;
         Ok(Arc::new(Seat { channel: rights.channel.to_owned(), reads: rights.reads, token }))
     }
 
-    fn open(&mut self, name: &str, seats: &[SharedSeat]) -> Result<Swarm<D>, E> {
+    pub(super) fn open(&mut self, name: &str, seats: &[SharedSeat]) -> Result<Swarm<D>, E> {
         let mut swarm = Swarm::new(self.target.dialect, self.target.address, self.target.tls.clone())?;
         self.progress.count(&format!("{name}, connecting"), seats.len());
         swarm.open(seats, |open| self.progress.at(open as u64))?;
@@ -194,7 +200,7 @@ impl<D: Dialect + Copy, E: From<BenchError>, T: FnMut(&Rights<'_>) -> Result<Str
 
     /// How many units of `each` connections may be opened beside `more` others: `wanted`, or `usual` if they fit,
     /// or as many as fit.
-    fn fit(
+    pub(super) fn fit(
         &mut self,
         name: &str,
         wanted: Option<u64>,

@@ -43,6 +43,8 @@ pub(super) struct Swarm<D> {
     pub(super) open: usize,
     /// How many connections the server closed, and the reason of the first.
     closed: Option<(usize, String)>,
+    /// Connections that got a data frame after they asked to join or leave channels.
+    pub(super) answered: Vec<usize>,
     /// The length of the last data frame, with its header.
     pub(super) frame_length: usize,
 }
@@ -55,6 +57,8 @@ struct Connection {
     /// The beginning of an incomplete frame.
     carry: Vec<u8>,
     unsent: Vec<u8>,
+    /// It has asked to join or leave channels.
+    asks: bool,
 }
 
 impl Connection {
@@ -102,6 +106,7 @@ impl<D: Dialect> Swarm<D> {
             plain: Vec::new(),
             open: 0,
             closed: None,
+            answered: Vec::new(),
             frame_length: 0,
         })
     }
@@ -169,7 +174,7 @@ impl<D: Dialect> Swarm<D> {
         let registered = self.poll.registry().register(&mut stream, token, interest);
         registered.map_err(|error| BenchError::System("watch a socket", error))?;
         let (seat, carry) = (seat.clone(), Vec::new());
-        self.connections.push(Connection { stream, tls, seat, stage, carry, unsent });
+        self.connections.push(Connection { stream, tls, seat, stage, carry, unsent, asks: false });
         Ok(())
     }
 
@@ -297,6 +302,9 @@ impl<D: Dialect> Swarm<D> {
             match kind {
                 Kind::Data if connection.stage == Stage::Open => {
                     self.frame_length = end;
+                    if connection.asks {
+                        self.answered.push(index);
+                    }
                     self.dialect.messages(&connection.seat, payload, &mut connection.unsent, |data| {
                         take(index, data);
                     });
@@ -380,6 +388,13 @@ impl<D: Dialect> Swarm<D> {
     pub(super) fn publish(&mut self, index: usize, data: &[u8]) {
         let connection = &mut self.connections[index];
         self.dialect.publish(&connection.seat, data, &mut connection.unsent);
+    }
+
+    /// Queues a request to join or leave channels.
+    pub(super) fn ask(&mut self, index: usize, joins: bool, channels: &[String]) {
+        let connection = &mut self.connections[index];
+        connection.asks = true;
+        self.dialect.ask(joins, channels, &mut connection.unsent);
     }
 
     /// Sends as many of a connection's queued bytes as the socket accepts; the rest follows when it is writable.

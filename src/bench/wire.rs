@@ -37,6 +37,9 @@ pub trait Dialect {
     /// Appends a complete client frame that publishes `data` on the seat's channel.
     fn publish(&self, seat: &Seat, data: &[u8], out: &mut Vec<u8>);
 
+    /// Appends a complete client frame that asks to join or leave channels, whose answer is one data frame.
+    fn ask(&self, _joins: bool, _channels: &[String], _out: &mut Vec<u8>) {}
+
     /// Passes the data of each message in a data frame's payload to `take`. Where the server expects an answer,
     /// complete client frames are appended to `answer`.
     fn messages(&self, seat: &Seat, payload: &[u8], answer: &mut Vec<u8>, take: impl FnMut(&[u8]));
@@ -55,6 +58,11 @@ impl Dialect for Philote {
         let parts: [&[u8]; 5] =
             [b"{\"channel\":\"", seat.channel.as_bytes(), b"\",\"data\":\"", data, b"\"}"];
         client_frame(TEXT, &parts, out);
+    }
+
+    fn ask(&self, joins: bool, channels: &[String], out: &mut Vec<u8>) {
+        let key = if joins { "join" } else { "leave" };
+        client_frame(TEXT, &[serde_json::json!({ key: channels }).to_string().as_bytes()], out);
     }
 
     fn messages(&self, seat: &Seat, payload: &[u8], _: &mut Vec<u8>, mut take: impl FnMut(&[u8])) {

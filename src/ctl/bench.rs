@@ -37,6 +37,7 @@ fn issue(rights: &Rights<'_>, client: &Client, runtime: &Runtime) -> Result<Stri
     let request = TokenRequest {
         read: channel(rights.reads),
         write: Some(channel(rights.writes)),
+        may: rights.may(),
         subject: rights.subject.map(str::to_owned),
         expires_in: Some(TOKEN_LIFE.as_secs()),
         ..TokenRequest::default()
