@@ -232,21 +232,43 @@ fn not_json(text: &str, error: &serde_json::Error) -> BadMessage {
 struct Keys<'a> {
     channel: Option<&'a RawValue>,
     data: Option<&'a RawValue>,
+    ack: Option<&'a RawValue>,
+    rare: Option<Box<Rare<'a>>>,
+    duplicate: Option<&'static str>,
+    /// A duplicate among the keys that are not always read.
+    duplicate_option: Option<&'static str>,
+}
+
+/// The keys that few messages have. They are apart, because every message would pay for their room.
+#[derive(Default)]
+struct Rare<'a> {
     auth: Option<&'a RawValue>,
     since: Option<&'a RawValue>,
     join: Option<&'a RawValue>,
     leave: Option<&'a RawValue>,
     presence: Option<&'a RawValue>,
     follow: Option<&'a RawValue>,
-    ack: Option<&'a RawValue>,
     exclude: Option<&'a RawValue>,
     key: Option<&'a RawValue>,
-    duplicate: Option<&'static str>,
-    /// A duplicate among the keys that are not always read.
-    duplicate_option: Option<&'static str>,
 }
 
+/// The rare keys of a message that has none.
+static NONE: Rare<'static> = Rare {
+    auth: None,
+    since: None,
+    join: None,
+    leave: None,
+    presence: None,
+    follow: None,
+    exclude: None,
+    key: None,
+};
+
 impl<'a> Keys<'a> {
+    fn rare(&self) -> &Rare<'a> {
+        self.rare.as_deref().unwrap_or(&NONE)
+    }
+
     fn parse(text: &'a str) -> Result<Keys<'a>, BadMessage> {
         if !text.trim_ascii_start().starts_with('{') {
             return Err(match serde_json::from_str::<IgnoredValue>(text) {
@@ -260,7 +282,7 @@ impl<'a> Keys<'a> {
     #[cold]
     fn request(&self, channel_name_bytes: usize, v1: bool) -> Result<FromClient<'a>, BadMessage> {
         self.one_request()?;
-        match (self.join, self.leave, self.presence) {
+        match (self.rare().join, self.rare().leave, self.rare().presence) {
             (Some(join), ..) => self.join(join, channel_name_bytes, v1).map(FromClient::Join),
             (.., Some(presence)) if v1 => {
                 self.presence(presence, channel_name_bytes).map(FromClient::Presence)
@@ -275,7 +297,7 @@ impl<'a> Keys<'a> {
     }
 
     fn auth(&self) -> Result<Auth<'a>, BadMessage> {
-        let token = self.auth.map(RawValue::get).filter(|text| text.starts_with('"'));
+        let token = self.rare().auth.map(RawValue::get).filter(|text| text.starts_with('"'));
         let token = unescape(token.ok_or(BadMessage::Auth)?, "auth")?;
         Ok(Auth { token, since: self.since()? })
     }
@@ -290,7 +312,7 @@ impl<'a> Keys<'a> {
     }
 
     fn excluded(&self) -> Result<Vec<Uuid>, BadMessage> {
-        let Some(exclude) = self.exclude.map(RawValue::get) else { return Ok(Vec::new()) };
+        let Some(exclude) = self.rare().exclude.map(RawValue::get) else { return Ok(Vec::new()) };
         self.once()?;
         let ids: Vec<Text<'_>> = if exclude.starts_with('"') {
             serde_json::from_str(exclude).map(|id| vec![id])
@@ -305,7 +327,7 @@ impl<'a> Keys<'a> {
     }
 
     fn key(&self) -> Result<Option<Cow<'a, str>>, BadMessage> {
-        let Some(key) = self.key.map(RawValue::get) else { return Ok(None) };
+        let Some(key) = self.rare().key.map(RawValue::get) else { return Ok(None) };
         self.once()?;
         let Text(key) = serde_json::from_str(key).map_err(|_| BadMessage::Key)?;
         let valid =
@@ -361,15 +383,41 @@ impl<'de> Deserialize<'de> for Keys<'de> {
                     let (slot, name, duplicate) = match key {
                         Key::Channel => (&mut keys.channel, "channel", &mut keys.duplicate),
                         Key::Data => (&mut keys.data, "data", &mut keys.duplicate),
-                        Key::Auth => (&mut keys.auth, "auth", &mut keys.duplicate_option),
-                        Key::Since => (&mut keys.since, "since", &mut keys.duplicate_option),
-                        Key::Join => (&mut keys.join, "join", &mut keys.duplicate_option),
-                        Key::Leave => (&mut keys.leave, "leave", &mut keys.duplicate_option),
-                        Key::Presence => (&mut keys.presence, "presence", &mut keys.duplicate_option),
-                        Key::Follow => (&mut keys.follow, "follow", &mut keys.duplicate_option),
+                        Key::Auth => {
+                            (&mut keys.rare.get_or_insert_default().auth, "auth", &mut keys.duplicate_option)
+                        }
+                        Key::Since => (
+                            &mut keys.rare.get_or_insert_default().since,
+                            "since",
+                            &mut keys.duplicate_option,
+                        ),
+                        Key::Join => {
+                            (&mut keys.rare.get_or_insert_default().join, "join", &mut keys.duplicate_option)
+                        }
+                        Key::Leave => (
+                            &mut keys.rare.get_or_insert_default().leave,
+                            "leave",
+                            &mut keys.duplicate_option,
+                        ),
+                        Key::Presence => (
+                            &mut keys.rare.get_or_insert_default().presence,
+                            "presence",
+                            &mut keys.duplicate_option,
+                        ),
+                        Key::Follow => (
+                            &mut keys.rare.get_or_insert_default().follow,
+                            "follow",
+                            &mut keys.duplicate_option,
+                        ),
                         Key::Ack => (&mut keys.ack, "ack", &mut keys.duplicate_option),
-                        Key::Exclude => (&mut keys.exclude, "exclude", &mut keys.duplicate_option),
-                        Key::Repetition => (&mut keys.key, "key", &mut keys.duplicate_option),
+                        Key::Exclude => (
+                            &mut keys.rare.get_or_insert_default().exclude,
+                            "exclude",
+                            &mut keys.duplicate_option,
+                        ),
+                        Key::Repetition => {
+                            (&mut keys.rare.get_or_insert_default().key, "key", &mut keys.duplicate_option)
+                        }
                         Key::Other => {
                             map.next_value::<IgnoredValue>()?;
                             continue;

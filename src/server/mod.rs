@@ -157,7 +157,8 @@ impl Server {
     /// that it has.
     async fn joined(&self) {
         if let Some(cluster) = &self.cluster {
-            cluster.settled().await;
+            // Boxed, because every connection would pay for its room.
+            Box::pin(cluster.settled()).await;
         }
     }
 

@@ -25,7 +25,7 @@ pub struct Presence {
 
 impl<'a> Keys<'a> {
     pub(super) fn since(&self) -> Result<Vec<Since<'a>>, BadMessage> {
-        match self.since.map(RawValue::get) {
+        match self.rare().since.map(RawValue::get) {
             None | Some("null") => Ok(Vec::new()),
             Some(text) => Ok(serde_json::from_str::<Ids<'a>>(text).map_err(|_| BadMessage::Since)?.0),
         }
@@ -36,15 +36,18 @@ impl<'a> Keys<'a> {
     pub(super) fn is_request(&self, v1: bool) -> bool {
         self.channel.is_none()
             && self.data.is_none()
-            && (self.auth.is_some()
-                || self.join.is_some()
-                || self.leave.is_some()
-                || (v1 && self.presence.is_some()))
+            && (self.rare().auth.is_some()
+                || self.rare().join.is_some()
+                || self.rare().leave.is_some()
+                || (v1 && self.rare().presence.is_some()))
     }
 
     /// Checks that the object asks for one thing only.
     pub(super) fn one_request(&self) -> Result<(), BadMessage> {
-        let asked = [self.auth, self.join, self.leave, self.presence].iter().flatten().count();
+        let asked = [self.rare().auth, self.rare().join, self.rare().leave, self.rare().presence]
+            .iter()
+            .flatten()
+            .count();
         if asked > 1 { Err(BadMessage::ManyRequests) } else { self.once() }
     }
 
@@ -61,7 +64,7 @@ impl<'a> Keys<'a> {
 
 impl<'a> Keys<'a> {
     pub(super) fn presence(&self, presence: &'a RawValue, max_bytes: usize) -> Result<Presence, BadMessage> {
-        let follow = match self.follow.map(RawValue::get) {
+        let follow = match self.rare().follow.map(RawValue::get) {
             None | Some("null") => None,
             Some("true") => Some(true),
             Some("false") => Some(false),

@@ -325,7 +325,9 @@ impl Exchange {
         }
         if health || api {
             let deadline = self.lock().deadline;
-            return match api::answer(&self.server, &self.waiting, address, deadline, request).await {
+            // Boxed, because every upgrade would pay for its room.
+            let answer = Box::pin(api::answer(&self.server, &self.waiting, address, deadline, request));
+            return match answer.await {
                 Ok(answer) => Ok((answer, None)),
                 // A client that guesses tokens here counts like one that tries to connect.
                 Err(rejection @ Rejection::Token(_)) => {

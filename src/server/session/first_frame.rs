@@ -149,7 +149,8 @@ async fn reach(server: &Server, message: &Message) {
         ids.max_by_key(|id| id.number)
     };
     if let Some(last) = last {
-        cluster.reached(last).await;
+        // Boxed, because every connection would pay for its room.
+        Box::pin(cluster.reached(last)).await;
     }
 }
 
