@@ -55,13 +55,15 @@ impl Cluster {
 
     /// Hears an announcement of another node.
     pub(super) async fn hear(&self, payload: &[u8]) {
-        let payload = match &self.steering {
-            Some(steering) => match steering.open_announcement(payload) {
-                Some(payload) => payload,
-                None => return,
-            },
-            None => payload,
+        // One without a seal can be anybody's, so that it only shows a node, unless the cluster has no secret.
+        let sealed = !payload.starts_with(b"{");
+        let body = match &self.steering {
+            Some(steering) if sealed => steering.open_announcement(payload),
+            None if sealed => payload.iter().position(|byte| *byte == b'\n').map(|end| &payload[end + 1..]),
+            _ => Some(payload),
         };
+        let Some(payload) = body else { return };
+        let trusted = sealed || self.steering.is_none();
         let Some((id, announcement)) = Announcement::parse(payload) else {
             self.dropped.fetch_add(1, Relaxed);
             return;
@@ -76,7 +78,7 @@ impl Cluster {
             }
         }
         let (lost, mode, leaves) = (announcement.lost.clone(), announcement.mode, announcement.leaves);
-        let Some(heard) = self.nodes.hear(id.clone(), announcement, Instant::now()) else {
+        let Some(heard) = self.nodes.hear(id.clone(), announcement, trusted, Instant::now()) else {
             self.dropped.fetch_add(1, Relaxed);
             return;
         };
@@ -87,6 +89,9 @@ impl Cluster {
                     "cluster: node {id} has another setting of [history] messages: set the same on all nodes"
                 );
             }
+        }
+        if !trusted {
+            return;
         }
         if leaves {
             tracing::info!("cluster: node {id} has left");

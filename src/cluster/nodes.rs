@@ -109,6 +109,8 @@ pub struct Node {
 
 struct Seen {
     announcement: Announcement,
+    /// It is sealed with the cluster's secret, or there is none.
+    trusted: bool,
     /// Announcements may have been missed since, but not because of a gap on the way from it.
     excused: bool,
     at: Instant,
@@ -152,14 +154,22 @@ impl Announcement {
 impl Nodes {
     /// Notes an announcement of another node. Returns `None` if it is ignored, because it comes a second time or too many nodes
     /// are known.
-    pub(super) fn hear(&self, id: NodeId, announcement: Announcement, now: Instant) -> Option<Heard> {
+    pub(super) fn hear(
+        &self,
+        id: NodeId,
+        announcement: Announcement,
+        trusted: bool,
+        now: Instant,
+    ) -> Option<Heard> {
         let mut seen = lock(&self.seen);
         seen.retain(|_, node| now.saturating_duration_since(node.at) < REMEMBERED);
         // The same node has started again.
-        seen.retain(|other, _| other.name != id.name || *other == id);
+        seen.retain(|other, node| other.name != id.name || *other == id || (node.trusted && !trusted));
         let heard = match seen.get(&id) {
             None if seen.len() >= MAX_NODES => return None,
             None => Heard { new: true, gap: false },
+            // It could be anybody's.
+            Some(before) if before.trusted && !trusted => return None,
             // It comes a second time.
             Some(before) if announcement.number <= before.announcement.number => return None,
             Some(before) => {
@@ -167,11 +177,11 @@ impl Nodes {
                 Heard { new: false, gap: missed && announcement.sent != before.announcement.sent }
             }
         };
-        if announcement.leaves {
+        if announcement.leaves && trusted {
             seen.remove(&id);
             return Some(Heard::default());
         }
-        seen.insert(id, Seen { announcement, excused: false, at: now, clock: SystemTime::now() });
+        seen.insert(id, Seen { announcement, trusted, excused: false, at: now, clock: SystemTime::now() });
         drop(seen);
         self.heard.notify_waiters();
         Some(heard)
@@ -242,7 +252,7 @@ mod tests {
     fn hear(nodes: &Nodes, node: &str, number: u64, sent: u64, now: Instant) -> Option<Heard> {
         let payload = serde_json::to_vec(&announcement(node, number, sent)).unwrap();
         let (id, announcement) = Announcement::parse(&payload).unwrap();
-        nodes.hear(id, announcement, now)
+        nodes.hear(id, announcement, true, now)
     }
 
     const A: &str = "a@0000000000000001";
@@ -271,6 +281,20 @@ mod tests {
         assert_eq!(nodes.reachable(), 0);
         hear(&nodes, "b@0000000000000001", 1, 0, now + REMEMBERED);
         assert_eq!(nodes.list().len(), 1);
+    }
+
+    #[test]
+    fn an_announcement_without_a_seal_does_not_stand_for_a_node_with_one() {
+        let (nodes, now) = (Nodes::default(), Instant::now());
+        hear(&nodes, A, 1, 0, now);
+        let id = NodeId::parse(A).unwrap();
+        for announcement in [announcement(A, 9, 9), Announcement { leaves: true, ..announcement(A, 9, 9) }] {
+            assert_eq!(nodes.hear(id.clone(), announcement, false, now), None);
+        }
+        let restarted = NodeId { start: 2, ..id };
+        assert!(nodes.hear(restarted, announcement("a@0000000000000002", 1, 0), false, now).is_some());
+        assert_eq!(nodes.list().len(), 2, "the node itself is not forgotten for it");
+        assert!(hear(&nodes, A, 2, 0, now).is_some());
     }
 
     #[test]
