@@ -51,6 +51,31 @@ fn fault_57_a_million_channel_names_in_turn_keep_memory_flat() {
     assert!(after < before + (4 << 20), "{before} to {after}");
 }
 
+/// With a history, each joined channel begins one, which stays when the channel is left.
+#[test]
+fn fault_57_channels_that_are_joined_and_left_in_turn_keep_memory_flat() {
+    const NAMES: usize = 1_000;
+    for history in ["", "[history]\nmessages = 10\nbytes = \"1MiB\"\n"] {
+        let daemon = Daemon::start(history);
+        let mut client = daemon.client_with(&json!({"may": {"read": ["*"]}}));
+        let mut turn = |number: usize| {
+            let names: Vec<String> = (0..NAMES).map(|n| format!("{number} {n}")).collect();
+            client.send(json!({"join": names}).to_string());
+            client.send(json!({"leave": names}).to_string());
+            let (joined, left) = (client.receive(), client.receive());
+            assert_eq!(joined["joined"].as_object().map(serde_json::Map::len), Some(NAMES), "{joined}");
+            assert_eq!(left["left"].as_array().map(Vec::len), Some(NAMES), "{left}");
+        };
+        (0..60).for_each(&mut turn);
+        let before = daemon.memory().0;
+        (60..160).for_each(&mut turn);
+        let after = daemon.memory().0;
+        println!("resident KiB after 60,000 names {}, after 160,000 {}", before >> 10, after >> 10);
+        assert_eq!(daemon.admin("GET", "/v1/status", "")["channels"], 0);
+        assert!(after < before + (4 << 20), "{before} to {after}");
+    }
+}
+
 #[test]
 fn fault_58_a_new_client_connects_quickly_when_half_of_all_drop() {
     let daemon = Daemon::start("max_connections = 5000\n");
