@@ -50,6 +50,8 @@ test("the example chat: rooms, history, reconnection", DEADLINE, async (t) => {
   const ada = await enter(await browser.newContext(), address, "ada");
   const bob = await enter(await browser.newContext(), address, "bob");
 
+  const here = (page, names) => page.waitForFunction((one) => document.querySelector("#who").textContent === one, `here: ${names}`);
+  for (const page of [ada, bob]) await here(page, "ada, bob");
   await say(ada, "shalom <i>bob</i>");
   await see(ada, "adashalom <i>bob</i>");
   await see(bob, "adashalom <i>bob</i>");
@@ -62,6 +64,8 @@ test("the example chat: rooms, history, reconnection", DEADLINE, async (t) => {
   await see(ada, "bobtea?");
   await say(ada, "with milk");
   await see(bob, "adawith milk");
+
+  for (const page of [ada, bob]) await here(page, "ada, bob");
 
   // Messages that were published while the user was away are there after the return, without a warning of a gap.
   proxy.cut();
