@@ -49,6 +49,20 @@ impl Client {
         Self { paths, within }
     }
 
+    /// Returns the socket that requests reach, and those after it on which other daemons run. `None` if there are none: the
+    /// usual case.
+    #[must_use]
+    pub fn others(&self) -> Option<(&Path, Vec<&Path>)> {
+        if self.paths.len() < 2 {
+            return None;
+        }
+        let runs = |path: &&Path| std::os::unix::net::UnixStream::connect(path).is_ok();
+        let mut running = self.paths.iter().map(PathBuf::as_path).filter(runs);
+        let reached = running.next()?;
+        let others: Vec<_> = running.collect();
+        (!others.is_empty()).then_some((reached, others))
+    }
+
     /// `GET /v1/status`.
     ///
     /// # Errors

@@ -16,11 +16,13 @@ mod values;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 
 use crate::admin::api::Code;
-use crate::admin::client::Error;
+use crate::admin::client::{Client, Error};
+use crate::admin::path;
 use crate::completions;
 use crate::escape::escape_json;
 use crate::terminal::{self, Style};
@@ -95,12 +97,26 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return terminal::usage(&error, PROGRAM),
     };
-    match run(&arguments, Style::of(&io::stdout())) {
-        Ok(exit) => exit.into(),
+    let exit = match run(&arguments, Style::of(&io::stdout())) {
+        Ok(exit) => exit,
         Err(complaint) => {
             terminal::complain(&complaint.message, complaint.hint.as_deref());
-            complaint.exit.into()
+            complaint.exit
         }
+    };
+    tell_of_others(&arguments);
+    exit.into()
+}
+
+/// Says which daemon has answered if several run here and none was named, for instance a system's and one's own.
+fn tell_of_others(arguments: &Arguments) {
+    let paths = path::for_client(arguments.socket.clone(), |name| std::env::var_os(name));
+    let client = Client::new(paths, Duration::ZERO);
+    if let Some((reached, others)) = client.others() {
+        let others: Vec<_> = others.iter().map(|path| path.display().to_string()).collect();
+        let message =
+            format!("this was the daemon at {}; another runs at {}", reached.display(), others.join(" and "));
+        terminal::complain(&message, Some("choose one with --socket PATH or PHILOTE_ADMIN_SOCKET"));
     }
 }
 

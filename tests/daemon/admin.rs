@@ -307,3 +307,43 @@ fn bench_reports_the_cpu_time_of_the_server_and_of_itself() {
     assert_eq!(code, 2, "{text}");
     daemon.wait_until("its connections have gone", |status| status["connections"] == 0);
 }
+
+/// A system's daemon and one's own, for instance: a command must not reach the wrong one unnoticed.
+#[test]
+fn philotectl_says_which_of_two_daemons_has_answered() {
+    let (runtime, home) = (tempfile::TempDir::new().unwrap(), tempfile::TempDir::new().unwrap());
+    let sockets =
+        [runtime.path().join("philote/admin.sock"), home.path().join(".local/state/philote/admin.sock")];
+    let daemons = sockets.each_ref().map(|socket| {
+        std::fs::create_dir_all(socket.parent().unwrap()).unwrap();
+        let directory = tempfile::TempDir::new().unwrap();
+        let mut command = crate::support::philote(directory.path());
+        command.env("SECRET", crate::support::SECRET).env("PORT", "0").env("PHILOTE_ADMIN_SOCKET", socket);
+        Daemon::spawn(command, directory)
+    });
+    let run = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_philotectl"));
+        command.env_clear().env("XDG_RUNTIME_DIR", runtime.path()).env("HOME", home.path()).args(words);
+        let Output { status, stdout, stderr } = command.output().unwrap();
+        assert!(status.success());
+        [stdout, stderr].map(|bytes| String::from_utf8(bytes).unwrap())
+    };
+    let paths = sockets.each_ref().map(|path| path.to_str().unwrap());
+    for words in [
+        &["status", "--json"][..],
+        &["publish", "c", "x"],
+        &["disconnect", "--subject", "nobody", "--refuse-for", "1h"],
+    ] {
+        let [out, said] = run(words);
+        let expected = format!("this was the daemon at {}; another runs at {}\n", paths[0], paths[1]);
+        assert!(said.starts_with(&expected) && said.contains("--socket"), "{words:?}: {said}");
+        assert!(!out.contains("another"), "{words:?}: {out}");
+    }
+    let [status, said] = run(&["--socket", paths[1], "status", "--json"]);
+    let status: Value = serde_json::from_str(&status).unwrap();
+    assert_eq!((said.as_str(), status["pid"].as_u64()), ("", Some(daemons[1].pid().into())));
+    let [first, second] = daemons;
+    drop(first);
+    assert_eq!(run(&["status"])[1], "", "a socket without a daemon is no daemon");
+    drop(second);
+}
