@@ -152,9 +152,13 @@ impl Cluster {
 
     async fn run_links(self: &Arc<Self>) {
         let name = self.node.to_string();
+        let waiting = match &self.passing {
+            Passing::Relay(_) => link::CHANNEL_MESSAGES,
+            Passing::Log(_) => link::LOG_MESSAGES,
+        };
         loop {
             let connected = tokio::select! {
-                link = Link::connect(&self.settings, &name) => link,
+                link = Link::connect(&self.settings, &name, waiting) => link,
                 () = self.without_link() => continue,
             };
             let reason = match connected {

@@ -62,7 +62,11 @@ impl Cluster {
             None if sealed => payload.iter().position(|byte| *byte == b'\n').map(|end| &payload[end + 1..]),
             _ => Some(payload),
         };
-        let Some(payload) = body else { return };
+        let Some(payload) = body else {
+            // With a secret it is counted by its reason.
+            self.dropped.fetch_add(u64::from(self.steering.is_none()), Relaxed);
+            return;
+        };
         let trusted = sealed || self.steering.is_none();
         let Some((id, announcement)) = Announcement::parse(payload) else {
             self.dropped.fetch_add(1, Relaxed);

@@ -24,8 +24,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long async-nats waits before it connects again by itself, which is long enough for the link to be ended first.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// Messages that wait in one subscription. More than that, and the node is too slow for them.
-const SUBSCRIPTION_MESSAGES: usize = 16_384;
+/// Messages that wait in the subscription of one channel. More than that, and the node is too slow for them.
+pub(super) const CHANNEL_MESSAGES: usize = 16_384;
+
+/// Messages that wait in the subscription of the log. NATS sends at most 32 MiB that the node has not asked for by its flow
+/// control, and the shortest messages take more than 128 bytes.
+pub(super) const LOG_MESSAGES: usize = 32 * 1024 * 1024 / 128;
 
 /// Commands that wait for the task of the connection.
 const COMMANDS: usize = 1_024;
@@ -40,11 +44,15 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Connects to the first server that answers.
+    /// Connects to the first server that answers. At most `subscription_messages` wait in each subscription.
     ///
     /// # Errors
     /// In words for the log, without credentials.
-    pub(super) async fn connect(settings: &ClusterSettings, name: &str) -> Result<Link, Reason> {
+    pub(super) async fn connect(
+        settings: &ClusterSettings,
+        name: &str,
+        subscription_messages: usize,
+    ) -> Result<Link, Reason> {
         let (end, ended) = watch::channel(None);
         let connected = Arc::new(AtomicBool::new(false));
         let was_connected = connected.clone();
@@ -52,7 +60,7 @@ impl Link {
             .name(format!("philote {name}"))
             .connection_timeout(CONNECT_TIMEOUT)
             .request_timeout(Some(SILENCE))
-            .subscription_capacity(SUBSCRIPTION_MESSAGES)
+            .subscription_capacity(subscription_messages)
             .client_capacity(COMMANDS)
             .ignore_discovered_servers()
             // Readers on this node get its messages without NATS. The log sends them itself.

@@ -183,3 +183,32 @@ fn a_killed_node_disturbs_no_other_and_its_readers_go_on_elsewhere() {
     }
     assert_eq!(moves.recovered, [true]);
 }
+
+/// NATS sends a log as fast as the network takes it. More than a node can read in that time must wait there, and not end
+/// the link: a node on a busy machine began again and again, and was never ready.
+#[test]
+fn a_node_that_reads_a_long_log_slowly_is_ready_after_one_attempt() {
+    const MESSAGES: u64 = 100_000;
+    let nats = NatsServer::start();
+    let first = Node::start("a", &nats.url(), LOG);
+    let mut spy = nats.client();
+    spy.subscribe("philote.1.p.>");
+    let mut publisher = Publisher::enter(first.address(), "p", &["chat"]);
+    publisher.publish("chat");
+    publisher.settle();
+    let example = spy.next();
+    drop(spy);
+    // The same message, as another run of a node would publish it; far faster than a client could.
+    let text = String::from_utf8(example.payload).unwrap();
+    let (_, message) = text.split_once('\n').unwrap();
+    let mut stranger = nats.client();
+    for number in 1..=MESSAGES {
+        let payload = format!("n@0000000000000007 {number} m -\n{message}");
+        stranger.publish(&example.subject, payload.as_bytes());
+    }
+    stranger.flush();
+    let late = Node::start("b", &nats.url(), LOG);
+    late.wait_for("it has read the log", PATIENCE, |node| node.counted("received") >= MESSAGES);
+    assert_eq!((late.counted("received"), late.counted("link_ends")), (MESSAGES + 1, 0), "{}", late.log());
+    assert!(!late.log().contains("is down"), "{}", late.log());
+}

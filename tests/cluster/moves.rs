@@ -42,7 +42,7 @@ fn a_client_thrown_from_node_to_node_misses_nothing_and_gets_nothing_twice() {
     let record = traffic.finish();
     record.print("thrown from node to node");
     let moves: usize = record.followers.iter().map(|follower| follower.recovered.len()).sum();
-    assert!(moves > 100, "{moves} moves");
+    assert!(moves > 8, "{moves} moves");
     for publisher in record.publishers.values() {
         assert!(publisher.refused.is_empty(), "{:?}", publisher.refused);
     }

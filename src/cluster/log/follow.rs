@@ -78,8 +78,8 @@ impl Log {
         follower: &impl Follower,
     ) -> Result<std::convert::Infallible, Reason> {
         let mut stream = self.stream(client).await?;
-        // A place from before the node had caught up proves nothing.
-        let place = lock(&self.place).clone().filter(|place| place.caught_up);
+        // A place without a message cannot be compared.
+        let place = lock(&self.place).clone().filter(|place| place.caught_up || place.print != 0);
         let mut consumer = match &place {
             None => {
                 let record = self.agree(client, &stream, follower).await?;
@@ -260,7 +260,7 @@ impl Log {
     ) -> Result<Ended, Reason> {
         let Consumer { mut messages, pending, mut expected } = consumer;
         // A node that goes on where it was delivers what its readers have missed. One that begins has none.
-        let mut live = expected.is_some() || pending == 0;
+        let mut live = expected.as_ref().map_or(pending == 0, |place| place.caught_up);
         let missed = !live;
         if pending == 0 {
             self.caught_up(missed, follower);
