@@ -162,7 +162,7 @@ fn without_a_secret_the_local_daemon_issues_the_token() {
         Jane::spawn(command(&line).env("PHILOTE_ADMIN_SOCKET", &daemon.path).stdin(Stdio::piped()));
     let peer = server.accept();
     assert_eq!(peer.authorization, format!("Bearer {}", crate::fake::TOKEN));
-    let expected = r#"TokenRequest { read: ["chat"], write: Some(["chat"]), api: ApiRights(), subject: Some("grace"), expires_in: Some(3600) }"#;
+    let expected = r#"TokenRequest { read: ["chat"], write: Some(["chat"]), may: NewMay { read: [], write: [] }, presence: false, info: None, api: ApiRights(), subject: Some("grace"), expires_in: Some(3600) }"#;
     assert_eq!(daemon.fake.last_seen(), expected);
     assert!(jane.err().starts_with("connected to "));
     drop(jane.stdin.take());
