@@ -84,9 +84,7 @@ impl<D: Dialect + Copy, E: From<BenchError>, T: FnMut(&Rights<'_>) -> Result<Str
         let latency = load::histogram()?;
         let mut clients = Clients { swarm, asked: vec![None; clients], waiting: 0, latency };
 
-        // Once before it counts, so that what the server keeps for later is there.
-        clients.everybody(true, &rooms)?;
-        clients.everybody(false, &rooms)?;
+        // The first time, because the allocator keeps what is freed.
         sleep(SETTLE);
         let before = self.server.and_then(Process::resident);
         clients.everybody(true, &rooms)?;
