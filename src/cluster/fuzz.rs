@@ -14,7 +14,8 @@ pub(crate) fn message_and_subject(data: &[u8]) {
     let payload = parts.next().unwrap_or_default();
     let subjects = Subjects::new("p");
     // A subject of NATS is tokens of printable characters, divided by dots, and nothing in it is a wildcard.
-    for subject in [subjects.channel(&name), subjects.logged(&name)] {
+    for (tokens, subject) in [(4, subjects.channel(&name)), (5, subjects.logged(&name))] {
+        assert_eq!(subject.split('.').count(), tokens, "a channel is one token: {subject}");
         assert!(
             subject.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'*' | b'>')),
             "{subject}"
