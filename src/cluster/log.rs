@@ -54,6 +54,8 @@ pub(super) struct Log {
     /// Held from taking outcomes until they are told, so that no other thread tells later ones first.
     telling: Mutex<()>,
     place: Mutex<Option<Place>>,
+    /// The number up to which the log had been delivered here when [`Log::restate`] last looked.
+    looked: AtomicU64,
     /// The number up to which the log was delivered here.
     applied: watch::Sender<u64>,
     /// Why this node cannot use the log, however often it tries.
@@ -112,6 +114,7 @@ impl Log {
             appends: Appends::default(),
             telling: Mutex::default(),
             place: Mutex::default(),
+            looked: AtomicU64::new(0),
             applied: watch::Sender::new(0),
             unusable: Mutex::default(),
             counters: Counters::default(),
@@ -228,14 +231,26 @@ impl Log {
         lock(&self.unusable).clone()
     }
 
-    /// Writes the epoch again if its record is about to age out.
+    /// Writes the epoch again if its record is about to leave the log, because of its age or because the log is full.
     pub(super) async fn restate(&self, client: &Client) -> Result<(), Reason> {
         let Some(place) = lock(&self.place).clone() else { return Ok(()) };
-        if place.recorded.elapsed() < self.stream.max_age / RESTATED {
+        let aging = place.recorded.elapsed() >= self.stream.max_age / RESTATED;
+        let grown = self.looked.swap(place.number, Relaxed) != place.number;
+        if !aging && !grown {
             return Ok(());
         }
-        // Another node may have been faster, and this one reads its record in the log.
-        epoch::write(client, &self.subjects.epoch(), place.record, place.epoch, place.replaces).await?;
+        let mut context = jetstream::new(client.clone());
+        context.set_timeout(SILENCE);
+        // Whether the log still speaks is judged where it is followed.
+        let Ok(stream) = context.get_stream(&self.stream.name).await else { return Ok(()) };
+        let state = &stream.cached_info().state;
+        let older_half = place.record < state.first_sequence.midpoint(state.last_sequence);
+        let leaving = older_half && state.bytes >= self.stream.max_bytes.unsigned_abs() / 2;
+        if aging || leaving {
+            let expected = if place.record < state.first_sequence { 0 } else { place.record };
+            // Another node may have been faster, and this one reads its record in the log.
+            epoch::write(client, &self.subjects.epoch(), expected, place.epoch, place.replaces).await?;
+        }
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::clients::{Connection, Event, Follower, Publisher};
+use crate::clients::{Connection, Event, Follower, Publisher, epoch_of};
 use crate::nats::NatsServer;
 use crate::node::{LOG, Node};
 use crate::proxy::Proxy;
@@ -184,6 +184,43 @@ fn a_killed_node_disturbs_no_other_and_its_readers_go_on_elsewhere() {
     assert_eq!(moves.recovered, [true]);
 }
 
+/// Stores messages in the log as another run of a node would, far faster than a client could.
+fn store(nats: &NatsServer, node: &Node, messages: u64) {
+    let mut spy = nats.client();
+    spy.subscribe("philote.1.p.>");
+    let mut publisher = Publisher::enter(node.address(), "p", &["chat"]);
+    publisher.publish("chat");
+    publisher.settle();
+    let example = spy.next();
+    let text = String::from_utf8(example.payload).unwrap();
+    let (_, message) = text.split_once('\n').unwrap();
+    let mut stranger = nats.client();
+    for number in 1..=messages {
+        let payload = format!("n@0000000000000007 {number} m -\n{message}");
+        stranger.publish(&example.subject, payload.as_bytes());
+    }
+    stranger.flush();
+}
+
+/// The record of the epoch is in the log, and leaves it with the oldest messages.
+#[test]
+fn a_node_joins_after_the_whole_log_was_replaced() {
+    const MESSAGES: u64 = 10_000;
+    let nats = NatsServer::start();
+    let sections = format!("{LOG}[cluster]\nlog_bytes = \"1MiB\"\n");
+    let first = Node::start("a", &nats.url(), &sections);
+    let enter = || Connection::enter(first.address(), &json!({"read": ["chat"]}), &Value::Null);
+    let before = enter().access["ids"]["chat"].clone();
+    for turn in 1..=2 {
+        store(&nats, &first, MESSAGES);
+        first.wait_for("it has read them", PATIENCE, |node| node.counted("received") >= MESSAGES * turn);
+        // It must become ready, which it is only with an epoch.
+        drop(Node::start("b", &nats.url(), &sections));
+        first.wait_for_nodes(1);
+    }
+    assert_eq!(epoch_of(&enter().access["ids"]["chat"]), epoch_of(&before), "clients could not go on");
+}
+
 /// NATS sends a log as fast as the network takes it. More than a node can read in that time must wait there, and not end
 /// the link: a node on a busy machine began again and again, and was never ready.
 #[test]
@@ -191,22 +228,7 @@ fn a_node_that_reads_a_long_log_slowly_is_ready_after_one_attempt() {
     const MESSAGES: u64 = 100_000;
     let nats = NatsServer::start();
     let first = Node::start("a", &nats.url(), LOG);
-    let mut spy = nats.client();
-    spy.subscribe("philote.1.p.>");
-    let mut publisher = Publisher::enter(first.address(), "p", &["chat"]);
-    publisher.publish("chat");
-    publisher.settle();
-    let example = spy.next();
-    drop(spy);
-    // The same message, as another run of a node would publish it; far faster than a client could.
-    let text = String::from_utf8(example.payload).unwrap();
-    let (_, message) = text.split_once('\n').unwrap();
-    let mut stranger = nats.client();
-    for number in 1..=MESSAGES {
-        let payload = format!("n@0000000000000007 {number} m -\n{message}");
-        stranger.publish(&example.subject, payload.as_bytes());
-    }
-    stranger.flush();
+    store(&nats, &first, MESSAGES);
     let late = Node::start("b", &nats.url(), LOG);
     late.wait_for("it has read the log", PATIENCE, |node| node.counted("received") >= MESSAGES);
     assert_eq!((late.counted("received"), late.counted("link_ends")), (MESSAGES + 1, 0), "{}", late.log());
