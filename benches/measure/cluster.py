@@ -195,7 +195,8 @@ class Cluster:
 
     def channels(self):
         """Many channels in the log, which are entered at once."""
-        count, each = 20_000, 5
+        # More would not fit into the queues of clients that enter a thousand channels each.
+        count, each = 20_000, 2
         with nats() as (url, _), nodes(self.options.philote, url, 2, MODES["log"]) as (one, other):
             filled = self.run("fill", publish=one.at(), messages=count * each, channels=count, parts=1)
             time.sleep(1)
