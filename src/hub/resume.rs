@@ -58,7 +58,7 @@ impl<'a> Resume<'a> {
         let on = hub.keeping.is_on();
         for name in joined {
             let asked = since.get(name.as_str());
-            let found = on && resume.pin(name, asked, &mut left);
+            let found = on && resume.pin(connection, name, asked, &mut left);
             if let Some(Some(_)) = asked {
                 resume.positions.recovered.push(((*name).clone(), found));
             }
@@ -66,8 +66,15 @@ impl<'a> Resume<'a> {
         resume
     }
 
-    /// Pins the history of a channel. Returns whether it has every message that was asked for.
-    fn pin(&mut self, name: &ChannelName, asked: Option<&Option<MessageId>>, left: &mut Allowance) -> bool {
+    /// Pins the history of a channel, and holds back the messages of a channel that the connection reads already until its
+    /// history was delivered. Returns whether it has every message that was asked for.
+    fn pin(
+        &mut self,
+        connection: &Connection,
+        name: &ChannelName,
+        asked: Option<&Option<MessageId>>,
+        left: &mut Allowance,
+    ) -> bool {
         let mut shard = lock(self.hub.channels.shard(name.as_str()));
         let channel = shard.entry(name.clone()).or_insert_with(|| Channel::new(name)).clone();
         let mut readers = lock(&channel.readers);
@@ -79,6 +86,8 @@ impl<'a> Resume<'a> {
         let after = found.unwrap_or(history.last());
         self.positions.ids.push((name.clone(), history.id_of(after)));
         history.pin();
+        // A message that came before the history would be out of order.
+        readers.connections.swap_remove(connection);
         drop(readers);
         self.pinned.insert(name.clone(), (channel, after));
         found.is_some()
@@ -106,13 +115,20 @@ impl Drop for Resume<'_> {
 }
 
 impl Hub {
-    /// Queues the history after the message `after` to a connection that reads the channel already. This is one step in the
-    /// channel's order, so that only messages of the history are delivered twice.
+    /// Queues the history after the message `after` to a connection that reads the channel already, and lets it have new
+    /// messages again, which were held back. This is one step in the channel's order, so that only messages of the history
+    /// are delivered twice, and all of them in order.
     pub(super) fn deliver_again(&self, connection: &Arc<Connection>, name: &ChannelName, after: u64) {
         let channel = lock(self.channels.shard(name.as_str())).get(name).cloned();
         let Some(channel) = channel else { return };
-        if let Some(history) = &lock(&channel.readers).history {
+        let mut readers = lock(&channel.readers);
+        if let Some(history) = &readers.history {
             deliver(history, after, connection);
+        }
+        readers.connections.insert(connection.clone());
+        if readers.watch.as_ref().is_some_and(|watch| !watch.counts(connection)) {
+            // Somebody began to follow the channel meanwhile.
+            self.change_watch(&channel, &mut readers, |watch, now| watch.join(connection, now));
         }
     }
 }

@@ -86,6 +86,11 @@ impl Watch {
         self.counted.insert(connection.id(), subject);
     }
 
+    /// Returns whether a connection is counted as a reader.
+    pub(super) fn counts(&self, connection: &Connection) -> bool {
+        self.counted.contains_key(&connection.id())
+    }
+
     /// A connection has left the channel, and follows no more.
     pub(super) fn part(&mut self, connection: &Connection, now: Instant) {
         self.uncount(connection, now);
@@ -110,7 +115,7 @@ impl Watch {
 
     /// Counts a connection again, whose claims have changed.
     pub(super) fn recount(&mut self, connection: &Connection, now: Instant) {
-        if self.counted.contains_key(&connection.id()) {
+        if self.counts(connection) {
             self.uncount(connection, now);
             self.join(connection, now);
         }

@@ -121,6 +121,25 @@ fn a_client_that_resumes_misses_nothing_and_gets_nothing_twice() {
 }
 
 #[test]
+fn a_history_that_is_delivered_again_comes_before_all_later_messages() {
+    let hub = keeping(3);
+    let chat = ["c".to_owned()];
+    let (reader, sink) = enter(&hub, &chat, ALWAYS);
+    publish(&hub, "c", "1", None);
+    publish(&hub, "c", "2", None);
+    let mut before = Vec::new();
+    hub.replace_claims(&reader, Arc::new(access(&chat)), &[("c".into(), None)], 8, |_, _| {
+        publish(&hub, "c", "3", None);
+        before = texts(&sink);
+    });
+    write(&reader);
+    publish(&hub, "c", "4", None);
+    assert_eq!(before, ["1", "2"], "after the reply the history comes first");
+    assert_eq!(texts(&sink)[2..], ["1", "2", "3", "4"]);
+    assert_eq!(hub.readers_of("c"), 1);
+}
+
+#[test]
 fn a_client_that_saw_no_message_has_a_position_too() {
     let hub = keeping(3);
     let both = ["c".to_owned(), "quiet".to_owned()];

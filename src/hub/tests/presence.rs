@@ -247,3 +247,19 @@ fn a_return_within_the_grace_is_no_event_and_all_changes_come_in_one_frame() {
     );
     assert_eq!(told[2], serde_json::json!({"channel": "c", "joined": [], "left": ["bob"], "count": 2}));
 }
+
+#[test]
+fn a_reader_to_whom_the_history_is_delivered_again_is_counted() {
+    let hub = hub();
+    hub.keep(3, GRACE, 1 << 20);
+    let (reader, _) = connect(&hub, Some("ann"), true);
+    let (follower, sink) = connect(&hub, Some("bob"), true);
+    hub.replace_claims(&reader, claims(Some("ann"), true), &[("c".into(), None)], 8, |_, _| {
+        look(&hub, &follower, Some(true), LIMITS);
+    });
+    tell(&hub, Duration::ZERO, LIMITS);
+    assert_eq!(frames(&sink).last().unwrap()["count"], 2);
+    hub.leave(&reader);
+    tell(&hub, GRACE, LIMITS);
+    assert_eq!(frames(&sink).last().unwrap()["left"], serde_json::json!(["ann"]));
+}
