@@ -63,13 +63,27 @@ export interface Events {
         recovered: boolean;
     };
     message: Message;
-    /** Rejections by the server, tokens that could not be obtained, and handlers of channels that the token does not read. */
+    /**
+   * Rejections by the server, tokens and states that could not be obtained (`token`, `load`), and handlers of channels that
+   * the token does not read.
+     */
     error: {
         error: string;
         message: string;
         channel?: string;
     };
 }
+/** How a handler of `on` gets its messages. */
+export interface Follow {
+    /**
+   * Fetches the state that the handler's messages change, and returns the id of the channel at which it was read. It is called
+   * before the channel is joined, and again whenever messages may be missing. The handler then gets each message after
+   * this id once, in order. Where the server keeps no history, the result is not used.
+     */
+    load?: () => Id | Promise<Id>;
+}
+/** An id of a channel, as the backend gets it from `GET /api/channels/NAME` and `POST /api/publish`. */
+export type Id = string | null | undefined | void;
 /** The part of the browser's WebSocket that the client uses; npm's `ws` has it too. */
 export interface Socket {
     onopen: ((event: any) => void) | null;
@@ -121,9 +135,9 @@ export declare class Philote {
     /**
    * Calls a handler for each message of a channel that the token reads. A channel that it only allows to join is joined, and
    * left with its last handler. For another channel an `error` follows the next `access`. A text that is not JSON is passed
-   * unchanged. Returns a function that removes the handler.
+   * unchanged. With `load`, the handler follows a state. Returns a function that removes the handler.
      */
-    on(channel: string, handler: (value: any, message: Message) => void): () => void;
+    on(channel: string, handler: (value: any, message: Message) => void, { load }?: Follow): () => void;
     /**
    * Joins a channel that the token allows to join; the messages go to the handlers of `message` and `on`. It stays joined,
    * also after a reconnection, until `leave`. Rejected with the code `forbidden` if it may not be joined.

@@ -28,6 +28,9 @@ const SECOND_LOOK = 100;
 const FOLLOWS = 50;
 /** The burst that the server allows, in milliseconds of its rate. */
 const BURST = 1000;
+/** The messages that a handler may miss while `load()` runs, and their length in UTF-16 units; with more, it is called again. */
+const HELD = 1000;
+const HELD_LENGTH = 2 ** 22;
 /** The pause after `rate_limited`, in milliseconds: a little longer than the time after which the server forgets it. */
 const PAUSE = 1200;
 /** Milliseconds of a monotonic clock. */
@@ -121,6 +124,143 @@ class Pace {
         });
     }
 }
+/** A handler that follows a state: it gets the messages after the id at which the state was read. */
+class Loading {
+    load;
+    apply;
+    wait;
+    failed;
+    loaded;
+    /** Without a call of `load` or a state, in a call, before the next call, with a state, or following it. */
+    #phase = "idle";
+    /** The id of the state. */
+    #id;
+    /** The channel is read, and all messages after `#base` arrive; without a history it has no id. */
+    #isRead = false;
+    #base;
+    /** The channel was read already when the last call began, so that its state cannot be too old. */
+    #isFresh = false;
+    /** The messages that arrived during the call, and the length of their texts. */
+    #held = [];
+    #length = 0;
+    /** Counts calls: only the newest answer is used. */
+    #call = 0;
+    #attempt = 0;
+    #timer;
+    /** `wait` returns the milliseconds before the next attempt, and `loaded` is called when there is an id to join with. */
+    constructor(load, apply, wait, failed, loaded) {
+        this.load = load;
+        this.apply = apply;
+        this.wait = wait;
+        this.failed = failed;
+        this.loaded = loaded;
+    }
+    /** The id with which the channel can be joined. */
+    get since() {
+        return this.#phase === "loaded" && typeof this.#id === "string" ? this.#id : undefined;
+    }
+    /** The channel need not be joined yet, because there is no state. */
+    get isAwaited() {
+        return !this.#isRead && (this.#phase === "calls" || this.#phase === "waits");
+    }
+    start() {
+        const call = ++this.#call;
+        this.#phase = "calls";
+        this.#isFresh = this.#isRead;
+        const answer = (what) => {
+            if (call === this.#call && this.#phase === "calls")
+                what();
+        };
+        const fail = (why) => answer(() => this.#fail(why));
+        this.#later(PATIENCE, () => fail(`load() did not answer within ${PATIENCE / 1000} s`));
+        Promise.resolve()
+            .then(() => (call === this.#call ? this.load() : undefined))
+            .then((id) => answer(() => this.#settle(id)), (error) => fail(`load() failed: ${error?.message ?? error}`));
+    }
+    /** A message of the channel. */
+    put(value, message) {
+        if (this.#phase === "follows") {
+            if (message.id === undefined || !isReached(this.#id, message.id))
+                this.apply(value, message);
+            return;
+        }
+        if (this.#phase === "calls") {
+            this.#held.push([value, message]);
+            this.#length += message.data?.length ?? 0;
+            if (this.#held.length <= HELD && this.#length <= HELD_LENGTH)
+                return;
+            this.#fail("too many messages arrived before load() answered");
+        }
+        this.#base = message.id;
+    }
+    /** The channel is read: all messages after `base` arrive. `isGapless`: no message is missing since it was read before. */
+    enter(base, isGapless = false) {
+        if (isGapless && this.#isRead)
+            return;
+        this.#isRead = true;
+        this.#isFresh = false;
+        this.#drop();
+        this.#base = base;
+        if (this.#phase === "loaded")
+            this.#follow();
+        else if (this.#phase !== "calls")
+            this.start();
+    }
+    /** The channel is not read any more. */
+    leave() {
+        this.#isRead = false;
+        if (this.#phase === "follows")
+            this.#phase = "idle";
+    }
+    end() {
+        this.#call++;
+        clearTimeout(this.#timer);
+    }
+    #later(delay, what) {
+        clearTimeout(this.#timer);
+        this.#timer = setTimeout(what, Math.min(delay, LONGEST_TIMER));
+    }
+    #drop() {
+        if (this.#held.length)
+            this.#base = this.#held.at(-1)[1].id;
+        this.#held = [];
+        this.#length = 0;
+    }
+    #fail(why) {
+        this.#phase = "waits";
+        this.#drop();
+        this.#later(this.wait(this.#attempt++), () => this.start());
+        this.failed(why);
+    }
+    #settle(id) {
+        clearTimeout(this.#timer);
+        this.#phase = "loaded";
+        this.#id = id;
+        if (this.#isRead)
+            this.#follow();
+        else
+            this.loaded();
+    }
+    /** Follows the state, if all messages after it arrive or are held. */
+    #follow() {
+        const [id, base] = [this.#id, this.#base];
+        if (base === undefined ? this.#isFresh : typeof id === "string" && isReached(id, base)) {
+            this.#phase = "follows";
+            this.#attempt = 0;
+            const held = this.#held;
+            this.#drop();
+            for (const [value, message] of held)
+                this.put(value, message);
+        }
+        else if (this.#isFresh) {
+            const sentence = "it must be the id at which the state was read, and an id of this channel";
+            this.#fail(`load() returned ${typeof id === "string" ? `the id ${id}` : "no id"}, and messages are known after ${base}: ${sentence}`);
+        }
+        else {
+            this.start();
+        }
+    }
+}
 /** One connection to a Philote server, kept open until `close` or until the server forbids to reconnect. */
 export class Philote {
     #url;
@@ -171,6 +311,8 @@ export class Philote {
     /** The request that was sent and not answered, and whether there may be more to ask for. */
     #asked;
     #stale = false;
+    /** The handlers whose state is loaded. */
+    #loads = new Map();
     /** The handlers of presence, what is known, and the channels that this connection follows. */
     #watchers = new Map();
     #present = new Map();
@@ -213,9 +355,11 @@ export class Philote {
     /**
    * Calls a handler for each message of a channel that the token reads. A channel that it only allows to join is joined, and
    * left with its last handler. For another channel an `error` follows the next `access`. A text that is not JSON is passed
-   * unchanged. Returns a function that removes the handler.
+   * unchanged. With `load`, the handler follows a state. Returns a function that removes the handler.
      */
-    on(channel, handler) {
+    on(channel, handler, { load } = {}) {
+        if (load)
+            return this.#load(channel, handler, load);
         const end = this.#add("#" + channel, handler);
         if (this.#options.history && !(this.#isOpen && this.#isLive(channel))) {
             this.#late.set(channel, (this.#late.get(channel) ?? new Set()).add(handler));
@@ -228,6 +372,33 @@ export class Philote {
                 this.#unread.delete(channel);
             this.#attendLater();
         };
+    }
+    #load(channel, handler, load) {
+        const isThere = () => !!this.#loads.get(channel)?.has(loading);
+        const loading = new Loading(load, (value, message) => isThere() && this.#call(handler, [value, message]), (attempt) => this.#wait(attempt), (message) => this.#tell("error", { error: "load", channel, message }), () => this.#attend());
+        const end = this.#add("#" + channel, (value, message) => loading.put(value, message));
+        this.#loads.set(channel, (this.#loads.get(channel) ?? new Set()).add(loading));
+        if (this.#isOpen && this.#reads(channel))
+            loading.enter(this.#ids.get(channel));
+        else if (this.#state.state !== "closed")
+            loading.start();
+        this.#attendLater();
+        return () => {
+            end();
+            loading.end();
+            const loads = this.#loads.get(channel);
+            loads?.delete(loading);
+            if (!loads?.size)
+                this.#loads.delete(channel);
+            if (!this.#handlers.has("#" + channel))
+                this.#unread.delete(channel);
+            this.#attendLater();
+        };
+    }
+    /** The id after which a channel that was not read follows the states that are loaded. */
+    #loadedId(channel) {
+        const ids = [...(this.#loads.get(channel) ?? [])].flatMap(({ since }) => since ?? []);
+        return ids.find((id) => ids.every((other) => isReached(other, id))) ?? ids[0];
     }
     /**
    * Joins a channel that the token allows to join; the messages go to the handlers of `message` and `on`. It stays joined,
@@ -366,9 +537,9 @@ export class Philote {
         this.#timer = setTimeout(what, Math.min(delay, LONGEST_TIMER));
     }
     /** Random in the whole range ("full jitter"), so that clients that were cut together do not reconnect together. */
-    #wait() {
+    #wait(attempt = this.#attempt++) {
         const [first, longest] = this.#options.backoff ?? [500, 30_000];
-        return Math.random() * Math.min(longest, first * 2 ** this.#attempt++);
+        return Math.random() * Math.min(longest, first * 2 ** attempt);
     }
     #online = () => {
         if (this.#state.state === "waiting")
@@ -478,6 +649,11 @@ export class Philote {
             begin.push([channel, [...handlers]]);
             if (!this.#bare)
                 since[channel] = null;
+        }
+        for (const channel of this.#bare ? [] : this.#loads.keys()) {
+            const id = this.#loadedId(channel);
+            if (id !== undefined && !(channel in since))
+                since[channel] = id;
         }
         const bare = JSON.stringify({ auth: token });
         const frame = JSON.stringify({ auth: token, since });
@@ -614,6 +790,7 @@ export class Philote {
     #enter(frame) {
         const { recovered = {}, ids = {}, ...access } = frame;
         const before = this.#access;
+        const stays = new Set([...this.#loads.keys()].filter((channel) => this.#isOpen && this.#reads(channel)));
         const shown = this.#shown.shift();
         if (shown)
             this.#pace.answered(shown.bytes);
@@ -653,6 +830,14 @@ export class Philote {
             if (!this.#ids.has(channel))
                 this.#ids.set(channel, id);
         const missed = this.#begin(shown?.begin ?? [], told);
+        for (const [channel, loads] of this.#loads) {
+            for (const loading of loads) {
+                if (!this.#reads(channel))
+                    this.#rejoin.has(channel) || loading.leave();
+                else if (!stays.has(channel))
+                    loading.enter(told.get(channel), recovered[channel] === true);
+            }
+        }
         const expires = access.expires_at;
         // By the clock of this machine. If it is fast, the close code 4401 causes the request of the next token.
         const left = expires === null ? LONGEST_TIMER : Date.parse(expires) - Date.now();
@@ -769,6 +954,12 @@ export class Philote {
     #isRoom(channel) {
         return !this.#access?.read.includes(channel) && this.#mayJoin(channel);
     }
+    /** Whether a channel is wanted only by handlers whose first state has not been loaded yet. */
+    #isAwaited(channel) {
+        const loads = [...(this.#loads.get(channel) ?? [])].filter(({ isAwaited }) => isAwaited);
+        const others = this.#handlers.get("#" + channel)?.size !== loads.length;
+        return loads.length > 0 && !others && !this.#rooms.has(channel) && !this.#watchers.has(channel);
+    }
     /** Resolves the calls of `join` for a channel that is read. */
     #satisfy(channel) {
         const waiting = this.#rooms.get(channel);
@@ -785,6 +976,8 @@ export class Philote {
     /** Reports that a channel cannot be read. */
     #forbid(channel, message) {
         this.#rejoin.delete(channel);
+        for (const loading of this.#loads.get(channel) ?? [])
+            loading.leave();
         this.#dismiss(channel, new PhiloteError("forbidden", message));
         if (this.#handlers.has("#" + channel))
             this.#unread.add(channel);
@@ -820,6 +1013,9 @@ export class Philote {
                 continue;
             if (this.#joined.has(channel) && !(late && !this.#isLive(channel)))
                 continue;
+            const id = this.#loadedId(channel);
+            if (this.#isAwaited(channel))
+                continue;
             if (!fits(channel, names.length))
                 break;
             names.push(channel);
@@ -829,6 +1025,8 @@ export class Philote {
                 since[channel] = null;
                 begin.push([channel, [...late]]);
             }
+            else if (id !== undefined)
+                since[channel] = id;
         }
         if (names.length) {
             const frame = JSON.stringify({ join: names, since });
@@ -869,6 +1067,9 @@ export class Philote {
                 this.#ids.set(channel, id);
             if (id !== undefined)
                 told.set(channel, id);
+            if (isNew)
+                for (const loading of this.#loads.get(channel) ?? [])
+                    loading.enter(id, recovered === true);
             this.#joined.add(channel);
             this.#satisfy(channel);
         }
@@ -885,6 +1086,8 @@ export class Philote {
         for (const channel of left) {
             for (const places of [this.#joined, this.#ids, this.#resumed])
                 places.delete(channel);
+            for (const loading of this.#loads.get(channel) ?? [])
+                loading.leave();
             this.#unfollow(channel);
         }
         this.#attend();
@@ -1060,6 +1263,9 @@ export class Philote {
         this.#waiting.clear();
         for (const channel of [...this.#rooms.keys()])
             this.#dismiss(channel, new PhiloteError("closed", reason));
+        for (const loads of this.#loads.values())
+            for (const loading of loads)
+                loading.end();
         this.#become({ state: "closed", code, reason });
     }
 }

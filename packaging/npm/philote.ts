@@ -61,9 +61,25 @@ export interface Events {
   /** After each reconnection, once for each channel: `false` if messages may have been missed. */
   recovered: { channel: string; recovered: boolean };
   message: Message;
-  /** Rejections by the server, tokens that could not be obtained, and handlers of channels that the token does not read. */
+  /**
+ * Rejections by the server, tokens and states that could not be obtained (`token`, `load`), and handlers of channels that
+ * the token does not read.
+   */
   error: { error: string; message: string; channel?: string };
 }
+
+/** How a handler of `on` gets its messages. */
+export interface Follow {
+  /**
+ * Fetches the state that the handler's messages change, and returns the id of the channel at which it was read. It is called
+ * before the channel is joined, and again whenever messages may be missing. The handler then gets each message after
+ * this id once, in order. Where the server keeps no history, the result is not used.
+   */
+  load?: () => Id | Promise<Id>;
+}
+
+/** An id of a channel, as the backend gets it from `GET /api/channels/NAME` and `POST /api/publish`. */
+export type Id = string | null | undefined | void;
 
 /** The part of the browser's WebSocket that the client uses; npm's `ws` has it too. */
 export interface Socket {
@@ -163,6 +179,9 @@ const SECOND_LOOK = 100;
 const FOLLOWS = 50;
 /** The burst that the server allows, in milliseconds of its rate. */
 const BURST = 1000;
+/** The messages that a handler may miss while `load()` runs, and their length in UTF-16 units; with more, it is called again. */
+const HELD = 1000;
+const HELD_LENGTH = 2 ** 22;
 /** The pause after `rate_limited`, in milliseconds: a little longer than the time after which the server forgets it. */
 const PAUSE = 1200;
 
@@ -262,6 +281,142 @@ class Pace {
   }
 }
 
+/** A handler that follows a state: it gets the messages after the id at which the state was read. */
+class Loading {
+  /** Without a call of `load` or a state, in a call, before the next call, with a state, or following it. */
+  #phase: "idle" | "calls" | "waits" | "loaded" | "follows" = "idle";
+  /** The id of the state. */
+  #id: unknown;
+  /** The channel is read, and all messages after `#base` arrive; without a history it has no id. */
+  #isRead = false;
+  #base?: string;
+  /** The channel was read already when the last call began, so that its state cannot be too old. */
+  #isFresh = false;
+  /** The messages that arrived during the call, and the length of their texts. */
+  #held: [unknown, Message][] = [];
+  #length = 0;
+  /** Counts calls: only the newest answer is used. */
+  #call = 0;
+  #attempt = 0;
+  #timer?: ReturnType<typeof setTimeout>;
+
+  /** `wait` returns the milliseconds before the next attempt, and `loaded` is called when there is an id to join with. */
+  constructor(
+    private load: () => unknown,
+    private apply: (value: unknown, message: Message) => void,
+    private wait: (attempt: number) => number,
+    private failed: (message: string) => void,
+    private loaded: () => void,
+  ) {}
+
+  /** The id with which the channel can be joined. */
+  get since(): string | undefined {
+    return this.#phase === "loaded" && typeof this.#id === "string" ? this.#id : undefined;
+  }
+
+  /** The channel need not be joined yet, because there is no state. */
+  get isAwaited(): boolean {
+    return !this.#isRead && (this.#phase === "calls" || this.#phase === "waits");
+  }
+
+  start(): void {
+    const call = ++this.#call;
+    this.#phase = "calls";
+    this.#isFresh = this.#isRead;
+    const answer = (what: () => void) => {
+      if (call === this.#call && this.#phase === "calls") what();
+    };
+    const fail = (why: string) => answer(() => this.#fail(why));
+    this.#later(PATIENCE, () => fail(`load() did not answer within ${PATIENCE / 1000} s`));
+    Promise.resolve()
+      .then(() => (call === this.#call ? this.load() : undefined))
+      .then(
+        (id) => answer(() => this.#settle(id)),
+        (error) => fail(`load() failed: ${error?.message ?? error}`),
+      );
+  }
+
+  /** A message of the channel. */
+  put(value: unknown, message: Message): void {
+    if (this.#phase === "follows") {
+      if (message.id === undefined || !isReached(this.#id as string, message.id)) this.apply(value, message);
+      return;
+    }
+    if (this.#phase === "calls") {
+      this.#held.push([value, message]);
+      this.#length += message.data?.length ?? 0;
+      if (this.#held.length <= HELD && this.#length <= HELD_LENGTH) return;
+      this.#fail("too many messages arrived before load() answered");
+    }
+    this.#base = message.id;
+  }
+
+  /** The channel is read: all messages after `base` arrive. `isGapless`: no message is missing since it was read before. */
+  enter(base: string | undefined, isGapless = false): void {
+    if (isGapless && this.#isRead) return;
+    this.#isRead = true;
+    this.#isFresh = false;
+    this.#drop();
+    this.#base = base;
+    if (this.#phase === "loaded") this.#follow();
+    else if (this.#phase !== "calls") this.start();
+  }
+
+  /** The channel is not read any more. */
+  leave(): void {
+    this.#isRead = false;
+    if (this.#phase === "follows") this.#phase = "idle";
+  }
+
+  end(): void {
+    this.#call++;
+    clearTimeout(this.#timer);
+  }
+
+  #later(delay: number, what: () => void): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(what, Math.min(delay, LONGEST_TIMER));
+  }
+
+  #drop(): void {
+    if (this.#held.length) this.#base = this.#held.at(-1)![1].id;
+    this.#held = [];
+    this.#length = 0;
+  }
+
+  #fail(why: string): void {
+    this.#phase = "waits";
+    this.#drop();
+    this.#later(this.wait(this.#attempt++), () => this.start());
+    this.failed(why);
+  }
+
+  #settle(id: unknown): void {
+    clearTimeout(this.#timer);
+    this.#phase = "loaded";
+    this.#id = id;
+    if (this.#isRead) this.#follow();
+    else this.loaded();
+  }
+
+  /** Follows the state, if all messages after it arrive or are held. */
+  #follow(): void {
+    const [id, base] = [this.#id, this.#base];
+    if (base === undefined ? this.#isFresh : typeof id === "string" && isReached(id, base)) {
+      this.#phase = "follows";
+      this.#attempt = 0;
+      const held = this.#held;
+      this.#drop();
+      for (const [value, message] of held) this.put(value, message);
+    } else if (this.#isFresh) {
+      const sentence = "it must be the id at which the state was read, and an id of this channel";
+      this.#fail(`load() returned ${typeof id === "string" ? `the id ${id}` : "no id"}, and messages are known after ${base}: ${sentence}`);
+    } else {
+      this.start();
+    }
+  }
+}
+
 /** One connection to a Philote server, kept open until `close` or until the server forbids to reconnect. */
 export class Philote {
   #url: string;
@@ -312,6 +467,8 @@ export class Philote {
   /** The request that was sent and not answered, and whether there may be more to ask for. */
   #asked?: Request;
   #stale = false;
+  /** The handlers whose state is loaded. */
+  #loads = new Map<string, Set<Loading>>();
   /** The handlers of presence, what is known, and the channels that this connection follows. */
   #watchers = new Map<string, Set<(presence: Presence) => void>>();
   #present = new Map<string, Presence>();
@@ -357,9 +514,10 @@ export class Philote {
   /**
  * Calls a handler for each message of a channel that the token reads. A channel that it only allows to join is joined, and
  * left with its last handler. For another channel an `error` follows the next `access`. A text that is not JSON is passed
- * unchanged. Returns a function that removes the handler.
+ * unchanged. With `load`, the handler follows a state. Returns a function that removes the handler.
    */
-  on(channel: string, handler: (value: any, message: Message) => void): () => void {
+  on(channel: string, handler: (value: any, message: Message) => void, { load }: Follow = {}): () => void {
+    if (load) return this.#load(channel, handler, load);
     const end = this.#add("#" + channel, handler);
     if (this.#options.history && !(this.#isOpen && this.#isLive(channel))) {
       this.#late.set(channel, (this.#late.get(channel) ?? new Set()).add(handler));
@@ -371,6 +529,37 @@ export class Philote {
       if (!this.#handlers.has("#" + channel)) this.#unread.delete(channel);
       this.#attendLater();
     };
+  }
+
+  #load(channel: string, handler: Handler, load: () => unknown): () => void {
+    const isThere = () => !!this.#loads.get(channel)?.has(loading);
+    const loading = new Loading(
+      load,
+      (value, message) => isThere() && this.#call(handler, [value, message]),
+      (attempt) => this.#wait(attempt),
+      (message) => this.#tell("error", { error: "load", channel, message }),
+      () => this.#attend(),
+    );
+    const end = this.#add("#" + channel, (value, message) => loading.put(value, message));
+    this.#loads.set(channel, (this.#loads.get(channel) ?? new Set()).add(loading));
+    if (this.#isOpen && this.#reads(channel)) loading.enter(this.#ids.get(channel));
+    else if (this.#state.state !== "closed") loading.start();
+    this.#attendLater();
+    return () => {
+      end();
+      loading.end();
+      const loads = this.#loads.get(channel);
+      loads?.delete(loading);
+      if (!loads?.size) this.#loads.delete(channel);
+      if (!this.#handlers.has("#" + channel)) this.#unread.delete(channel);
+      this.#attendLater();
+    };
+  }
+
+  /** The id after which a channel that was not read follows the states that are loaded. */
+  #loadedId(channel: string): string | undefined {
+    const ids = [...(this.#loads.get(channel) ?? [])].flatMap(({ since }) => since ?? []);
+    return ids.find((id) => ids.every((other) => isReached(other, id))) ?? ids[0];
   }
 
   /**
@@ -511,9 +700,9 @@ export class Philote {
   }
 
   /** Random in the whole range ("full jitter"), so that clients that were cut together do not reconnect together. */
-  #wait(): number {
+  #wait(attempt = this.#attempt++): number {
     const [first, longest] = this.#options.backoff ?? [500, 30_000];
-    return Math.random() * Math.min(longest, first * 2 ** this.#attempt++);
+    return Math.random() * Math.min(longest, first * 2 ** attempt);
   }
 
   #online = (): void => {
@@ -623,6 +812,10 @@ export class Philote {
       if (channel in since || this.#isRoom(channel)) continue;
       begin.push([channel, [...handlers]]);
       if (!this.#bare) since[channel] = null;
+    }
+    for (const channel of this.#bare ? [] : this.#loads.keys()) {
+      const id = this.#loadedId(channel);
+      if (id !== undefined && !(channel in since)) since[channel] = id;
     }
     const bare = JSON.stringify({ auth: token });
     const frame = JSON.stringify({ auth: token, since });
@@ -741,6 +934,7 @@ export class Philote {
   #enter(frame: Access & { recovered?: Record<string, boolean>; ids?: Record<string, string> }): void {
     const { recovered = {}, ids = {}, ...access } = frame;
     const before = this.#access;
+    const stays = new Set([...this.#loads.keys()].filter((channel) => this.#isOpen && this.#reads(channel)));
     const shown = this.#shown.shift();
     if (shown) this.#pace.answered(shown.bytes);
     if (shown) this.#token = shown.token;
@@ -768,6 +962,12 @@ export class Philote {
     const told = new Map(Object.entries(ids));
     for (const [channel, id] of told) if (!this.#ids.has(channel)) this.#ids.set(channel, id);
     const missed = this.#begin(shown?.begin ?? [], told);
+    for (const [channel, loads] of this.#loads) {
+      for (const loading of loads) {
+        if (!this.#reads(channel)) this.#rejoin.has(channel) || loading.leave();
+        else if (!stays.has(channel)) loading.enter(told.get(channel), recovered[channel] === true);
+      }
+    }
 
     const expires = access.expires_at;
     // By the clock of this machine. If it is fast, the close code 4401 causes the request of the next token.
@@ -874,6 +1074,13 @@ export class Philote {
     return !this.#access?.read.includes(channel) && this.#mayJoin(channel);
   }
 
+  /** Whether a channel is wanted only by handlers whose first state has not been loaded yet. */
+  #isAwaited(channel: string): boolean {
+    const loads = [...(this.#loads.get(channel) ?? [])].filter(({ isAwaited }) => isAwaited);
+    const others = this.#handlers.get("#" + channel)?.size !== loads.length;
+    return loads.length > 0 && !others && !this.#rooms.has(channel) && !this.#watchers.has(channel);
+  }
+
   /** Resolves the calls of `join` for a channel that is read. */
   #satisfy(channel: string): void {
     const waiting = this.#rooms.get(channel);
@@ -889,6 +1096,7 @@ export class Philote {
   /** Reports that a channel cannot be read. */
   #forbid(channel: string, message: string): void {
     this.#rejoin.delete(channel);
+    for (const loading of this.#loads.get(channel) ?? []) loading.leave();
     this.#dismiss(channel, new PhiloteError("forbidden", message));
     if (this.#handlers.has("#" + channel)) this.#unread.add(channel);
     this.#tell("error", { error: "forbidden", channel, message });
@@ -919,13 +1127,15 @@ export class Philote {
       const late = this.#late.get(channel);
       if (!this.#isRoom(channel) || this.#unread.has(channel)) continue;
       if (this.#joined.has(channel) && !(late && !this.#isLive(channel))) continue;
+      const id = this.#loadedId(channel);
+      if (this.#isAwaited(channel)) continue;
       if (!fits(channel, names.length)) break;
       names.push(channel);
       if (this.#rejoin.has(channel)) since[channel] = this.#ids.get(channel) ?? null;
       else if (late) {
         since[channel] = null;
         begin.push([channel, [...late]]);
-      }
+      } else if (id !== undefined) since[channel] = id;
     }
     if (names.length) {
       const frame = JSON.stringify({ join: names, since });
@@ -962,6 +1172,7 @@ export class Philote {
       if (isNew && id === undefined) this.#ids.delete(channel);
       else if (isNew) this.#ids.set(channel, id!);
       if (id !== undefined) told.set(channel, id);
+      if (isNew) for (const loading of this.#loads.get(channel) ?? []) loading.enter(id, recovered === true);
       this.#joined.add(channel);
       this.#satisfy(channel);
     }
@@ -976,6 +1187,7 @@ export class Philote {
     if (asked.length && asked.length === left.length && asked.every((name) => left.includes(name))) this.#settleRequest();
     for (const channel of left) {
       for (const places of [this.#joined, this.#ids, this.#resumed]) places.delete(channel);
+      for (const loading of this.#loads.get(channel) ?? []) loading.leave();
       this.#unfollow(channel);
     }
     this.#attend();
@@ -1136,6 +1348,7 @@ export class Philote {
     for (const { reject } of this.#waiting.values()) reject(new PhiloteError("closed", reason));
     this.#waiting.clear();
     for (const channel of [...this.#rooms.keys()]) this.#dismiss(channel, new PhiloteError("closed", reason));
+    for (const loads of this.#loads.values()) for (const loading of loads) loading.end();
     this.#become({ state: "closed", code, reason });
   }
 }
