@@ -4,14 +4,18 @@
   accept   a full fan-out while 5,000 connections are opened and closed
   drop     the delay of a new connection while half of 19,000 connections drop at one instant
   large    a room of ten while 18,000 readers of another channel receive messages
+  presence a paced channel while clients join and leave a channel of 10,000 readers, whose presence is followed or not
 
 Each measurement has a daemon of its own. The generators share a core: where this runs as root, the measured load runs in the
 real-time scheduling class, so that the other generator does not delay it.
 """
 import argparse
+import contextlib
+import json
 import os
 import signal
 import socket
+import struct
 import statistics
 import sys
 import threading
@@ -125,7 +129,76 @@ def drop(philote):
              f"longest {max(delays) * 1e3:.2f} ms: {verdict} {DELAY_ALLOWED * 1e3:.0f} ms")]
 
 
-CASES = {"flood": flood, "accept": accept, "drop": drop, "large": large}
+def opened(address, token):
+    """A WebSocket connection that speaks philote.v1 and was welcomed."""
+    stream = socket.create_connection(address, timeout=10)
+    stream.sendall(harness.upgrade_request(token).replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: philote.v1\r\n\r\n"))
+    if not stream.recv(4096).startswith(b"HTTP/1.1 101"):
+        sys.exit("benches/run fair: the server refused a connection")
+    return stream
+
+
+def frame(message):
+    """A frame of less than 126 bytes, masked with zeros."""
+    text = json.dumps(message).encode()
+    return struct.pack("!BB4x", 0x81, 0x80 | len(text)) + text
+
+
+class Visitors(threading.Thread):
+    """Clients with a subject each that join a channel and leave it, in turn, until `done` is set."""
+
+    def __init__(self, streams, channel, joins_per_second):
+        super().__init__()
+        self.streams, self.channel, self.joins_per_second = streams, channel, joins_per_second
+        self.done, self.joins = threading.Event(), 0
+
+    def run(self):
+        began = time.monotonic()
+        while not self.done.is_set():
+            round_, at = divmod(self.joins, len(self.streams))
+            stream = self.streams[at]
+            if round_:
+                stream.sendall(frame({"leave": [self.channel]}))
+            stream.sendall(frame({"join": [self.channel]}))
+            self.joins += 1
+            # The answers only make room for the next ones.
+            with contextlib.suppress(BlockingIOError):
+                stream.recv(65536, socket.MSG_DONTWAIT)
+            time.sleep(max(0, began + self.joins / self.joins_per_second - time.monotonic()))
+
+
+def presence(philote):
+    rows = []
+    with Daemon(philote) as daemon, contextlib.ExitStack() as sockets:
+        def client(*claims):
+            token = json.loads(daemon.ctl("token", "--expires-in", "1h", "--json", *claims))["token"]
+            return sockets.enter_context(opened(daemon.address(), token))
+        reader, address = daemon.token("room"), daemon.address()
+        for _ in range(10_000):
+            sockets.enter_context(opened(address, reader))
+        streams = [client("--may-read", "room", "--subject", f"visitor {n}") for n in range(100)]
+        measured = ["paced", "--duration", "10s"]
+        rows.append(("paced, 1,000 readers x 50/s, 10,000 readers of another channel", latency(row(daemon.bench(*measured, before=FIRST)))))
+        told = 0
+        for followed in (False, True):
+            if followed:
+                follower = client("--read", "room", "--presence", "--subject", "follower")
+                follower.sendall(frame({"presence": ["room"], "follow": True}))
+            visitors = Visitors(streams, "room", 500)
+            visitors.start()
+            text = latency(row(daemon.bench(*measured, before=FIRST)))
+            visitors.done.set()
+            visitors.join()
+            if followed:
+                with contextlib.suppress(BlockingIOError):
+                    while read := follower.recv(1 << 20, socket.MSG_DONTWAIT):
+                        told += read.count(b'"presence"')
+            rows.append((f"the same beside {visitors.joins:,} joins and leaves of it, {'one follower' if followed else 'nobody follows'}",
+                         text + (f"; {told} frames to the follower" if followed else "")))
+    return rows
+
+
+CASES = {"flood": flood, "accept": accept, "drop": drop, "large": large, "presence": presence}
 
 
 def main(words):
