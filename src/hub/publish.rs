@@ -148,7 +148,10 @@ impl Hub {
         loop {
             let channel = {
                 let mut shard = lock(self.channels.shard(name.as_str()));
-                shard.entry(name.clone()).or_insert_with(|| Channel::new(name)).clone()
+                match shard.get(name) {
+                    Some(channel) => channel.clone(),
+                    None => shard.entry(name.clone()).or_insert_with(|| Channel::new(name)).clone(),
+                }
             };
             let mut readers = lock(&channel.readers);
             if readers.gone {
