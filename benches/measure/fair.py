@@ -10,7 +10,9 @@ Each measurement has a daemon of its own. The generators share a core: where thi
 real-time scheduling class, so that the other generator does not delay it.
 """
 import argparse
+import base64
 import contextlib
+import hmac
 import json
 import os
 import signal
@@ -27,6 +29,8 @@ from measure.harness import Daemon
 FIRST = ["chrt", "--rr", "10"] if os.geteuid() == 0 else []
 # Seconds by which a new connection may be delayed while half of all connections drop.
 DELAY_ALLOWED = 0.1
+# Clients that join a followed channel, and as many that leave it.
+JOINS_PER_SECOND = 500
 
 
 def row(bench):
@@ -129,8 +133,11 @@ def drop(philote):
              f"longest {max(delays) * 1e3:.2f} ms: {verdict} {DELAY_ALLOWED * 1e3:.0f} ms")]
 
 
-def opened(address, token):
-    """A WebSocket connection that speaks philote.v1 and was welcomed."""
+def opened(address, **claims):
+    """A WebSocket connection that speaks philote.v1 and was welcomed, with a token of these claims."""
+    parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in ({"alg": "HS256"}, claims)]
+    signature = hmac.digest(harness.SECRET.encode(), b".".join(parts), "sha256")
+    token = b".".join([*parts, base64.urlsafe_b64encode(signature).rstrip(b"=")]).decode()
     stream = socket.create_connection(address, timeout=10)
     stream.sendall(harness.upgrade_request(token).replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: philote.v1\r\n\r\n"))
     if not stream.recv(4096).startswith(b"HTTP/1.1 101"):
@@ -145,55 +152,55 @@ def frame(message):
 
 
 class Visitors(threading.Thread):
-    """Clients with a subject each that join a channel and leave it, in turn, until `done` is set."""
+    """Clients with a subject each that join a channel, leave it after a second, and come back when they count as gone."""
 
-    def __init__(self, streams, channel, joins_per_second):
+    def __init__(self, streams, channel):
         super().__init__()
-        self.streams, self.channel, self.joins_per_second = streams, channel, joins_per_second
+        self.streams, self.channel = streams, channel
         self.done, self.joins = threading.Event(), 0
 
     def run(self):
         began = time.monotonic()
         while not self.done.is_set():
-            round_, at = divmod(self.joins, len(self.streams))
-            stream = self.streams[at]
-            if round_:
-                stream.sendall(frame({"leave": [self.channel]}))
-            stream.sendall(frame({"join": [self.channel]}))
+            self.streams[self.joins % len(self.streams)].sendall(frame({"join": [self.channel]}))
+            if self.joins >= JOINS_PER_SECOND:
+                leaving = self.streams[(self.joins - JOINS_PER_SECOND) % len(self.streams)]
+                leaving.sendall(frame({"leave": [self.channel]}))
+                leaving.recv(4096)
             self.joins += 1
-            # The answers only make room for the next ones.
-            with contextlib.suppress(BlockingIOError):
-                stream.recv(65536, socket.MSG_DONTWAIT)
-            time.sleep(max(0, began + self.joins / self.joins_per_second - time.monotonic()))
+            time.sleep(max(0, began + self.joins / JOINS_PER_SECOND - time.monotonic()))
 
 
 def presence(philote):
     rows = []
-    with Daemon(philote) as daemon, contextlib.ExitStack() as sockets:
-        def client(*claims):
-            token = json.loads(daemon.ctl("token", "--expires-in", "1h", "--json", *claims))["token"]
-            return sockets.enter_context(opened(daemon.address(), token))
-        reader, address = daemon.token("room"), daemon.address()
+    # No pings: these clients would not answer. The follower is told all names.
+    settings = {"websocket.ping_interval": '"1h"', "presence.grace": '"2s"', "presence.subjects": "2000"}
+    with Daemon(philote, settings) as daemon, contextlib.ExitStack() as sockets:
+        def client(**claims):
+            return sockets.enter_context(opened(address, **claims))
+
+        address = daemon.address()
         for _ in range(10_000):
-            sockets.enter_context(opened(address, reader))
-        streams = [client("--may-read", "room", "--subject", f"visitor {n}") for n in range(100)]
+            client(read=["room"])
+        streams = [client(may={"read": ["room"]}, sub=f"visitor {n}") for n in range(4 * JOINS_PER_SECOND)]
         measured = ["paced", "--duration", "10s"]
         rows.append(("paced, 1,000 readers x 50/s, 10,000 readers of another channel", latency(row(daemon.bench(*measured, before=FIRST)))))
         told = 0
         for followed in (False, True):
             if followed:
-                follower = client("--read", "room", "--presence", "--subject", "follower")
+                follower = client(read=["room"], presence=True, sub="follower")
                 follower.sendall(frame({"presence": ["room"], "follow": True}))
-            visitors = Visitors(streams, "room", 500)
+            visitors = Visitors(streams, "room")
             visitors.start()
             text = latency(row(daemon.bench(*measured, before=FIRST)))
             visitors.done.set()
             visitors.join()
             if followed:
+                follower.setblocking(False)
                 with contextlib.suppress(BlockingIOError):
-                    while read := follower.recv(1 << 20, socket.MSG_DONTWAIT):
-                        told += read.count(b'"presence"')
-            rows.append((f"the same beside {visitors.joins:,} joins and leaves of it, {'one follower' if followed else 'nobody follows'}",
+                    while read := follower.recv(1 << 20):
+                        told += read.count(b'"presence":')
+            rows.append((f"the same beside {visitors.joins:,} joins and leaves of the other, {'one follower' if followed else 'nobody follows'}",
                          text + (f"; {told} frames to the follower" if followed else "")))
     return rows
 
