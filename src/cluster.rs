@@ -1,8 +1,8 @@
 //! Several nodes as one: what is published on one reaches the readers on all, through NATS.
 //!
 //! In reading order: [`link`] is the connection to NATS, which this file serves until it ends and then begins again; [`nodes`]
-//! are the other nodes, as they announce themselves, and [`announcing`] is this node's part in that; [`messages`] takes the
-//! server's messages, and [`status`] tells how it goes. Without a history [`relay`] passes each message on to the nodes with
+//! are the other nodes, as they announce themselves, and [`announcing`] is this node's part in that; [`presence`] tells who
+//! reads a channel on which node; [`messages`] takes the server's messages, and [`status`] tells how it goes. Without a history [`relay`] passes each message on to the nodes with
 //! readers. With one, [`log`] stores each message, and every node reads it from there. [`readers`] closes readers that may miss
 //! something. [`steering`] has all nodes carry out what administrators and backends ask of one. [`subject`] names NATS
 //! subjects, and [`wire`] is what nodes send each other.
@@ -16,6 +16,7 @@ mod link;
 mod log;
 mod messages;
 mod nodes;
+mod presence;
 mod readers;
 mod relay;
 mod status;
@@ -23,7 +24,7 @@ pub mod steering;
 mod subject;
 mod wire;
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -39,6 +40,7 @@ use self::link::{Link, Reason};
 pub use self::log::{Appended, Waiter};
 use self::log::{Follower, Log};
 use self::nodes::{Announcement, Nodes};
+use self::presence::Presence;
 pub use self::nodes::{Mode, Node};
 use self::readers::{Closer, Rest, Which};
 use self::relay::Relay;
@@ -68,6 +70,7 @@ pub struct Cluster {
     hub: Arc<Hub>,
     flusher: Arc<Flusher>,
     nodes: Nodes,
+    presence: Presence,
     passing: Passing,
     closer: Closer,
     /// `None` without the cluster's secret.
@@ -77,6 +80,8 @@ pub struct Cluster {
     /// The largest payload that NATS takes, in bytes.
     max_payload: AtomicUsize,
     announced: AtomicU64,
+    /// It has told the others that it stops.
+    has_left: AtomicBool,
     /// Announcements that no node of this version can have sent, or of too many nodes.
     dropped: AtomicU64,
     /// How often the link has ended.
@@ -119,12 +124,14 @@ impl Cluster {
         Arc::new(Cluster {
             passing,
             closer: Closer::new(hub.clone()),
+            presence: Presence::new(&hub),
             steering,
             state: watch::Sender::default(),
             client: Mutex::new(None),
             max_payload: AtomicUsize::new(1024 * 1024),
             nodes: Nodes::default(),
             announced: AtomicU64::new(0),
+            has_left: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
             ends: AtomicU64::new(0),
             load: Mutex::default(),
@@ -215,6 +222,8 @@ impl Cluster {
     /// Starts the tasks that pass messages between the nodes. Each ends with the link, with the reason.
     fn pass(self: &Arc<Self>, client: &Client, tasks: &mut JoinSet<Reason>) {
         let task = || (self.clone(), client.clone());
+        let (cluster, own) = task();
+        tasks.spawn(async move { cluster.tell_presence(own).await });
         match &self.passing {
             Passing::Relay(_) => {
                 let (cluster, client) = task();
@@ -286,13 +295,14 @@ impl Cluster {
         }
     }
 
-    /// Tells the other nodes that this one stops.
+    /// Tells the other nodes that this one stops. It then announces itself no more.
     pub async fn leave(&self) {
+        self.has_left.store(true, Relaxed);
         let client = lock(&self.client).clone();
         let Some(client) = client else { return };
         let farewell = async {
             let announcement = Announcement { leaves: true, ..self.announcement() };
-            let _ = self.announce(&client, &announcement).await;
+            let _ = self.announce(&client, announcement).await;
             let _ = client.flush().await;
         };
         let _ = tokio::time::timeout(FAREWELL, farewell).await;

@@ -188,10 +188,11 @@ fn serve(
         let mut main_loop =
             MainLoop { server: &server, reloader, reloads, signals, start_terminal, notifier, rates };
         main_loop.run().await;
+        drain(&server, notifier, &listeners, &drain_ends).await;
+        // Until then it has clients, who read channels and publish.
         if let Some(cluster) = &server.cluster {
             cluster.leave().await;
         }
-        drain(&server, notifier, &listeners, &drain_ends).await;
     });
     server.events.end();
     admin.stop();

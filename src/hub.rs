@@ -5,8 +5,9 @@
 //! outboxes to write, and [`flush`] writes them. [`history`] keeps a channel's last messages, [`resume`] delivers them
 //! to a client that returns, and [`sweep`] drops the oldest, which it finds by the index in [`ages`]. [`connection`] is one
 //! connection, [`enter`] changes its [`memberships`], which are the channels that it reads, and [`heartbeat`] decides whether
-//! its client is alive. For a cluster, [`interest`] tells which channels have readers here, and [`log`] fills the histories
-//! from the cluster's log.
+//! its client is alive. [`presence`] tells clients who reads a channel, by its [`watch`]. For a cluster, [`interest`] tells
+//! which channels have readers here, [`log`] fills the histories from the cluster's log, and [`peers`] are the other nodes,
+//! which tell their readers.
 //!
 //! Locks are taken in the order connection, shard, channel, and then the index of ages or an outbox, at most one of each.
 //! None is held across a system call or an await.
@@ -21,6 +22,7 @@ mod history;
 mod interest;
 mod log;
 mod memberships;
+mod peers;
 mod presence;
 mod publish;
 mod resume;
@@ -44,6 +46,7 @@ pub(crate) use self::heartbeat::{Heartbeat, Pulse};
 use self::history::{History, Keeping};
 pub use self::interest::Interest;
 pub use self::log::Logged;
+pub use self::peers::{Changes, Followed, MAX_FOLLOWED, Peer, Told, ToldSubject};
 use self::presence::Watched;
 pub use self::resume::Positions;
 pub use self::sweep::Outdated;
@@ -247,6 +250,9 @@ impl Hub {
         }
         readers.connections.insert(connection.clone());
         self.change_watch(&channel, &mut readers, |watch, now| watch.join(connection, now));
+        if readers.connections.len() == 1 {
+            self.watch_for_others(&channel, &mut readers);
+        }
         channel.reader_count.store(readers.connections.len() as u32, Relaxed);
         drop(readers);
         channel

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::link::{Link, Reason};
 use super::nodes::{self, Announcement, Lost};
 use super::readers::{Rest, Which};
-use super::{Cluster, MISSED, Mode, Passing};
+use super::{Cluster, MISSED, Mode, Passing, presence};
 use crate::sync::lock;
 
 impl Cluster {
@@ -34,7 +34,7 @@ impl Cluster {
             relay.ask();
             announcement.lost = if up { relay.take_lost() } else { None };
         }
-        self.announce(&link.client, &announcement).await?;
+        self.announce(&link.client, announcement).await?;
         let round_trip = link.probe(self.subjects.nobody()).await?;
         self.state.send_modify(|state| state.round_trip = Some(round_trip));
         match &self.passing {
@@ -68,6 +68,12 @@ impl Cluster {
             return;
         };
         let trusted = sealed || self.steering.is_none();
+        if presence::is_presence(payload) {
+            if !trusted || !self.hear_presence(payload).await {
+                self.dropped.fetch_add(1, Relaxed);
+            }
+            return;
+        }
         let Some((id, announcement)) = Announcement::parse(payload) else {
             self.dropped.fetch_add(1, Relaxed);
             return;
@@ -78,10 +84,11 @@ impl Cluster {
         if announcement.asks {
             let client = lock(&self.client).clone();
             if let Some(client) = client {
-                let _ = self.announce(&client, &self.announcement()).await;
+                let _ = self.announce(&client, self.announcement()).await;
             }
         }
         let (lost, mode, leaves) = (announcement.lost.clone(), announcement.mode, announcement.leaves);
+        let told = announcement.presence;
         let Some(heard) = self.nodes.hear(id.clone(), announcement, trusted, Instant::now()) else {
             self.dropped.fetch_add(1, Relaxed);
             return;
@@ -100,6 +107,9 @@ impl Cluster {
         if leaves {
             tracing::info!("cluster: node {id} has left");
         }
+        if !leaves {
+            self.presence.announced(&id, told, &self.hub);
+        }
         if heard.gap && self.mode() == Mode::Relay {
             let why = format!("messages of node {id} may be missing");
             self.closer.close(Which::All, Rest::Delivered, &why);
@@ -112,12 +122,20 @@ impl Cluster {
         self.closer.close(which, Rest::Delivered, &format!("node {id} has lost messages"));
     }
 
-    pub(super) async fn announce(&self, client: &Client, announcement: &Announcement) -> Result<(), Reason> {
+    pub(super) async fn announce(&self, client: &Client, announcement: Announcement) -> Result<(), Reason> {
+        // The others would take it for a node that is there again.
+        if self.has_left.load(Relaxed) && !announcement.leaves {
+            return Ok(());
+        }
         // An announcement always has a JSON form.
-        let payload = serde_json::to_vec(announcement).unwrap_or_default();
+        self.send_sealed(client, &serde_json::to_vec(&announcement).unwrap_or_default()).await
+    }
+
+    /// Sends something to all nodes, with a seal if the cluster has a secret.
+    pub(super) async fn send_sealed(&self, client: &Client, body: &[u8]) -> Result<(), Reason> {
         let payload = match &self.steering {
-            Some(steering) => steering.seal_announcement(&payload),
-            None => payload,
+            Some(steering) => steering.seal_announcement(body),
+            None => body.to_vec(),
         };
         let published = client.publish(self.subjects.nodes(), Bytes::from(payload)).await;
         published.map_err(|error| format!("NATS takes no message: {error}"))
@@ -137,6 +155,7 @@ impl Cluster {
             sent,
             connections: load.connections,
             messages_per_second: load.messages_per_second,
+            presence: self.presence.told(),
             epoch: epoch.map(|epoch| format!("{epoch:x}")),
             asks: false,
             leaves: false,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::wire::NodeId;
+use crate::hub::Peer;
 use crate::sync::lock;
 
 /// How often a node announces itself.
@@ -64,6 +65,9 @@ pub(super) struct Announcement {
     pub(super) connections: u64,
     /// The messages that it received per second.
     pub(super) messages_per_second: f64,
+    /// The number of its last message of presence.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) presence: u64,
     /// The epoch of its log, in hexadecimal, while it follows one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) epoch: Option<String>,
@@ -76,6 +80,10 @@ pub(super) struct Announcement {
     /// Messages that it could not pass on, once it can announce them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) lost: Option<Lost>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The channels whose messages a node could not pass on.
@@ -222,6 +230,16 @@ impl Nodes {
         lock(&self.seen).iter().map(node).collect()
     }
 
+    /// Returns the nodes that may tell who reads a channel: those that are known by their seal, if there is a secret.
+    pub(super) fn peers(&self) -> Vec<Peer> {
+        let now = Instant::now();
+        let peer = |(id, seen): (&NodeId, &Seen)| Peer {
+            id: id.to_string().into(),
+            reachable: now.saturating_duration_since(seen.at) < REACHABLE,
+        };
+        lock(&self.seen).iter().filter(|(_, seen)| seen.trusted).map(peer).collect()
+    }
+
     /// Returns the number of nodes that were heard lately.
     pub(super) fn reachable(&self) -> usize {
         let now = Instant::now();
@@ -242,6 +260,7 @@ mod tests {
             sent,
             connections: 2,
             messages_per_second: 0.5,
+            presence: 0,
             epoch: None,
             asks: false,
             leaves: false,

@@ -4,10 +4,11 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use super::memberships::find;
+use super::peers::{Followed, Peer};
 use super::watch::{PresenceLimits, Watch};
 use super::{Channel, Connection, FlushList, Hub, Readers};
 use crate::frame::Frame;
@@ -22,11 +23,24 @@ pub(super) struct Watched {
     /// The number of them, which is read without the lock.
     count: AtomicUsize,
     /// Changes of watches so far, for the test that there are none where nobody follows.
-    changes: AtomicU64,
+    pub(super) changes: AtomicU64,
+    /// Those that other nodes are told of, in a cluster.
+    pub(super) followed: OnceLock<Arc<Followed>>,
 }
 
 impl Watched {
-    fn change(&self, change: impl FnOnce(&mut HashMap<ChannelName, Arc<Channel>>)) {
+    pub(super) fn list(&self) -> Vec<Arc<Channel>> {
+        if self.count.load(Relaxed) == 0 {
+            return Vec::new();
+        }
+        lock(&self.channels).values().cloned().collect()
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<Arc<Channel>> {
+        lock(&self.channels).get(name).cloned()
+    }
+
+    pub(super) fn change(&self, change: impl FnOnce(&mut HashMap<ChannelName, Arc<Channel>>)) {
         let mut channels = lock(&self.channels);
         change(&mut channels);
         self.count.store(channels.len(), Relaxed);
@@ -36,12 +50,15 @@ impl Watched {
 impl Hub {
     /// Tells a connection who reads a channel, in a frame that `answer` must queue at once. With `follow`, the connection is
     /// told of changes from now on, and with `Some(false)` no longer. Returns false if it does not read the channel.
+    ///
+    /// `peers` are the other nodes of a cluster. Until they have told their readers, [`Hub::hear_presence`] or
+    /// [`Hub::tell_presence`] answers later.
     pub fn look_at_presence(
         &self,
         connection: &Arc<Connection>,
         name: &ChannelName,
         follow: Option<bool>,
-        limits: PresenceLimits,
+        (limits, peers): (PresenceLimits, &[Peer]),
         answer: impl FnOnce(Frame),
     ) -> bool {
         // The lock keeps the connection from leaving the channel meanwhile.
@@ -53,50 +70,49 @@ impl Hub {
         let now = Instant::now();
         let mut watch =
             readers.watch.take().unwrap_or_else(|| Box::new(Watch::of(readers.connections.iter(), now)));
-        answer(watch.look(name.as_str(), connection, follow, limits));
-        if watch.is_followed() {
-            readers.watch = Some(watch);
-            self.watched.change(|channels| {
-                channels.insert(name.clone(), channel.clone());
-            });
-        } else {
-            self.watched.change(|channels| {
-                channels.remove(name);
-            });
+        if self.watched.followed.get().is_some() {
+            watch.hold(now);
         }
+        if watch.awaits(peers) {
+            watch.wait(connection, follow, limits, now);
+        } else {
+            answer(watch.look(name.as_str(), connection, follow, limits, peers));
+        }
+        self.keep_watch(channel, &mut readers, watch);
         true
     }
 
     /// Tells the followers of all channels what has changed since the last time.
-    pub fn tell_presence(&self, now: Instant, limits: PresenceLimits, flush_list: &mut FlushList) {
-        if self.watched.count.load(Relaxed) == 0 {
-            return;
-        }
-        let channels: Vec<Arc<Channel>> = lock(&self.watched.channels).values().cloned().collect();
-        for channel in channels {
-            if let Some(watch) = &mut lock(&channel.readers).watch {
-                self.watched.changes.fetch_add(1, Relaxed);
-                watch.tell(channel.name.as_str(), now, limits, flush_list);
-            }
+    pub fn tell_presence(
+        &self,
+        now: Instant,
+        limits: PresenceLimits,
+        peers: &[Peer],
+        flush_list: &mut FlushList,
+    ) {
+        for channel in self.watched.list() {
+            let mut readers = lock(&channel.readers);
+            let Some(mut watch) = readers.watch.take() else { continue };
+            self.watched.changes.fetch_add(1, Relaxed);
+            let name = channel.name.as_str();
+            watch.forget_unreachable(peers, now);
+            watch.tell(name, now, limits, peers, flush_list);
+            watch.answer_waiting(name, now, peers, flush_list);
+            self.keep_watch(&channel, &mut readers, watch);
         }
     }
 
     /// Counts a connection that has joined or left a channel, which is locked.
     pub(super) fn change_watch(
         &self,
-        channel: &Channel,
+        channel: &Arc<Channel>,
         readers: &mut Readers,
         change: impl FnOnce(&mut Watch, Instant),
     ) {
-        let Some(watch) = &mut readers.watch else { return };
+        let Some(mut watch) = readers.watch.take() else { return };
         self.watched.changes.fetch_add(1, Relaxed);
-        change(watch, Instant::now());
-        if !watch.is_followed() {
-            readers.watch = None;
-            self.watched.change(|channels| {
-                channels.remove(&channel.name);
-            });
-        }
+        change(&mut watch, Instant::now());
+        self.keep_watch(channel, readers, watch);
     }
 
     /// Counts a connection again whose claims were replaced, and ends its following where they do not allow it any more.

@@ -1,4 +1,7 @@
-//! Who reads a channel, by subject. It exists only while somebody follows the channel's presence.
+//! Who reads a channel, by subject. It exists only while somebody follows the channel's presence, on this node or on
+//! another one of its cluster: [`elsewhere`] counts the readers on other nodes, and tells these of the readers here.
+
+mod elsewhere;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -6,6 +9,9 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use self::elsewhere::Elsewhere;
+pub(super) use self::elsewhere::Room;
+use super::peers::{Missing, Peer};
 use super::{Connection, FlushList};
 use crate::frame::Frame;
 use crate::message::{PresenceChange, PresenceReply, Present};
@@ -33,10 +39,25 @@ pub(super) struct Watch {
     joined: Vec<Arc<str>>,
     /// Subjects that have no connection, and have not left yet.
     going: HashSet<Arc<str>>,
+    /// What concerns other nodes of a cluster.
+    elsewhere: Elsewhere,
+    pub(super) noted: Noted,
+}
+
+/// What the hub has noted of a watch.
+#[derive(Default)]
+pub(super) struct Noted {
+    /// It is in the list of watched channels.
+    pub(super) listed: bool,
+    /// The other nodes of a cluster are told that it is followed here.
+    pub(super) followed: bool,
 }
 
 struct Subject {
+    /// Its connections on all nodes.
     connections: usize,
+    /// Those on this node.
+    here: usize,
     /// When its last connection left.
     gone: Instant,
     info: Option<Arc<str>>,
@@ -62,33 +83,47 @@ impl Watch {
 
     pub(super) fn join(&mut self, connection: &Connection, now: Instant) {
         let claims = connection.claims();
-        let subject: Option<Arc<str>> = claims.subject.as_deref().map(|subject| {
-            self.subjects
-                .get_key_value(subject)
-                .map_or_else(|| Arc::from(subject), |(subject, _)| subject.clone())
+        let subject = claims.subject.as_deref().map(|subject| {
+            let subject = self.come(subject, 1, claims.info.as_ref(), now);
+            self.count_here(&subject, |here| here + 1);
+            subject
         });
-        match &subject {
-            Some(subject) => {
-                let known = self.subjects.entry(subject.clone()).or_insert_with(|| {
-                    self.joined.push(subject.clone());
-                    Subject { connections: 0, gone: now, info: None }
-                });
-                if known.connections == 0 {
-                    self.going.remove(subject);
-                }
-                known.connections += 1;
-                if claims.info.is_some() {
-                    known.info.clone_from(&claims.info);
-                }
-            }
-            None => self.anonymous += 1,
-        }
+        self.anonymous += usize::from(subject.is_none());
         self.counted.insert(connection.id(), subject);
     }
 
     /// Returns whether a connection is counted as a reader.
     pub(super) fn counts(&self, connection: &Connection) -> bool {
         self.counted.contains_key(&connection.id())
+    }
+
+    /// Counts connections of a subject, here or on another node.
+    fn come(&mut self, subject: &str, more: usize, info: Option<&Arc<str>>, now: Instant) -> Arc<str> {
+        let known = self.subjects.get_key_value(subject).map(|(subject, _)| subject.clone());
+        let subject = known.unwrap_or_else(|| Arc::from(subject));
+        let known = self.subjects.entry(subject.clone()).or_insert_with(|| {
+            self.joined.push(subject.clone());
+            Subject { connections: 0, here: 0, gone: now, info: None }
+        });
+        if known.connections == 0 {
+            self.going.remove(&subject);
+        }
+        known.connections += more;
+        if let Some(info) = info {
+            known.info = Some(info.clone());
+        }
+        subject
+    }
+
+    /// Counts connections of a subject no longer.
+    fn go(&mut self, subject: &Arc<str>, fewer: usize, now: Instant) {
+        if let Some(known) = self.subjects.get_mut(subject) {
+            known.connections -= fewer;
+            if known.connections == 0 {
+                known.gone = now;
+                self.going.insert(subject.clone());
+            }
+        }
     }
 
     /// A connection has left the channel, and follows no more.
@@ -100,13 +135,8 @@ impl Watch {
     fn uncount(&mut self, connection: &Connection, now: Instant) {
         match self.counted.remove(&connection.id()) {
             Some(Some(subject)) => {
-                if let Some(known) = self.subjects.get_mut(&subject) {
-                    known.connections -= 1;
-                    if known.connections == 0 {
-                        known.gone = now;
-                        self.going.insert(subject);
-                    }
-                }
+                self.count_here(&subject, |here| here - 1);
+                self.go(&subject, 1, now);
             }
             Some(None) => self.anonymous -= 1,
             None => {}
@@ -123,10 +153,17 @@ impl Watch {
 
     pub(super) fn unfollow(&mut self, connection: &Connection) {
         self.followers.remove(&connection.id());
+        self.elsewhere.forget(connection);
     }
 
+    /// Returns whether it is needed, by a follower here or by other nodes.
     pub(super) fn is_followed(&self) -> bool {
-        !self.followers.is_empty()
+        self.is_followed_here() || self.elsewhere.is_followed()
+    }
+
+    /// Returns whether somebody here wants to know who reads the channel on all nodes.
+    pub(super) fn is_followed_here(&self) -> bool {
+        !self.followers.is_empty() || self.elsewhere.is_awaited()
     }
 
     /// Returns who is there, for a connection that then follows, or no longer, or as before. If it follows, it is told of all
@@ -137,6 +174,7 @@ impl Watch {
         connection: &Arc<Connection>,
         follow: Option<bool>,
         limits: PresenceLimits,
+        peers: &[Peer],
     ) -> Frame {
         if follow.unwrap_or_else(|| self.followers.contains_key(&connection.id())) {
             let (knows, has_names) = (self.joined.len(), self.subjects.len() <= limits.subjects);
@@ -145,17 +183,19 @@ impl Watch {
         } else {
             self.unfollow(connection);
         }
-        self.everybody(channel, limits)
+        self.everybody(channel, limits, &self.elsewhere.missing(peers))
     }
 
-    fn everybody(&self, channel: &str, limits: PresenceLimits) -> Frame {
+    fn everybody(&self, channel: &str, limits: PresenceLimits, missing: &Missing<'_>) -> Frame {
         let names = (self.subjects.len() <= limits.subjects).then(|| {
             let sorted: BTreeMap<&str, &Subject> =
                 self.subjects.iter().map(|(name, known)| (&**name, known)).collect();
             sorted.into_iter().map(|(name, known)| present(name, known)).collect::<Vec<_>>()
         });
         let count = self.subjects.len();
-        PresenceReply { channel, subjects: names.as_deref(), count, anonymous: self.anonymous }.encode()
+        let Missing { unanswered, cut } = missing;
+        let anonymous = self.all_anonymous();
+        PresenceReply { channel, subjects: names.as_deref(), count, anonymous, unanswered, cut }.encode()
     }
 
     /// Tells the followers what has changed, each in one frame.
@@ -166,6 +206,7 @@ impl Watch {
         channel: &str,
         now: Instant,
         limits: PresenceLimits,
+        peers: &[Peer],
         flush_list: &mut FlushList,
     ) {
         let joined = std::mem::take(&mut self.joined);
@@ -181,8 +222,9 @@ impl Watch {
             self.going.remove(subject);
             self.subjects.remove(subject);
         }
-        let anonymous = (self.anonymous != self.told_anonymous).then_some(self.anonymous);
-        self.told_anonymous = self.anonymous;
+        let anonymous = self.all_anonymous();
+        let anonymous = (anonymous != self.told_anonymous).then_some(anonymous);
+        self.told_anonymous = self.all_anonymous();
         if joined.is_empty() && left.is_empty() && anonymous.is_none() {
             return;
         }
@@ -205,7 +247,8 @@ impl Watch {
             let frame = if are_named && follower.has_names {
                 changes.entry(follower.knows).or_insert_with(|| change(follower.knows)).clone()
             } else {
-                Some(everybody.get_or_insert_with(|| self.everybody(channel, limits)).clone())
+                let missing = self.elsewhere.missing(peers);
+                Some(everybody.get_or_insert_with(|| self.everybody(channel, limits, &missing)).clone())
             };
             if let Some(frame) = frame {
                 let _ = flush_list.push(&follower.connection, &frame);

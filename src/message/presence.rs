@@ -28,11 +28,16 @@ pub struct PresenceReply<'a> {
     pub count: usize,
     /// Connections whose tokens have no subject.
     pub anonymous: usize,
+    /// Nodes of a cluster whose readers are missing, because they did not answer in time.
+    pub unanswered: &'a [&'a str],
+    /// Nodes of a cluster of whose subjects some are missing, because there are too many.
+    pub cut: &'a [&'a str],
 }
 
 impl PresenceReply<'_> {
     /// Encodes `{"presence": {"channel": NAME, "subjects": {SUBJECT: CONNECTIONS, ...}, "info": {SUBJECT: OBJECT, ...},
-    /// "count": N, "anonymous": N}}`. `subjects` and `info` are there if they apply.
+    /// "count": N, "anonymous": N, "unanswered": [NODE, ...], "cut": [NODE, ...]}}`. `subjects`, `info` and the lists of
+    /// nodes are there if they apply.
     pub fn encode(&self) -> Frame {
         encode_text(|out| {
             begin(out, self.channel);
@@ -46,7 +51,16 @@ impl PresenceReply<'_> {
                 out.push(b'}');
                 write_info(out, subjects);
             }
-            end(out, self.count, Some(self.anonymous));
+            count(out, self.count, Some(self.anonymous));
+            for (key, nodes) in [("unanswered", self.unanswered), ("cut", self.cut)] {
+                if !nodes.is_empty() {
+                    // Writing to a Vec can't fail.
+                    let _ = write!(out, ",\"{key}\":[");
+                    separated(out, nodes, |out, node| quote(out, node));
+                    out.push(b']');
+                }
+            }
+            out.extend_from_slice(b"}}");
         })
     }
 }
@@ -77,7 +91,8 @@ impl PresenceChange<'_> {
             separated(out, self.left, |out, subject| quote(out, subject));
             out.push(b']');
             write_info(out, self.joined);
-            end(out, self.count, self.anonymous);
+            count(out, self.count, self.anonymous);
+            out.extend_from_slice(b"}}");
         })
     }
 }
@@ -101,11 +116,10 @@ fn write_info(out: &mut Vec<u8>, subjects: &[Present<'_>]) {
     }
 }
 
-fn end(out: &mut Vec<u8>, count: usize, anonymous: Option<usize>) {
+fn count(out: &mut Vec<u8>, count: usize, anonymous: Option<usize>) {
     // Writing to a Vec can't fail.
     let _ = write!(out, ",\"count\":{count}");
     if let Some(anonymous) = anonymous {
         let _ = write!(out, ",\"anonymous\":{anonymous}");
     }
-    out.extend_from_slice(b"}}");
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Live, Server};
-use crate::hub::{FlushList, PresenceLimits};
+use crate::hub::{FlushList, Peer, PresenceLimits};
 
 /// How often changes are told.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -15,6 +15,11 @@ pub(super) fn presence_limits(live: &Live) -> PresenceLimits {
     PresenceLimits { grace: settings.grace, subjects: settings.subjects }
 }
 
+/// Returns the other nodes of the cluster, which also have readers.
+pub(super) fn peers(server: &Server) -> Vec<Peer> {
+    server.cluster.as_ref().map(|cluster| cluster.peers()).unwrap_or_default()
+}
+
 /// Tells changes until the runtime ends.
 pub(super) async fn run(server: Arc<Server>) {
     let mut ticks = tokio::time::interval(PERIOD);
@@ -23,7 +28,11 @@ pub(super) async fn run(server: Arc<Server>) {
         ticks.tick().await;
         let mut flush_list = FlushList::new();
         let limits = presence_limits(&server.live());
-        server.hub.tell_presence(Instant::now(), limits, &mut flush_list);
+        let peers = peers(&server);
+        if let Some(cluster) = &server.cluster {
+            cluster.tick_presence(&peers);
+        }
+        server.hub.tell_presence(Instant::now(), limits, &peers, &mut flush_list);
         if let Some(mut writing) = server.flusher.flush(&mut flush_list) {
             std::future::poll_fn(|context| writing.poll(context, &server.flusher)).await;
         }

@@ -30,6 +30,7 @@ mod log_order;
 mod moves;
 mod outages;
 mod permissions;
+mod presence;
 mod rewritten;
 mod steering;
 mod steering_bounds;

@@ -35,7 +35,7 @@ fn channel() -> ChannelName {
 
 fn look(hub: &Hub, connection: &Arc<Connection>, follow: Option<bool>, limits: PresenceLimits) -> bool {
     let mut flush_list = FlushList::new();
-    let reads = hub.look_at_presence(connection, &channel(), follow, limits, |frame| {
+    let reads = hub.look_at_presence(connection, &channel(), follow, (limits, &[]), |frame| {
         let _ = flush_list.push(connection, &frame);
     });
     flush_list.flush();
@@ -45,7 +45,7 @@ fn look(hub: &Hub, connection: &Arc<Connection>, follow: Option<bool>, limits: P
 /// Tells changes, as the server does each second.
 fn tell(hub: &Hub, after: Duration, limits: PresenceLimits) {
     let mut flush_list = FlushList::new();
-    hub.tell_presence(Instant::now() + after, limits, &mut flush_list);
+    hub.tell_presence(Instant::now() + after, limits, &[], &mut flush_list);
     flush_list.flush();
 }
 

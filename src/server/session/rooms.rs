@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::inbound::{Inbound, answer};
 use crate::hub::EnterError;
 use crate::message::{ChannelName, Denial, ErrorReply, Join, JoinedReply, Presence, encode_left};
-use crate::server::presence::presence_limits;
+use crate::server::presence::{peers, presence_limits};
 
 impl Inbound<'_> {
     /// Joins all of these channels, or none of them. Messages that the client published before are published first.
@@ -58,11 +58,11 @@ impl Inbound<'_> {
             let may = self.claims.may_see_presence(channel.as_str());
             return self.deny(channel, if may { Denial::Unread } else { Denial::Presence });
         }
-        let limits = presence_limits(self.live);
+        let (limits, peers) = (presence_limits(self.live), peers(self.server));
         for name in &presence.channels {
             let (connection, flush_list) = (self.connection, &mut *self.flush_list);
             let hub = &self.server.hub;
-            hub.look_at_presence(connection, name, presence.follow, limits, |frame| {
+            hub.look_at_presence(connection, name, presence.follow, (limits, &peers), |frame| {
                 answer(connection, frame, flush_list);
             });
         }
