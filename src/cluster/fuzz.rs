@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure is a finding")]
 
 use super::nodes::Announcement;
+use super::presence::Presence;
 use super::steering::message::{Message, Nonce, Seal};
 use super::subject::Subjects;
 use super::wire;
@@ -39,6 +40,7 @@ pub(crate) fn message_and_subject(data: &[u8]) {
         assert_eq!(wire::decode(&again, &name).unwrap(), received);
     }
     let _ = Announcement::parse(payload);
+    let _ = Presence::parse(payload);
 }
 
 /// An order to other nodes: raw bytes, which must be refused, or the node, kind and body of a sealed one, which must come back.

@@ -129,6 +129,12 @@ impl Presence {
         Presence { followed: hub.share_presence(), state: Mutex::default(), told: AtomicU64::new(0) }
     }
 
+    /// Parses a message as one of another node.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub(super) fn parse(payload: &[u8]) -> bool {
+        Body::parse(payload).is_some_and(|(_, body)| body.channels.iter().all(|part| part.told().is_some()))
+    }
+
     /// Returns the number of the last message, for the announcement.
     pub(super) fn told(&self) -> u64 {
         self.told.load(Relaxed)
@@ -304,3 +310,6 @@ impl Part {
         told.subjects.iter().all(crate::hub::ToldSubject::is_valid).then_some(told)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,72 +10,17 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use super::watch::{Room, Watch};
-use super::{Channel, FlushList, Hub, Readers};
+use super::told::{Peer, Room, Told};
+use super::watch::Watch;
+use super::{Channel, Connection, FlushList, Hub, Readers};
 use crate::message::ChannelName;
 use crate::sync::lock;
-use crate::token::{MAX_INFO_BYTES, MAX_SUBJECT_BYTES};
 
 /// The most channels that this node has the others tell of. Of further ones, answers name the other nodes as unanswered.
 pub const MAX_FOLLOWED: usize = 10_000;
 
 /// The most subjects of other nodes that are kept, in all channels together: some 100 bytes each, and at most 700.
 const MAX_SUBJECTS: usize = 200_000;
-
-/// Another node of the cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// `NAME@START`.
-    pub id: Box<str>,
-    /// Whether it was heard lately.
-    pub reachable: bool,
-}
-
-impl Peer {
-    /// Returns its name.
-    pub fn name(&self) -> &str {
-        self.id.split_once('@').map_or(&self.id, |(name, _)| name)
-    }
-}
-
-/// The names of nodes whose readers are not all in an answer.
-#[derive(Debug, Default)]
-pub(super) struct Missing<'a> {
-    pub(super) unanswered: Vec<&'a str>,
-    pub(super) cut: Vec<&'a str>,
-}
-
-/// What a node tells the others of the readers that it has in a channel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
-    /// These are all of its subjects, and not only those that have changed.
-    pub whole: bool,
-    /// More of them follow.
-    pub more: bool,
-    /// Subjects with the number of their connections on that node.
-    pub subjects: Vec<ToldSubject>,
-    /// Its readers without a subject.
-    pub anonymous: u32,
-}
-
-/// A subject that reads a channel on a node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ToldSubject {
-    /// The `sub` of its tokens.
-    pub subject: Arc<str>,
-    /// Its connections that read the channel there.
-    pub connections: u32,
-    /// The claim `info` of its token, as JSON text.
-    pub info: Option<Arc<str>>,
-}
-
-impl ToldSubject {
-    /// Returns whether a node can have told it. `info` must be the text of a JSON value.
-    pub fn is_valid(&self) -> bool {
-        let is_info = |info: &Arc<str>| info.len() <= MAX_INFO_BYTES && info.starts_with('{');
-        self.subject.len() <= MAX_SUBJECT_BYTES && self.info.as_ref().is_none_or(is_info)
-    }
-}
 
 /// The channels whose presence the nodes of a cluster tell each other.
 pub struct Followed {
@@ -151,8 +96,15 @@ impl Followed {
         Changes { follows, unfollows: Vec::new(), owed: state.elsewhere.iter().cloned().collect() }
     }
 
+    /// Leaves this much room for subjects of other nodes, and returns what is left of it.
+    #[cfg(test)]
+    pub(super) fn set_room(&self, room: usize) -> Room {
+        self.room.store(room, Relaxed);
+        self.room.clone()
+    }
+
     /// Notes whether a channel is followed here. Returns whether it is, as the other nodes are told.
-    fn follow_here(&self, name: &ChannelName, follow: bool) -> bool {
+    pub(super) fn follow_here(&self, name: &ChannelName, follow: bool) -> bool {
         let mut state = lock(&self.state);
         let has_changed = match follow {
             true => state.here.len() < MAX_FOLLOWED && state.here.insert(name.clone()),
@@ -247,8 +199,11 @@ impl Hub {
         if is_kept != watch.noted.listed {
             watch.noted.listed = is_kept;
             self.watched.change(|channels| {
-                let _ =
-                    if is_kept { channels.insert(name.clone(), channel.clone()) } else { channels.remove(name) };
+                let _ = if is_kept {
+                    channels.insert(name.clone(), channel.clone())
+                } else {
+                    channels.remove(name)
+                };
             });
         }
         if is_kept {
@@ -290,6 +245,23 @@ impl Hub {
             let now = Instant::now();
             watch.hear(node, told, &followed.room, now);
             watch.answer_waiting(name, now, peers, flush_list);
+        }
+    }
+
+    /// Answers a connection that has asked for presence and waits, before it leaves channels or may see less.
+    pub fn answer_presence_now(
+        &self,
+        connection: &Arc<Connection>,
+        peers: &[Peer],
+        flush_list: &mut FlushList,
+    ) {
+        if self.watched.is_empty() {
+            return;
+        }
+        for channel in lock(&connection.memberships).channels() {
+            if let Some(watch) = &mut lock(&channel.readers).watch {
+                watch.answer_now(channel.name.as_str(), connection, peers, flush_list);
+            }
         }
     }
 

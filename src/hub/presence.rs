@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use super::memberships::find;
-use super::peers::{Followed, Peer};
+use super::peers::Followed;
+use super::told::Peer;
 use super::watch::{PresenceLimits, Watch};
 use super::{Channel, Connection, FlushList, Hub, Readers};
 use crate::frame::Frame;
@@ -29,8 +30,12 @@ pub(super) struct Watched {
 }
 
 impl Watched {
+    pub(super) fn is_empty(&self) -> bool {
+        self.count.load(Relaxed) == 0
+    }
+
     pub(super) fn list(&self) -> Vec<Arc<Channel>> {
-        if self.count.load(Relaxed) == 0 {
+        if self.is_empty() {
             return Vec::new();
         }
         lock(&self.channels).values().cloned().collect()
@@ -137,5 +142,11 @@ impl Hub {
     #[cfg(test)]
     pub(super) fn watch_changes(&self) -> u64 {
         self.watched.changes.load(Relaxed)
+    }
+
+    /// Returns the number of watched channels.
+    #[cfg(test)]
+    pub(super) fn watch_count(&self) -> usize {
+        self.watched.count.load(Relaxed)
     }
 }

@@ -379,5 +379,6 @@ fn a_connection_stays_small() {
 }
 
 mod history;
+mod peers;
 mod presence;
 mod rooms;

@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use self::elsewhere::Elsewhere;
-pub(super) use self::elsewhere::Room;
-use super::peers::{Missing, Peer};
+use super::told::{Missing, Peer};
 use super::{Connection, FlushList};
 use crate::frame::Frame;
 use crate::message::{PresenceChange, PresenceReply, Present};

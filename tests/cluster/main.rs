@@ -31,6 +31,8 @@ mod moves;
 mod outages;
 mod permissions;
 mod presence;
+mod presence_bounds;
+mod presence_chance;
 mod rewritten;
 mod steering;
 mod steering_bounds;

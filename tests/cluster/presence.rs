@@ -1,4 +1,5 @@
 //! Who reads a channel, on all nodes: answers and changes give the true set of subjects, whatever becomes of nodes and links.
+//! presence_chance.rs has them come, go, move and fail by chance, and presence_bounds.rs has the bounds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -15,37 +16,35 @@ use crate::steering::secret;
 use crate::support::PATIENCE;
 
 /// Both kinds of cluster, the first without the cluster's secret.
-fn modes() -> [(String, Option<tempfile::TempDir>); 2] {
+pub fn modes() -> [(String, Option<tempfile::TempDir>); 2] {
     let (file, sections) = secret();
     [(RELAY.to_owned(), None), (format!("{LOG}{sections}"), Some(file))]
 }
 
-fn enter(address: SocketAddr, subject: &str, channel: &str) -> Connection {
+pub fn enter(address: SocketAddr, subject: &str, channel: &str) -> Connection {
     let claims = json!({"sub": subject, "read": [channel], "presence": true, "info": {"name": subject}});
     Connection::enter(address, &claims, &Value::Null)
 }
 
 /// What one follower was told of a channel.
-struct Follower {
+pub struct Follower {
     connection: Connection,
     channel: String,
-    subjects: BTreeMap<String, u64>,
-    anonymous: u64,
-    /// Frames that were told.
-    frames: usize,
+    pub subjects: BTreeMap<String, u64>,
+    pub anonymous: u64,
 }
 
 impl Follower {
-    fn enter(address: SocketAddr, subject: &str, channel: &str) -> Follower {
+    pub fn enter(address: SocketAddr, subject: &str, channel: &str) -> Follower {
         let connection = enter(address, subject, channel);
         let (subjects, channel) = (BTreeMap::new(), channel.to_owned());
-        let mut follower = Follower { connection, channel, subjects, anonymous: 0, frames: 0 };
+        let mut follower = Follower { connection, channel, subjects, anonymous: 0 };
         follower.ask();
         follower
     }
 
     /// Asks, follows, and returns the answer.
-    fn ask(&mut self) -> Value {
+    pub fn ask(&mut self) -> Value {
         let frame = json!({"presence": [self.channel], "follow": true});
         self.connection.send(&frame).unwrap_or_else(|event| panic!("{event:?}"));
         loop {
@@ -57,13 +56,12 @@ impl Follower {
     }
 
     /// The next frame of presence within this time.
-    fn hear(&mut self, time: Duration) -> Option<Value> {
+    pub fn hear(&mut self, time: Duration) -> Option<Value> {
         let frame = match self.connection.next_within(time)? {
             Event::Frame(mut frame) => frame["presence"].take(),
             Event::Closed(code, reason) => panic!("closed with {code}: {reason}"),
         };
         assert_eq!(frame["channel"], self.channel, "{frame}");
-        self.frames += 1;
         self.anonymous = frame["anonymous"].as_u64().unwrap_or(self.anonymous);
         if let Some(subjects) = frame["subjects"].as_object() {
             self.subjects =
@@ -81,12 +79,12 @@ impl Follower {
         Some(frame)
     }
 
-    fn names(&self) -> BTreeSet<&str> {
+    pub fn names(&self) -> BTreeSet<&str> {
         self.subjects.keys().map(String::as_str).collect()
     }
 
     /// Hears changes until these subjects are there, and returns how long that took.
-    fn wait_for(&mut self, subjects: &[&str]) -> Duration {
+    pub fn wait_for(&mut self, subjects: &[&str]) -> Duration {
         let (began, expected) = (Instant::now(), subjects.iter().copied().collect::<BTreeSet<_>>());
         while self.names() != expected {
             let left = PATIENCE.saturating_sub(began.elapsed());
@@ -97,7 +95,7 @@ impl Follower {
     }
 
     /// Asserts that nothing is told for this long.
-    fn hears_nothing(&mut self, time: Duration) {
+    pub fn hears_nothing(&mut self, time: Duration) {
         assert_eq!(self.hear(time), None);
     }
 }

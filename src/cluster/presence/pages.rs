@@ -118,3 +118,66 @@ impl<'a> Pages<'a> {
 fn length(text: &str) -> usize {
     serde_json::to_string(text).map_or(0, |text| text.len())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn told(names: impl Iterator<Item = String>, whole: bool) -> Told {
+        let subject = |name: String| ToldSubject {
+            info: Some(Arc::from(format!("{{\"name\":{}}}", serde_json::to_string(&name).unwrap()))),
+            subject: Arc::from(name),
+            connections: 2,
+        };
+        Told { whole, more: false, subjects: names.map(subject).collect(), anonymous: 3 }
+    }
+
+    #[test]
+    fn messages_have_at_most_the_bytes_that_nats_takes_and_lose_nothing() {
+        let hostile = "\u{1}\"\\\u{fffd}".repeat(12);
+        for room in [1_000, 3_000, 20_000] {
+            let mut number = 7;
+            let mut pages = Pages::new("node@0000000000000001", room, true, &mut number);
+            let names: Vec<String> = (0..200).map(|number| format!("{number}{hostile}")).collect();
+            names.iter().for_each(|name| pages.follow(&ChannelName::checked(name), true));
+            pages.follow(&ChannelName::checked("ended"), false);
+            pages.tell(&ChannelName::checked("hall"), told(names.iter().cloned(), true));
+            pages.tell(&ChannelName::checked("empty"), told(std::iter::empty(), true));
+            let bodies = pages.end();
+            assert_eq!(number, 7 + bodies.len() as u64);
+            let (mut follows, mut hall, mut open) = (Vec::new(), BTreeMap::new(), false);
+            for (at, body) in bodies.iter().enumerate() {
+                let bytes = body.encode();
+                assert!(bytes.len() <= room, "{} of {room}", bytes.len());
+                let (_, body) = Body::parse(&bytes).unwrap();
+                assert_eq!((body.number, body.begins), (8 + at as u64, at == 0));
+                follows.extend(body.follows);
+                for part in body.channels.iter().filter(|part| part.channel == "hall") {
+                    assert_eq!(part.whole, !open, "only the first page begins");
+                    open = part.more;
+                    part.subjects.iter().for_each(|(name, count, _)| _ = hall.insert(name.clone(), *count));
+                }
+            }
+            assert!(!open, "the last page ends it");
+            assert_eq!(follows, names);
+            assert_eq!(hall, names.iter().map(|name| (name.clone(), 2)).collect());
+        }
+    }
+
+    #[test]
+    fn what_no_message_takes_is_left_out() {
+        let mut number = 0;
+        let mut pages = Pages::new("node@0000000000000001", 600, false, &mut number);
+        pages.follow(&ChannelName::checked(&"x".repeat(700)), true);
+        pages.tell(&ChannelName::checked("c"), told(["y".repeat(255), "z".to_owned()].into_iter(), false));
+        let bodies = pages.end();
+        assert_eq!(bodies.len(), 1);
+        assert!(bodies[0].follows.is_empty());
+        assert_eq!(bodies[0].channels[0].subjects.len(), 1);
+        let pages = Pages::new("node@0000000000000001", 600, false, &mut number);
+        assert!(pages.end().is_empty(), "nothing is told where there is nothing");
+    }
+}

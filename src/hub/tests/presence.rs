@@ -20,7 +20,7 @@ fn claims(subject: Option<&str>, read: bool) -> Arc<Claims> {
     Arc::new(claims)
 }
 
-fn connect(hub: &Hub, subject: Option<&str>, read: bool) -> (Arc<Connection>, TestSink) {
+pub(super) fn connect(hub: &Hub, subject: Option<&str>, read: bool) -> (Arc<Connection>, TestSink) {
     let address = ([127, 0, 0, 1], 1).into();
     let connection = Arc::new(Connection::new(address, claims(subject, read), hub.budget().clone(), 0));
     let sink = TestSink::with_room(ALWAYS);
@@ -29,7 +29,7 @@ fn connect(hub: &Hub, subject: Option<&str>, read: bool) -> (Arc<Connection>, Te
     (connection, sink)
 }
 
-fn channel() -> ChannelName {
+pub(super) fn channel() -> ChannelName {
     ChannelName::new("c", 255).unwrap()
 }
 
@@ -50,7 +50,7 @@ fn tell(hub: &Hub, after: Duration, limits: PresenceLimits) {
 }
 
 /// What a client was told, frame by frame.
-fn frames(sink: &TestSink) -> Vec<Value> {
+pub(super) fn frames(sink: &TestSink) -> Vec<Value> {
     let (bytes, mut at, mut frames) = (sink.written(), 0, Vec::new());
     while at < bytes.len() {
         let (start, length) = match bytes[at + 1] {

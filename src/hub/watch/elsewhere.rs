@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use super::super::peers::{Missing, Peer, Told, ToldSubject};
+use super::super::told::{Missing, Peer, Room, Told, ToldSubject};
 use super::{Connection, FlushList, PresenceLimits, Watch};
 
 /// How long an answer waits for the other nodes. A node without problems answers from memory.
@@ -16,9 +16,6 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// How long after an answer the other nodes go on telling of the channel, so that who asks again and again costs them
 /// nothing.
 const HELD: Duration = Duration::from_secs(10);
-
-/// Room for subjects that other nodes tell, shared by all channels.
-pub(in crate::hub) type Room = Arc<AtomicUsize>;
 
 /// The part of one channel that concerns other nodes.
 #[derive(Default)]
@@ -177,11 +174,29 @@ impl Watch {
         }
         let all = !self.awaits(peers);
         let due = self.elsewhere.waiting.extract_if(|_, waiting| all || now >= waiting.until);
-        for (_, Waiting { connection, follow, limits, answers, .. }) in due.collect::<Vec<_>>() {
-            let frame = self.look(channel, &connection, follow, limits, peers);
-            for _ in 0..answers {
-                let _ = flush_list.push(&connection, &frame);
-            }
+        for (_, waiting) in due.collect::<Vec<_>>() {
+            self.answer(channel, waiting, peers, flush_list);
+        }
+    }
+
+    /// Answers a connection that waits with what is known, because it may not see the channel much longer.
+    pub(in crate::hub) fn answer_now(
+        &mut self,
+        channel: &str,
+        connection: &Arc<Connection>,
+        peers: &[Peer],
+        flush_list: &mut FlushList,
+    ) {
+        if let Some(waiting) = self.elsewhere.waiting.remove(&connection.id()) {
+            self.answer(channel, waiting, peers, flush_list);
+        }
+    }
+
+    fn answer(&mut self, channel: &str, waiting: Waiting, peers: &[Peer], flush_list: &mut FlushList) {
+        let Waiting { connection, follow, limits, answers, .. } = waiting;
+        let frame = self.look(channel, &connection, follow, limits, peers);
+        for _ in 0..answers {
+            let _ = flush_list.push(&connection, &frame);
         }
     }
 

@@ -160,6 +160,7 @@ impl Inbound<'_> {
                 return self.answer(ErrorReply::Unauthorized(&rejection.to_string()).encode());
             }
         };
+        self.end_waiting();
         let before = self.claims.expires;
         let (connection, flush_list, live) = (self.connection, &mut *self.flush_list, self.live);
         let max = live.policy.channels;

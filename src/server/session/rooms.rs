@@ -34,6 +34,7 @@ impl Inbound<'_> {
     #[cold]
     pub(super) fn leave(&mut self, channels: &[ChannelName]) {
         self.send();
+        self.end_waiting();
         match self.server.hub.leave_channels(self.connection, channels) {
             Ok(()) => {
                 self.answer(encode_left(channels));
@@ -67,6 +68,14 @@ impl Inbound<'_> {
             });
         }
         self.pause = true;
+    }
+
+    /// Answers requests for presence that wait for other nodes of a cluster, before the client may see less.
+    pub(super) fn end_waiting(&mut self) {
+        if self.server.cluster.is_some() {
+            let hub = &self.server.hub;
+            hub.answer_presence_now(self.connection, &peers(self.server), self.flush_list);
+        }
     }
 
     fn deny(&mut self, channel: &ChannelName, denial: Denial) {
