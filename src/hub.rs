@@ -7,14 +7,16 @@
 //! connection, [`enter`] changes its [`memberships`], which are the channels that it reads, and [`heartbeat`] decides whether
 //! its client is alive. [`presence`] tells clients who reads a channel, by its [`watch`]. For a cluster, [`interest`] tells
 //! which channels have readers here, [`log`] fills the histories from the cluster's log, and [`peers`] are the other nodes,
-//! which tell their readers.
+//! which tell their readers. [`feed`] has backends told who reads the channels that
+//! they select.
 //!
-//! Locks are taken in the order connection, shard, channel, and then the index of ages or an outbox, at most one of each.
+//! Locks are taken in the order connection, shard, channel, and then the index of ages, the feed or an outbox, at most one of each.
 //! None is held across a system call or an await.
 
 mod ages;
 mod connection;
 mod enter;
+mod feed;
 mod flush;
 mod flush_list;
 mod heartbeat;
@@ -55,6 +57,7 @@ pub use self::told::{Peer, Told, ToldSubject};
 pub use self::watch::PresenceLimits;
 use self::watch::Watch;
 use crate::close::CloseReason;
+use crate::feed::Feed;
 use crate::frame::Frame;
 use crate::message::{ChannelName, Since};
 use crate::outbox::Budget;
@@ -133,6 +136,8 @@ struct Readers {
     history: Option<Box<History>>,
     /// Who reads it, while somebody follows that.
     watch: Option<Box<Watch>>,
+    /// Backends are told who reads it.
+    told: bool,
     /// The channel was removed from the map. A task that still holds it must look up its name again.
     gone: bool,
 }
@@ -182,6 +187,8 @@ pub struct Hub {
     keeping: Arc<Keeping>,
     /// The channels whose presence is followed.
     watched: Watched,
+    /// The events for backends.
+    feed: Arc<Feed>,
     /// The channels with a history, by the age of their oldest message.
     ages: Ages<Arc<Channel>>,
     /// Learns which channels got their first reader or lost their last one.
@@ -201,6 +208,7 @@ impl Hub {
             keeping: Arc::new(Keeping::off()),
             ages: Ages::new(),
             watched: Watched::default(),
+            feed: Arc::default(),
             interest: OnceLock::new(),
         }
     }
@@ -247,6 +255,7 @@ impl Hub {
         if readers.connections.is_empty() {
             self.read_channels.fetch_add(1, Relaxed);
             self.interest_changed(&channel);
+            readers.told = self.feed.selects(&channel.name);
             // Messages that were published while it had no reader belong to no sample.
             channel.sampled.store(channel.messages.load(Relaxed) as u32, Relaxed);
         }
@@ -254,6 +263,9 @@ impl Hub {
         self.change_watch(&channel, &mut readers, |watch, now| watch.join(connection, now));
         if readers.connections.len() == 1 {
             self.watch_for_others(&channel, &mut readers);
+        }
+        if readers.told {
+            self.feed.joined(&channel.name, connection.id(), connection.claims().subject.as_deref());
         }
         channel.reader_count.store(readers.connections.len() as u32, Relaxed);
         drop(readers);
@@ -265,6 +277,9 @@ impl Hub {
         let mut readers = lock(&channel.readers);
         readers.remove(connection);
         self.change_watch(channel, &mut readers, |watch, now| watch.part(connection, now));
+        if readers.told {
+            self.feed.left(&channel.name, connection.id());
+        }
         if readers.connections.is_empty() {
             self.read_channels.fetch_sub(1, Relaxed);
             self.interest_changed(channel);

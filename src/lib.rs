@@ -29,6 +29,8 @@
 //! 6. When the messages of one read are queued, the publisher's task writes each of these outboxes with one system call
 //!    (`hub/flush.rs`, `outbox/write.rs`, `server/accept/sink.rs`). A reader's own task is woken only if its socket was full.
 //!
+//! [`feed`] records for backends who reads the channels that they select.
+//!
 //! In a cluster, [`cluster`] takes the message to the readers on other nodes. Without a history it passes on what step 4 has
 //! delivered here. With one, the message goes to the cluster's log first, and step 4 delivers what the log has, on every node.
 //!
@@ -51,7 +53,7 @@
 //!
 //! # Which part may use which
 //!
-//! Binaries > daemon, ctl, jane > bench, server, admin > cluster > hub > outbox > message, frame, close, token > timestamp, orders.
+//! Binaries > daemon, ctl, jane > bench, server, admin > cluster > hub > outbox, feed > message, frame, close, token > timestamp, orders.
 //! The hub uses no socket, ctl neither hub nor server, bench only tokens and root certificates, config only what it
 //! parses with. `tests/architecture` checks this.
 
@@ -64,6 +66,7 @@ pub mod config;
 pub mod ctl;
 pub mod daemon;
 pub mod escape;
+pub mod feed;
 pub mod frame;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;

@@ -88,6 +88,11 @@ impl Turn {
         self.state().phase == Phase::Answering
     }
 
+    /// Returns whether an endless answer is being sent.
+    pub(crate) fn is_streaming(&self) -> bool {
+        self.state().phase == Phase::Streaming
+    }
+
     /// Waits until no request is being answered.
     pub(crate) async fn not_answering(&self) {
         loop {

@@ -49,6 +49,7 @@ impl Hub {
         };
         self.resume(connection, stays, (&claims.read, false), since, announce);
         self.claims_changed(connection, &before, &claims);
+        self.subject_changed(connection, &before, &claims);
     }
 
     /// Makes a connection read these channels, too, all of them or none. No name may appear twice. `since` is as in

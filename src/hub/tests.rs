@@ -378,6 +378,7 @@ fn a_connection_stays_small() {
     assert!(sizes.0 <= 296, "{sizes:?}");
 }
 
+mod feed;
 mod history;
 mod peers;
 mod presence;

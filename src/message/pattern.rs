@@ -38,6 +38,13 @@ impl ChannelPattern {
     }
 }
 
+/// The channel itself.
+impl From<&ChannelName> for ChannelPattern {
+    fn from(name: &ChannelName) -> ChannelPattern {
+        ChannelPattern { text: name.as_str().into(), is_prefix: false }
+    }
+}
+
 /// The pattern as in a token, with its `*`.
 impl fmt::Display for ChannelPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -66,6 +73,21 @@ impl ChannelPatterns {
             let matching = channels[first..].iter().take_while(|channel| pattern.matches(channel)).count();
             (first..first + matching).for_each(&mut visit);
         }
+    }
+
+    /// Returns whether every channel that one of `others` matches is matched by one of these.
+    pub fn cover(&self, others: &ChannelPatterns) -> bool {
+        others.iter().all(|other| self.iter().any(|pattern| pattern.covers(other)))
+    }
+
+    /// Returns the patterns that match what both match.
+    pub fn common(&self, others: &ChannelPatterns) -> ChannelPatterns {
+        let narrower = |one: &ChannelPattern, other: &ChannelPattern| match () {
+            () if one.covers(other) => Some(other.clone()),
+            () if other.covers(one) => Some(one.clone()),
+            () => None,
+        };
+        self.iter().flat_map(|one| others.iter().filter_map(move |other| narrower(one, other))).collect()
     }
 
     /// Returns the patterns, sorted.
@@ -153,6 +175,22 @@ mod tests {
             let mut visited = Vec::new();
             set.each_match(&names, |at| visited.push(at));
             prop_assert_eq!(visited, wanted);
+        }
+
+        #[test]
+        fn what_two_sets_have_in_common_is_what_both_match(
+            sets in proptest::array::uniform2(proptest::collection::vec("[ab*]{0,3}\\*|[ab*]{1,3}", 0..6)),
+            names in proptest::collection::vec("[ab*]{1,4}", 1..24),
+        ) {
+            let [one, other] = sets.map(|texts| patterns(&texts.iter().map(String::as_str).collect::<Vec<_>>()));
+            let common = one.common(&other);
+            for name in &names {
+                prop_assert_eq!(common.matches(name), one.matches(name) && other.matches(name), "{}", name);
+            }
+            prop_assert!(one.cover(&common) && other.cover(&common));
+            if one.cover(&other) {
+                prop_assert_eq!(&common, &other);
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ mod bans;
 mod closed;
 mod counters;
 mod events;
+mod feed;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
 mod heartbeat;
@@ -112,6 +113,9 @@ impl Server {
         let hub = Arc::new(Hub::new(Arc::new(budget)));
         let history = &live.settings.history;
         hub.keep(history.messages, history.ttl, history.bytes);
+        if let Some(cluster) = &live.settings.cluster {
+            hub.feed().set_node(&cluster.name);
+        }
         let counters = Counters::default();
         let flusher = Arc::new(Flusher::new(counters.panics.clone()));
         let cluster = live.settings.cluster.clone();
@@ -150,7 +154,7 @@ impl Server {
 
     /// Watches all connections until dropped: heartbeats, expiry, memory.
     pub async fn look_after(self: Arc<Self>) {
-        tokio::join!(heartbeat::run(self.clone()), presence::run(self));
+        tokio::join!(heartbeat::run(self.clone()), presence::run(self.clone()), feed::run(self));
     }
 
     /// Waits until the messages of other nodes reach the channels that a connection has joined, before its client is told

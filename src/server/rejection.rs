@@ -65,6 +65,8 @@ pub enum Rejection {
     Spreads(usize),
     /// Too many requests of this kind are in progress, and none ended in time.
     Busy(usize),
+    /// All places of streams of events are taken.
+    Streams(usize),
     /// The ban could not be written to the disk.
     NotRemembered,
     /// The `Host` of a request to a server for development does not name this machine.
@@ -152,6 +154,7 @@ impl Rejection {
             | Rejection::FirstMessages(_)
             | Rejection::Draining
             | Rejection::Spreads(_)
+            | Rejection::Streams(_)
             | Rejection::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
             Rejection::Token(_) | Rejection::TokenTimeout | Rejection::TokenFirst | Rejection::Frames(_) => {
                 StatusCode::UNAUTHORIZED
@@ -216,6 +219,7 @@ impl Rejection {
             | Rejection::FirstMessages(_)
             | Rejection::Draining
             | Rejection::Spreads(_)
+            | Rejection::Streams(_)
             | Rejection::Busy(_) => "unavailable",
             Rejection::Token(_) | Rejection::TokenTimeout | Rejection::TokenFirst | Rejection::Frames(_) => {
                 "unauthorized"
@@ -319,6 +323,7 @@ impl fmt::Display for Rejection {
             Rejection::Busy(max) => {
                 write!(f, "nothing was done: {max} requests like this are in progress already")
             }
+            Rejection::Streams(max) => write!(f, "{max} streams of events are open already"),
             Rejection::NotRemembered => f.write_str(
                 "nothing was done: the refused subjects could not be saved; the server's log has the reason",
             ),

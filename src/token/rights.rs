@@ -21,17 +21,20 @@ pub enum ApiRight {
     Disconnect,
     /// See the status of the server.
     Info,
+    /// Follow events: who opens and closes connections, and who joins and leaves visible channels.
+    Events,
 }
 
 impl ApiRight {
     /// All rights, in the order of the manual.
-    pub const ALL: [ApiRight; 6] = [
+    pub const ALL: [ApiRight; 7] = [
         ApiRight::Publish,
         ApiRight::Channels,
         ApiRight::Subjects,
         ApiRight::Connections,
         ApiRight::Disconnect,
         ApiRight::Info,
+        ApiRight::Events,
     ];
 
     /// Returns its name in the claim.
@@ -43,6 +46,7 @@ impl ApiRight {
             ApiRight::Connections => "connections",
             ApiRight::Disconnect => "disconnect",
             ApiRight::Info => "info",
+            ApiRight::Events => "events",
         }
     }
 

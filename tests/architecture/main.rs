@@ -44,11 +44,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "terminal",
         ],
     ),
+    ("feed", &["close", "message", "sync", "timestamp"]),
     ("frame", &["close"]),
     ("cluster", &["close", "config", "frame", "hub", "message", "orders", "sync"]),
     ("fuzz", &["admin", "cluster", "config", "message", "server", "token"]),
     ("http", &["sync"]),
-    ("hub", &["token", "close", "frame", "message", "outbox", "sync"]),
+    ("hub", &["token", "close", "feed", "frame", "message", "outbox", "sync"]),
     ("jane", &["token", "admin", "completions", "escape", "timestamp", "terminal", "root_certificates"]),
     ("log", &["escape", "timestamp"]),
     ("message", &["frame", "timestamp"]),
@@ -62,6 +63,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "cluster",
             "close",
             "config",
+            "feed",
             "frame",
             "http",
             "hub",
@@ -83,8 +85,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// write; it uses no socket.
 const RUNTIME: &[&str] = &["tokio", "hyper", "socket2", "tokio_tungstenite"];
 const NETWORK: &[&str] = &["tokio::net", "hyper", "socket2", "tokio_tungstenite"];
-const MUST_NOT_USE: &[(&str, &[&str])] =
-    &[("token", RUNTIME), ("close", RUNTIME), ("config", RUNTIME), ("sync", RUNTIME), ("hub", NETWORK)];
+const MUST_NOT_USE: &[(&str, &[&str])] = &[
+    ("token", RUNTIME),
+    ("close", RUNTIME),
+    ("config", RUNTIME),
+    ("sync", RUNTIME),
+    ("hub", NETWORK),
+    ("feed", NETWORK),
+];
 
 /// Folders in which files may still import each other. The list only shrinks.
 const MAY_HAVE_CIRCLES: &[&str] = &[];

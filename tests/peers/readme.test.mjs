@@ -5,11 +5,13 @@ import { execFile } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import { delimiter } from "node:path";
+import { createInterface } from "node:readline";
 import test from "node:test";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import WebSocket from "ws";
 import { BINARIES, DEADLINE, openBrowser, PYTHON, sign, startPhilote } from "./philote.mjs";
+import { startProxy } from "./proxy.mjs";
 
 const HERE = fileURLToPath(new URL(".", import.meta.url));
 const read = (path) => readFileSync(new URL(`../../${path}`, import.meta.url), "utf8");
@@ -60,6 +62,7 @@ async function join(t, philote, token) {
   });
   await once(socket, "open");
   return {
+    close: () => socket.close(),
     send: (data) => socket.send(JSON.stringify({ channel: "chat", data })),
     next: () => messages.shift() ?? new Promise((resolve) => waiting.push(resolve)),
   };
@@ -102,6 +105,38 @@ for (const [name, expected] of [
     for (const data of expected) assert.equal((await reader.next()).data, data);
     const answer = JSON.parse(printed.slice(printed.indexOf("{")));
     assert.deepEqual(answer, { published: expected.map(() => ({ channel: "chat", readers: 1 })) });
+  });
+}
+
+for (const name of ["follow.py", "follow.mjs"]) {
+  test(`documentation: ${name} tells who is in the rooms, and continues after a fault`, DEADLINE, async (t) => {
+    const philote = await startPhilote(t, { PHILOTE_PRESENCE_GRACE: "0s" });
+    const proxy = await startProxy(t, philote.address);
+    const code = program(name, { address: proxy.address });
+    const [command, option] = name.endsWith("py") ? [PYTHON, "-uc"] : [process.execPath, "--input-type=module"];
+    const options = name.endsWith("py") ? [option, code] : [option, "--eval", code];
+    const enter = (sub) => join(t, philote, sign(philote, { sub, read: ["room:1"], write: ["room:1"] }));
+    await enter("ann");
+    const child = execFile(command, options, { env: { TOKEN: sign(philote, { api: true }), PYTHONUTF8: "1" } });
+    t.after(() => child.kill());
+    const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+    const next = async () => (await lines.next()).value;
+    const first = await next();
+    assert.deepEqual(JSON.parse(first.slice(first.indexOf("{"))).channels, [{ channel: "room:1", readers: 1, writers: 1 }]);
+    await enter("bob");
+    assert.equal(await next(), "bob joined room:1");
+    proxy.cut();
+    const cy = await enter("cy");
+    cy.close();
+    proxy.open();
+    // Nothing is loaded again, and nothing is missing.
+    const told = [];
+    while (told.length < 2) {
+      const line = await next();
+      if (/ room:1$/.test(line)) told.push(line);
+      else assert(!line.startsWith("rooms"), line);
+    }
+    assert.deepEqual(told, ["cy joined room:1", "cy left room:1"]);
   });
 }
 

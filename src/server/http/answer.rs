@@ -1,22 +1,33 @@
 //! HTTP answers: JSON, and the answer to a rejected request.
 
+use std::convert::Infallible;
+
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{Either, Full};
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 use serde_json::json;
 
 use crate::server::rejection::Rejection;
 
-/// An HTTP answer. Answers are always whole, never streamed.
-pub(crate) type Answer = Response<Full<Bytes>>;
+/// An HTTP answer.
+pub(crate) type Answer = Response<Body>;
+
+/// The body of an answer: whole, or a stream without an end.
+pub(crate) type Body = Either<Full<Bytes>, UnsyncBoxBody<Bytes, Infallible>>;
+
+/// Makes the body of an answer that is whole.
+pub(crate) fn whole(bytes: impl Into<Bytes>) -> Body {
+    Either::Left(Full::new(bytes.into()))
+}
 
 /// The seconds after which a client should come back that found the server full.
 const RETRY_AFTER_SECONDS: &str = "5";
 
 /// Makes an answer with a JSON body.
 pub(crate) fn json_answer(status: StatusCode, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
+    let mut answer = Response::new(whole(body));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer
@@ -38,6 +49,7 @@ impl Rejection {
             | Rejection::Draining
             | Rejection::Spreads(_)
             | Rejection::Busy(_)
+            | Rejection::Streams(_)
             | Rejection::PerAddress(_)
             | Rejection::PerSubject(_)
             | Rejection::Handshakes(_) => {

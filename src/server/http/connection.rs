@@ -25,6 +25,7 @@ use super::answer::Answer;
 use super::upgrade::{Upgraded, has_word, upgrade};
 use super::watched::{Watch, Watched};
 use super::{api, dev, forwarded, visit};
+use crate::feed::Following;
 use crate::http::{self, Turn, Wire, linger, write, write_within};
 use crate::server::accept::listener::Protocols;
 use crate::server::accept::pending::Waiting;
@@ -45,6 +46,10 @@ const MAX_HEADERS: usize = 100;
 
 /// How long a client may take for what was unsent when its time was over.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How long the client of an endless answer may take nothing of it before it is cut. More often than that, there is something to
+/// take.
+const STREAM_PATIENCE: Duration = Duration::from_secs(2 * api::KEEP_ALIVE.as_secs());
 
 /// The state that the requests of one connection share.
 struct Exchange {
@@ -71,6 +76,8 @@ struct Progress {
     idle: bool,
     /// The upgrade that was answered with 101.
     upgraded: Option<Upgraded>,
+    /// The events that are being sent.
+    events: Option<Arc<Following>>,
     /// The address of the client that sent the last request.
     client: SocketAddr,
 }
@@ -101,7 +108,8 @@ pub(crate) async fn serve(
     waiting: &Arc<Waiting>,
 ) -> Option<Session> {
     let timeout = server.live().settings.websocket.handshake_timeout;
-    let progress = Progress { deadline, upgraded: None, unwritten: false, idle: false, client: peer };
+    let progress =
+        Progress { deadline, upgraded: None, unwritten: false, idle: false, events: None, client: peer };
     let exchange = Arc::new(Exchange {
         server,
         peer,
@@ -115,6 +123,8 @@ pub(crate) async fn serve(
     let (mut stream, read_ahead, outcome) = Box::pin(speak(&exchange, stream, waiting)).await;
     let (upgraded, client) = {
         let mut progress = exchange.lock();
+        // Everything is sent, so a daemon that stops need not wait for them any more.
+        drop(progress.events.take());
         (progress.upgraded.take(), progress.client)
     };
     let server = &exchange.server;
@@ -193,7 +203,7 @@ async fn speak(exchange: &Arc<Exchange>, stream: Stream, waiting: &Waiting) -> (
         (_, Some(rejection @ (Rejection::Pending(_) | Rejection::Kept(_)))) => {
             Outcome::SentAway { rejection, tell: sent }
         }
-        _ if !sent => Outcome::Gone,
+        _ if !sent || turn.is_streaming() => Outcome::Gone,
         (Err(error), _) => malformed(&error).map_or(Outcome::Gone, Outcome::Rejected),
         // A request was begun. A client that has sent nothing gets no answer.
         (Ok(()), Some(rejection)) if !parts.read_buf.is_empty() => Outcome::Rejected(rejection),
@@ -269,17 +279,25 @@ impl Exchange {
         let trusted = &self.server.live_owned().settings.limits.trusted_proxies;
         let address = forwarded::client(self.peer, request.headers(), trusted);
         let prefers_html = visit::prefers_html(request.headers());
-        let result = self.route(request, address, hidden).await;
+        let mut result = self.route(request, address, hidden).await;
         let mut progress = self.lock();
-        // A client that does not take its answer is as silent as one that sends no request.
-        self.waiting.go_on();
         progress.client = address;
         progress.unwritten = true;
-        progress.deadline = Instant::now() + self.timeout;
-        self.turn.answered();
+        if let Ok((answer, _)) = &mut result
+            && let Some(events) = answer.extensions_mut().remove()
+        {
+            progress.events = Some(events);
+            progress.deadline = Instant::now() + STREAM_PATIENCE;
+            self.turn.streams();
+        } else {
+            // A client that does not take its answer is as silent as one that sends no request.
+            self.waiting.go_on();
+            progress.deadline = Instant::now() + self.timeout;
+            self.turn.answered();
+        }
         match result {
             Ok((mut answer, upgraded)) => {
-                if keeps && upgraded.is_none() {
+                if keeps && upgraded.is_none() && progress.events.is_none() {
                     let seconds = self.server.live().settings.http.keep_alive_timeout.as_secs();
                     if let Ok(value) = HeaderValue::from_str(&format!("timeout={seconds}")) {
                         answer.headers_mut().insert("Keep-Alive", value);
@@ -356,8 +374,15 @@ impl Watch for Arc<Exchange> {
         self.busy(&mut self.lock());
     }
 
-    fn flushed(&self) {
+    fn flushed(&self, stream: &Stream) {
         let mut progress = self.lock();
+        if progress.events.is_some() {
+            progress.deadline = Instant::now() + STREAM_PATIENCE;
+            if std::mem::take(&mut progress.unwritten) {
+                stream.set_user_timeout(STREAM_PATIENCE);
+            }
+            return;
+        }
         if !std::mem::take(&mut progress.unwritten) {
             return;
         }

@@ -6,15 +6,13 @@ use std::sync::LazyLock;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, ORIGIN, UPGRADE,
     X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Request, Response};
 
-use super::answer::Answer;
+use super::answer::{Answer, whole};
 use crate::config::{AllowedOrigin, WebOrigin, names_loopback};
 use crate::server::rejection::Rejection;
 
@@ -74,7 +72,7 @@ pub(crate) fn answer<B>(request: &Request<B>) -> Option<Answer> {
     if request.method() != Method::GET || request.headers().contains_key(UPGRADE) {
         return None;
     }
-    let mut answer = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    let mut answer = Response::new(whole(text));
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     // The next version, and a daemon that is not for development, may be served on the same address.

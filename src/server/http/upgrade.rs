@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
     CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT,
@@ -13,7 +12,7 @@ use hyper::header::{
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::answer::Answer;
+use super::answer::{Answer, whole};
 use super::credentials::Credentials;
 use super::origin;
 use crate::server::accept::listener::Protocols;
@@ -65,7 +64,7 @@ pub(crate) fn upgrade(
         admission::count_handshake(server, &live, address.ip())?;
         enter(server, &live, address, &tokens, origin, false)?
     };
-    let mut answer = Response::new(Full::new(Bytes::new()));
+    let mut answer = Response::new(whole(Bytes::new()));
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = answer.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));

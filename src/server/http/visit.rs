@@ -1,13 +1,11 @@
 //! The page for a person who opens the server's address in a browser, in place of the JSON that programs get.
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::header::{
     ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue,
     X_CONTENT_TYPE_OPTIONS,
 };
 
-use super::answer::Answer;
+use super::answer::{Answer, whole};
 use crate::server::rejection::Rejection;
 
 /// It shows nothing of the request, and does not tell a stranger the version.
@@ -18,7 +16,7 @@ const PAGE: &str = include_str!("visit.html");
 pub(crate) fn answer(rejection: &Rejection, prefers_html: bool) -> Answer {
     let mut answer = rejection.answer();
     if prefers_html && matches!(rejection, Rejection::UpgradeRequired(_)) {
-        *answer.body_mut() = Full::new(Bytes::from_static(PAGE.as_bytes()));
+        *answer.body_mut() = whole(PAGE);
         let headers = answer.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
         // A server for development may be started on the same address.
@@ -37,6 +35,11 @@ pub(crate) fn answer(rejection: &Rejection, prefers_html: bool) -> Answer {
 /// Returns whether a request names `text/html` with a higher quality than JSON. A range such as `*/*` names neither:
 /// programs send it too.
 pub(crate) fn prefers_html(headers: &HeaderMap) -> bool {
+    prefers(headers, "text/html", "application/json")
+}
+
+/// Returns whether a request names a media type with a higher quality than another.
+pub(crate) fn prefers(headers: &HeaderMap, wanted: &str, other: &str) -> bool {
     let quality = |wanted: &str| {
         let lines = headers.get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok());
         let ranges = lines.flat_map(|line| line.split(',')).filter_map(|range| {
@@ -48,5 +51,5 @@ pub(crate) fn prefers_html(headers: &HeaderMap) -> bool {
         });
         ranges.fold(0.0, f32::max)
     };
-    quality("text/html") > quality("application/json")
+    quality(wanted) > quality(other)
 }

@@ -13,7 +13,7 @@ pub(crate) trait Watch: Unpin {
     /// Bytes have come.
     fn heard(&self);
     /// The kernel has taken everything that was to be written so far.
-    fn flushed(&self);
+    fn flushed(&self, stream: &Stream);
 }
 
 /// A stream and its observer.
@@ -58,7 +58,7 @@ impl<W: Watch> AsyncWrite for Watched<W> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;
-        self.watch.flushed();
+        self.watch.flushed(&self.stream);
         Poll::Ready(Ok(()))
     }
 

@@ -61,6 +61,8 @@ impl ConnectionGuard {
         let expires = claims.expires;
         let budget = server.hub.budget().clone();
         let connection = Arc::new(Connection::new(address, Arc::new(claims), budget, server.now()));
+        // Before it joins channels, so that this is the order of the events.
+        server.hub.feed().opened(connection.id(), connection.claims().subject.as_deref());
         if v1 {
             server.hub.enter_since(&connection, since, |positions| {
                 // The outbox holds it back until it has its socket, so nobody has to write it yet.

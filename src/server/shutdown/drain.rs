@@ -23,6 +23,9 @@ const CUT_AHEAD: Duration = Duration::from_millis(250);
 /// end.
 const LAST_HANDSHAKES: Duration = Duration::from_secs(1);
 
+/// How long streams of events have to take what they were not told, after the last connection has ended.
+const LAST_EVENTS: Duration = Duration::from_millis(250);
+
 /// The most ids of cut connections that the log names.
 const NAMED: usize = 10;
 
@@ -119,6 +122,7 @@ pub(crate) async fn drain(server: &Server, reason: CloseReason, within: Duration
     };
     let _ = timeout_at(end, gone).await;
     while server.cleanup.complete_some() {}
+    let _ = timeout(LAST_EVENTS, server.hub.feed().end(reason)).await;
     // Connections that could not even be cut in time end with the process.
     server.hub.each_connection(|connection| server.drain.cut(connection.id()));
     let cut = lock(&server.drain.cut);

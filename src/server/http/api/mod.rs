@@ -3,6 +3,7 @@
 //! [`OPENAPI`] describes it. A test compares it with [`ROUTES`], another with the answers.
 
 mod disconnect;
+mod events;
 mod everywhere;
 mod lists;
 mod page;
@@ -12,6 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+pub(crate) use events::KEEP_ALIVE;
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 use serde_json::json;
@@ -40,6 +42,7 @@ enum Endpoint {
     Channel,
     Connections,
     Disconnect,
+    Events,
 }
 
 /// A route.
@@ -56,7 +59,7 @@ const fn route(path: &'static str, method: Method, right: Option<ApiRight>, endp
     Route { path, method, right, endpoint }
 }
 
-static ROUTES: [Route; 9] = [
+static ROUTES: [Route; 10] = [
     route("/health", Method::GET, None, Endpoint::Health),
     route("/health/ready", Method::GET, None, Endpoint::Ready),
     route("/api/openapi.json", Method::GET, None, Endpoint::OpenApi),
@@ -66,6 +69,7 @@ static ROUTES: [Route; 9] = [
     route("/api/channels/{channel}", Method::GET, Some(ApiRight::Channels), Endpoint::Channel),
     route("/api/connections", Method::GET, Some(ApiRight::Connections), Endpoint::Connections),
     route("/api/disconnect", Method::POST, Some(ApiRight::Disconnect), Endpoint::Disconnect),
+    route("/api/events", Method::GET, Some(ApiRight::Events), Endpoint::Events),
 ];
 
 impl Route {
@@ -126,6 +130,7 @@ pub(crate) async fn answer(
         Endpoint::Channel => lists::channel(server, claims, deadline, rest, &query).await,
         Endpoint::Connections => lists::connections(server, claims, deadline, &query).await,
         Endpoint::Disconnect => disconnect::answer(server, claims, client, deadline, request).await,
+        Endpoint::Events => events::answer(server, claims, deadline, &request).await,
     }
 }
 
