@@ -328,7 +328,9 @@ impl History {
         let kept = self.kept_after();
         let after = match id {
             None => kept,
-            Some(id) if id.epoch == self.epoch && (kept..=self.last).contains(&id.number) => id.number,
+            Some(id) if id.epoch == self.epoch && (kept..=self.complete_to()).contains(&id.number) => {
+                id.number
+            }
             Some(_) => return None,
         };
         let mut reached = self.last;
@@ -349,6 +351,14 @@ impl History {
         left.messages -= needs.messages;
         left.bytes -= needs.bytes;
         Some(if id.is_some() { after } else { reached })
+    }
+
+    /// Returns the number up to which it has had every message of its channel. In a cluster a client may come from a node where
+    /// the channel began later, with a position after the last message.
+    fn complete_to(&self) -> u64 {
+        let log = &self.keeping.log;
+        let applied = if log.epoch.load(Relaxed) == self.epoch { log.applied.load(Relaxed) } else { 0 };
+        self.last.max(applied)
     }
 
     /// Returns the number after which all messages are kept, at most `[history] messages` of them. The oldest entry may have

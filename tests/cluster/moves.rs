@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::clients::Follower;
+use crate::clients::{Follower, Publisher};
 use crate::nats::NatsServer;
 use crate::node::{LOG, Node};
+use crate::support::PATIENCE;
 use crate::traffic::{CHANNEL, Traffic};
 
 /// Two minutes with this variable set.
@@ -56,5 +57,26 @@ fn a_client_thrown_from_node_to_node_misses_nothing_and_gets_nothing_twice() {
         assert!(follower.recovered.iter().all(|recovered| *recovered), "told that it missed messages");
         let first = whole.len() - follower.messages.len();
         assert!(follower.messages == whole[first..], "a follower differs from one that stayed");
+    }
+}
+
+/// Where the client enters, its place is the end of the log. The other node has had the channel for longer, and its last
+/// message there is before that.
+#[test]
+fn a_client_that_moves_before_its_channel_has_a_message_is_told_that_it_missed_nothing() {
+    let nats = NatsServer::start();
+    let [here, there] = Node::start_all(["a", "b"], &nats.url(), LOG);
+    let mut other = Follower::enter(here.address(), "other");
+    let mut stays = Follower::enter(there.address(), "quiet");
+    let mut publisher = Publisher::enter(there.address(), "p", &["other", "quiet"]);
+    (0..5).for_each(|_| publisher.publish("other"));
+    assert!(other.read(here.address(), PATIENCE, "p 5"));
+    let mut moves = Follower::enter(here.address(), "quiet");
+    moves.move_to(there.address());
+    assert_eq!(moves.recovered, [true]);
+    publisher.publish("quiet");
+    for follower in [&mut moves, &mut stays] {
+        assert!(follower.read(there.address(), PATIENCE, "p 6"));
+        assert_eq!((follower.data(), follower.closes.len()), (vec!["p 6"], 0));
     }
 }
