@@ -30,7 +30,7 @@ use super::subject::Subjects;
 use super::wire::{self, NodeId};
 use crate::config::{ClusterSettings, ClusterStorage, HistorySettings};
 use crate::frame::Frame;
-use crate::hub::{FlushList, Flusher, Hub};
+use crate::hub::{Connection, FlushList, Flusher, Hub};
 use crate::message::{ErrorReply, MessageId, ack_reply};
 use crate::sync::lock;
 
@@ -180,6 +180,7 @@ impl Log {
                 (Appended::Stored { .. }, None) => continue,
                 (Appended::Stored { number, .. }, Some(ack)) => {
                     let readers = self.hub.readers_of(&channel());
+                    let number = number.filter(|_| self.has_everything(&connection));
                     ack_reply(ack, readers, number.and_then(|number| self.id(number)))
                 }
                 (Appended::Unavailable, ack) => ErrorReply::Unavailable { channel: &channel(), ack }.encode(),
@@ -189,6 +190,12 @@ impl Log {
         }
         // Answers go to few connections each; the rest is for the connections' own tasks.
         let _ = self.flusher.flush(&mut flush_list);
+    }
+
+    /// Returns whether a client has got all messages of the log up to now, so that it can go on from its own. One that came
+    /// before the log was read has not, and will be closed.
+    fn has_everything(&self, connection: &Connection) -> bool {
+        !connection.is_detached() && lock(&self.place).as_ref().is_some_and(|place| place.caught_up)
     }
 
     /// Returns the id of a message of the log.

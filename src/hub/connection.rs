@@ -105,6 +105,11 @@ impl Connection {
         self.claims.store(claims);
     }
 
+    /// Returns whether it gets no messages any more, see [`super::Hub::detach`].
+    pub fn is_detached(&self) -> bool {
+        self.detached.load(Relaxed)
+    }
+
     /// Returns whether it reads this channel now.
     pub fn reads(&self, channel: &str) -> bool {
         find(&lock(&self.memberships).0, channel).is_ok()

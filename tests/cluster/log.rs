@@ -184,6 +184,39 @@ fn a_killed_node_disturbs_no_other_and_its_readers_go_on_elsewhere() {
     assert_eq!(moves.recovered, [true]);
 }
 
+/// Such clients have missed what the log had, and are closed. One that went on from the place of its own message would never
+/// get it.
+#[test]
+fn clients_that_came_before_the_log_was_read_are_not_told_the_places_of_their_messages() {
+    let mut nats = NatsServer::start();
+    let node = Node::start("a", &nats.url(), LOG);
+    store(&nats, &node, 10);
+    node.stop();
+    nats.kill();
+    let sections = format!("{LOG}[cluster]\npatience = \"1m\"\n");
+    let node = Node::start_unready("a", &nats.url(), &sections);
+    let claims = json!({"read": ["chat"], "write": ["chat"]});
+    // The closes are spread over time, so most of these get their answer before.
+    let mut clients = [(); 40].map(|()| Connection::enter(node.address(), &claims, &Value::Null));
+    for client in &mut clients {
+        client.send(&json!({"channel": "chat", "data": "early", "ack": "early"})).unwrap();
+    }
+    nats.restart();
+    let mut answers = Vec::new();
+    for client in &mut clients {
+        loop {
+            match client.next() {
+                Event::Frame(frame) => answers.push(frame),
+                Event::Closed(code, reason) => break assert_eq!(code, 1012, "{reason}"),
+            }
+        }
+    }
+    assert!(!answers.is_empty(), "all were closed before the log had answered");
+    for answer in answers {
+        assert_eq!((&answer["ack"], answer.get("id")), (&json!("early"), None), "{answer}");
+    }
+}
+
 /// Stores messages in the log as another run of a node would, far faster than a client could.
 fn store(nats: &NatsServer, node: &Node, messages: u64) {
     let mut spy = nats.client();

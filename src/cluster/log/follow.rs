@@ -245,6 +245,8 @@ impl Log {
 
     /// Notes that all messages up to now were delivered.
     fn caught_up(&self, missed: bool, follower: &impl Follower) {
+        // No client is told the place of its message before those that have missed earlier ones are detached.
+        let _telling = lock(&self.telling);
         if let Some(place) = &mut *lock(&self.place) {
             place.caught_up = true;
         }
