@@ -197,7 +197,6 @@ impl Cluster {
             Ok(announcements) => announcements,
             Err(error) => return format!("NATS takes no subscription: {error}"),
         };
-        // All of them end with this set.
         let mut tasks = JoinSet::new();
         self.pass(&link.client, &mut tasks);
         if let Some(steering) = &self.steering {
@@ -209,14 +208,17 @@ impl Cluster {
             }
             "the subscription to announcements has ended".to_owned()
         };
-        tokio::select! {
+        let reason = tokio::select! {
             reason = link.ended() => reason,
             reason = self.stay_in_touch(&link) => reason,
             reason = hears => reason,
             Some(ended) = tasks.join_next() => {
                 ended.unwrap_or_else(|error| format!("a task of the cluster has failed: {error}"))
             }
-        }
+        };
+        // A task that is aborted runs on until it waits. If it delivered the log, the next one would do so at the same time.
+        tasks.shutdown().await;
+        reason
     }
 
     /// Starts the tasks that pass messages between the nodes. Each ends with the link, with the reason.

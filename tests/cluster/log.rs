@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::clients::{Connection, Event, Follower, Publisher, epoch_of};
+use crate::clients::{Connection, Event, Follower, Publisher, epoch_of, number_of};
 use crate::nats::NatsServer;
 use crate::node::{LOG, Node};
 use crate::proxy::Proxy;
@@ -266,4 +266,34 @@ fn a_node_that_reads_a_long_log_slowly_is_ready_after_one_attempt() {
     late.wait_for("it has read the log", PATIENCE, |node| node.counted("received") >= MESSAGES);
     assert_eq!((late.counted("received"), late.counted("link_ends")), (MESSAGES + 1, 0), "{}", late.log());
     assert!(!late.log().contains("is down"), "{}", late.log());
+}
+
+/// What NATS has sent already waits in the node. Reading it went on beside the next link, which reads the same: messages came
+/// twice and out of order into the history, and then the daemon aborted.
+#[test]
+fn fault_75_a_link_that_ends_while_a_long_log_is_read_delivers_nothing_twice() {
+    const MESSAGES: u64 = 100_000;
+    let nats = NatsServer::start();
+    let first = Node::start("a", &nats.url(), LOG);
+    store(&nats, &first, MESSAGES);
+    let proxy = Proxy::start(nats.address());
+    let (half, seen) = std::sync::mpsc::channel();
+    let mut passed = 0;
+    proxy.lose(move |_| {
+        passed += 1;
+        if passed == MESSAGES / 2 {
+            half.send(()).unwrap();
+        }
+        false
+    });
+    let late = Node::start_unready("b", &proxy.url(), LOG);
+    seen.recv_timeout(PATIENCE).unwrap();
+    proxy.sever();
+    proxy.heal();
+    late.wait_ready();
+    assert_eq!(late.counted("received"), MESSAGES + 1, "{}", late.log());
+    let mut reader = Connection::enter(late.address(), &json!({"read": ["chat"]}), &json!({"chat": null}));
+    let begins = number_of(&reader.access["ids"]["chat"]);
+    let numbers: Vec<u64> = (0..100).map(|_| number_of(&reader.message()["id"])).collect();
+    assert!(numbers.is_sorted_by(|one, next| one < next) && numbers[0] > begins, "{numbers:?}");
 }
