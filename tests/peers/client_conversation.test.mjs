@@ -1,13 +1,16 @@
-// In Chromium, the client keeps 10,000 numbered messages complete and in order through restarts, cuts and expiry.
+// The clients of packaging/npm, in Chromium, and of packaging/python keep 10,000 numbered messages complete and in order
+// through restarts, cuts and expiry.
 
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
+import { createInterface } from "node:readline";
 import test from "node:test";
 import jwt from "jsonwebtoken";
 import WebSocket from "ws";
-import { openBrowser, startPhilote } from "./philote.mjs";
+import { openBrowser, PYTHON, startPhilote } from "./philote.mjs";
 import { startProxy } from "./proxy.mjs";
 
 const MESSAGES = 10_000;
@@ -54,13 +57,76 @@ async function startBackend(t, backend) {
   return `http://127.0.0.1:${server.address().port}/`;
 }
 
-test("10,000 messages through restarts, cuts and expiry", { timeout: 300_000 }, async (t) => {
-  let philote = await startPhilote(t, SETTINGS);
-  const proxy = await startProxy(t, philote.address);
-  const backend = { published: 0, tokens: 0, refuses: false };
+/** The application in Chromium; `reaches` waits until its record fits, which `read` returns. */
+async function startPage(t, backend, address) {
   const page = await openBrowser(t);
   const failures = [];
   page.on("pageerror", (error) => failures.push(error.message));
+  await page.goto(`${backend}#${address}`);
+  return {
+    failures,
+    reaches: (fits, wanted) =>
+      page.waitForFunction(`(${fits})(window.page, ${JSON.stringify(wanted)})`, null, { timeout: 60_000 }),
+    read: () => page.evaluate(() => ({ ...window.page, philote: undefined })),
+    end: async () => {},
+  };
+}
+
+/** The same application in Python. */
+async function startProgram(t, backend, address) {
+  const program = new URL("client_conversation.py", import.meta.url).pathname;
+  const options = ["-B", "-X", "dev", "-W", "error", program, backend, address];
+  const child = spawn(PYTHON, options, { env: { PATH: process.env.PATH, PYTHONUTF8: "1" }, stdio: ["pipe", "pipe", "pipe"] });
+  t.after(() => child.kill());
+  const record = { told: [], quiet: [], kept: [], answers: [], states: [], said: [], tasks: [] };
+  const waiting = new Set();
+  createInterface({ input: child.stdout }).on("line", (line) => {
+    const [name, value] = JSON.parse(line);
+    // The page notes an answer when it is said.
+    if (name === "said") record.answers.push({ number: value });
+    else if (name === "answers") Object.assign(record.answers.find(({ number }) => number === value.number), value);
+    else record[name].push(value);
+    for (const check of waiting) check();
+  });
+  const failures = [];
+  child.stderr.on("data", (text) => failures.push(String(text)));
+  const exited = once(child, "exit");
+  exited.then(() => waiting.forEach((check) => check(new Error(`the program ended:\n${failures.join("")}`))));
+  return {
+    failures,
+    reaches: (fits, wanted) =>
+      new Promise((resolve, reject) => {
+        const end = (error) => {
+          clearTimeout(timer);
+          waiting.delete(check);
+          error ? reject(error) : resolve();
+        };
+        const check = (error) => (error || fits(record, wanted)) && end(error);
+        const timer = setTimeout(() => end(new Error(`not reached within 60 s: ${fits}`)), 60_000);
+        waiting.add(check);
+        check();
+      }),
+    read: async () => record,
+    end: async () => {
+      child.stdin.end();
+      assert.deepEqual(await exited, [0, null], failures.join(""));
+      assert.deepEqual(record.tasks, [1], "only the main task is left");
+    },
+  };
+}
+
+// Both mostly wait.
+test("10,000 messages through restarts, cuts and expiry", { timeout: 300_000, concurrency: 2 }, (t) =>
+  Promise.all([
+    t.test("in Chromium", (t) => converse(t, startPage)),
+    t.test("in Python", (t) => converse(t, startProgram)),
+  ]),
+);
+
+async function converse(t, start) {
+  let philote = await startPhilote(t, SETTINGS);
+  const proxy = await startProxy(t, philote.address);
+  const backend = { published: 0, tokens: 0, refuses: false };
 
   /** Publishes the next numbers; the backend is never disconnected, and knows that each was accepted. */
   const publishNext = async (count) => {
@@ -98,11 +164,12 @@ test("10,000 messages through restarts, cuts and expiry", { timeout: 300_000 }, 
   /** Waits until the page has received everything published, the last of it on its connection. */
   const caughtUp = async () => {
     await publishNext(1);
-    const has = (number) => window.page.kept.at(-1) === number && window.page.told.at(-1).number === number;
-    await page.waitForFunction(has, backend.published, { timeout: 60_000 });
+    const has = ({ kept, told }, number) => kept.at(-1) === number && told.at(-1).number === number;
+    await application.reaches(has, backend.published);
   };
   const recoveries = (count) =>
-    page.waitForFunction((n) => window.page.told.filter((one) => "recovered" in one).length >= n, count, { timeout: 60_000 });
+    application.reaches(({ told }, n) => told.filter((one) => "recovered" in one).length >= n, count);
+  const isOpen = ({ states }) => states.at(-1)?.state === "open";
 
   /** Receives the page's answers directly from the daemon. */
   const heard = [];
@@ -116,8 +183,8 @@ test("10,000 messages through restarts, cuts and expiry", { timeout: 300_000 }, 
   };
   await hearAnswers();
 
-  await page.goto(`${await startBackend(t, backend)}#ws://${proxy.address}/`);
-  await page.waitForFunction(() => window.page.philote.state.state === "open");
+  const application = await start(t, await startBackend(t, backend), `ws://${proxy.address}/`);
+  await application.reaches(isOpen);
 
   /** For each reconnect, whether everything must be recovered: of the numbers, and of the quiet channel. */
   const expected = { numbers: [], quiet: [] };
@@ -137,7 +204,7 @@ test("10,000 messages through restarts, cuts and expiry", { timeout: 300_000 }, 
   /** A cut during which nothing is published, after a connection without messages, too. */
   const blink = async () => {
     proxy.cut();
-    await page.waitForFunction(() => window.page.philote.state.state === "waiting");
+    await application.reaches(({ states }) => states.at(-1).state === "waiting");
     proxy.open();
     await expect(true, true, false);
   };
@@ -163,7 +230,7 @@ test("10,000 messages through restarts, cuts and expiry", { timeout: 300_000 }, 
   };
   const expiry = async () => {
     backend.refuses = true;
-    await publishUntil(page.waitForFunction(() => window.page.states.some(({ code }) => code === 4401), null, { timeout: 60_000 }));
+    await publishUntil(application.reaches(({ states }) => states.some(({ code }) => code === 4401)));
     await publishFor(1_000);
     backend.refuses = false;
     await expect(true, true);
@@ -195,10 +262,11 @@ test("10,000 messages through restarts, cuts and expiry", { timeout: 300_000 }, 
   await caughtUp(); // with the last one
   assert(backend.tokens > before, "no token was replaced");
 
-  await page.waitForFunction(() => window.page.answers.every((one) => "readers" in one || "error" in one));
-  const { told, quiet, kept, answers, states } = await page.evaluate(() => ({ ...window.page, philote: undefined }));
+  await application.reaches(({ answers }) => answers.every((one) => "readers" in one || "error" in one));
+  const { told, quiet, kept, answers, states } = await application.read();
+  await application.end();
   assert.deepEqual(kept, Array.from({ length: MESSAGES }, (_, n) => n + 1), "complete and in order");
-  assert.deepEqual(failures, []);
+  assert.deepEqual(application.failures, []);
 
   // The client's reports, against the model: numbers are consecutive unless `recovered: false` came in between.
   let last = 0;
@@ -231,4 +299,4 @@ test("10,000 messages through restarts, cuts and expiry", { timeout: 300_000 }, 
     `${told.length - quiet.length} messages told, ${missed} fetched elsewhere; recovered: ${expected.numbers.join(", ")}; ` +
       `${backend.tokens} tokens; ${said.length} of ${answers.length} answers taken`,
   );
-});
+}
