@@ -7,8 +7,7 @@
 //! connection, [`enter`] changes its [`memberships`], which are the channels that it reads, and [`heartbeat`] decides whether
 //! its client is alive. [`presence`] tells clients who reads a channel, by its [`watch`]. For a cluster, [`interest`] tells
 //! which channels have readers here, [`log`] fills the histories from the cluster's log, and [`peers`] are the other nodes,
-//! which tell their readers. [`feed`] has backends told who reads the channels that
-//! they select.
+//! which tell their readers. [`feed`] has backends told who reads the channels that they select.
 //!
 //! Locks are taken in the order connection, shard, channel, and then the index of ages, the feed or an outbox, at most one of each.
 //! None is held across a system call or an await.

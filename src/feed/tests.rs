@@ -104,6 +104,19 @@ fn the_events_that_are_kept_have_a_limit_in_bytes() {
 }
 
 #[test]
+fn in_a_cluster_each_line_names_the_node() {
+    let feed = Arc::new(Feed::default());
+    feed.set_node("a");
+    let stream = follow(&feed, &[], Some(MessageId::NONE));
+    feed.opened(Uuid::nil(), Some("ann"));
+    stream.end(CloseReason::TokenExpired);
+    let (told, ended) = lines(&stream);
+    assert!(ended && told.iter().all(|line| line["node"] == "a"), "{told:?}");
+    let names: Vec<_> = told.iter().map(|line| line["event"].as_str().unwrap()).collect();
+    assert_eq!(names, ["missed", "opened", "ended"]);
+}
+
+#[test]
 fn there_is_an_end_to_streams_and_to_what_is_kept_for_them() {
     let feed = Arc::new(Feed::default());
     for round in 0..3 {

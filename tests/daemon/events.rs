@@ -402,15 +402,11 @@ fn a_stream_ends_when_its_token_is_no_longer_valid() {
     assert_eq!(stays.briefs(2), ["alive", "opened ann"]);
 }
 
-#[test]
-fn a_reader_that_is_too_slow_is_told_how_many_events_it_missed() {
-    let daemon = Daemon::start("[presence]\ngrace = \"1h\"\n");
-    let mut slow = Events::of(&daemon, &["room:*"]);
-    let mut quick = Events::of(&daemon, &[]);
-    let long = "x".repeat(240);
-    let mut ann = named(&daemon, &long, &[]);
+/// Joins and leaves many rooms with long names. Returns the client, and the number of events.
+fn flood(daemon: &Daemon, long: &str) -> (Client, usize) {
     const JOINS: usize = 150;
     const CHANNELS: usize = 200;
+    let mut ann = named(daemon, long, &[]);
     for join in 0..JOINS {
         let names: Vec<String> =
             (0..CHANNELS).map(|at| format!("room:{join}:{at}:{}", &long[10..])).collect();
@@ -418,6 +414,40 @@ fn a_reader_that_is_too_slow_is_told_how_many_events_it_missed() {
         assert!(answer["joined"].is_object(), "{answer}");
         assert!(ask(&mut ann, &json!({"leave": names}))["left"].is_array());
     }
+    (ann, 1 + JOINS * CHANNELS * 2)
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_cut_and_gives_up_its_place() {
+    let daemon = Daemon::start("[presence]\ngrace = \"1h\"\n");
+    let mut stuck = Events::of(&daemon, &["room:*"]);
+    let others: Vec<Events> = (1..32).map(|_| Events::of(&daemon, &[])).collect();
+    let _ann = flood(&daemon, &"x".repeat(240));
+    let token = sign(&json!({"api": true}));
+    // It has 30 seconds, and is cut before twice that.
+    let deadline = std::time::Instant::now() + 2 * PATIENCE;
+    loop {
+        let again = Events::open(&daemon, "", &token, "");
+        if status(&again.head) == 200 {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{}", again.head);
+        std::thread::yield_now();
+    }
+    // Of what it was sent, nothing is damaged, and the end is not said to be one.
+    let mut rest = Vec::new();
+    let _ = stuck.stream.read_to_end(&mut rest);
+    assert!(!String::from_utf8_lossy(&rest).contains("\"ended\""));
+    drop(others);
+}
+
+#[test]
+fn a_reader_that_is_too_slow_is_told_how_many_events_it_missed() {
+    let daemon = Daemon::start("[presence]\ngrace = \"1h\"\n");
+    let mut slow = Events::of(&daemon, &["room:*"]);
+    let mut quick = Events::of(&daemon, &[]);
+    let long = "x".repeat(240);
+    let (ann, events) = flood(&daemon, &long);
     let (mut got, mut last) = (0, slow.next());
     while last["event"] != "ended" {
         got += usize::from(last["event"] != "alive");
@@ -426,7 +456,7 @@ fn a_reader_that_is_too_slow_is_told_how_many_events_it_missed() {
     assert_eq!(slow.text(), None);
     assert_eq!(last["reason"], "slow_consumer", "{last}");
     let missed = last["missed"].as_u64().unwrap() as usize;
-    assert_eq!(got + missed, 1 + JOINS * CHANNELS * 2, "{got} of them came");
+    assert_eq!(got + missed, events, "{got} of them came");
     assert!(missed > 10_000 - 1, "no more than the ring has room for were kept: {missed}");
     // A stream that has not selected them missed nothing.
     assert_eq!(quick.briefs(2), ["alive".to_owned(), format!("opened {long}")]);

@@ -209,7 +209,14 @@ proptest! {
                             model.begin_another();
                             Some(hub.follow_events(all, None).unwrap())
                         }
-                        Some(_) => None,
+                        Some(stream) => {
+                            drop(stream);
+                            // What it has selected is forgotten; what another stream is away from must not be.
+                            if following.is_some() {
+                                hub.expire_events(Instant::now() + crate::feed::KEPT_FOR);
+                            }
+                            None
+                        }
                     };
                 }
             }

@@ -180,3 +180,64 @@ pub(super) async fn answer(
     *answer.body_mut() = Either::Right(StreamBody::new(chunks).boxed_unsync());
     Ok(answer)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::config::{Environment, Overrides, Settings, load};
+    use crate::token::{NewToken, issue, verify};
+
+    fn settings(secret: &'static str) -> Settings {
+        load(&Overrides::default(), &Environment::new([("SECRET", secret)])).unwrap().settings
+    }
+
+    /// A stream with a token that the server's secret signed.
+    fn streaming(server: &Arc<Server>) -> Streaming {
+        let live = server.live_owned();
+        let claims =
+            verify(&issue(&NewToken::default(), &live.keys).unwrap(), &live.keys, &live.policy, 0).unwrap();
+        let following = server.hub.follow_events(ChannelPatterns::default(), None).unwrap();
+        let (now, format) = (Instant::now(), Format::JsonLines);
+        Streaming { server: server.clone(), claims, following, format, sent: now, checked: now, over: false }
+    }
+
+    fn line(bytes: Option<Bytes>) -> Value {
+        serde_json::from_slice(&bytes.unwrap()).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_stream_is_kept_open_by_lines_with_its_position() {
+        let server = Server::new(settings("a secret of more than thirty-two characters"), 1024);
+        let mut streaming = streaming(&server);
+        let first = line(streaming.next().await);
+        let began = Instant::now();
+        for number in 1..=3 {
+            // Not selected, so that only its position changes.
+            server
+                .hub
+                .follow_events(
+                    [ChannelPattern::new(&number.to_string(), 9).unwrap()].into_iter().collect(),
+                    None,
+                )
+                .unwrap();
+            let alive = line(streaming.next().await);
+            assert_eq!(alive["event"], "alive");
+            let position = |line: &Value| MessageId::parse(line["id"].as_str().unwrap()).number;
+            assert_eq!(position(&alive), position(&first) + number);
+            assert_eq!(began.elapsed().as_secs(), number * KEEP_ALIVE.as_secs());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_ends_when_the_key_of_its_token_is_withdrawn() {
+        let server = Server::new(settings("a secret of more than thirty-two characters"), 1024);
+        let mut streaming = streaming(&server);
+        assert_eq!(line(streaming.next().await)["event"], "alive");
+        server.reload(settings("another secret, of more than thirty-two characters"), Duration::ZERO);
+        let last = line(streaming.next().await);
+        assert_eq!((&last["event"], &last["reason"]), (&"ended".into(), &"key_withdrawn".into()));
+        assert_eq!(streaming.next().await, None);
+    }
+}
