@@ -4,6 +4,7 @@ import asyncio
 import faulthandler
 import gc
 import json
+import logging
 import sys
 import unittest
 from pathlib import Path
@@ -82,7 +83,11 @@ class ClientTest(unittest.IsolatedAsyncioTestCase):
         self.connections = Box()
         self.count = 0
         self.clients = []
-        self.server = await serve(self._serve, "127.0.0.1", 0, subprotocols=["philote.v1"], ping_interval=None)
+        # The server would log the frames of the client.
+        quiet = logging.getLogger("the scripted server")
+        quiet.setLevel(logging.INFO)
+        options = {"subprotocols": ["philote.v1"], "ping_interval": None, "logger": quiet}
+        self.server = await serve(self._serve, "127.0.0.1", 0, **options)
         self.url = f"ws://127.0.0.1:{self.server.sockets[0].getsockname()[1]}/"
         self.before = self.tasks()
 

@@ -406,6 +406,20 @@ class Waits(ClientTest):
             state = await client.reached("waiting")
             self.assertEqual((state.code, state.reason[:15]), (1006, "cannot connect:"))
 
+    async def test_connections_that_ended_leave_no_tasks(self):
+        client, connection = await self.both(probe=15)
+        counts = []
+        for _ in range(5):
+            connection.terminate()
+            connection = await self.connections.next()
+            await connection.next()
+            await connection.access()
+            await client.reached("open")
+            await connection.say("1")
+            await client.values.next()
+            counts.append(len([task for task in self.tasks() if "Link." in repr(task)]))
+        self.assertEqual(counts, [counts[0]] * 5)
+
     async def test_a_silent_server_is_probed_and_disconnected_if_it_does_not_answer(self):
         asked = []
         client, connection = await self.both(probe=0.2, token=lambda: asked.append(1) or f"token {len(asked)}")
