@@ -50,6 +50,7 @@ pub use self::interest::Interest;
 pub use self::log::Logged;
 pub use self::peers::{Changes, Followed, MAX_FOLLOWED};
 use self::presence::Watched;
+pub use self::publish::Queued;
 pub use self::resume::Positions;
 pub use self::sweep::Outdated;
 pub use self::told::{Peer, Told, ToldSubject};

@@ -11,12 +11,12 @@ use crate::outbox::Pushed;
 use crate::sync::lock;
 
 /// The outcome of a publish.
-#[derive(Default)]
-struct Queued {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Queued {
     /// Readers to which the messages were queued.
-    readers: usize,
+    pub readers: usize,
     /// The id of the last message, if there is a history.
-    last: Option<MessageId>,
+    pub last: Option<MessageId>,
 }
 
 impl Hub {
@@ -32,14 +32,14 @@ impl Hub {
         self.queue(delivery.channel, || delivery.encode(), is(publisher), flush_list).readers
     }
 
-    /// Publishes as [`Hub::publish`] does, to all readers except these.
+    /// Publishes as [`Hub::publish`] does, to all readers except these. Returns the message's id, too.
     pub fn publish_except(
         &self,
         delivery: &Delivery<'_>,
         excluded: &[Arc<Connection>],
         flush_list: &mut FlushList,
-    ) -> usize {
-        self.queue(delivery.channel, || delivery.encode(), are(excluded), flush_list).readers
+    ) -> Queued {
+        self.queue(delivery.channel, || delivery.encode(), are(excluded), flush_list)
     }
 
     /// Publishes a frame that is encoded already, as [`Hub::publish_except`] does.

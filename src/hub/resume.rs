@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use super::history::{Allowance, History};
-use super::{Channel, Connection, Hub};
+use super::{Channel, Connection, Hub, sweep};
 use crate::message::{ChannelName, MessageId, Since};
 use crate::outbox::Pushed;
 use crate::sync::lock;
@@ -115,6 +115,21 @@ impl Drop for Resume<'_> {
 }
 
 impl Hub {
+    /// Returns the position of a channel, from which a client can resume: the id of its last message. Begins its history if
+    /// there is none. Returns `None` if channels have no history.
+    pub fn position(&self, name: &ChannelName) -> Option<MessageId> {
+        if !self.keeping.is_on() {
+            return None;
+        }
+        let now = Instant::now();
+        let position = self.keep_in(name, now, |_, readers| {
+            let history = readers.history_from(&self.keeping, name, now);
+            Some(history.id_of(history.last()))
+        });
+        self.relieve_history(now, sweep::CHANNELS_PER_PUBLISH);
+        position
+    }
+
     /// Queues the history after the message `after` to a connection that reads the channel already, and lets it have new
     /// messages again, which were held back. This is one step in the channel's order, so that only messages of the history
     /// are delivered twice, and all of them in order.

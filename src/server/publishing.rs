@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::Server;
 use crate::cluster::Waiter;
-use crate::hub::{Connection, FlushList};
+use crate::hub::{Connection, FlushList, Queued};
 use crate::message::{BadMessage, Batch, Delivery, ReaderCount};
 
 /// Returns what publishers are told of this number of readers on this node.
@@ -36,13 +36,13 @@ pub(super) fn publish_batch(
     readers
 }
 
-/// Publishes a message to all readers except these connections. Returns the number of readers on this node.
+/// Publishes a message to all readers except these connections. Returns the number of readers on this node, and the id.
 pub(super) fn publish(
     server: &Server,
     delivery: &Delivery<'_>,
     excluded: &[Uuid],
     flush_list: &mut FlushList,
-) -> usize {
+) -> Queued {
     let connections: Vec<_> = excluded.iter().filter_map(|id| server.hub.connection(id)).collect();
     let Some(cluster) = &server.cluster else {
         return server.hub.publish_except(delivery, &connections, flush_list);
@@ -50,7 +50,7 @@ pub(super) fn publish(
     let frame = delivery.encode();
     let readers = server.hub.publish_frame(delivery.channel, &frame, &connections, flush_list);
     cluster.relay(delivery.channel, &frame, excluded);
-    readers
+    Queued { readers, last: None }
 }
 
 /// Returns whether messages are published by the log of a cluster, which delivers them on this node, too.

@@ -99,6 +99,44 @@ fn without_history_nothing_is_recovered_and_nothing_has_an_id() {
     assert!(client.receive().get("id").is_none());
 }
 
+/// A backend reads a state with the channel's id, and its clients get everything that is published later.
+#[test]
+fn the_api_gives_the_ids_from_which_clients_resume() {
+    let daemon = Daemon::start("[history]\nmessages = 5\n");
+    let api = sign(&json!({"api": true}));
+    let ask = |method: &str, path: &str, body: &str| {
+        let (code, answer) = daemon.http(method, path, &api, body);
+        assert_eq!(code, 200, "{answer}");
+        answer
+    };
+    let position = || ask("GET", "/api/channels/orders", "")["id"].clone();
+    let empty = position();
+    let (epoch, number) = empty.as_str().unwrap().split_once('-').unwrap();
+    assert_eq!(number, "0");
+    let body =
+        json!([{"channel": "orders", "data": "1"}, {"channel": "other"}, {"channel": "orders", "data": "2"}]);
+    let answer = ask("POST", "/api/publish", &body.to_string());
+    let ids = |at: usize| answer["published"][at]["id"].clone();
+    assert_eq!([ids(0), ids(2)], [1, 2].map(|n| json!(format!("{epoch}-{n}"))));
+    assert!(ids(1).as_str().unwrap().ends_with("-1"), "{answer}");
+    assert_eq!(position(), ids(2));
+    let claims = json!({"read": ["orders"]});
+    for (id, missed) in [(empty, 2), (ids(0), 1), (position(), 0)] {
+        let (mut client, access) = enter(&daemon, &claims, &json!({"orders": id}));
+        assert_eq!((&access["recovered"]["orders"], &access["ids"]["orders"]), (&json!(true), &id));
+        for number in 2 - missed..2 {
+            assert_eq!(client.data(), (number + 1).to_string());
+        }
+        client.settle();
+    }
+
+    let daemon = Daemon::start("");
+    let (_, answer) = daemon.http("POST", "/api/publish", &api, "{\"channel\": \"orders\"}");
+    assert_eq!(answer["published"][0], json!({"channel": "orders", "readers": 0}));
+    let (_, answer) = daemon.http("GET", "/api/channels/orders", &api, "");
+    assert!(answer.get("id").is_none(), "{answer}");
+}
+
 #[test]
 fn a_restart_changes_the_epoch() {
     let mut id = String::new();

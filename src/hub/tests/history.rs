@@ -168,6 +168,44 @@ fn a_client_that_saw_no_message_has_a_position_too() {
 }
 
 #[test]
+fn a_position_is_that_of_a_client_that_joins() {
+    let hub = keeping(3);
+    let chat = ["c".to_owned()];
+    let name = ChannelName::new("c", 255).unwrap();
+    let position = hub.position(&name).unwrap();
+    assert_eq!(position.number, 0);
+    assert_eq!(hub.position(&name), Some(position), "the first began the history");
+    sweep(&hub, Instant::now());
+    publish(&hub, "c", "1", None);
+    let (_, sink, told) = come_back(&hub, &chat, &[("c".into(), Some(position))]);
+    assert_eq!((told.recovered(), texts(&sink)), (vec![true], vec!["1".to_owned()]));
+    let later = hub.position(&name).unwrap();
+    assert_eq!(later, MessageId { number: 1, ..position });
+    hub.keep(0, TTL, 1 << 30);
+    assert_eq!(hub.position(&name), None);
+
+    let unread = keeping(3);
+    assert!(unread.position(&name).is_some());
+    sweep(&unread, Instant::now() + TTL);
+    assert_eq!(channels(&unread), 0, "it is kept as long as a message");
+}
+
+/// The channel's history began on this node before the other node told the client its position.
+#[test]
+fn a_position_on_another_node_of_a_cluster_is_good_on_this_one() {
+    let hub = keeping(3);
+    let chat = ["c".to_owned()];
+    hub.begin_log(7, 30);
+    let (_reader, _) = enter(&hub, &chat, ALWAYS);
+    assert_eq!(hub.position(&ChannelName::new("c", 255).unwrap()), Some(MessageId { epoch: 7, number: 30 }));
+    hub.reach(100);
+    for (number, recovered) in [(29, false), (30, true), (65, true), (100, true), (101, false)] {
+        let (_, _, told) = come_back(&hub, &chat, &[("c".into(), Some(MessageId { epoch: 7, number }))]);
+        assert_eq!(told.recovered(), [recovered], "{number}");
+    }
+}
+
+#[test]
 fn a_place_outlives_its_readers_by_the_time_to_live() {
     let hub = keeping(3);
     let quiet = ["quiet".to_owned()];

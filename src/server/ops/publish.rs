@@ -9,7 +9,7 @@ use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
 use crate::cluster::{Appended, Waiter};
-use crate::hub::FlushList;
+use crate::hub::{FlushList, Queued};
 use crate::message::{ApiMessage, BadMessage, Delivery, MessageId, Publish, ReaderCount};
 use crate::server::{Server, publishing};
 use crate::token::Claims;
@@ -68,7 +68,7 @@ impl fmt::Display for PublishError {
 pub struct Published {
     /// The readers to which it was queued.
     pub readers: ReaderCount,
-    /// Its id, if the log of a cluster has it.
+    /// Its id, if its channel has a history.
     pub id: Option<MessageId>,
     /// Whether it was published.
     pub outcome: Outcome,
@@ -124,13 +124,13 @@ pub async fn publish(
         return Ok(append_batch(server, messages, subject).await);
     }
     let batch = messages.iter().map(|message| (&message.publish, message.excluded.as_slice()));
-    let readers = publish_batch(server, batch, subject).await;
-    let published = |readers| Published {
-        readers: publishing::count(server, readers),
-        id: None,
+    let queued = publish_batch(server, batch, subject).await;
+    let published = |queued: Queued| Published {
+        readers: publishing::count(server, queued.readers),
+        id: queued.last,
         outcome: Outcome::Published,
     };
-    Ok(readers.into_iter().map(published).collect())
+    Ok(queued.into_iter().map(published).collect())
 }
 
 /// Publishes checked messages by the log of the cluster, and waits until it has stored each or given it up.
@@ -169,12 +169,12 @@ async fn append_batch(
 }
 
 /// Publishes checked messages with the daemon's id as issuer, each to all readers except the excluded ones. Returns for
-/// how many readers each was queued.
-pub(in crate::server) async fn publish_batch<'a>(
+/// how many readers each was queued, and its id.
+async fn publish_batch<'a>(
     server: &Arc<Server>,
     messages: impl ExactSizeIterator<Item = (&'a Publish<'a>, &'a [Uuid])>,
     subject: Option<&str>,
-) -> Vec<usize> {
+) -> Vec<Queued> {
     let mut id = [0; Hyphenated::LENGTH];
     let id = server.id().hyphenated().encode_lower(&mut id);
     let count = messages.len();
@@ -183,9 +183,9 @@ pub(in crate::server) async fn publish_batch<'a>(
     let mut bytes = 0;
     for (message, excluded) in messages {
         let delivery = Delivery { issuer: id, channel: &message.channel, data: message.data, subject };
-        let readers = publishing::publish(server, &delivery, excluded, &mut flush_list);
-        server.events.tell_message(&delivery, readers);
-        published.push(readers);
+        let queued = publishing::publish(server, &delivery, excluded, &mut flush_list);
+        server.events.tell_message(&delivery, queued.readers);
+        published.push(queued);
         bytes += message.data.map_or(0, str::len);
         let at = published.len();
         if at % MESSAGES_PER_FLUSH == 0 || bytes > BYTES_PER_FLUSH || at == count {

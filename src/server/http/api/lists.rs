@@ -73,7 +73,7 @@ pub(super) async fn channel(
 ) -> Result<Answer, Rejection> {
     let name = decoded(name)
         .ok_or(Rejection::BadRequest("the name of the channel must be percent-encoded UTF-8"))?;
-    ChannelName::check(&name, server.live().settings.limits.channel_name_bytes)
+    let channel = ChannelName::new(&name, server.live().settings.limits.channel_name_bytes)
         .map_err(|error| Rejection::BadParameter(error.to_string()))?;
     if !claims.may_see(&name) {
         return Err(Rejection::HiddenChannel(name));
@@ -81,6 +81,8 @@ pub(super) async fn channel(
     let query = Query::parse(query)?;
     let reach = Reach::of(server, query.local()?);
     let subjects = claims.api.has(ApiRight::Subjects);
+    // Before the readers are asked for, because clients that are among them follow the channel from their own ids.
+    let id = server.hub.position(&channel);
     let asked = Asked {
         limit: query.limit(MAX_ROWS)?,
         after: query.after,
@@ -90,6 +92,9 @@ pub(super) async fn channel(
     let (listed, coverage) = list_everywhere(server, &reach, deadline, list, asked).await?;
     let Listed { rows, next, readers, writers } = listed;
     let mut body = json!({"channel": name, "readers": readers, "writers": writers});
+    if let Some(id) = id {
+        body["id"] = id.to_string().into();
+    }
     if subjects {
         body["subjects"] = rows.into_iter().map(|(subject, _)| subject).collect();
         body["next"] = json!(next);
