@@ -112,11 +112,11 @@ impl Cluster {
     ) -> Arc<Cluster> {
         let node = NodeId { name: settings.name.clone(), start: Uuid::new_v4().as_u64_pair().0 };
         let subjects = Subjects::new(&settings.subject_prefix);
-        let passing = if history.messages == 0 {
-            Passing::Relay(Box::new(Relay::new(&node, &subjects, &hub)))
-        } else {
+        let passing = if history.is_on() {
             let log = Log::new(&settings, history, &node, &subjects, hub.clone(), flusher.clone());
             Passing::Log(Box::new(log))
+        } else {
+            Passing::Relay(Box::new(Relay::new(&node, &subjects, &hub)))
         };
         let secret = settings.secret_file.as_ref().map(|file| file.content.as_bytes());
         let steering =

@@ -2,7 +2,8 @@
 //! socket.
 //!
 //! In reading order: [`Channel`] is one channel, [`publish`] queues a message to its readers, [`flush_list`] collects the
-//! outboxes to write, and [`flush`] writes them. [`history`] keeps a channel's last messages, [`resume`] delivers them
+//! outboxes to write, and [`flush`] writes them. [`history`] keeps a channel's last messages, as many as its [`retention`]
+//! tells, [`resume`] delivers them
 //! to a client that returns, and [`sweep`] drops the oldest, which it finds by the index in [`ages`]. [`connection`] is one
 //! connection, [`enter`] changes its [`memberships`], which are the channels that it reads, and [`heartbeat`] decides whether
 //! its client is alive. [`presence`] tells clients who reads a channel, by its [`watch`]. For a cluster, [`interest`] tells
@@ -27,6 +28,7 @@ mod peers;
 mod presence;
 mod publish;
 mod resume;
+mod retention;
 mod sweep;
 mod told;
 mod watch;
@@ -52,6 +54,7 @@ pub use self::peers::{Changes, Followed, MAX_FOLLOWED};
 use self::presence::Watched;
 pub use self::publish::Queued;
 pub use self::resume::Positions;
+pub use self::retention::{Retention, Retentions};
 pub use self::sweep::Outdated;
 pub use self::told::{Peer, Told, ToldSubject};
 pub use self::watch::PresenceLimits;
@@ -82,7 +85,7 @@ struct Channel {
 }
 
 impl Channel {
-    fn new(name: &ChannelName) -> Arc<Channel> {
+    fn new(name: &ChannelName, retention: Retention) -> Arc<Channel> {
         Arc::new(Channel {
             name: name.clone(),
             messages: AtomicU64::new(0),
@@ -90,7 +93,14 @@ impl Channel {
             rate: AtomicU32::new(0),
             round: AtomicU32::new(0),
             reader_count: AtomicU32::new(0),
-            readers: Mutex::default(),
+            readers: Mutex::new(Readers {
+                connections: IndexSet::new(),
+                history: None,
+                watch: None,
+                told: false,
+                retention,
+                gone: false,
+            }),
         })
     }
 }
@@ -128,7 +138,6 @@ pub struct ChannelStats {
 }
 
 /// A channel's readers and its history.
-#[derive(Default)]
 struct Readers {
     /// An index set, because a publish visits all of them, and one that leaves is found by its hash.
     connections: IndexSet<Arc<Connection>>,
@@ -138,6 +147,8 @@ struct Readers {
     watch: Option<Box<Watch>>,
     /// Backends are told who reads it.
     told: bool,
+    /// What the history keeps, by the channel's name.
+    retention: Retention,
     /// The channel was removed from the map. A task that still holds it must look up its name again.
     gone: bool,
 }
@@ -155,22 +166,33 @@ impl Readers {
         }
     }
 
-    /// Returns the history, and begins it if there is none.
-    fn history_from(&mut self, keeping: &Arc<Keeping>, name: &ChannelName, now: Instant) -> &mut History {
-        self.history.get_or_insert_with(|| Box::new(History::new(keeping, name, now)))
+    /// Returns the history, and begins it if there is none. Returns `None` if the channel must not have one.
+    fn history_from(
+        &mut self,
+        keeping: &Arc<Keeping>,
+        name: &ChannelName,
+        now: Instant,
+    ) -> Option<&mut History> {
+        let retention = self.retention;
+        retention.is_on().then(|| {
+            &mut **self.history.get_or_insert_with(|| Box::new(History::new(keeping, retention, name, now)))
+        })
     }
 
     /// Ends the history, because a message that is not kept would leave a gap in it. If a client was promised its messages,
-    /// this message is kept, too. Returns the frame for the readers.
+    /// this message is kept, too, with this number if a log has given it one. Returns the frame for the readers.
     #[cold]
-    fn end_history(&mut self, frame: Frame) -> Frame {
+    fn end_history(&mut self, frame: &Frame, number: Option<u64>) -> Frame {
         match &mut self.history {
-            Some(history) if history.is_pinned() => return history.record(&frame, Instant::now()),
+            Some(history) if history.is_pinned() => {
+                let (number, now) = (number.unwrap_or(history.last() + 1), Instant::now());
+                return history.record_at(frame, number, now, now);
+            }
             // The sweep finds it, and removes the channel.
             Some(history) if self.connections.is_empty() => history.restart(),
             _ => self.history = None,
         }
-        frame
+        frame.clone()
     }
 }
 
@@ -242,11 +264,17 @@ impl Hub {
         lock(self.connections.shard(&connection.id())).remove(&connection.id());
     }
 
+    /// Returns a channel of a shard, and creates it if there is none.
+    fn channel_in(&self, shard: &mut HashMap<ChannelName, Arc<Channel>>, name: &ChannelName) -> Arc<Channel> {
+        let new = || Channel::new(name, self.keeping.retention(name.as_str()));
+        shard.entry(name.clone()).or_insert_with(new).clone()
+    }
+
     /// Joins a channel. Queues the history after the message `after` in the same step, so that no message is missing or
     /// delivered twice.
     fn join(&self, connection: &Arc<Connection>, name: &ChannelName, after: Option<u64>) -> Arc<Channel> {
         let mut shard = lock(self.channels.shard(name.as_str()));
-        let channel = shard.entry(name.clone()).or_insert_with(|| Channel::new(name)).clone();
+        let channel = self.channel_in(&mut shard, name);
         // Locked while the shard is locked, so that nobody removes the channel in between.
         let mut readers = lock(&channel.readers);
         if let (Some(after), Some(history)) = (after, &readers.history) {

@@ -92,7 +92,7 @@ impl Log {
             name: settings.subject_prefix.replace('.', "-"),
             description: Some("messages of Philote, kept for [history] ttl".to_owned()),
             subjects: vec![subjects.log()],
-            max_age: history.ttl,
+            max_age: history.longest_ttl(),
             max_bytes: i64::try_from(settings.log_bytes).unwrap_or(i64::MAX),
             discard: DiscardPolicy::Old,
             storage: match settings.storage {
@@ -100,7 +100,7 @@ impl Log {
                 ClusterStorage::Memory => StorageType::Memory,
             },
             num_replicas: settings.replicas,
-            duplicate_window: history.ttl.min(REPETITIONS),
+            duplicate_window: history.longest_ttl().min(REPETITIONS),
             ..jetstream::stream::Config::default()
         };
         Log {
@@ -179,9 +179,10 @@ impl Log {
             let reply = match (appended, ack.as_deref()) {
                 (Appended::Stored { .. }, None) => continue,
                 (Appended::Stored { number, .. }, Some(ack)) => {
-                    let readers = self.hub.readers_of(&channel());
+                    let channel = channel();
                     let number = number.filter(|_| self.has_everything(&connection));
-                    ack_reply(ack, readers, number.and_then(|number| self.id(number)))
+                    let id = number.and_then(|number| self.hub.log_id(&channel, number));
+                    ack_reply(ack, self.hub.readers_of(&channel), id)
                 }
                 (Appended::Unavailable, ack) => ErrorReply::Unavailable { channel: &channel(), ack }.encode(),
                 (Appended::Unanswered, ack) => ErrorReply::Unanswered { channel: &channel(), ack }.encode(),
@@ -196,11 +197,6 @@ impl Log {
     /// before the log was read has not, and will be closed.
     fn has_everything(&self, connection: &Connection) -> bool {
         !connection.is_detached() && lock(&self.place).as_ref().is_some_and(|place| place.caught_up)
-    }
-
-    /// Returns the id of a message of the log.
-    pub(super) fn id(&self, number: u64) -> Option<MessageId> {
-        self.hub.log_position().map(|position| MessageId { number, ..position })
     }
 
     /// Waits until the log was delivered here up to this place, if it is one of the present epoch, and at most for the

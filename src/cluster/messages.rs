@@ -48,11 +48,6 @@ impl Cluster {
         }
     }
 
-    /// Returns the id of a message of the log.
-    pub fn id(&self, number: u64) -> Option<MessageId> {
-        self.hub.log_position().map(|position| MessageId { number, ..position })
-    }
-
     /// Returns the largest payload that NATS takes if it may not take this message.
     pub fn too_long(&self, delivery: &Delivery<'_>, excluded: usize) -> Option<usize> {
         let names = delivery.channel.len() + delivery.subject.map_or(0, str::len);

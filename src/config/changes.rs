@@ -67,9 +67,9 @@ pub fn keep_fixed(old: &Settings, new: &Settings) -> Settings {
 
 /// Returns whether a reload applies the change of this key.
 fn reload(key: &Key, old: &Settings, new: &Settings) -> Reload {
-    let (was_off, is_off) = (old.history.messages == 0, new.history.messages == 0);
     // A cluster with a history is a different one: its messages take another way.
-    if old.cluster.is_some() && key.path() == "history.messages" && was_off != is_off {
+    let decides = ["history.messages", "history.channels"].contains(&key.path());
+    if old.cluster.is_some() && decides && old.history.is_on() != new.history.is_on() {
         return Reload::Restart;
     }
     key.reload()

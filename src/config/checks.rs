@@ -13,12 +13,14 @@ pub(super) fn check(layers: &mut Layers) {
     let settings = &layers.unresolved.settings;
     let warnings = &mut layers.warnings;
     // A connection gets at most half of its queue in one batch.
-    if settings.history.messages > settings.limits.queue_messages / 2 {
-        warnings.push(
-            "history.messages is more than half of limits.queue_messages: a client that missed more messages than \
-             that half gets none of them"
-                .into(),
-        );
+    let history = &settings.history;
+    let kept = std::iter::once(("history.messages", history.messages))
+        .chain(history.channels.iter().map(|channel| ("messages in history.channels", channel.messages)));
+    if let Some((key, _)) = kept.into_iter().find(|(_, kept)| *kept > settings.limits.queue_messages / 2) {
+        warnings.push(format!(
+            "{key} is more than half of limits.queue_messages: a client that missed more messages than that half gets \
+             none of them"
+        ));
     }
     if !settings.websocket.allowed_origins.is_empty() && !settings.websocket.check_origin {
         warnings.push("websocket.allowed_origins is set, so origins are checked although websocket.check_origin is false".into());

@@ -87,7 +87,7 @@ fn defaults(memory: usize) -> Settings {
             bytes_per_second: 0,
             trusted_proxies: TrustedProxies::default(),
         },
-        history: HistorySettings { messages: 0, ttl: seconds(5 * 60), bytes: 64 * MIB },
+        history: HistorySettings { messages: 0, ttl: seconds(5 * 60), channels: Vec::new(), bytes: 64 * MIB },
         presence: PresenceSettings { grace: seconds(5), subjects: 200 },
         tls: None,
         cluster: None,

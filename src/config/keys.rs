@@ -11,9 +11,10 @@ use super::settings::{AdminSocket, LogFormat, LogLevel, Settings};
 use super::tls::{CERTIFICATE, KEY};
 use super::unresolved::Unresolved;
 use super::value_types::{
-    Choice, DrainPeriod, Flag, GIB, JwksFile, KIB, MIB, Mode, NatsServers, NodeName, Number, OptionalAddress,
-    OptionalPath, OptionalSecretFile, OptionalText, Period, Proxies, PublicKeyFiles, Raw, Size,
-    SubjectPrefix, TIB, ValueType, WebOrigins, quoted, read_listen, seconds, show_listen, socket_path,
+    ChannelHistories, Choice, DrainPeriod, Flag, GIB, JwksFile, KIB, MESSAGES, MIB, Mode, NatsServers,
+    NodeName, Number, OptionalAddress, OptionalPath, OptionalSecretFile, OptionalText, Period, Proxies,
+    PublicKeyFiles, Raw, Size, SubjectPrefix, TIB, TTL, ValueType, WebOrigins, quoted, read_listen, seconds,
+    show_listen, socket_path,
 };
 
 /// The value of `admin.socket` for no admin socket.
@@ -294,8 +295,9 @@ pub static KEYS: &[Key] = &[
     key!("limits.messages_per_second", None, Live, limits.messages_per_second, Number(0..=10_000_000)),
     key!("limits.bytes_per_second", None, Live, limits.bytes_per_second, Size(0..=64 * GIB)),
     key!("limits.trusted_proxies", None, Live, limits.trusted_proxies, Proxies),
-    key!("history.messages", None, Live, history.messages, Number(0..=100_000)),
-    key!("history.ttl", None, Live, history.ttl, Period(seconds(1)..=seconds(7 * 24 * 3600))),
+    key!("history.messages", None, Live, history.messages, MESSAGES),
+    key!("history.ttl", None, Live, history.ttl, TTL),
+    key!("history.channels", None, Live, history.channels, ChannelHistories),
     key!("history.bytes", None, Live, history.bytes, Size(64 * KIB..=64 * TIB)),
     key!("presence.grace", None, Live, presence.grace, Period(seconds(0)..=seconds(3600))),
     key!("presence.subjects", None, Live, presence.subjects, Number(0..=10_000)),

@@ -128,12 +128,39 @@ pub struct LimitSettings {
 /// The last messages that channels keep.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HistorySettings {
-    /// Messages per channel; 0 turns history off.
+    /// Messages per channel; 0 is no history.
     pub messages: usize,
     /// The time after which a message is removed.
     pub ttl: Duration,
+    /// Channels that keep other messages, by the beginning of their name. The longest beginning decides.
+    pub channels: Vec<ChannelHistory>,
     /// Bytes of messages that all channels keep together.
     pub bytes: usize,
+}
+
+impl HistorySettings {
+    /// Returns whether any channel has a history.
+    pub fn is_on(&self) -> bool {
+        self.messages > 0 || self.channels.iter().any(|channel| channel.messages > 0)
+    }
+
+    /// Returns the longest time for which a message is kept.
+    pub fn longest_ttl(&self) -> Duration {
+        let kept = self.channels.iter().filter(|channel| channel.messages > 0);
+        let ttls = kept.map(|channel| channel.ttl.unwrap_or(self.ttl));
+        ttls.chain((self.messages > 0).then_some(self.ttl)).max().unwrap_or(self.ttl)
+    }
+}
+
+/// The history of the channels whose names begin so.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChannelHistory {
+    /// The beginning; not empty.
+    pub prefix: String,
+    /// As in [`HistorySettings`].
+    pub messages: usize,
+    /// As in [`HistorySettings`], whose value is the default.
+    pub ttl: Option<Duration>,
 }
 
 /// Who reads a channel.

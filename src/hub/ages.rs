@@ -1,4 +1,4 @@
-//! An index of channels by the age of their oldest message, which finds those that are too old without a look at the
+//! An index of channels by when their oldest message expires, which finds those that are too old without a look at the
 //! others.
 
 use std::collections::BTreeMap;
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::sync::lock;
 
-/// The second in which the oldest message of a channel was published, counted from the creation of the index.
+/// The second in which the oldest message of a channel expires, counted from the creation of the index.
 pub(super) type Slot = u64;
 
-/// Values by the second of their oldest message.
+/// Values by the second in which their oldest message expires.
 #[derive(Debug)]
 pub(super) struct Ages<T> {
     began: Instant,
@@ -26,14 +26,19 @@ impl<T> Ages<T> {
         at.saturating_duration_since(self.began).as_secs()
     }
 
-    /// Files a value under the time of its oldest message. Returns its slot.
+    /// Files a value under the time at which its oldest message expires. Returns its slot.
     pub(super) fn file(&self, at: Instant, what: T) -> Slot {
         let slot = self.slot(at);
         lock(&self.slots).entry(slot).or_default().push(what);
         slot
     }
 
-    /// Removes and returns the values that are at least this old, or of the same second.
+    /// Removes and returns all values.
+    pub(super) fn take_all(&self) -> BTreeMap<Slot, Vec<T>> {
+        std::mem::take(&mut lock(&self.slots))
+    }
+
+    /// Removes and returns the values of this time, of earlier ones and of the same second.
     pub(super) fn take_until(&self, until: Instant) -> BTreeMap<Slot, Vec<T>> {
         if until < self.began {
             return BTreeMap::new();
@@ -44,7 +49,7 @@ impl<T> Ages<T> {
         std::mem::replace(&mut slots, later)
     }
 
-    /// Removes and returns at most `most` of the oldest values, with the end of their slot and the slot.
+    /// Removes and returns at most `most` of the values that expire first, with the end of their slot and the slot.
     pub(super) fn take_oldest(&self, most: usize) -> Option<(Instant, Slot, Vec<T>)> {
         let mut slots = lock(&self.slots);
         let mut oldest = slots.first_entry()?;

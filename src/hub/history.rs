@@ -7,8 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
+
 use super::Channel;
 use super::ages::{Ages, Slot};
+use super::retention::{Retention, Retentions};
 use crate::frame::Frame;
 use crate::message::{ChannelName, MessageId, number};
 
@@ -25,14 +28,14 @@ const KEPT_EIGHTHS: usize = 7;
 /// The limits of all histories, and the bytes that they hold together.
 #[derive(Debug)]
 pub(super) struct Keeping {
-    /// `[history] messages`; 0 is off.
-    messages: AtomicUsize,
-    /// `[history] ttl` in milliseconds.
-    ttl: AtomicU64,
+    /// What each channel keeps. It is looked up when the channel is created, and for all channels when it changes.
+    retentions: ArcSwap<Retentions>,
+    /// Whether any channel has a history.
+    on: AtomicBool,
     /// `[history] bytes`.
     max_bytes: AtomicUsize,
     bytes: AtomicUsize,
-    /// `messages` became smaller, and the histories are not cut to it yet.
+    /// The retentions have changed, and the histories are not cut to them yet.
     cut: AtomicBool,
     /// The number of histories.
     pub(super) histories: AtomicUsize,
@@ -56,8 +59,8 @@ pub(super) struct LogPosition {
 impl Keeping {
     pub(super) fn off() -> Keeping {
         Keeping {
-            messages: AtomicUsize::new(0),
-            ttl: AtomicU64::new(0),
+            retentions: ArcSwap::from_pointee(Retentions::new(Retention::new(0, Duration::ZERO), [])),
+            on: AtomicBool::new(false),
             max_bytes: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             cut: AtomicBool::new(false),
@@ -67,21 +70,30 @@ impl Keeping {
         }
     }
 
-    pub(super) fn set(&self, messages: usize, ttl: Duration, bytes: usize) {
-        self.ttl.store(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX), Relaxed);
+    /// Sets the limits. Returns false if each channel keeps what it kept before.
+    pub(super) fn set(&self, retentions: Retentions, bytes: usize) -> bool {
         self.max_bytes.store(bytes, Relaxed);
-        if messages < self.messages.swap(messages, Relaxed) {
-            self.cut.store(true, Relaxed);
+        if **self.retentions.load() == retentions {
+            return false;
         }
+        self.on.store(retentions.is_on(), Relaxed);
+        let before = self.retentions.swap(Arc::new(retentions));
+        self.cut.fetch_or(before.is_on(), Relaxed);
+        true
     }
 
-    /// Returns whether `messages` became smaller since the last call.
+    /// Returns what a channel keeps.
+    pub(super) fn retention(&self, name: &str) -> Retention {
+        self.retentions.load().of(name)
+    }
+
+    /// Returns whether the retentions have changed since the last call.
     pub(super) fn was_cut(&self) -> bool {
         self.cut.swap(false, Relaxed)
     }
 
     pub(super) fn is_on(&self) -> bool {
-        self.messages.load(Relaxed) > 0
+        self.on.load(Relaxed)
     }
 
     /// Returns the bytes that all histories hold.
@@ -106,10 +118,6 @@ impl Keeping {
             epoch => (epoch, self.log.applied.load(Relaxed), self.log.forgotten.load(Relaxed)),
         }
     }
-
-    pub(super) fn ttl(&self) -> Duration {
-        Duration::from_millis(self.ttl.load(Relaxed))
-    }
 }
 
 /// What one connection may still be delivered at once.
@@ -122,6 +130,7 @@ pub(super) struct Allowance {
 /// One channel's last messages.
 pub(super) struct History {
     keeping: Arc<Keeping>,
+    retention: Retention,
     epoch: u64,
     /// The number of the last message; 0 before the first.
     last: u64,
@@ -138,7 +147,7 @@ pub(super) struct History {
     filed: Option<Slot>,
     /// The number of clients that were promised these messages. While there is one, no message is dropped.
     pins: u32,
-    /// When its channel's last reader left, or when it began. Clients may return to their position for `ttl` from then.
+    /// When its channel's last reader left, or when it began. Clients may return to their position for its `ttl` from then.
     left: Instant,
 }
 
@@ -179,13 +188,19 @@ impl Entry {
 }
 
 impl History {
-    pub(super) fn new(keeping: &Arc<Keeping>, channel: &ChannelName, now: Instant) -> History {
+    pub(super) fn new(
+        keeping: &Arc<Keeping>,
+        retention: Retention,
+        channel: &ChannelName,
+        now: Instant,
+    ) -> History {
         let base = CHANNEL_BYTES + channel.as_str().len();
         keeping.histories.fetch_add(1, Relaxed);
         keeping.bytes.fetch_add(base, Relaxed);
         let (epoch, last, dropped) = keeping.begin();
         History {
             keeping: keeping.clone(),
+            retention,
             epoch,
             last,
             dropped,
@@ -197,6 +212,16 @@ impl History {
             filed: None,
             pins: 0,
             left: now,
+        }
+    }
+
+    /// Changes what is kept. The sweep removes the rest.
+    pub(super) fn retain(&mut self, retention: Retention) {
+        let begins = !self.retention.is_on() && retention.is_on();
+        self.retention = retention;
+        if begins && self.keeping.log.epoch.load(Relaxed) != 0 {
+            // Messages of the log were not kept meanwhile.
+            self.restart();
         }
     }
 
@@ -235,7 +260,7 @@ impl History {
 
     /// Drops messages that are too old or too many.
     pub(super) fn trim(&mut self, now: Instant) {
-        let (max, ttl) = (self.keeping.messages.load(Relaxed), self.keeping.ttl());
+        let (max, ttl) = (self.retention.messages(), self.retention.ttl());
         while let Some(oldest) = self.entries.front() {
             let goes = self.messages - oldest.ends.len() >= max
                 || now.saturating_duration_since(oldest.at) >= ttl
@@ -262,9 +287,9 @@ impl History {
         self.counted = now;
     }
 
-    /// Drops messages that are at least this old.
+    /// Drops messages that expire by this time.
     pub(super) fn drop_until(&mut self, cutoff: Instant) {
-        while self.pins == 0 && self.oldest().is_some_and(|at| at <= cutoff) {
+        while self.pins == 0 && self.oldest().is_some_and(|at| self.expiry(at) <= cutoff) {
             self.drop_oldest();
         }
         if self.entries.is_empty() {
@@ -288,13 +313,18 @@ impl History {
         self.entries.front().map(|entry| entry.at)
     }
 
+    /// Returns when a message of this time expires, or the position of a client that left then.
+    fn expiry(&self, at: Instant) -> Instant {
+        at + self.retention.ttl()
+    }
+
     /// Records that the channel's last reader left.
     pub(super) fn left(&mut self, now: Instant) {
         self.left = now;
     }
 
-    /// Indexes its channel by the age of its oldest message, or, without a message, by the time when the last reader left.
-    /// A history that was promised to a client counts as new.
+    /// Indexes its channel by when its oldest message expires, or, without a message, the position of its last reader. A
+    /// history that was promised to a client counts as new.
     pub(super) fn file(
         &mut self,
         ages: &Ages<Arc<Channel>>,
@@ -304,7 +334,7 @@ impl History {
     ) {
         let at = if self.pins > 0 { Some(now) } else { self.oldest().or(unread.then_some(self.left)) };
         if let Some(at) = at.filter(|_| self.filed.is_none()) {
-            self.filed = Some(ages.file(at, channel.clone()));
+            self.filed = Some(ages.file(self.expiry(at), channel.clone()));
         }
     }
 
@@ -313,10 +343,10 @@ impl History {
         self.filed.take_if(|filed| *filed == slot).is_some()
     }
 
-    /// Returns whether a history of a channel without readers may go: it has no message, and the last reader left before
-    /// `until`. Until then clients may return and learn that they missed nothing.
+    /// Returns whether a history of a channel without readers may go: it has no message, and the position of its last reader
+    /// expires by `until`. Until then clients may return and learn that they missed nothing.
     pub(super) fn may_go(&self, until: Option<Instant>) -> bool {
-        let waits = self.keeping.is_on() && until.is_none_or(|until| self.left > until);
+        let waits = self.retention.is_on() && until.is_none_or(|until| self.expiry(self.left) > until);
         self.entries.is_empty() && self.pins == 0 && !waits
     }
 
@@ -361,10 +391,10 @@ impl History {
         self.last.max(applied)
     }
 
-    /// Returns the number after which all messages are kept, at most `[history] messages` of them. The oldest entry may have
+    /// Returns the number after which all messages are kept, at most `messages` of its retention. The oldest entry may have
     /// more, because messages that were published together are dropped together.
     fn kept_after(&self) -> u64 {
-        let surplus = self.messages.saturating_sub(self.keeping.messages.load(Relaxed)) as u64;
+        let surplus = self.messages.saturating_sub(self.retention.messages()) as u64;
         match self.entries.front() {
             Some(oldest) if surplus > 0 => oldest.first - 1 + surplus,
             _ => self.dropped,

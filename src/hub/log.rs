@@ -50,9 +50,11 @@ impl Hub {
     /// caller hands them over in the order of the log. Returns the number of readers.
     pub fn deliver_logged(&self, logged: &Logged<'_>, flush_list: &mut FlushList) -> usize {
         let now = Instant::now();
-        let queued = self.keep_in(logged.channel, now, |channel, readers| {
-            let history = readers.history_from(&self.keeping, logged.channel, now);
-            let frame = history.record_at(logged.frame, logged.first, logged.at, now);
+        let queued = self.keep_in(logged.channel.as_str(), None, now, |channel, readers| {
+            let frame = match readers.history_from(&self.keeping, logged.channel, now) {
+                Some(history) => history.record_at(logged.frame, logged.first, logged.at, now),
+                None => readers.end_history(logged.frame, Some(logged.first)),
+            };
             if !logged.live {
                 return 0;
             }
@@ -66,6 +68,12 @@ impl Hub {
     /// Notes that all messages of the log up to this number were delivered, or concern no channel.
     pub fn reach(&self, number: u64) {
         self.keeping.log.applied.store(number, Relaxed);
+    }
+
+    /// Returns the id of a message of the log; `None` if its channel has no history.
+    pub fn log_id(&self, channel: &str, number: u64) -> Option<MessageId> {
+        let position = self.log_position().filter(|_| self.keeping.retention(channel).is_on());
+        position.map(|position| MessageId { number, ..position })
     }
 
     /// Returns the position up to which the messages of the log were delivered; `None` while no log is followed.

@@ -70,20 +70,17 @@ impl Hub {
 
     fn queue(
         &self,
-        channel: &str,
+        name: &str,
         encode: impl FnOnce() -> Frame,
         is_excluded: impl Fn(&Arc<Connection>) -> bool,
         flush_list: &mut FlushList,
     ) -> Queued {
-        if self.keeping.is_on() {
-            return self.queue_kept(channel, &encode(), is_excluded, flush_list);
-        }
-        let channel = lock(self.channels.shard(channel)).get(channel).cloned();
-        let Some(channel) = channel else { return Queued::default() };
-        let mut frame = encode();
-        let mut readers = lock(&channel.readers);
-        if readers.history.is_some() {
-            frame = readers.end_history(frame);
+        let Some(channel) = self.find_or_keep(name) else { return Queued::default() };
+        let frame = encode();
+        let readers = lock(&channel.readers);
+        if readers.retention.is_on() || readers.history.is_some() {
+            drop(readers);
+            return self.queue_kept(name, channel, &frame, is_excluded, flush_list);
         }
         Queued { readers: self.push(&channel, &readers, &frame, is_excluded, flush_list), last: None }
     }
@@ -110,49 +107,49 @@ impl Hub {
         queued
     }
 
-    /// Queues as `queue` does, and records the messages in the channel's history. Creates a channel that has no reader.
+    /// Queues as `queue` does, and records the messages in the channel's history.
     #[cold]
     fn queue_kept(
         &self,
         name: &str,
+        channel: Arc<Channel>,
         frame: &Frame,
         is_excluded: impl Fn(&Arc<Connection>) -> bool,
         flush_list: &mut FlushList,
     ) -> Queued {
         let now = Instant::now();
-        let name = ChannelName::checked(name);
-        if name.is_internal() {
-            let channel = lock(self.channels.shard(name.as_str())).get(&name).cloned();
-            let Some(channel) = channel else { return Queued::default() };
-            let readers = self.push(&channel, &lock(&channel.readers), frame, is_excluded, flush_list);
-            return Queued { readers, last: None };
-        }
-        let queued = self.keep_in(&name, now, |channel, readers| {
-            let history = readers.history_from(&self.keeping, &name, now);
-            let frame = history.record(frame, now);
-            let last = Some(history.id_of(history.last()));
+        let queued = self.keep_in(name, Some(channel), now, |channel, readers| {
+            let (frame, last) = match readers.history_from(&self.keeping, &channel.name, now) {
+                Some(history) => (history.record(frame, now), Some(history.id_of(history.last()))),
+                None => (readers.end_history(frame, None), None),
+            };
             Queued { readers: self.push(channel, readers, &frame, is_excluded, flush_list), last }
         });
         self.relieve_history(now, sweep::CHANNELS_PER_PUBLISH);
         queued
     }
 
-    /// Calls `keep`, which records messages in the channel's history, with the channel locked. Creates a channel that has
-    /// no reader.
-    pub(super) fn keep_in<T>(
+    /// Returns a channel. Creates it if there is none and it would have a history.
+    fn find_or_keep(&self, name: &str) -> Option<Arc<Channel>> {
+        let mut shard = lock(self.channels.shard(name));
+        if let Some(channel) = shard.get(name) {
+            return Some(channel.clone());
+        }
+        let is_kept = self.keeping.is_on() && self.keeping.retention(name).is_on();
+        is_kept.then(|| self.channel_in(&mut shard, &ChannelName::checked(name)))
+    }
+
+    /// Calls `keep` with the channel locked, which can record messages in its history. Looks the channel up if it is not
+    /// `found` already, and creates it if it would have a history and no reader.
+    pub(super) fn keep_in<T: Default>(
         &self,
-        name: &ChannelName,
+        name: &str,
+        mut found: Option<Arc<Channel>>,
         now: Instant,
         keep: impl FnOnce(&Channel, &mut Readers) -> T,
     ) -> T {
         loop {
-            let channel = {
-                let mut shard = lock(self.channels.shard(name.as_str()));
-                match shard.get(name) {
-                    Some(channel) => channel.clone(),
-                    None => shard.entry(name.clone()).or_insert_with(|| Channel::new(name)).clone(),
-                }
-            };
+            let Some(channel) = found.take().or_else(|| self.find_or_keep(name)) else { return T::default() };
             let mut readers = lock(&channel.readers);
             if readers.gone {
                 continue;

@@ -76,11 +76,11 @@ impl<'a> Resume<'a> {
         left: &mut Allowance,
     ) -> bool {
         let mut shard = lock(self.hub.channels.shard(name.as_str()));
-        let channel = shard.entry(name.clone()).or_insert_with(|| Channel::new(name)).clone();
+        let channel = self.hub.channel_in(&mut shard, name);
         let mut readers = lock(&channel.readers);
         drop(shard);
         let unread = readers.connections.is_empty();
-        let history = readers.history_from(&self.hub.keeping, name, self.now);
+        let Some(history) = readers.history_from(&self.hub.keeping, name, self.now) else { return false };
         history.file(&self.hub.ages, &channel, unread, self.now);
         let found = asked.and_then(|id| history.after(*id, self.now, left));
         let after = found.unwrap_or(history.last());
@@ -116,15 +116,14 @@ impl Drop for Resume<'_> {
 
 impl Hub {
     /// Returns the position of a channel, from which a client can resume: the id of its last message. Begins its history if
-    /// there is none. Returns `None` if channels have no history.
+    /// there is none. Returns `None` if the channel keeps none.
     pub fn position(&self, name: &ChannelName) -> Option<MessageId> {
         if !self.keeping.is_on() {
             return None;
         }
         let now = Instant::now();
-        let position = self.keep_in(name, now, |_, readers| {
-            let history = readers.history_from(&self.keeping, name, now);
-            Some(history.id_of(history.last()))
+        let position = self.keep_in(name.as_str(), None, now, |_, readers| {
+            readers.history_from(&self.keeping, name, now).map(|history| history.id_of(history.last()))
         });
         self.relieve_history(now, sweep::CHANNELS_PER_PUBLISH);
         position

@@ -41,7 +41,12 @@ impl ChannelName {
 
     /// Returns whether it is one of the daemon's own.
     pub(crate) fn is_internal(&self) -> bool {
-        self.0.starts_with('\0')
+        ChannelName::is_internal_text(&self.0)
+    }
+
+    /// Returns whether this is the text of one of the daemon's own.
+    pub(crate) fn is_internal_text(name: &str) -> bool {
+        name.starts_with('\0')
     }
 
     /// Returns the text.

@@ -55,9 +55,9 @@ pub use self::shutdown::drain::SHORTEST_DRAIN;
 use self::shutdown::drain::close_spread;
 use self::shutdown::withdrawn::withdrawn;
 use crate::close::CloseReason;
-use crate::cluster::{Cluster, Mode};
-use crate::config::Settings;
-use crate::hub::{Flusher, Hub};
+use crate::cluster::Cluster;
+use crate::config::{HistorySettings, Settings};
+use crate::hub::{Flusher, Hub, Retention, Retentions};
 use crate::log::ConnectionLog;
 use crate::outbox::{Budget, Seconds};
 use crate::sync::lock;
@@ -112,7 +112,7 @@ impl Server {
         );
         let hub = Arc::new(Hub::new(Arc::new(budget)));
         let history = &live.settings.history;
-        hub.keep(history.messages, history.ttl, history.bytes);
+        hub.keep_by_name(retentions(history), history.bytes);
         if let Some(cluster) = &live.settings.cluster {
             hub.feed().set_node(&cluster.name);
         }
@@ -198,13 +198,7 @@ impl Server {
         budget.total_bytes.store(limits.total_queue_bytes, Relaxed);
         budget.kept_bytes.store(live.settings.websocket.write_buffer_size, Relaxed);
         let history = &live.settings.history;
-        // Between a history and none, the nodes of a cluster would not understand each other before a restart.
-        let messages = match &self.cluster {
-            None => history.messages,
-            Some(cluster) if cluster.mode() == Mode::Relay => 0,
-            Some(_) => history.messages.max(1),
-        };
-        self.hub.keep(messages, history.ttl, history.bytes);
+        self.hub.keep_by_name(retentions(history), history.bytes);
         if let Some(acceptor) = &self.tls {
             acceptor.set(live.settings.tls.as_ref());
         }
@@ -279,6 +273,14 @@ impl Server {
     pub fn counted(&self) -> (usize, usize) {
         self.limits.len()
     }
+}
+
+/// Returns what each channel keeps.
+fn retentions(history: &HistorySettings) -> Retentions {
+    let by_prefix = history.channels.iter().map(|channel| {
+        (&*channel.prefix, Retention::new(channel.messages, channel.ttl.unwrap_or(history.ttl)))
+    });
+    Retentions::new(Retention::new(history.messages, history.ttl), by_prefix)
 }
 
 /// Returns the seconds since 1970 by the wall clock, which tokens use.

@@ -138,6 +138,45 @@ fn the_api_gives_the_ids_from_which_clients_resume() {
 }
 
 #[test]
+fn channels_are_kept_by_the_beginning_of_their_names() {
+    let tables = "[[history.channels]]\nprefix = \"ai:\"\nmessages = 3\n[[history.channels]]\nprefix = \"ai:draft:\"\nmessages = 0\n";
+    let daemon = Daemon::start(tables);
+    let claims = json!({"read": ["chat", "ai:1", "ai:draft:1"]});
+    let names = ["chat", "ai:1", "ai:draft:1"];
+    let all = json!({"chat": null, "ai:1": null, "ai:draft:1": null});
+    let mut writer = daemon.client(&names);
+    let publish_all = |writer: &mut Client| {
+        for name in names {
+            (1..=5).for_each(|number| writer.publish(name, &number.to_string()));
+        }
+        writer.settle();
+    };
+    publish_all(&mut writer);
+    let (mut client, access) = enter(&daemon, &claims, &all);
+    assert_eq!(access["ids"].as_object().unwrap().keys().collect::<Vec<_>>(), ["ai:1"]);
+    assert_eq!([client.data(), client.data(), client.data()], ["3", "4", "5"]);
+    client.settle();
+    config_file(daemon.directory.path(), &format!("[history]\nmessages = 1\n{tables}"));
+    assert_eq!(daemon.admin("POST", "/v1/reload", "")["applied"], json!(["history.messages"]));
+    publish_all(&mut writer);
+    let (mut late, access) = enter(&daemon, &claims, &all);
+    assert_eq!(access["ids"].as_object().unwrap().keys().collect::<Vec<_>>(), ["ai:1", "chat"]);
+    let mut got: Vec<String> = (0..4).map(|_| late.data()).collect();
+    late.settle();
+    got.sort_unstable();
+    assert_eq!(got, ["3", "4", "5", "5"]);
+    let api = sign(&json!({"api": true}));
+    let (_, answer) = daemon.http("GET", "/api/channels/ai:draft:1", &api, "");
+    assert!(answer.get("id").is_none(), "{answer}");
+    let (_, answer) =
+        daemon.http("POST", "/api/publish", &api, "[{\"channel\":\"ai:draft:1\"},{\"channel\":\"ai:1\"}]");
+    assert!(
+        answer["published"][0].get("id").is_none() && answer["published"][1]["id"].is_string(),
+        "{answer}"
+    );
+}
+
+#[test]
 fn a_restart_changes_the_epoch() {
     let mut id = String::new();
     for turn in 0..2 {

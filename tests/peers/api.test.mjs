@@ -65,7 +65,7 @@ async function check(philote, document, ...options) {
 }
 
 test("schemathesis accepts the API, and rejects a wrong document", { timeout: 2 * PATIENCE }, async (t) => {
-  const philote = await startPhilote(t);
+  const philote = await startPhilote(t, { PHILOTE_HISTORY_MESSAGES: "10" });
   philote.behind = await startStreamEnder(t, philote);
   // A client that the document's examples name, so that her rows are checked as well.
   const token = sign(philote, { read: ["chat"], write: ["chat"], sub: "alice" });

@@ -77,7 +77,7 @@ fn entries(bytes: &[u8], table: &DeTable<'_>) -> Vec<Entry> {
                     nearest: unknown_keys::nearest_section(name),
                 }));
             }
-            value => entries.push(Entry::Value { key: name.to_owned(), line, value: from_toml(value) }),
+            value => entries.push(Entry::Value { key: name.to_owned(), line, value: Raw::from_toml(value) }),
         }
     }
     // The parser sorts by name.
@@ -99,27 +99,8 @@ fn add_section(bytes: &[u8], section: &str, table: &DeTable<'_>, entries: &mut V
             _ if unknown_keys::is_section(&key) => {
                 entries.push(Entry::Problem { key: Some(key), line, kind: ProblemKind::NotASection });
             }
-            value => entries.push(Entry::Value { key, line, value: from_toml(value) }),
+            value => entries.push(Entry::Value { key, line, value: Raw::from_toml(value) }),
         }
-    }
-}
-
-fn from_toml(value: &DeValue<'_>) -> Raw {
-    match value {
-        DeValue::String(text) => Raw::String(text.clone().into_owned()),
-        DeValue::Integer(integer) => {
-            Raw::Integer(i128::from_str_radix(integer.as_str(), integer.radix()).unwrap_or(i128::MAX))
-        }
-        DeValue::Boolean(boolean) => Raw::Boolean(*boolean),
-        DeValue::Array(items) => Raw::List(items.iter().map(|item| from_toml(item.get_ref())).collect()),
-        DeValue::Float(_) => Raw::Other("a fraction"),
-        DeValue::Datetime(_) => Raw::Other("a date or time without quotes"),
-        DeValue::Table(table) => Raw::Table(
-            table
-                .iter()
-                .map(|(name, value)| (name.get_ref().to_string(), from_toml(value.get_ref())))
-                .collect(),
-        ),
     }
 }
 

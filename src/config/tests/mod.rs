@@ -3,6 +3,7 @@
 mod cluster;
 mod dev;
 mod files;
+mod histories;
 mod layers;
 mod listeners;
 mod problems;

@@ -1,11 +1,12 @@
 //! Value types: how the value of a setting is read from text, checked against its range, and printed.
 //!
 //! In reading order: [`Raw`] is a value before its type is known, [`ValueType`] is what a type must do, `scalars`,
-//! `numbers` and `durations` are the simple types, and `listen`, `networks`, `web_origin`, `public_key_files` and
-//! `cluster` are the types with rules of their own. Nothing here knows the names of settings.
+//! `numbers` and `durations` are the simple types, and `listen`, `networks`, `web_origin`, `public_key_files`, `histories`
+//! and `cluster` are the types with rules of their own. Nothing here knows the names of settings.
 
 mod cluster;
 mod durations;
+mod histories;
 mod listen;
 mod networks;
 mod numbers;
@@ -19,6 +20,7 @@ use std::ops::RangeInclusive;
 
 pub(super) use cluster::{NatsServers, NodeName, OptionalSecretFile, SubjectPrefix, host_name};
 pub(super) use durations::{DrainPeriod, Period, seconds};
+pub(super) use histories::{ChannelHistories, MESSAGES, TTL};
 pub(super) use listen::{read_listen, set_port, show_listen, socket_path};
 pub(super) use networks::Proxies;
 pub(super) use numbers::{GIB, KIB, MIB, Number, Size, TIB, size};

@@ -1,5 +1,7 @@
 //! A value before its type is known.
 
+use toml::de::{DeArray, DeValue};
+
 use super::super::error::ProblemKind;
 
 /// A value as a layer gives it. It has no `Debug` because it may be the secret.
@@ -22,6 +24,27 @@ pub(in crate::config) enum Raw {
 }
 
 impl Raw {
+    /// Takes a value of TOML.
+    pub(in crate::config) fn from_toml(value: &DeValue<'_>) -> Raw {
+        let items = |items: &DeArray<'_>| items.iter().map(|item| Raw::from_toml(item.get_ref())).collect();
+        match value {
+            DeValue::String(text) => Raw::String(text.clone().into_owned()),
+            DeValue::Integer(integer) => {
+                Raw::Integer(i128::from_str_radix(integer.as_str(), integer.radix()).unwrap_or(i128::MAX))
+            }
+            DeValue::Boolean(boolean) => Raw::Boolean(*boolean),
+            DeValue::Array(array) => Raw::List(items(array)),
+            DeValue::Float(_) => Raw::Other("a fraction"),
+            DeValue::Datetime(_) => Raw::Other("a date or time without quotes"),
+            DeValue::Table(table) => Raw::Table(
+                table
+                    .iter()
+                    .map(|(name, value)| (name.get_ref().to_string(), Raw::from_toml(value.get_ref())))
+                    .collect(),
+            ),
+        }
+    }
+
     /// Returns the items of a list. Untyped text is separated at commas.
     pub(super) fn list(&self, expected: &'static str) -> Result<Vec<Raw>, ProblemKind> {
         match self {

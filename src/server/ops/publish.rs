@@ -154,11 +154,10 @@ async fn append_batch(
         // Every waiter is told, at the latest when the message is overdue.
         let appended = outcome.await.unwrap_or(Appended::Unanswered);
         let readers = ReaderCount::Here(server.hub.readers_of(&message.publish.channel));
-        let cluster = server.cluster.as_ref();
         let (id, outcome) = match appended {
             Appended::Stored { number, repeated } => {
                 let outcome = if repeated { Outcome::Repeated } else { Outcome::Published };
-                (number.and_then(|number| cluster?.id(number)), outcome)
+                (number.and_then(|number| server.hub.log_id(&message.publish.channel, number)), outcome)
             }
             Appended::Unavailable => (None, Outcome::Unavailable),
             Appended::Unanswered => (None, Outcome::Unanswered),
