@@ -179,6 +179,11 @@ impl Readers {
         })
     }
 
+    /// Returns whether a reader gets no new message yet, because those that were promised to it come first.
+    fn holds_back(&self, reader: &Connection) -> bool {
+        self.history.as_ref().is_some_and(|history| history.is_held_back(reader))
+    }
+
     /// Ends the history, because a message that is not kept would leave a gap in it. If a client was promised its messages,
     /// this message is kept, too, with this number if a log has given it one. Returns the frame for the readers.
     #[cold]

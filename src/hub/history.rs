@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use uuid::Uuid;
 
-use super::Channel;
 use super::ages::{Ages, Slot};
 use super::retention::{Retention, Retentions};
+use super::{Channel, Connection};
 use crate::frame::Frame;
 use crate::message::{ChannelName, MessageId, number};
 
@@ -147,6 +148,8 @@ pub(super) struct History {
     filed: Option<Slot>,
     /// The number of clients that were promised these messages. While there is one, no message is dropped.
     pins: u32,
+    /// The readers that get no new message before the promised ones.
+    held_back: Vec<Uuid>,
     /// When its channel's last reader left, or when it began. Clients may return to their position for its `ttl` from then.
     left: Instant,
 }
@@ -211,6 +214,7 @@ impl History {
             base,
             filed: None,
             pins: 0,
+            held_back: Vec::new(),
             left: now,
         }
     }
@@ -414,6 +418,23 @@ impl History {
     pub(super) fn unpin(&mut self, now: Instant) {
         self.pins = self.pins.saturating_sub(1);
         self.trim(now);
+    }
+
+    /// Holds back new messages from a reader that was promised messages.
+    pub(super) fn hold(&mut self, reader: Uuid) {
+        self.held_back.push(reader);
+    }
+
+    /// Ends the holding back of new messages.
+    pub(super) fn release(&mut self, reader: Uuid) {
+        self.held_back.retain(|held| *held != reader);
+        if self.held_back.is_empty() {
+            self.held_back = Vec::new();
+        }
+    }
+
+    pub(super) fn is_held_back(&self, reader: &Connection) -> bool {
+        !self.held_back.is_empty() && self.held_back.contains(&reader.id())
     }
 
     pub(super) fn is_pinned(&self) -> bool {

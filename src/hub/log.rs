@@ -58,7 +58,9 @@ impl Hub {
             if !logged.live {
                 return 0;
             }
-            self.push(channel, readers, &frame, are(logged.excluded), flush_list)
+            let is_excluded = are(logged.excluded);
+            let is_excluded = |reader: &Arc<Connection>| is_excluded(reader) || readers.holds_back(reader);
+            self.push(channel, readers, &frame, is_excluded, flush_list)
         });
         self.reach(logged.first + logged.frame.messages() as u64 - 1);
         self.relieve_history(now, sweep::CHANNELS_PER_PUBLISH);

@@ -123,6 +123,7 @@ impl Hub {
                 Some(history) => (history.record(frame, now), Some(history.id_of(history.last()))),
                 None => (readers.end_history(frame, None), None),
             };
+            let is_excluded = |reader: &Arc<Connection>| is_excluded(reader) || readers.holds_back(reader);
             Queued { readers: self.push(channel, readers, &frame, is_excluded, flush_list), last }
         });
         self.relieve_history(now, sweep::CHANNELS_PER_PUBLISH);

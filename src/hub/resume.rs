@@ -80,14 +80,17 @@ impl<'a> Resume<'a> {
         let mut readers = lock(&channel.readers);
         drop(shard);
         let unread = readers.connections.is_empty();
+        let reads = readers.connections.contains(connection);
         let Some(history) = readers.history_from(&self.hub.keeping, name, self.now) else { return false };
         history.file(&self.hub.ages, &channel, unread, self.now);
         let found = asked.and_then(|id| history.after(*id, self.now, left));
         let after = found.unwrap_or(history.last());
         self.positions.ids.push((name.clone(), history.id_of(after)));
         history.pin();
-        // A message that came before the history would be out of order.
-        readers.connections.swap_remove(connection);
+        if reads {
+            // A message that came before the history would be out of order.
+            history.hold(connection.id());
+        }
         drop(readers);
         self.pinned.insert(name.clone(), (channel, after));
         found.is_some()
@@ -135,14 +138,9 @@ impl Hub {
     pub(super) fn deliver_again(&self, connection: &Arc<Connection>, name: &ChannelName, after: u64) {
         let channel = lock(self.channels.shard(name.as_str())).get(name).cloned();
         let Some(channel) = channel else { return };
-        let mut readers = lock(&channel.readers);
-        if let Some(history) = &readers.history {
+        if let Some(history) = &mut lock(&channel.readers).history {
+            history.release(connection.id());
             deliver(history, after, connection);
-        }
-        readers.connections.insert(connection.clone());
-        if readers.watch.as_ref().is_some_and(|watch| !watch.counts(connection)) {
-            // Somebody began to follow the channel meanwhile.
-            self.change_watch(&channel, &mut readers, |watch, now| watch.join(connection, now));
         }
     }
 }

@@ -91,11 +91,6 @@ impl Watch {
         self.counted.insert(connection.id(), subject);
     }
 
-    /// Returns whether a connection is counted as a reader.
-    pub(super) fn counts(&self, connection: &Connection) -> bool {
-        self.counted.contains_key(&connection.id())
-    }
-
     /// Counts connections of a subject, here or on another node.
     fn come(&mut self, subject: &str, more: usize, info: Option<&Arc<str>>, now: Instant) -> Arc<str> {
         let known = self.subjects.get_key_value(subject).map(|(subject, _)| subject.clone());
@@ -144,7 +139,7 @@ impl Watch {
 
     /// Counts a connection again, whose claims have changed.
     pub(super) fn recount(&mut self, connection: &Connection, now: Instant) {
-        if self.counts(connection) {
+        if self.counted.contains_key(&connection.id()) {
             self.uncount(connection, now);
             self.join(connection, now);
         }

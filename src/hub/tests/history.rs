@@ -137,7 +137,24 @@ fn a_history_that_is_delivered_again_comes_before_all_later_messages() {
     publish(&hub, "c", "4", None);
     assert_eq!(before, ["1", "2"], "after the reply the history comes first");
     assert_eq!(texts(&sink)[2..], ["1", "2", "3", "4"]);
-    assert_eq!(hub.readers_of("c"), 1);
+}
+
+#[test]
+fn a_reader_to_whom_the_history_is_delivered_again_reads_the_channel_all_the_time() {
+    let hub = keeping(3);
+    let chat = ["c".to_owned()];
+    let (reader, _) = enter(&hub, &chat, ALWAYS);
+    let (other, _) = enter(&hub, &chat, ALWAYS);
+    hub.replace_claims(&reader, Arc::new(access(&chat)), &[("c".into(), None)], 8, |_, _| {
+        hub.leave(&other);
+        let (late, _) = enter(&hub, &chat, ALWAYS);
+        assert_eq!((hub.readers_of("c"), hub.channel_count()), (2, 1));
+        hub.leave(&late);
+        assert_eq!((hub.readers_of("c"), hub.channel_count()), (1, 1));
+    });
+    assert_eq!((hub.readers_of("c"), hub.channel_count()), (1, 1));
+    hub.leave(&reader);
+    assert_eq!((hub.readers_of("c"), hub.channel_count()), (0, 0));
 }
 
 #[test]
