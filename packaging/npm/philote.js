@@ -1038,10 +1038,9 @@ export class Philote {
         this.#stale = names.length > 0;
         if (!names.length)
             return;
-        const frame = JSON.stringify({ presence: names, follow: follow.length > 0 });
-        for (const name of names)
-            follow.length ? this.#followed.add(name) : this.#unfollow(name);
-        return { frame, bytes: size(frame), begin, names, kind: "presence", answers: names.length };
+        const request = { presence: names, follow: follow.length > 0 };
+        const frame = JSON.stringify(request);
+        return { frame, bytes: size(frame), begin, names, kind: "presence", follow: request.follow, answers: names.length };
     }
     #settleRequest(limited = false) {
         const request = this.#asked;
@@ -1198,6 +1197,10 @@ export class Philote {
             }
             else if (request) {
                 this.#asked = request;
+                if (request.kind === "presence") {
+                    for (const name of request.names)
+                        request.follow ? this.#followed.add(name) : this.#unfollow(name);
+                }
             }
             else {
                 this.#waiting.delete(ack);

@@ -153,6 +153,8 @@ interface Request {
   /** The channels to join, to leave, or to follow or not. */
   names: string[];
   kind: "join" | "leave" | "presence";
+  /** Whether presence is followed from then on. */
+  follow?: boolean;
   /** The answers to wait for. */
   answers: number;
 }
@@ -1146,9 +1148,9 @@ export class Philote {
     names.push(...some.filter((one) => fits(one, names.length)).slice(0, FOLLOWS));
     this.#stale = names.length > 0;
     if (!names.length) return;
-    const frame = JSON.stringify({ presence: names, follow: follow.length > 0 });
-    for (const name of names) follow.length ? this.#followed.add(name) : this.#unfollow(name);
-    return { frame, bytes: size(frame), begin, names, kind: "presence", answers: names.length };
+    const request = { presence: names, follow: follow.length > 0 };
+    const frame = JSON.stringify(request);
+    return { frame, bytes: size(frame), begin, names, kind: "presence", follow: request.follow, answers: names.length };
   }
 
   #settleRequest(limited = false): Request | undefined {
@@ -1289,6 +1291,9 @@ export class Philote {
         this.#shown.push(shown);
       } else if (request) {
         this.#asked = request;
+        if (request.kind === "presence") {
+          for (const name of request.names) request.follow ? this.#followed.add(name) : this.#unfollow(name);
+        }
       } else {
         this.#waiting.delete(ack!);
         this.#sent.set(ack!, publish!);

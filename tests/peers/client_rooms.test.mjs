@@ -78,6 +78,15 @@ test("a request that was too fast is sent again", DEADLINE, async (t) => {
   await joined;
 });
 
+test("a request for presence that waits for the rate is sent", DEADLINE, async (t) => {
+  const { client, connection } = await startBoth(t, {}, { ...ROOMS, messages_per_second: 2 });
+  for (const n of [0, 1, 2, 3]) client.publish("chat", n).catch(() => {});
+  client.presence("chat", () => {});
+  let frame = await connection.next();
+  for (; frame.ack; frame = await connection.next()) connection.send({ ack: frame.ack, readers: 0 });
+  assert.deepEqual(frame, { presence: ["chat"], follow: true });
+});
+
 test("joined channels are taken up again after a reconnection", DEADLINE, async (t) => {
   const { client, connection, server, heard, reached } = await startBoth(t, {}, { ...ROOMS, ids: { chat: "e-0" } });
   client.on("room:1", () => {});
