@@ -19,7 +19,7 @@ pub(super) const DATE: &str = "a number of seconds since 1970";
 pub(super) const SUBJECT: &str = "a string of at most 255 bytes";
 /// What `api` must be.
 const RIGHTS: &str =
-    "true, false or an array of rights (publish, channels, subjects, connections, disconnect, info)";
+    "true, false or an array of rights (publish, channels, subjects, connections, disconnect, info, events)";
 
 /// A known claim: its name, what it must be, and a function that describes an invalid value.
 type Rule = (&'static str, &'static str, fn(&Value) -> Option<&'static str>);

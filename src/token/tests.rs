@@ -173,7 +173,7 @@ fn the_claim_api_gives_all_rights_or_some_or_none() {
             .map(ApiRight::name)
             .collect::<Vec<_>>()
     };
-    let all = ["publish", "channels", "subjects", "connections", "disconnect", "info"];
+    let all = ["publish", "channels", "subjects", "connections", "disconnect", "info", "events"];
     assert_eq!(open(json!(true)), all);
     assert_eq!(open(json!(all)), all);
     assert_eq!(open(json!(["info", "channels", "info"])), ["channels", "info"]);
@@ -424,8 +424,7 @@ fn null_counts_as_absent_except_for_lists_and_dates() {
 
 #[test]
 fn errors_of_other_claims_say_what_they_must_be() {
-    let rights =
-        "true, false or an array of rights (publish, channels, subjects, connections, disconnect, info)";
+    let rights = "true, false or an array of rights (publish, channels, subjects, connections, disconnect, info, events)";
     for (api, found) in [
         (json!("true"), "a string"),
         (json!(1), "a number"),
