@@ -39,6 +39,7 @@ use uuid::Uuid;
 use self::link::{Link, Reason};
 pub use self::log::{Appended, Waiter};
 use self::log::{Follower, Log};
+pub use self::messages::BeforeJoin;
 use self::nodes::{Announcement, Nodes};
 pub use self::nodes::{Mode, Node};
 use self::presence::Presence;

@@ -48,7 +48,7 @@ pub use self::flush::{Flusher, Writing, yield_to_sockets};
 pub use self::flush_list::FlushList;
 pub(crate) use self::heartbeat::{Heartbeat, Pulse};
 use self::history::{History, Keeping};
-pub use self::interest::Interest;
+pub use self::interest::{Expected, Interest};
 pub use self::log::Logged;
 pub use self::peers::{Changes, Followed, MAX_FOLLOWED};
 use self::presence::Watched;

@@ -202,11 +202,17 @@ impl Log {
     /// Waits until the log was delivered here up to this place, if it is one of the present epoch, and at most for the
     /// patience of a publisher. A client may come from a node that is a little ahead.
     pub(super) async fn reached(&self, id: MessageId) {
-        if self.hub.log_position().is_none_or(|position| position.epoch != id.epoch) {
+        if !self.is_behind(id) {
             return;
         }
         let mut applied = self.applied.subscribe();
         let _ = tokio::time::timeout(self.patience, applied.wait_for(|applied| *applied >= id.number)).await;
+    }
+
+    /// Returns whether this is a place of the present epoch that was not delivered here yet.
+    pub(super) fn is_behind(&self, id: MessageId) -> bool {
+        self.hub.log_position().is_some_and(|position| position.epoch == id.epoch)
+            && *self.applied.borrow() < id.number
     }
 
     /// The link has ended.

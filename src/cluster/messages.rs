@@ -1,5 +1,7 @@
 //! Messages on their way to the other nodes, as the server hands them over.
 
+use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::sync::oneshot;
@@ -7,7 +9,8 @@ use uuid::Uuid;
 
 use super::{Cluster, Passing, Waiter};
 use crate::frame::Frame;
-use crate::message::{Delivery, MessageId};
+use crate::hub::Expected;
+use crate::message::{ChannelName, Delivery, MessageId, Since};
 
 /// The bytes of a payload besides names, data and excluded connections: its header, its issuer, and the names of its keys.
 const PAYLOAD_BYTES: usize = 256;
@@ -17,6 +20,9 @@ const ESCAPED_BYTE: usize = 6;
 
 /// The bytes of a connection's id and a comma.
 const ID_BYTES: usize = 37;
+
+/// What a connection that joins channels waits for.
+pub type BeforeJoin = Pin<Box<dyn Future<Output = Option<Expected>> + Send>>;
 
 impl Cluster {
     /// Returns whether messages are delivered from the log, on this node too: then [`Cluster::append`] publishes them, and
@@ -64,10 +70,30 @@ impl Cluster {
         }
     }
 
-    /// Waits until the log was delivered here up to this place. A client may come from a node that is a little ahead.
-    pub async fn reached(&self, id: MessageId) {
-        if let Passing::Log(log) = &self.passing {
-            log.reached(id).await;
+    /// Returns what to wait for before a connection joins these channels from these places, so that it misses nothing that
+    /// other nodes have sent or send from then on. It ends within a bound, and its result must exist until the channels are
+    /// joined. Returns `None` if there is nothing to wait for.
+    pub fn before_join(self: &Arc<Self>, names: &[ChannelName], since: &[Since<'_>]) -> Option<BeforeJoin> {
+        let cluster = self.clone();
+        match &self.passing {
+            Passing::Relay(relay) => {
+                let expected = relay.expect(&self.hub, names)?;
+                Some(Box::pin(async move {
+                    cluster.settled().await;
+                    Some(expected)
+                }))
+            }
+            Passing::Log(log) => {
+                // A client may come from a node that is a little ahead.
+                let ids = since.iter().filter_map(|(_, id)| *id).filter(|id| log.is_behind(*id));
+                let last = ids.max_by_key(|id| id.number)?;
+                Some(Box::pin(async move {
+                    if let Passing::Log(log) = &cluster.passing {
+                        log.reached(last).await;
+                    }
+                    None
+                }))
+            }
         }
     }
 }

@@ -19,7 +19,7 @@ use super::nodes::Lost;
 use super::subject::Subjects;
 use super::wire::{self, NodeId};
 use crate::frame::Frame;
-use crate::hub::{Flusher, Hub, Interest};
+use crate::hub::{Expected, Flusher, Hub, Interest};
 use crate::message::ChannelName;
 
 /// How long a connection that joins channels waits for NATS to know of them.
@@ -90,6 +90,16 @@ impl Relay {
         let mut settled = self.settled.subscribe();
         let known = settled.wait_for(|settled| settled.is_none_or(|settled| settled >= changes));
         let _ = tokio::time::timeout(SETTLE, known).await;
+    }
+
+    /// Asks NATS for the messages of channels that a connection is about to join. Returns `None` if it knows them already, or
+    /// there is no link.
+    pub(super) fn expect(&self, hub: &Hub, names: &[ChannelName]) -> Option<Expected> {
+        let settled = (*self.settled.borrow())?;
+        let new: Vec<ChannelName> =
+            names.iter().filter(|name| hub.readers_of(name.as_str()) == 0).cloned().collect();
+        let is_known = new.is_empty() && (names.is_empty() || settled >= self.interest.changes());
+        (!is_known).then(|| self.interest.expect(new))
     }
 
     /// Waits until NATS knows the channels that had a reader when the link began.

@@ -105,6 +105,14 @@ pub(crate) fn renew(server: &Server, live: &Live, seat: &mut Seat, token: &str) 
     Ok(claims)
 }
 
+/// Verifies the token of a message, and changes nothing.
+///
+/// # Errors
+/// The token.
+pub(crate) fn verify(live: &Live, token: &str) -> Result<Claims, Rejection> {
+    Shown::InFrame(token).verify(live)
+}
+
 /// Checks the token of a request to the backend API, which takes no slot.
 ///
 /// # Errors

@@ -23,6 +23,7 @@ mod traffic;
 mod delivery;
 mod fixture;
 mod hostile;
+mod joins;
 mod links;
 mod log;
 mod log_links;

@@ -77,6 +77,7 @@ pub(super) async fn run(relay: &Relay, client: Client, hub: &Hub, flusher: &Arc<
     let (_, changes) = relay.interest.take();
     let mut read = Vec::new();
     hub.each_channel(|channel, _| read.push(channel.clone()));
+    read.extend(relay.interest.expected().into_iter().filter(|name| hub.readers_of(name.as_str()) == 0));
     for channel in &read {
         if let Err(reason) = subscriptions.add(channel, relay.subjects.channel(channel.as_str())).await {
             return reason;
@@ -111,7 +112,7 @@ pub(super) async fn run(relay: &Relay, client: Client, hub: &Hub, flusher: &Arc<
 async fn follow_interest(relay: &Relay, subscriptions: &mut Subscriptions, hub: &Hub) -> Result<(), String> {
     let (changed, changes) = relay.interest.take();
     for channel in &changed {
-        let read = hub.readers_of(channel.as_str()) > 0;
+        let read = hub.readers_of(channel.as_str()) > 0 || relay.interest.expects(channel.as_str());
         if read && !subscriptions.channels.contains_key(channel) {
             subscriptions.add(channel, relay.subjects.channel(channel.as_str())).await?;
         } else if !read {

@@ -140,17 +140,14 @@ async fn first_message(
 /// Waits until this node has the messages of the cluster's log that the client has got already from another node.
 async fn reach(server: &Server, message: &Message) {
     let Some(cluster) = server.cluster.as_ref().filter(|cluster| cluster.has_log()) else { return };
-    let last = {
+    let behind = {
         let names = server.live().settings.limits.channel_name_bytes;
         let first = message.to_text().ok().map(|text| FromClient::parse(text, names, true));
         let Some(Ok(FromClient::Auth(auth))) = first else { return };
-        let epoch = server.hub.log_position().map(|position| position.epoch);
-        let ids = auth.since.iter().filter_map(|(_, id)| *id).filter(|id| Some(id.epoch) == epoch);
-        ids.max_by_key(|id| id.number)
+        cluster.before_join(&[], &auth.since)
     };
-    if let Some(last) = last {
-        // Boxed, because every connection would pay for its room.
-        Box::pin(cluster.reached(last)).await;
+    if let Some(behind) = behind {
+        behind.await;
     }
 }
 

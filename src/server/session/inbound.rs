@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::protocol::Message;
 use super::frames::Received;
 use super::guard::access_frame;
 use crate::close::CloseReason;
-use crate::cluster::Waiter;
+use crate::cluster::{BeforeJoin, Waiter};
 use crate::frame::Frame;
 use crate::hub::{Connection, FlushList};
 use crate::message::{Auth, BadMessage, Batch, Delivery, ErrorReply, FromClient, Publish, encode_left};
@@ -59,6 +59,16 @@ pub(crate) struct Inbound<'a> {
     pub(crate) pause: bool,
     /// Messages wait for the log of a cluster.
     pub(crate) appended: bool,
+    /// A message that joins channels, and waits for other nodes of a cluster first. The next ones wait behind it.
+    pub(crate) joining: &'a mut Option<Box<Joining>>,
+    /// The message at hand has waited.
+    pub(crate) has_waited: bool,
+}
+
+/// A message that waits before its channels are joined.
+pub(crate) struct Joining {
+    pub(crate) message: Message,
+    pub(crate) before: BeforeJoin,
 }
 
 impl Inbound<'_> {
@@ -82,14 +92,14 @@ impl Inbound<'_> {
         };
         let names = self.live.settings.limits.channel_name_bytes;
         match text.and_then(|text| FromClient::parse(text, names, self.v1)) {
-            Ok(FromClient::Auth(auth)) => self.authenticate(&auth),
+            Ok(FromClient::Auth(auth)) => self.authenticate(&auth, message),
             _ if message.len() > self.live.settings.websocket.max_message_size => {
                 self.send();
                 self.connection.outbox.close(CloseReason::MessageTooBig);
                 return false;
             }
             Ok(FromClient::Publish(publish)) => self.publish(&publish),
-            Ok(FromClient::Join(join)) => self.join(&join),
+            Ok(FromClient::Join(join)) => self.join(&join, message),
             Ok(FromClient::Leave(channels)) => self.leave(&channels),
             Ok(FromClient::Presence(presence)) => self.presence(&presence),
             Err(error) => {
@@ -144,11 +154,19 @@ impl Inbound<'_> {
     /// Replaces the claims by those of another token. Earlier messages are published with the old token, later ones
     /// with the new.
     #[cold]
-    fn authenticate(&mut self, auth: &Auth<'_>) {
+    fn authenticate(&mut self, auth: &Auth<'_>, message: &Message) {
         self.send();
-        self.auths.at(self.now).count += 1;
+        self.auths.at(self.now).count += u32::from(!self.has_waited);
         if self.auths.count > MAX_AUTHS_PER_SECOND {
             return self.answer(ErrorReply::TooManyAuths(MAX_AUTHS_PER_SECOND).encode());
+        }
+        if self.server.cluster.is_some()
+            && !self.has_waited
+            // Whether it is valid is checked again below, and answered there.
+            && let Ok(claims) = admission::verify(self.live, &auth.token)
+            && self.waits(message, &claims.read, &auth.since)
+        {
+            return;
         }
         let claims = match admission::renew(self.server, self.live, self.seat, &auth.token) {
             Ok(claims) => claims,

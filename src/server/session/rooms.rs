@@ -2,18 +2,25 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::inbound::{Inbound, answer};
+use tokio_tungstenite::tungstenite::protocol::Message;
+
+use super::inbound::{Inbound, Joining, answer};
 use crate::hub::EnterError;
-use crate::message::{ChannelName, Denial, ErrorReply, Join, JoinedReply, Presence, encode_left};
+use crate::message::{ChannelName, Denial, ErrorReply, Join, JoinedReply, Presence, Since, encode_left};
 use crate::server::presence::{peers, presence_limits};
 
 impl Inbound<'_> {
     /// Joins all of these channels, or none of them. Messages that the client published before are published first.
     #[cold]
-    pub(super) fn join(&mut self, join: &Join<'_>) {
+    pub(super) fn join(&mut self, join: &Join<'_>, message: &Message) {
         self.send();
-        let (connection, flush_list) = (self.connection, &mut *self.flush_list);
         let max = self.live.policy.channels;
+        let may_join = join.channels.len() <= max
+            && join.channels.iter().all(|name| self.claims.may_join(name.as_str()));
+        if may_join && self.waits(message, &join.channels, &join.since) {
+            return;
+        }
+        let (connection, flush_list) = (self.connection, &mut *self.flush_list);
         let joined =
             self.server.hub.enter_channels(connection, &join.channels, &join.since, max, |positions| {
                 let reply = JoinedReply {
@@ -28,6 +35,19 @@ impl Inbound<'_> {
             Err(EnterError::Forbidden(channel)) => self.deny(channel, Denial::Join),
             Err(EnterError::TooMany(channel)) => self.deny(channel, Denial::TooMany(max)),
         }
+    }
+
+    /// Returns whether a message that joins channels must wait, so that nothing is missing once it is answered: until NATS
+    /// sends what other nodes publish there, or this node has the messages that the client has got from another one.
+    pub(super) fn waits(&mut self, message: &Message, names: &[ChannelName], since: &[Since<'_>]) -> bool {
+        if self.has_waited {
+            return false;
+        }
+        let before = self.server.cluster.as_ref().and_then(|cluster| cluster.before_join(names, since));
+        let Some(before) = before else { return false };
+        *self.joining = Some(Box::new(Joining { message: message.clone(), before }));
+        self.pause = true;
+        true
     }
 
     /// Leaves all of these channels, or none of them.

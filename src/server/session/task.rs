@@ -15,11 +15,12 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
+use tokio_tungstenite::tungstenite::Message;
 use uuid::fmt::Hyphenated;
 
 use super::frames::{FrameLimits, FrameReader, Received};
 use super::guard::ConnectionGuard;
-use super::inbound::{Auths, Inbound};
+use super::inbound::{Auths, Inbound, Joining};
 use crate::close::CloseReason;
 use crate::hub::{FlushList, Writing, yield_to_sockets};
 use crate::message::Batch;
@@ -63,6 +64,8 @@ pub(crate) struct Session {
     flushing: Option<Writing>,
     /// Ends when the log of a cluster has taken what this connection published.
     handing_over: Option<oneshot::Receiver<()>>,
+    /// A message that joins channels, and waits for other nodes of a cluster.
+    joining: Option<Box<Joining>>,
     /// The deadline of the message in progress, or of the Close.
     deadline: Option<Pin<Box<Sleep>>>,
     /// What it has sent recently, if a rate is set.
@@ -98,6 +101,7 @@ impl Session {
             unhandled: Bytes::copy_from_slice(read_ahead),
             flushing: None,
             handing_over: None,
+            joining: None,
             deadline: None,
             rate: None,
             ending: false,
@@ -123,6 +127,12 @@ impl Session {
             let _ = ready!(Pin::new(handing_over).poll(context));
             self.handing_over = None;
         }
+        if let Some(joining) = &mut self.joining {
+            let _expected = ready!(joining.before.as_mut().poll(context));
+            let waited = self.joining.take();
+            self.handle(waited.map(|joining| joining.message), &mut &[][..], now);
+            return Poll::Ready(Ok(Step::Again));
+        }
         self.check_message_deadline(context, now);
         self.receive(context, now)
     }
@@ -132,7 +142,7 @@ impl Session {
         if !self.unhandled.is_empty() {
             let bytes = std::mem::take(&mut self.unhandled);
             let mut rest = &bytes[..];
-            self.handle(&mut rest, now);
+            self.handle(None, &mut rest, now);
             self.unhandled = bytes.slice(bytes.len() - rest.len()..);
             return Poll::Ready(Ok(Step::Yield));
         }
@@ -145,7 +155,7 @@ impl Session {
             Poll::Ready(Ok(())) if count > 0 => {
                 self.guard.connection.received(count, now);
                 let mut rest = &buffer[..count];
-                self.handle(&mut rest, now);
+                self.handle(None, &mut rest, now);
                 self.unhandled = Bytes::copy_from_slice(rest);
                 Poll::Ready(Ok(if count == READ_BYTES { Step::Yield } else { Step::Again }))
             }
@@ -160,8 +170,9 @@ impl Session {
         step
     }
 
-    /// Handles messages until the bytes are used up or a flush is due, then writes the outboxes on the flush list.
-    fn handle(&mut self, bytes: &mut &[u8], now: Seconds) {
+    /// Handles a message that has waited, and messages until the bytes are used up or a flush is due, then writes the outboxes
+    /// on the flush list.
+    fn handle(&mut self, waited: Option<Message>, bytes: &mut &[u8], now: Seconds) {
         let ConnectionGuard { connection, v1, slot } = &mut self.guard;
         let (server, connection) = (&slot.server, &*connection);
         let live = server.live();
@@ -182,7 +193,13 @@ impl Session {
             batch: &mut batch,
             pause: false,
             appended: false,
+            joining: &mut self.joining,
+            has_waited: waited.is_some(),
         };
+        if let Some(message) = &waited {
+            publisher.take(message);
+            publisher.has_waited = false;
+        }
         let limits = FrameLimits {
             message: publisher.longest_message(),
             read_buffer: live.settings.websocket.read_buffer_size,
