@@ -65,7 +65,7 @@ const MISSED: &str = "messages of other nodes may be missing";
 
 /// This node's part in a cluster.
 pub struct Cluster {
-    settings: ClusterSettings,
+    settings: Mutex<Arc<ClusterSettings>>,
     node: NodeId,
     subjects: Subjects,
     hub: Arc<Hub>,
@@ -136,7 +136,7 @@ impl Cluster {
             dropped: AtomicU64::new(0),
             ends: AtomicU64::new(0),
             load: Mutex::default(),
-            settings,
+            settings: Mutex::new(Arc::new(settings)),
             node,
             subjects,
             hub,
@@ -165,8 +165,9 @@ impl Cluster {
             Passing::Log(_) => link::LOG_MESSAGES,
         };
         loop {
+            let settings = lock(&self.settings).clone();
             let connected = tokio::select! {
-                link = Link::connect(&self.settings, &name, waiting) => link,
+                link = Link::connect(&settings, &name, waiting) => link,
                 () = self.without_link() => continue,
             };
             let reason = match connected {
@@ -179,6 +180,15 @@ impl Cluster {
                 () = tokio::time::sleep(pause) => {}
                 () = self.without_link() => {}
             }
+        }
+    }
+
+    /// Takes what a reload may change: the time to live of messages in the log, and the contents of files, which the next link
+    /// uses. The present one stays, because a new one could cost readers their connections.
+    pub fn reload(&self, settings: ClusterSettings, history: &HistorySettings) {
+        *lock(&self.settings) = Arc::new(settings);
+        if let Passing::Log(log) = &self.passing {
+            log.keep(history.longest_ttl());
         }
     }
 
@@ -345,7 +355,7 @@ impl Cluster {
 
     /// Returns whether `/health` depends on the link.
     pub fn is_required(&self) -> bool {
-        self.settings.required
+        lock(&self.settings).required
     }
 }
 

@@ -9,7 +9,7 @@ mod epoch;
 mod follow;
 mod place;
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,13 @@ pub(super) struct Log {
     /// `NAME@START`.
     name: String,
     subjects: Subjects,
+    /// The stream, but for the time to live of messages.
     stream: jetstream::stream::Config,
+    ttl: Mutex<Duration>,
+    /// The stream has another time to live than `ttl`.
+    is_outdated: AtomicBool,
+    /// The last attempt to change that has failed, and was logged.
+    has_failed: AtomicBool,
     patience: Duration,
     hub: Arc<Hub>,
     flusher: Arc<Flusher>,
@@ -92,7 +98,6 @@ impl Log {
             name: settings.subject_prefix.replace('.', "-"),
             description: Some("messages of Philote, kept for [history] ttl".to_owned()),
             subjects: vec![subjects.log()],
-            max_age: history.longest_ttl(),
             max_bytes: i64::try_from(settings.log_bytes).unwrap_or(i64::MAX),
             discard: DiscardPolicy::Old,
             storage: match settings.storage {
@@ -100,13 +105,15 @@ impl Log {
                 ClusterStorage::Memory => StorageType::Memory,
             },
             num_replicas: settings.replicas,
-            duplicate_window: history.longest_ttl().min(REPETITIONS),
             ..jetstream::stream::Config::default()
         };
         Log {
             name: node.to_string(),
             subjects: subjects.clone(),
             stream,
+            ttl: Mutex::new(history.longest_ttl()),
+            is_outdated: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
             patience: settings.patience,
             hub,
             flusher,
@@ -119,6 +126,18 @@ impl Log {
             unusable: Mutex::default(),
             counters: Counters::default(),
         }
+    }
+
+    /// Changes the time to live of messages.
+    pub(super) fn keep(&self, ttl: Duration) {
+        let before = std::mem::replace(&mut *lock(&self.ttl), ttl);
+        if before != ttl {
+            self.is_outdated.store(true, Relaxed);
+        }
+    }
+
+    fn ttl(&self) -> Duration {
+        *lock(&self.ttl)
     }
 
     /// Publishes one message, and has `waiter` told what became of it. Does not wait.
@@ -243,9 +262,10 @@ impl Log {
     /// Writes the epoch again if its record is about to leave the log, because of its age or because the log is full.
     pub(super) async fn restate(&self, client: &Client) -> Result<(), Reason> {
         let Some(place) = lock(&self.place).clone() else { return Ok(()) };
-        let aging = place.recorded.elapsed() >= self.stream.max_age / RESTATED;
+        let aging = place.recorded.elapsed() >= self.ttl() / RESTATED;
         let grown = self.looked.swap(place.number, Relaxed) != place.number;
-        if !aging && !grown {
+        let is_outdated = self.is_outdated.load(Relaxed);
+        if !aging && !grown && !is_outdated {
             return Ok(());
         }
         let mut context = jetstream::new(client.clone());
@@ -260,6 +280,36 @@ impl Log {
             // Another node may have been faster, and this one reads its record in the log.
             epoch::write(client, &self.subjects.epoch(), expected, place.epoch, place.replaces).await?;
         }
+        // After the epoch was written, which may be older than messages may be from now on.
+        if is_outdated
+            && let Err(error) = self.limit(&context, &stream.cached_info().config).await
+            && !self.has_failed.swap(true, Relaxed)
+        {
+            tracing::warn!("cluster: the log {} keeps its limits for now: {error}", self.stream.name);
+        }
+        Ok(())
+    }
+
+    /// Gives the stream its limits, if it has others.
+    async fn limit(
+        &self,
+        context: &jetstream::Context,
+        found: &jetstream::stream::Config,
+    ) -> Result<(), jetstream::context::UpdateStreamError> {
+        let ttl = self.ttl();
+        if (found.max_age, found.max_bytes) != (ttl, self.stream.max_bytes) {
+            let config = jetstream::stream::Config {
+                max_age: ttl,
+                max_bytes: self.stream.max_bytes,
+                duplicate_window: ttl.min(REPETITIONS),
+                ..found.clone()
+            };
+            context.update_stream(&config).await?;
+            tracing::info!("cluster: the log {} has other limits now", self.stream.name);
+        }
+        self.has_failed.store(false, Relaxed);
+        // It may have changed meanwhile.
+        self.is_outdated.store(ttl != self.ttl(), Relaxed);
         Ok(())
     }
 
@@ -276,10 +326,15 @@ impl Log {
             *lock(&self.unusable) = Some(reason.clone());
             return Err(reason);
         }
+        let ttl = self.ttl();
+        let wanted = jetstream::stream::Config {
+            max_age: ttl,
+            duplicate_window: ttl.min(REPETITIONS),
+            ..self.stream.clone()
+        };
         let refused =
             |error: &dyn std::fmt::Display| format!("the log {} cannot be used: {error}", self.stream.name);
-        let stream =
-            context.get_or_create_stream(self.stream.clone()).await.map_err(|error| refused(&error))?;
+        let stream = context.get_or_create_stream(wanted).await.map_err(|error| refused(&error))?;
         let found = &stream.cached_info().config;
         if found.subjects != self.stream.subjects {
             let reason =
@@ -287,16 +342,7 @@ impl Log {
             *lock(&self.unusable) = Some(reason.clone());
             return Err(reason);
         }
-        if (found.max_age, found.max_bytes) != (self.stream.max_age, self.stream.max_bytes) {
-            let config = jetstream::stream::Config {
-                max_age: self.stream.max_age,
-                max_bytes: self.stream.max_bytes,
-                duplicate_window: self.stream.duplicate_window,
-                ..found.clone()
-            };
-            context.update_stream(&config).await.map_err(|error| refused(&error))?;
-            tracing::info!("cluster: the log {} has other limits now", self.stream.name);
-        }
+        self.limit(&context, found).await.map_err(|error| refused(&error))?;
         Ok(stream)
     }
 }

@@ -49,7 +49,21 @@ pub fn changes(old: &Settings, new: &Settings) -> Changes {
             Reload::Restart => changes.needs_restart.push(change),
         }
     }
+    // Files of TLS are compared by their paths above.
+    let tls = renewed(old, new).into_iter().filter(|path| path.starts_with("cluster.tls."));
+    for key in tls.filter_map(|path| KEYS.iter().find(|key| key.path() == path)) {
+        let (old, new) = (text(key, old), text(key, new) + " (with another content)");
+        changes.applied.push(Change { key: key.path(), old, new });
+    }
     changes
+}
+
+/// Returns the keys of files of the cluster that have another content.
+fn renewed(old: &Settings, new: &Settings) -> Vec<&'static str> {
+    match (&old.cluster, &new.cluster) {
+        (Some(old), Some(new)) => old.renewed(new),
+        _ => Vec::new(),
+    }
 }
 
 /// Returns the settings to run with after a reload: the new values, but the old ones of keys that need a restart.
@@ -57,6 +71,9 @@ pub fn keep_fixed(old: &Settings, new: &Settings) -> Settings {
     let mut settings = new.clone();
     for key in KEYS.iter().filter(|key| reload(key, old, new) == Reload::Restart) {
         key.keep(old, &mut settings);
+    }
+    if let (Some(cluster), Some(new)) = (&mut settings.cluster, &new.cluster) {
+        cluster.renew(new);
     }
     // The listeners that speak TLS need the certificate until the restart, even if the new settings have none.
     if settings.tls.is_none() && settings.listen.listeners().iter().any(|listener| listener.tls) {
@@ -71,6 +88,9 @@ fn reload(key: &Key, old: &Settings, new: &Settings) -> Reload {
     let decides = ["history.messages", "history.channels"].contains(&key.path());
     if old.cluster.is_some() && decides && old.history.is_on() != new.history.is_on() {
         return Reload::Restart;
+    }
+    if renewed(old, new).contains(&key.path()) {
+        return Reload::Live;
     }
     key.reload()
 }

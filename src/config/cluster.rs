@@ -61,12 +61,50 @@ pub struct ClusterTls {
     pub certificate: Option<PathBuf>,
     /// Its private key.
     pub key: Option<PathBuf>,
+    /// A hash of the content of each of the three, by which a reload notices a renewed file.
+    pub hashes: [u64; 3],
 }
 
 impl ClusterTls {
     /// Returns whether any file is set, so that connections must use TLS.
     pub fn is_set(&self) -> bool {
         *self != ClusterTls::default()
+    }
+}
+
+impl ClusterSettings {
+    /// Returns the keys of files that are read again for each link to NATS, and that have the same path and another content in
+    /// `new`.
+    pub(super) fn renewed(&self, new: &ClusterSettings) -> Vec<&'static str> {
+        let secret = |key, old: &Option<SecretFile>, new: &Option<SecretFile>| {
+            let (Some(old), Some(new)) = (old, new) else { return None };
+            (old.path == new.path && old.content != new.content).then_some(key)
+        };
+        let paths = |tls: &ClusterTls| [tls.ca.clone(), tls.certificate.clone(), tls.key.clone()];
+        let (old_paths, new_paths) = (paths(&self.tls), paths(&new.tls));
+        let tls = ["cluster.tls.ca", "cluster.tls.certificate", "cluster.tls.key"];
+        let tls = tls.into_iter().enumerate().filter(|(at, _)| {
+            old_paths[*at] == new_paths[*at] && self.tls.hashes[*at] != new.tls.hashes[*at]
+        });
+        [
+            secret("cluster.credentials_file", &self.credentials_file, &new.credentials_file),
+            secret("cluster.password_file", &self.password_file, &new.password_file),
+        ]
+        .into_iter()
+        .flatten()
+        .chain(tls.map(|(_, key)| key))
+        .collect()
+    }
+
+    /// Takes the contents of those files.
+    pub(super) fn renew(&mut self, new: &ClusterSettings) {
+        for key in self.renewed(new) {
+            match key {
+                "cluster.credentials_file" => self.credentials_file.clone_from(&new.credentials_file),
+                "cluster.password_file" => self.password_file.clone_from(&new.password_file),
+                _ => self.tls.hashes = new.tls.hashes,
+            }
+        }
     }
 }
 

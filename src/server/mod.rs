@@ -199,6 +199,9 @@ impl Server {
         budget.kept_bytes.store(live.settings.websocket.write_buffer_size, Relaxed);
         let history = &live.settings.history;
         self.hub.keep_by_name(retentions(history), history.bytes);
+        if let (Some(cluster), Some(settings)) = (&self.cluster, &live.settings.cluster) {
+            cluster.reload(settings.clone(), history);
+        }
         if let Some(acceptor) = &self.tls {
             acceptor.set(live.settings.tls.as_ref());
         }

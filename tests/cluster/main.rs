@@ -34,6 +34,7 @@ mod permissions;
 mod presence;
 mod presence_bounds;
 mod presence_chance;
+mod reload;
 mod rewritten;
 mod steering;
 mod steering_bounds;

@@ -78,6 +78,13 @@ impl NatsServer {
         }
     }
 
+    /// Changes its configuration, for the next start.
+    pub fn configure(&self, change: impl FnOnce(String) -> String) {
+        let file = self.directory.path().join("nats.conf");
+        let text = change(std::fs::read_to_string(&file).unwrap());
+        std::fs::write(file, text).unwrap();
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.address
     }

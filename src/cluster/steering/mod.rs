@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::Client;
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use tokio::sync::Semaphore;
 use tokio::time::{timeout, timeout_at};
 
@@ -296,34 +296,47 @@ impl Steering {
         let exchange = async {
             let inbox = client.new_inbox();
             // A link that has died answers nothing, and the deadline ends the wait.
-            let Ok(mut replies) = client.subscribe(inbox.clone()).await else { return };
+            let Ok(replies) = client.subscribe(inbox.clone()).await else { return };
             if client.publish_with_reply(self.subject.clone(), inbox, sealed.into()).await.is_err() {
                 return;
             }
-            let mut bytes = 0;
-            let mut seen = BTreeSet::new();
-            while !(wait == Wait::ForKnown && known.is_subset(&seen))
-                && answers.len() < MAX_ANSWERS
-                && let Some(reply) = replies.next().await
-            {
-                match self.open_answer(&reply.payload, request.nonce) {
-                    Ok(message) if seen.insert(message.node.to_owned()) => {
-                        bytes += message.body.len();
-                        let outcome = match message.kind {
-                            ANSWER if bytes > MAX_ANSWER_BYTES => Outcome::TooMuch,
-                            ANSWER => Outcome::Body(reply.payload.slice_ref(message.body)),
-                            BUSY => Outcome::Busy,
-                            _ => Outcome::Unknown,
-                        };
-                        answers.push(Answer { node: message.node.to_owned(), outcome });
-                    }
-                    Ok(_) => self.reject(Rejected::Replayed),
-                    Err(reason) => self.reject(reason),
-                }
-            }
+            let mut replies = replies.map(|reply| reply.payload);
+            self.collect(&mut replies, request.nonce, known, wait, &mut answers).await;
         };
         let _ = timeout_at(deadline, exchange).await;
         Ok(answers)
+    }
+
+    /// Collects the answers to the request with this nonce, until all that are `known` have answered if it waits for these only.
+    async fn collect(
+        &self,
+        replies: &mut (impl Stream<Item = Bytes> + Unpin),
+        nonce: Nonce,
+        known: &BTreeSet<String>,
+        wait: Wait,
+        answers: &mut Vec<Answer>,
+    ) {
+        let mut bytes = 0;
+        let mut seen = BTreeSet::new();
+        while !(wait == Wait::ForKnown && known.is_subset(&seen))
+            && answers.len() < MAX_ANSWERS
+            && let Some(reply) = replies.next().await
+        {
+            match self.open_answer(&reply, nonce) {
+                Ok(message) if seen.insert(message.node.to_owned()) => {
+                    bytes += message.body.len();
+                    let outcome = match message.kind {
+                        ANSWER if bytes > MAX_ANSWER_BYTES => Outcome::TooMuch,
+                        ANSWER => Outcome::Body(reply.slice_ref(message.body)),
+                        BUSY => Outcome::Busy,
+                        _ => Outcome::Unknown,
+                    };
+                    answers.push(Answer { node: message.node.to_owned(), outcome });
+                }
+                Ok(_) => self.reject(Rejected::Replayed),
+                Err(reason) => self.reject(reason),
+            }
+        }
     }
 
     /// Checks an answer to the request with this nonce.
@@ -410,5 +423,26 @@ mod tests {
         a.reject(Rejected::Full);
         let counts: Vec<_> = a.rejected().filter(|(_, count)| *count > 0).collect();
         assert_eq!(counts, [("forged", 2), ("full", 1)]);
+    }
+
+    /// Collects the answers of so many nodes, each with a body of this length.
+    async fn collected(nodes: usize, body: usize) -> Vec<Answer> {
+        let (a, request, body) = (steering("a@1"), Nonce::random(), vec![b'x'; body]);
+        let answer = |number| {
+            let other = steering(&format!("n{number}@1"));
+            Bytes::from(other.seal.seal(&other.message(Some(request), ANSWER, &body)))
+        };
+        let mut answers = Vec::new();
+        let mut replies = futures_util::stream::iter((0..nodes).map(answer));
+        a.collect(&mut replies, request, &BTreeSet::new(), Wait::ForUnknown, &mut answers).await;
+        answers
+    }
+
+    #[tokio::test]
+    async fn the_answers_to_a_request_are_bounded_in_number_and_size() {
+        assert_eq!(collected(MAX_ANSWERS + 10, 1).await.len(), MAX_ANSWERS);
+        let answers = collected(34, 1 << 20).await;
+        let too_much = answers.iter().filter(|answer| answer.outcome == Outcome::TooMuch).count();
+        assert_eq!((answers.len(), too_much), (34, 2), "those beyond 32 MiB are named and not kept");
     }
 }

@@ -1,5 +1,6 @@
 //! Reads the files of `[cluster]`.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
 use super::super::cluster::{ClusterError, ClusterSettings, SHORTEST_SECRET, SecretFile};
@@ -23,6 +24,9 @@ const TLS_KEY: &str = "cluster.tls.key";
 /// Bytes; credentials are about 1 KiB.
 const LARGEST: u64 = 64 << 10;
 
+/// Bytes; no file of certificates that is accepted is longer.
+const LARGEST_HASHED: u64 = 16 << 20;
+
 type Fault = (&'static str, ProblemKind);
 
 /// Reads the files into the settings and turns the cluster on, if servers are set.
@@ -39,7 +43,7 @@ pub(super) fn read(layers: &mut Layers) {
         check_login(&cluster),
         read_login(layers, &mut cluster),
         read_secret(layers, &mut cluster),
-        check_tls(&cluster),
+        check_tls(&mut cluster),
     ];
     let mut found = false;
     for (key, kind) in faults.into_iter().filter_map(Result::err) {
@@ -128,7 +132,15 @@ fn read_file(layers: &mut Layers, file: &mut SecretFile, what: &str) -> Result<(
     Ok(())
 }
 
-fn check_tls(cluster: &ClusterSettings) -> Result<(), Fault> {
+fn check_tls(cluster: &mut ClusterSettings) -> Result<(), Fault> {
+    let tls = &mut cluster.tls;
+    tls.hashes = [&tls.ca, &tls.certificate, &tls.key].map(|path| {
+        let content =
+            path.as_ref().map(|path| regular_file::read(path, LARGEST_HASHED).map(|file| file.bytes).ok());
+        let mut hasher = DefaultHasher::new();
+        content.hash(&mut hasher);
+        if path.is_some() { hasher.finish() } else { 0 }
+    });
     let tls = &cluster.tls;
     if let Some(ca) = &tls.ca {
         read_authorities(ca).map_err(|error| (CA, ProblemKind::Tls(error)))?;

@@ -281,6 +281,17 @@ fn a_change_of_the_cluster_needs_a_restart_and_so_does_history_on_or_off() {
     assert_eq!(text(&changes(&old, &new).needs_restart), [other]);
     assert_eq!(keep_fixed(&old, &new).cluster, old.cluster);
 
+    let link = self::scene("user = 'me'\npassword_file = 'password'\ntls.ca = 'cert.pem'\n");
+    let before = link.loaded().settings;
+    link.write("password", "renewed");
+    let renewed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    link.write("cert.pem", &renewed.cert.pem());
+    let after = link.loaded().settings;
+    let changed = changes(&before, &after);
+    let keys: Vec<&str> = changed.applied.iter().map(|change| change.key).collect();
+    assert_eq!((keys, changed.needs_restart), (vec!["cluster.password_file", "cluster.tls.ca"], vec![]));
+    assert_eq!(keep_fixed(&before, &after).cluster, after.cluster, "the next link uses them");
+
     let with_history = |messages: usize| {
         let mut settings = old.clone();
         settings.history.messages = messages;
