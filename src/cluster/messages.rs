@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{Cluster, Passing, Waiter};
 use crate::frame::Frame;
 use crate::hub::Expected;
-use crate::message::{ChannelName, Delivery, MessageId, Since};
+use crate::message::{ChannelName, Delivery, Since};
 
 /// The bytes of a payload besides names, data and excluded connections: its header, its issuer, and the names of its keys.
 const PAYLOAD_BYTES: usize = 256;
