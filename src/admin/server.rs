@@ -37,7 +37,7 @@ use super::socket::Socket;
 use super::{Control, EventStream};
 use crate::http::{BodyError, Turn, Wire, check_framing, linger, read_body, write_within};
 
-/// The most clients at once. One more replaces the oldest client that has not sent its request.
+/// The most clients at once. One more replaces the oldest client that has not sent its request or has its answer.
 pub const MAX_CLIENTS: usize = 64;
 /// The most bytes of a request's head.
 pub const MAX_HEAD: usize = 16 * 1024;
@@ -138,7 +138,8 @@ impl Drop for Server {
 #[derive(Default)]
 struct Clients {
     tasks: JoinSet<()>,
-    // Oldest first. The flag is set once the client's request has arrived; from then on the client is not aborted.
+    // Oldest first. The flag is set from when the client's request has arrived until its answer is written; meanwhile the
+    // client is not aborted.
     queue: VecDeque<(AbortHandle, Arc<AtomicBool>)>,
 }
 
@@ -167,7 +168,7 @@ impl Clients {
         }
     }
 
-    /// Waits until one more client fits. Aborts the oldest client that has not sent its request, if there is one.
+    /// Waits until one more client fits. Aborts the oldest client whose request is not being answered, if there is one.
     async fn make_room(&mut self) {
         if self.tasks.len() < MAX_CLIENTS {
             return;
@@ -220,6 +221,8 @@ async fn serve(stream: UnixStream, control: Arc<dyn Control>, asked: Arc<AtomicB
         unsent.extend_from_slice(&malformed(&error));
     }
     if write_within(&mut stream, &unsent, DEADLINE).await {
+        // It has its answer, so it must make room for others while the rest of what it sends is read.
+        asked.store(false, Ordering::Relaxed);
         linger(&mut stream).await;
     }
 }
@@ -313,7 +316,7 @@ fn lines(events: EventStream) -> Body {
 }
 
 async fn read(body: Incoming, max: usize) -> Result<Vec<u8>, Failure> {
-    match timeout(DEADLINE, read_body(body, max)).await {
+    match timeout(DEADLINE, read_body(body, max, |_| Ok::<_, Infallible>(()))).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(BodyError::TooLarge)) => {
             Err(Failure::new(Code::TooLarge, format!("the request body may have at most {max} bytes")))

@@ -84,7 +84,13 @@ async fn connection(
     };
     // A client that is too slow is closed without waiting.
     if answered {
-        linger(&mut connection.into_parts().io.into_inner()).await;
+        let mut stream = connection.into_parts().io.into_inner();
+        // It has its answer, so the next client does not wait for its end.
+        lock(&place).set_idle();
+        tokio::select! {
+            () = linger(&mut stream) => {}
+            () = evicted.notified() => {}
+        }
     }
 }
 
@@ -158,6 +164,26 @@ mod tests {
             assert!(rest.is_empty());
         }
         assert!(began.elapsed() >= DEADLINE, "the last ones had their time");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_that_go_on_sending_after_their_answer_do_not_delay_a_scrape() {
+        let connect = serving().await;
+        let mut senders = tokio::task::JoinSet::new();
+        for _ in 0..MAX_CONNECTIONS {
+            let mut stream = connect().await;
+            let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
+            stream.write_all(request).await.unwrap();
+            assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+            senders.spawn(async move {
+                while stream.write_all(b"x").await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+            });
+        }
+        let began = tokio::time::Instant::now();
+        assert!(scrape(&mut connect().await).await.ends_with("figure 1\n"));
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

@@ -79,6 +79,8 @@ pub enum Rejection {
     Pings(usize),
     /// The first messages of clients without a token hold as many bytes as they may.
     FirstMessages(usize),
+    /// The requests to the API hold as many bytes as they may.
+    Requests(usize),
     /// A client of philote.v1 that sent something else before its token.
     TokenFirst,
     /// Frames of a client of philote.v1 broke the protocol before its token came.
@@ -152,6 +154,7 @@ impl Rejection {
             | Rejection::Pending(_)
             | Rejection::Kept(_)
             | Rejection::FirstMessages(_)
+            | Rejection::Requests(_)
             | Rejection::Draining
             | Rejection::Spreads(_)
             | Rejection::Streams(_)
@@ -217,6 +220,7 @@ impl Rejection {
             | Rejection::Pending(_)
             | Rejection::Kept(_)
             | Rejection::FirstMessages(_)
+            | Rejection::Requests(_)
             | Rejection::Draining
             | Rejection::Spreads(_)
             | Rejection::Streams(_)
@@ -253,6 +257,7 @@ impl Rejection {
             Rejection::TokenFirst => "token_not_first",
             Rejection::Pings(_) => "pings_before_token",
             Rejection::FirstMessages(_) => "first_messages",
+            Rejection::Requests(_) => "max_request_bytes",
             Rejection::Frames(reason) => reason.name(),
             Rejection::NotApi | Rejection::ApiRight(_) => "not_api",
             Rejection::Channel(_) | Rejection::HiddenChannel(_) => "channel",
@@ -306,6 +311,12 @@ impl fmt::Display for Rejection {
             Rejection::Pings(max) => write!(f, "more than {max} pings before the token: send it first"),
             Rejection::FirstMessages(max) => {
                 write!(f, "first messages of clients without a token fill {max} bytes; reconnect later")
+            }
+            Rejection::Requests(max) => {
+                write!(
+                    f,
+                    "nothing was done: requests to the API and unread answers fill {max} bytes; try again later"
+                )
             }
             Rejection::TokenFirst => f.write_str("the first message must be {\"auth\": TOKEN}"),
             Rejection::Frames(reason) => f.write_str(reason.sentence()),

@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use philote::admin::api::*;
@@ -259,6 +260,32 @@ fn fault_67_a_thousand_idle_clients_do_not_block_another_client() {
         })
         .count();
     assert!(cut_off >= 1000 - MAX_CLIENTS, "{cut_off} cut off");
+}
+
+#[test]
+fn clients_that_go_on_sending_after_their_answer_do_not_block_another_client() {
+    let daemon = Daemon::start();
+    let answered: Vec<_> = (0..MAX_CLIENTS)
+        .map(|_| {
+            let mut stream = UnixStream::connect(&daemon.path).unwrap();
+            stream.write_all(b"GET /v1/ready HTTP/1.1\r\nHost: philote\r\n\r\n").unwrap();
+            assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+            stream
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        let (_stop, stopped) = channel::<()>();
+        let clients = &answered;
+        scope.spawn(move || {
+            // More often than the silence after which the daemon stops reading.
+            while stopped.recv_timeout(Duration::from_millis(300)) == Err(RecvTimeoutError::Timeout) {
+                clients.iter().for_each(|mut stream| _ = stream.write(b"x"));
+            }
+        });
+        let start = Instant::now();
+        assert_eq!(daemon.http("GET", "/v1/ready", "").0, 200);
+        assert!(start.elapsed() < DEADLINE / 3, "{:?}", start.elapsed());
+    });
 }
 
 #[test]

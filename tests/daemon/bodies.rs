@@ -1,6 +1,7 @@
 //! Bodies: chunked, with two lengths, too large, and in tiny pieces.
 
 use std::io::{Read, Write};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -290,4 +291,81 @@ fn a_body_in_tiny_pieces_does_not_hold_a_read_buffer_for_each() {
     let peak = everywhere.daemon.peak();
     println!("{} KiB before, {} KiB at the worst", before / 1024, peak / 1024);
     assert!(peak < before + FLAT, "{before} bytes, then {peak}");
+}
+
+/// The bytes that the requests of all backends may hold together.
+const REQUESTS_BYTES: usize = 32 << 20;
+
+#[test]
+fn unfinished_bodies_and_unread_answers_have_a_total_limit() {
+    let daemon = Daemon::start("[websocket]\nhandshake_timeout = \"60s\"\n");
+    let token = sign(&json!({"api": true}));
+    let head = |length: usize| {
+        format!(
+            "POST /api/publish HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+        )
+    };
+    let (before, part) = (daemon.peak(), " ".repeat(900_000));
+    let mut unfinished = Vec::new();
+    let mut refused = 0;
+    for _ in 0..200 {
+        let mut stream = daemon.connect();
+        stream.write_all(head(1_000_000).as_bytes()).unwrap();
+        if stream.write_all(part.as_bytes()).is_ok() {
+            unfinished.push(stream);
+        }
+    }
+    // Those for which there was no memory have been told by now, or are soon.
+    let deadline = Instant::now() + PATIENCE;
+    let most = REQUESTS_BYTES / part.len();
+    while unfinished.len() > most {
+        assert!(Instant::now() < deadline, "{} bodies are held", unfinished.len());
+        unfinished.retain_mut(|stream| {
+            stream.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+            let mut answer = [0; 1024];
+            let Ok(count) = stream.read(&mut answer) else { return true };
+            let answer = String::from_utf8_lossy(&answer[..count]).into_owned();
+            assert_eq!(status(&answer), 503, "{answer}");
+            assert!(header(&answer, "Retry-After").is_some(), "{answer}");
+            refused += 1;
+            false
+        });
+    }
+    let peak = daemon.peak();
+    println!("{refused} refused; {} KiB before, {} KiB at the worst", before >> 10, peak >> 10);
+    // A growing body may take twice its size.
+    assert!(peak < before + 3 * REQUESTS_BYTES as u64, "{before} bytes, then {peak}");
+    // A usual request needs none of these bytes, and a long one is taken when the others have ended.
+    let small = json!({"channel": "c", "data": "x"}).to_string();
+    let long = json!({"channel": "c", "data": "x", "unknown": part}).to_string();
+    let publish = |body: &str| {
+        let mut stream = daemon.connect();
+        stream.write_all(format!("{}{body}", head(body.len())).as_bytes()).unwrap();
+        first_answer(&read_all(&mut stream)).0
+    };
+    assert_eq!(publish(&small), 200);
+    // Bodies that are refused at the same time may leave room for another one.
+    while publish(&long) != 503 {
+        assert!(Instant::now() < deadline, "no long body is refused");
+        let mut stream = daemon.connect();
+        stream.write_all(format!("{}{part}", head(1_000_000)).as_bytes()).unwrap();
+        unfinished.push(stream);
+    }
+    drop(unfinished);
+    while publish(&long) != 200 {
+        assert!(Instant::now() < deadline, "the bytes were not given back");
+    }
+
+    // Answers that nobody reads hold what their bodies held, unless the kernel has taken them.
+    let batch = json!(vec![json!({"channel": "c".repeat(255), "data": ""}); 3_000]).to_string();
+    let mut unread = Vec::new();
+    for _ in 0..200 {
+        let mut stream = daemon.connect();
+        socket2::SockRef::from(&stream).set_recv_buffer_size(4096).unwrap();
+        stream.write_all(format!("{}{batch}", head(batch.len())).as_bytes()).unwrap();
+        unread.push(stream);
+    }
+    assert_eq!(publish(&small), 200);
+    let peak = daemon.peak();
+    assert!(peak < before + 3 * REQUESTS_BYTES as u64, "{before} bytes, then {peak}");
 }

@@ -210,6 +210,42 @@ fn unread_answers_do_not_block_others_until_the_deadline() {
     assert!(daemon.ended(1).iter().any(|row| row["reason"] == "max_pending"));
 }
 
+/// How many connections of one address may have begun to speak.
+const SPEAKING_SHARE: usize = 1024 / 4 * 3;
+
+#[test]
+fn rejected_clients_that_go_on_sending_hold_no_more_descriptors_than_their_share() {
+    let daemon = Daemon::start("");
+    let before = daemon.descriptors();
+    let mut clients = Vec::new();
+    for number in 0..3 * SPEAKING_SHARE {
+        let mut stream = daemon.connect();
+        // A route, a token, and a first message that are rejected.
+        match number % 3 {
+            0 => assert_eq!(status(&ask(&mut stream, &HEALTH.replace("GET", "PUT"))), 405),
+            1 => assert_eq!(status(&ask(&mut stream, &upgrade("x", ""))), 401),
+            _ => {
+                stream = without_token(&daemon);
+                stream.write_all(&frame(0x81, b"no token")).unwrap();
+                assert!(stream.read(&mut [0; 256]).unwrap() > 0);
+            }
+        }
+        // The daemon reads on for ten seconds after its answer, unless the client is silent for one.
+        clients.push(stream);
+        if number % 64 == 0 {
+            clients.iter().for_each(|mut stream| _ = stream.write(b"x"));
+        }
+    }
+    let began = Instant::now();
+    let mut held = daemon.descriptors() - before;
+    println!("{held} descriptors for {} rejected clients", clients.len());
+    while held > SPEAKING_SHARE + 16 {
+        assert!(began.elapsed() < Duration::from_secs(2), "{held} descriptors are held");
+        clients.iter().for_each(|mut stream| _ = stream.write(b"x"));
+        held = daemon.descriptors() - before;
+    }
+}
+
 #[test]
 fn an_idle_connection_is_kept_longer_than_a_handshake_may_take() {
     let daemon =

@@ -115,7 +115,7 @@ async fn greet(
     };
     match spoke {
         Ok(()) => Box::pin(listen(server, stream, peer, protocols, deadline, waiting)).await,
-        Err(rejection) => Box::pin(leave(server, stream, peer, protocols, rejection)).await,
+        Err(rejection) => Box::pin(leave(server, stream, peer, protocols, &waiting, rejection)).await,
     }
 }
 
@@ -125,11 +125,14 @@ async fn leave(
     mut stream: Stream,
     peer: SocketAddr,
     protocols: Protocols,
+    waiting: &Waiting,
     rejection: Rejection,
 ) {
     match rejection {
         // It has sent no request, so it gets no answer.
-        Rejection::Timeout if !protocols.tls && !protocols.proxy_protocol => http::linger(&mut stream).await,
+        Rejection::Timeout if !protocols.tls && !protocols.proxy_protocol => {
+            waiting.linger(&mut stream).await
+        }
         // The TLS handshake was not completed in time.
         Rejection::Timeout => record::rejected(&server, peer, rejection.into()),
         rejection => turn_away(server, stream, peer, protocols, rejection).await,
@@ -160,7 +163,7 @@ async fn listen(
     if protocols.tls
         && let Err(rejection) = waiting.within(deadline, stream.readable()).await
     {
-        return Box::pin(leave(server, stream, peer, plain, rejection)).await;
+        return Box::pin(leave(server, stream, peer, plain, &waiting, rejection)).await;
     }
     let session = Box::pin(connection::serve(server, stream, peer, protocols, deadline, &waiting)).await;
     if let Some(session) = session {
@@ -205,7 +208,7 @@ async fn open(
                 Err(tls::HandshakeError { plain: Some(stream), .. }) => {
                     let mut stream = Stream::Tcp(stream);
                     http::write(&mut stream, &Rejection::PlainHttp.bytes()).await;
-                    http::linger(&mut stream).await;
+                    waiting.linger(&mut stream).await;
                     Err((peer, Some(Rejection::PlainHttp)))
                 }
                 Err(error) => Err((peer, error.error.map(|error| Rejection::Tls(error.to_string())))),

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::stream::Stream;
@@ -52,6 +52,12 @@ const FREE_BYTES: usize = 4 * 1024;
 /// The bytes that the first messages of all strangers may hold beyond that: some with the longest tokens.
 pub(crate) const FIRST_MESSAGES_BYTES: usize = 8 * 1024 * 1024;
 
+/// The bytes that the body of a request to the API may hold without asking: a usual one.
+const FREE_BODY: usize = 16 * 1024;
+
+/// The bytes that all requests to the API may hold beyond that until their answers are written: some of the longest.
+pub(crate) const REQUESTS_BYTES: usize = 32 * 1024 * 1024;
+
 /// Returns how many of these places one address may have.
 const fn share(places: usize) -> usize {
     places / 4 * 3
@@ -63,8 +69,8 @@ pub(crate) struct Pending {
     speaking: Places<AddressKey>,
     kept: Places<AddressKey>,
     leaving: Semaphore,
-    /// Bytes that first messages may still take.
-    first_messages: Semaphore,
+    first_messages: Pool,
+    requests: Pool,
 }
 
 impl Default for Pending {
@@ -75,7 +81,8 @@ impl Default for Pending {
             speaking: places(MAX_SPEAKING, share(MAX_SPEAKING)),
             kept: places(MAX_KEPT, MAX_KEPT),
             leaving: Semaphore::new(MAX_LEAVING),
-            first_messages: Semaphore::new(FIRST_MESSAGES_BYTES),
+            first_messages: Pool::new(FIRST_MESSAGES_BYTES, FREE_BYTES, Rejection::FirstMessages),
+            requests: Pool::new(REQUESTS_BYTES, FREE_BODY, Rejection::Requests),
         }
     }
 }
@@ -115,7 +122,7 @@ impl Pending {
             Some(place) => place,
             None => self.silent.enter(key, &evicted).await.ok_or(Rejection::Pending(MAX_SILENT))?,
         };
-        let held = Held { place, speaks, known: false };
+        let held = Held { place, speaks, known: false, request: None };
         Ok(Waiting { pending: self.clone(), evicted, held: Mutex::new(held) })
     }
 
@@ -150,6 +157,8 @@ struct Held {
     speaks: bool,
     /// The connection has shown a token, so it is no stranger.
     known: bool,
+    /// What its request and the answer hold.
+    request: Option<Box<Memory>>,
 }
 
 impl Held {
@@ -208,7 +217,7 @@ impl Waiting {
             }
         }
         let place = self.pending.speaking.take(key, &self.evicted).await;
-        *lock(&self.held) = Held { place, speaks: true, known: false };
+        *lock(&self.held) = Held { place, speaks: true, known: false, request: None };
         Ok(())
     }
 
@@ -216,7 +225,9 @@ impl Waiting {
     /// message on philote.v1. Returns false if no other place is free; it then keeps the one that it has.
     pub(crate) fn fall_silent(&self, key: Option<AddressKey>) -> bool {
         let silent = self.pending.silent.try_enter(key, &self.evicted);
-        silent.map(|place| *lock(&self.held) = Held { place, speaks: false, known: false }).is_some()
+        silent
+            .map(|place| *lock(&self.held) = Held { place, speaks: false, known: false, request: None })
+            .is_some()
     }
 
     /// Notes that the answer is ready: now the client has to take it, or to send more.
@@ -250,7 +261,27 @@ impl Waiting {
 
     /// Notes that the answer is written.
     pub(crate) fn answered(&self) {
-        lock(&self.held).place.set_idle();
+        let mut held = lock(&self.held);
+        held.request = None;
+        held.place.set_idle();
+    }
+
+    /// Takes this many more bytes for the body of a request or for its answer, until the answer is written.
+    ///
+    /// # Errors
+    /// The requests of all connections hold as much as they may.
+    pub(crate) fn hold(&self, more: usize) -> Result<(), Rejection> {
+        let mut held = lock(&self.held);
+        held.request.get_or_insert_with(|| Box::new(self.pending.requests.memory())).hold(more)
+    }
+
+    /// Reads and discards what the client still sends after its last answer, until it ends or others need the place.
+    pub(crate) async fn linger(&self, stream: &mut Stream) {
+        self.answered();
+        tokio::select! {
+            () = linger(stream) => {}
+            _ = self.told_to_go() => {}
+        }
     }
 
     /// Notes that a request has shown a token: the connection is no stranger, and holds none of their places.
@@ -263,34 +294,56 @@ impl Waiting {
         }
         if let Some(mut place) = self.pending.kept.try_enter(None, &self.evicted) {
             place.begin();
-            *held = Held { place, speaks: true, known: true };
+            *held = Held { place, speaks: true, known: true, request: held.request.take() };
         }
     }
 
     /// Returns the account of the memory that the first message holds.
-    pub(crate) fn first_message(&self) -> FirstMessage<'_> {
-        FirstMessage { pending: &self.pending, bytes: 0, permits: None }
+    pub(crate) fn first_message(&self) -> Memory {
+        self.pending.first_messages.memory()
     }
 }
 
-/// The memory that one stranger's first message holds. Given back when dropped.
-pub(crate) struct FirstMessage<'a> {
-    pending: &'a Pending,
-    bytes: usize,
-    permits: Option<SemaphorePermit<'a>>,
+/// Memory that many connections share.
+#[derive(Clone)]
+struct Pool {
+    /// Bytes that may still be taken.
+    left: Arc<Semaphore>,
+    total: usize,
+    /// The bytes that each connection may hold besides.
+    free: usize,
+    /// Makes the rejection of a connection for which nothing is left.
+    full: fn(usize) -> Rejection,
 }
 
-impl FirstMessage<'_> {
+impl Pool {
+    fn new(total: usize, free: usize, full: fn(usize) -> Rejection) -> Pool {
+        Pool { left: Arc::new(Semaphore::new(total)), total, free, full }
+    }
+
+    fn memory(&self) -> Memory {
+        Memory { pool: self.clone(), bytes: 0, permits: None }
+    }
+}
+
+/// The memory that one connection holds. Given back when dropped.
+pub(crate) struct Memory {
+    pool: Pool,
+    bytes: usize,
+    permits: Option<OwnedSemaphorePermit>,
+}
+
+impl Memory {
     /// Takes this many more bytes.
     ///
     /// # Errors
-    /// The first messages of all strangers hold as much as they may.
+    /// All connections together hold as much as they may.
     pub(crate) fn hold(&mut self, more: usize) -> Result<(), Rejection> {
-        let before = self.bytes.max(FREE_BYTES);
+        let before = self.bytes.max(self.pool.free);
         self.bytes += more;
         let more = u32::try_from(self.bytes.saturating_sub(before)).unwrap_or(u32::MAX);
-        let full = |_| Rejection::FirstMessages(FIRST_MESSAGES_BYTES);
-        let permit = self.pending.first_messages.try_acquire_many(more).map_err(full)?;
+        let permit = self.pool.left.clone().try_acquire_many_owned(more);
+        let permit = permit.map_err(|_| (self.pool.full)(self.pool.total))?;
         match &mut self.permits {
             Some(permits) => permits.merge(permit),
             none => *none = Some(permit),

@@ -50,6 +50,7 @@ impl Rejection {
             | Rejection::Spreads(_)
             | Rejection::Busy(_)
             | Rejection::Streams(_)
+            | Rejection::Requests(_)
             | Rejection::PerAddress(_)
             | Rejection::PerSubject(_)
             | Rejection::Handshakes(_) => {

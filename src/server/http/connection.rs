@@ -26,7 +26,7 @@ use super::upgrade::{Upgraded, has_word, upgrade};
 use super::watched::{Watch, Watched};
 use super::{api, dev, forwarded, visit};
 use crate::feed::Following;
-use crate::http::{self, Turn, Wire, linger, write, write_within};
+use crate::http::{self, Turn, Wire, write, write_within};
 use crate::server::accept::listener::Protocols;
 use crate::server::accept::pending::Waiting;
 use crate::server::accept::stream::Stream;
@@ -159,7 +159,7 @@ pub(crate) async fn serve(
         }
         (Outcome::Done, None) | (Outcome::Gone, _) => {}
     }
-    linger(&mut stream).await;
+    waiting.linger(&mut stream).await;
     None
 }
 

@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::frames::{FrameLimits, FrameReader, Received};
 use super::guard::ConnectionGuard;
 use crate::frame::Frame;
-use crate::http::{linger, write};
+use crate::http::write;
 use crate::message::FromClient;
 use crate::server::accept::pending::Waiting;
 use crate::server::accept::stream::Stream;
@@ -70,7 +70,6 @@ pub(crate) async fn enter(
 pub(crate) async fn refuse(server: &Server, stream: &mut Stream, address: SocketAddr, refused: Rejected) {
     write(stream, &refused.rejection.close()).await;
     record::rejected(server, address, Rejected { by_close: true, ..refused });
-    linger(stream).await;
 }
 
 /// Reads to the end of the first message, and answers the pings before it.

@@ -13,6 +13,7 @@ use super::lists::ok;
 use crate::message::connection_id;
 use crate::orders::{Actor, DisconnectOrder, audit};
 use crate::server::Server;
+use crate::server::accept::pending::Waiting;
 use crate::server::bans::{BanError, MAX_BANS};
 use crate::server::http::answer::Answer;
 use crate::server::ops::disconnect::{DisconnectError, disconnect};
@@ -108,12 +109,13 @@ fn seconds(text: &str) -> Result<u64, Rejection> {
 /// Closes connections, and writes an audit line.
 pub(super) async fn answer(
     server: &Arc<Server>,
+    waiting: &Waiting,
     claims: Claims,
     client: SocketAddr,
     deadline: Instant,
     request: Request<Incoming>,
 ) -> Result<Answer, Rejection> {
-    let (order, local) = parse(&super::body(request, MAX_BODY_BYTES, deadline).await?)?;
+    let (order, local) = parse(&super::body(request, waiting, MAX_BODY_BYTES, deadline).await?)?;
     let to_others = order.clone();
     let work = move |server: &Arc<Server>| {
         let outcome = disconnect(server, &order).map_err(Rejection::from);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 pub(crate) use events::KEEP_ALIVE;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::{Method, Request, StatusCode};
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
@@ -120,18 +120,23 @@ pub(crate) async fn answer(
         None => Claims::nobody(),
     };
     let query = request.uri().query().unwrap_or_default().to_owned();
-    match route.endpoint {
+    let answer = match route.endpoint {
         Endpoint::Health => Ok(health(server, false)),
         Endpoint::Ready => Ok(health(server, true)),
         Endpoint::OpenApi => Ok(json_answer(StatusCode::OK, OPENAPI)),
         Endpoint::Info => Ok(info(server)),
-        Endpoint::Publish => publish::answer(server, claims, deadline, request).await,
+        Endpoint::Publish => publish::answer(server, waiting, claims, deadline, request).await,
         Endpoint::Channels => lists::channels(server, claims, deadline, &query).await,
         Endpoint::Channel => lists::channel(server, claims, deadline, rest, &query).await,
         Endpoint::Connections => lists::connections(server, claims, deadline, &query).await,
-        Endpoint::Disconnect => disconnect::answer(server, claims, client, deadline, request).await,
+        Endpoint::Disconnect => disconnect::answer(server, waiting, claims, client, deadline, request).await,
         Endpoint::Events => events::answer(server, claims, deadline, &request).await,
+    }?;
+    // The answer to a POST is about as long as its body. It must be sent, because something was done.
+    if route.method == Method::GET && route.right.is_some() {
+        waiting.hold(answer.body().size_hint().exact().unwrap_or_default() as usize)?;
     }
+    Ok(answer)
 }
 
 /// Returns the claims of the request's token, if they include this right.
@@ -144,10 +149,17 @@ fn authorize(server: &Server, request: &Request<Incoming>, right: ApiRight) -> R
     }
 }
 
-/// Reads the body of a request, at most `max` bytes.
-async fn body(request: Request<Incoming>, max: usize, deadline: Instant) -> Result<Vec<u8>, Rejection> {
-    match timeout_at(deadline, read_body(request.into_body(), max)).await {
+/// Reads the body of a request, at most `max` bytes, which are held until the answer is written.
+async fn body(
+    request: Request<Incoming>,
+    waiting: &Waiting,
+    max: usize,
+    deadline: Instant,
+) -> Result<Vec<u8>, Rejection> {
+    let read = read_body(request.into_body(), max, |more| waiting.hold(more));
+    match timeout_at(deadline, read).await {
         Ok(Ok(body)) => Ok(body),
+        Ok(Err(BodyError::NoMemory(rejection))) => Err(rejection),
         Ok(Err(BodyError::TooLarge)) => Err(Rejection::BodyTooLarge(max)),
         Ok(Err(BodyError::Broken)) => {
             Err(Rejection::BadRequest("the body is incomplete, or its chunks are malformed"))

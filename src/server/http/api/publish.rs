@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
-use serde_json::{Value, json};
+use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::message::{ApiMessage, ReaderCount};
 use crate::server::Server;
+use crate::server::accept::pending::Waiting;
 use crate::server::http::answer::{Answer, json_answer};
 use crate::server::ops::publish::{Outcome, PublishError, Published, publish};
 use crate::server::rejection::Rejection;
@@ -21,11 +22,12 @@ const MAX_BODY_BYTES: usize = 1024 * 1024;
 /// client disconnects.
 pub(super) async fn answer(
     server: &Arc<Server>,
+    waiting: &Waiting,
     claims: Claims,
     deadline: Instant,
     request: Request<Incoming>,
 ) -> Result<Answer, Rejection> {
-    let body = super::body(request, MAX_BODY_BYTES, deadline).await?;
+    let body = super::body(request, waiting, MAX_BODY_BYTES, deadline).await?;
     let batch = {
         let server = server.clone();
         async move { publish_body(&server, &claims, &body).await }
@@ -41,44 +43,67 @@ async fn publish_body(server: &Arc<Server>, claims: &Claims, body: &[u8]) -> Res
     let published = publish(server, &messages, Some(claims)).await?;
     let count = |outcome| published.iter().filter(|published| published.outcome == outcome).count();
     let (unavailable, unanswered) = (count(Outcome::Unavailable), count(Outcome::Unanswered));
-    let entries: Vec<Value> = messages
-        .iter()
-        .zip(&published)
-        .map(|(message, published)| entry(&message.publish.channel, published))
-        .collect();
-    if unavailable + unanswered == 0 {
-        return Ok(json_answer(StatusCode::OK, json!({"published": entries}).to_string()));
+    let entries = messages.iter().zip(&published).map(|(message, published)| entry(message, published));
+    let mut body = Body { error: None, message: None, published: entries.collect() };
+    let mut status = StatusCode::OK;
+    if unavailable + unanswered > 0 {
+        status = StatusCode::SERVICE_UNAVAILABLE;
+        body.error = Some(if unavailable > 0 { UNAVAILABLE } else { UNANSWERED });
+        body.message = Some(format!(
+            "of {} messages the cluster could not store {unavailable}, and did not confirm {unanswered}, which may have \
+             been published or not",
+            messages.len()
+        ));
     }
-    let error = if unavailable > 0 { "unavailable" } else { "unanswered" };
-    let message = format!(
-        "of {} messages the cluster could not store {unavailable}, and did not confirm {unanswered}, which may have been \
-         published or not",
-        messages.len()
-    );
-    let body = json!({"error": error, "message": message, "published": entries}).to_string();
-    Ok(json_answer(StatusCode::SERVICE_UNAVAILABLE, body))
+    let text = serde_json::to_string(&body).map_err(|_| Rejection::Internal)?;
+    Ok(json_answer(status, text))
 }
 
-/// Makes the entry of one message.
-fn entry(channel: &str, published: &Published) -> Value {
-    let error = match published.outcome {
-        Outcome::Unavailable => "unavailable",
-        Outcome::Unanswered => "unanswered",
+const UNAVAILABLE: &str = "unavailable";
+const UNANSWERED: &str = "unanswered";
+
+/// The body of an answer.
+#[derive(Serialize)]
+struct Body<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+    published: Vec<Entry<'a>>,
+}
+
+/// What became of one message. A batch may have tens of thousands.
+#[derive(Default, Serialize)]
+struct Entry<'a> {
+    channel: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    /// In a cluster `null`, because only the readers on this node are known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    readers: Option<Option<usize>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    readers_here: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repeated: Option<bool>,
+}
+
+fn entry<'a>(message: &'a ApiMessage<'_>, published: &Published) -> Entry<'a> {
+    let mut entry = Entry { channel: &message.publish.channel, ..Entry::default() };
+    match published.outcome {
+        Outcome::Unavailable => entry.error = Some(UNAVAILABLE),
+        Outcome::Unanswered => entry.error = Some(UNANSWERED),
         Outcome::Published | Outcome::Repeated => {
-            let mut entry = match published.readers {
-                ReaderCount::All(readers) => json!({"channel": channel, "readers": readers}),
-                ReaderCount::Here(here) => json!({"channel": channel, "readers": null, "readers_here": here}),
+            (entry.readers, entry.readers_here) = match published.readers {
+                ReaderCount::All(readers) => (Some(Some(readers)), None),
+                ReaderCount::Here(here) => (Some(None), Some(here)),
             };
-            if let Some(id) = published.id {
-                entry["id"] = id.to_string().into();
-            }
-            if published.outcome == Outcome::Repeated {
-                entry["repeated"] = true.into();
-            }
-            return entry;
+            entry.id = published.id.map(|id| id.to_string());
+            entry.repeated = (published.outcome == Outcome::Repeated).then_some(true);
         }
-    };
-    json!({"channel": channel, "error": error})
+    }
+    entry
 }
 
 impl From<PublishError> for Rejection {
