@@ -63,6 +63,9 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// Why readers are closed when a link is up.
 const MISSED: &str = "messages of other nodes may be missing";
 
+/// Why readers are closed after messages that came twice or too late.
+const DISORDER: &str = "messages of another node came twice or too late";
+
 /// This node's part in a cluster.
 pub struct Cluster {
     settings: Mutex<Arc<ClusterSettings>>,
@@ -248,7 +251,8 @@ impl Cluster {
                 let (cluster, client) = task();
                 tasks.spawn(async move {
                     let Passing::Relay(relay) = &cluster.passing else { return Reason::new() };
-                    relay.run_incoming(client, &cluster.hub, &cluster.flusher).await
+                    let gap = |channels| cluster.closer.close(Which::Of(channels), Rest::Delivered, DISORDER);
+                    relay.run_incoming(client, &cluster.hub, &cluster.flusher, gap).await
                 });
             }
             Passing::Log(_) => {

@@ -186,13 +186,14 @@ impl Relay {
         published.map_err(|error| format!("NATS takes no message: {error}"))
     }
 
-    /// Delivers messages of other nodes until the link ends.
+    /// Delivers messages of other nodes until the link ends. Calls `gap` with channels whose readers may have missed some.
     pub(super) async fn run_incoming(
         &self,
         client: async_nats::Client,
         hub: &Hub,
         flusher: &Arc<Flusher>,
+        gap: impl Fn(Vec<String>),
     ) -> String {
-        incoming::run(self, client, hub, flusher).await
+        incoming::run(self, client, hub, flusher, gap).await
     }
 }
