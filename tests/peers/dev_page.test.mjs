@@ -21,8 +21,12 @@ async function openPage(browserPage, philote) {
 const state = (page, wanted) =>
   page.waitForFunction((one) => document.querySelector("#state").textContent === one, wanted);
 const reason = async (page, words) => {
-  await page.waitForFunction((text) => document.querySelector("#reason").textContent.includes(text), words);
-  return page.textContent("#reason");
+  // Read at once, because the next try clears it.
+  const found = await page.waitForFunction((text) => {
+    const said = document.querySelector("#reason").textContent;
+    return said.includes(text) && said;
+  }, words);
+  return found.jsonValue();
 };
 const logged = (page, words) =>
   page.waitForFunction((text) => document.querySelector("#log").innerText.includes(text), words);
