@@ -75,8 +75,9 @@ def nodes(philote, url, count, settings):
         started = [stack.enter_context(Node(philote, url, f"n{number}", settings)) for number in range(count)]
         for node in started:
             node.wait_until_ready()
-        # Each has been announced to the others.
-        time.sleep(1.5)
+        for node in started:
+            while len(json.loads(node.ctl("nodes", "--json"))["nodes"]) < count:
+                time.sleep(0.05)
         yield started
 
 
@@ -201,6 +202,7 @@ class Cluster:
         count, each = 20_000, 2
         with nats() as (url, _), nodes(self.options.philote, url, 2, MODES["log"]) as (one, other):
             filled = self.run("fill", publish=one.at(), messages=count * each, channels=count, parts=1)
+            # Nothing tells when the other node has read the last messages, some milliseconds later.
             time.sleep(1)
             rows = [self.run("enter", read=node.at(), channels=count, messages=count * each) for node in (one, other)]
             rss = [int(open(f"/proc/{node.process.pid}/statm").read().split()[1]) * 4 // 1024 for node in (one, other)]

@@ -1,9 +1,11 @@
 //! The network side: listeners, HTTP and the upgrade, one connection's life, and what watches all connections.
 //!
 //! In the order in which a client meets them: [`accept`], [`http`], [`admission`], [`session`]. [`limits`] and [`bans`]
-//! keep clients out, and [`rejection`] tells them why. [`heartbeat`] watches all connections, and [`shutdown`] closes many
-//! of them. [`publishing`] passes messages to the hub and to a cluster. [`live`] is what a reload replaces. [`counters`], [`closed`] (of [`record`]s) and [`events`] tell
-//! administrators what happened, and [`ops`] is what administrators and backends can do, [`background`] their long work.
+//! keep clients out, and [`rejection`] tells them why. [`heartbeat`] watches all connections, [`presence`] tells who reads a
+//! channel, and [`shutdown`] closes many connections. [`publishing`] passes messages to the hub and to a cluster, and
+//! [`steering`] answers its other nodes. [`live`] is what a reload replaces. [`counters`], [`closed`] (of [`record`]s) and
+//! [`events`] tell administrators what happened, and [`feed`] tells backends. [`ops`] is what administrators and backends can
+//! do, [`background`] their long work.
 //! The file `cost.md` has the cost of a message in instructions.
 //!
 //! A connection without a token holds a *place*, which others may take from it. An admitted connection holds a [`slot`],
