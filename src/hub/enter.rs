@@ -28,7 +28,8 @@ impl Hub {
     /// of a channel in which it stays is delivered again if `since` names the channel without an id.
     ///
     /// Calls `announce` with its new positions, and with the channels that it entered and has left, between leaving and
-    /// joining. So a frame queued there separates the messages under the old claims from those under the new ones.
+    /// joining. So a frame queued there separates the messages under the old claims from those under the new ones. A
+    /// connection that was detached gets no announcement: it reads nothing, and is about to be closed.
     pub fn replace_claims(
         &self,
         connection: &Arc<Connection>,
@@ -55,7 +56,7 @@ impl Hub {
     /// Makes a connection read these channels, too, all of them or none. No name may appear twice. `since` is as in
     /// [`Hub::replace_claims`]. It may read at most `max` channels.
     ///
-    /// Calls `announce` with its positions before anything is queued.
+    /// Calls `announce` with its positions before anything is queued, unless it was detached.
     ///
     /// # Errors
     /// The first channel that it may not enter.
@@ -166,7 +167,7 @@ impl Hub {
                 Err(_) => looked_at.push(name),
             }
         }
-        let resume = look(&looked_at, &left);
+        let resume = if detached { None } else { look(&looked_at, &left) };
         let kept = memberships.len();
         let joins = |memberships: &[Membership], name: &ChannelName| {
             find(&memberships[..kept], name.as_str()).is_err()

@@ -367,7 +367,7 @@ impl History {
             }
             Some(_) => return None,
         };
-        let mut reached = self.last;
+        let mut reached = self.complete_to();
         let mut needs = Allowance { messages: 0, bytes: 0 };
         for entry in self.entries.iter().rev().take_while(|entry| entry.last() > after) {
             let messages = needs.messages + entry.count_after(after);
@@ -387,9 +387,10 @@ impl History {
         Some(if id.is_some() { after } else { reached })
     }
 
-    /// Returns the number up to which it has had every message of its channel. In a cluster a client may come from a node where
-    /// the channel began later, with a position after the last message.
-    fn complete_to(&self) -> u64 {
+    /// Returns the number up to which it has had every message of its channel, which is the position of a client that joins
+    /// now. In a cluster that may be after the last message: no position should be older than it must be, because another node
+    /// can resume from it only as long as its own history reaches back to it.
+    pub(super) fn complete_to(&self) -> u64 {
         let log = &self.keeping.log;
         let applied = if log.epoch.load(Relaxed) == self.epoch { log.applied.load(Relaxed) } else { 0 };
         self.last.max(applied)

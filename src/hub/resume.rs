@@ -84,7 +84,7 @@ impl<'a> Resume<'a> {
         let Some(history) = readers.history_from(&self.hub.keeping, name, self.now) else { return false };
         history.file(&self.hub.ages, &channel, unread, self.now);
         let found = asked.and_then(|id| history.after(*id, self.now, left));
-        let after = found.unwrap_or(history.last());
+        let after = found.unwrap_or(history.complete_to());
         self.positions.ids.push((name.clone(), history.id_of(after)));
         history.pin();
         if reads {
@@ -118,15 +118,14 @@ impl Drop for Resume<'_> {
 }
 
 impl Hub {
-    /// Returns the position of a channel, from which a client can resume: the id of its last message. Begins its history if
-    /// there is none. Returns `None` if the channel keeps none.
+    /// Returns the position of a channel, after which no message was delivered yet. Begins its history if there is none. Returns `None` if the channel keeps none.
     pub fn position(&self, name: &ChannelName) -> Option<MessageId> {
         if !self.keeping.is_on() {
             return None;
         }
         let now = Instant::now();
         let position = self.keep_in(name.as_str(), None, now, |_, readers| {
-            readers.history_from(&self.keeping, name, now).map(|history| history.id_of(history.last()))
+            readers.history_from(&self.keeping, name, now).map(|history| history.id_of(history.complete_to()))
         });
         self.relieve_history(now, sweep::CHANNELS_PER_PUBLISH);
         position

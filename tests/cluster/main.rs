@@ -28,6 +28,7 @@ mod links;
 mod log;
 mod log_links;
 mod log_order;
+mod log_reading;
 mod moves;
 mod outages;
 mod permissions;

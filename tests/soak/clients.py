@@ -185,20 +185,21 @@ class Client:
 
     def start_reading(self, name, ids, recovered, since, whole=False):
         position, told = position_of(ids[name]), {name: position_of(id)[1] for name, id in ids.items()}
+        # A node that is slow to read the log admits clients before, and closes them when it has read it. Their positions are
+        # those that it has reached: older than the answer by a time that nobody knows.
+        reads_log = self.world.clustered and self.world.may_break(self.node)
         if recovered:
             self.model.resume(self, name, since[name][:2], self.serial, self.server_id)
         else:
             if recovered is False:
                 self.model.counts["not recovered"] += 1
-                # A node that is slow to read the log admits clients before, and closes them when it has read it.
-                reads_log = self.world.clustered and self.world.may_break(self.node)
                 if not reads_log and self.model.must_recover(since, told, self.world.limits(self.node)):
                     after = f"{since[name][0]}-{since[name][1]}"
                     self.model.fail(
                         f"{self.name}: recovered is false for {name} after {after}, which the history has; now {ids[name]}"
                     )
             self.model.begin(self, name, position, self.serial, self.server_id, whole)
-            self.positions[name] = *position, self.world.now(), self.opened
+            self.positions[name] = *position, float("-inf") if reads_log else self.world.now(), self.opened
         self.reading.add(name)
         self.world.presence.enter(self, name)
 
@@ -216,8 +217,7 @@ class Client:
         for name, answer in joined.items():
             if name in ids:
                 self.start_reading(name, ids, answer.get("recovered"), since)
-            elif name not in self.reading and not (self.world.clustered and self.world.may_break(self.node)):
-                # Unless it is about to be closed, because its node had not read the log when it came.
+            elif name not in self.reading:
                 self.model.fail(f"{self.name} joined {name} without a position: {answer}")
         self.entered.update(self.reading.intersection(joined))
         self.answer("joined", joined)

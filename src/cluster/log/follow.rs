@@ -41,7 +41,8 @@ pub(in crate::cluster) trait Follower {
     /// came meanwhile have missed some.
     fn caught_up(&self, missed: bool);
 
-    /// Messages may be missing: the readers get no more of them, and are closed.
+    /// Messages may be missing: the readers get no more of them, and are closed. Called after the histories have begun again,
+    /// because a client that came just before has a position of the old ones.
     fn gap(&self, why: &str);
 }
 
@@ -89,34 +90,37 @@ impl Log {
                 Begun::Following(consumer) => consumer,
                 Begun::AgedOut(before) => {
                     self.counters.gaps.fetch_add(1, Relaxed);
-                    follower.gap("messages of the log have aged out before this node had them");
                     let (consumer, before) = self.consumer(client, &stream, before + 1, None).await?;
                     self.begin(Place { number: before, print: 0, caught_up: false, ..place.clone() });
+                    follower.gap("messages of the log have aged out before this node had them");
                     consumer
                 }
-                Begun::Rewritten => {
-                    let record = self.rewritten(client, &stream, follower, place.epoch).await?;
-                    self.enter(client, &mut stream, &record).await?
-                }
+                Begun::Rewritten => self.enter_again(client, &mut stream, place.epoch, follower).await?,
             },
         };
         loop {
             let Ended::Rewritten(epoch) = self.read(client, consumer, follower).await?;
-            let record = self.rewritten(client, &stream, follower, epoch).await?;
-            consumer = self.enter(client, &mut stream, &record).await?;
+            consumer = self.enter_again(client, &mut stream, epoch, follower).await?;
         }
     }
 
-    /// The log has other contents than this node has seen under this epoch. Gives it another one, unless another node has.
-    async fn rewritten(
+    /// The log has other contents than this node has seen under this epoch: begins again under another one.
+    async fn enter_again(
         &self,
         client: &Client,
-        stream: &Stream,
-        follower: &impl Follower,
+        stream: &mut Stream,
         before: u64,
-    ) -> Result<Record, Reason> {
+        follower: &impl Follower,
+    ) -> Result<Consumer, Reason> {
         self.counters.gaps.fetch_add(1, Relaxed);
+        let record = self.rewritten(client, stream, before).await?;
+        let consumer = self.enter(client, stream, &record).await?;
         follower.gap("the log has other contents than before");
+        Ok(consumer)
+    }
+
+    /// Gives the log, which was written again under this epoch, another one, unless another node has.
+    async fn rewritten(&self, client: &Client, stream: &Stream, before: u64) -> Result<Record, Reason> {
         loop {
             let record = epoch::read(stream, &self.subjects.epoch()).await?;
             // Only a node that has noticed the same can have replaced the epoch that was in force until now.

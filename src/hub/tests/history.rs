@@ -1,6 +1,7 @@
 //! History: what it gives back, with threads, and within its bounds.
 
 mod model;
+mod quiet;
 mod retention;
 
 use std::time::{Duration, Instant};

@@ -151,6 +151,16 @@ impl Inbound<'_> {
         }
     }
 
+    /// Closes a connection that reads nothing any more at once: what it asks for here has no true answer. It would have been
+    /// closed a little later.
+    pub(super) fn close_detached(&self) -> bool {
+        let detached = self.connection.is_detached();
+        if detached {
+            self.connection.outbox.close(CloseReason::ClusterGap);
+        }
+        detached
+    }
+
     /// Replaces the claims by those of another token. Earlier messages are published with the old token, later ones
     /// with the new.
     #[cold]
@@ -188,6 +198,7 @@ impl Inbound<'_> {
             }
             answer(connection, access_frame(connection, positions, live), flush_list);
         });
+        self.close_detached();
         self.pause |= !auth.since.is_empty();
         self.server.heartbeats.refile(connection, before);
         self.claims = connection.claims();

@@ -30,6 +30,9 @@ impl Inbound<'_> {
                 };
                 answer(connection, reply.encode(), flush_list);
             });
+        if self.close_detached() {
+            return;
+        }
         match joined {
             Ok(()) => self.pause |= !join.since.is_empty() || join.channels.len() > CHANNELS_PER_TURN,
             Err(EnterError::Forbidden(channel)) => self.deny(channel, Denial::Join),
@@ -75,7 +78,11 @@ impl Inbound<'_> {
         let denial = |name: &&ChannelName| {
             !self.claims.may_see_presence(name.as_str()) || !self.connection.reads(name.as_str())
         };
-        if let Some(channel) = presence.channels.iter().find(denial) {
+        let denied = presence.channels.iter().find(denial);
+        if self.close_detached() {
+            return;
+        }
+        if let Some(channel) = denied {
             let may = self.claims.may_see_presence(channel.as_str());
             return self.deny(channel, if may { Denial::Unread } else { Denial::Presence });
         }
