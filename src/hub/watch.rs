@@ -30,9 +30,10 @@ pub(super) struct Watch {
     /// The subject as which each reader is counted, because the claims of a connection may change at any time.
     counted: HashMap<Uuid, Option<Arc<str>>>,
     subjects: HashMap<Arc<str>, Subject>,
-    /// Readers without a subject, now and as the followers know it.
+    /// Readers without a subject on this node.
     anonymous: usize,
-    told_anonymous: usize,
+    /// How many readers without a subject all followers know of; `None` if they may know of different numbers.
+    told_anonymous: Option<usize>,
     followers: HashMap<Uuid, Follower>,
     /// Subjects that the followers are not told of yet, in the order in which they joined.
     joined: Vec<Arc<str>>,
@@ -76,7 +77,7 @@ impl Watch {
         let mut watch = Watch::default();
         readers.for_each(|reader| watch.join(reader, now));
         watch.joined.clear();
-        watch.told_anonymous = watch.anonymous;
+        watch.told_anonymous = Some(watch.anonymous);
         watch
     }
 
@@ -174,6 +175,9 @@ impl Watch {
             let (knows, has_names) = (self.joined.len(), self.subjects.len() <= limits.subjects);
             let follower = Follower { connection: connection.clone(), knows, has_names };
             self.followers.insert(connection.id(), follower);
+            if self.told_anonymous != Some(self.all_anonymous()) {
+                self.told_anonymous = None;
+            }
         } else {
             self.unfollow(connection);
         }
@@ -216,9 +220,12 @@ impl Watch {
             self.going.remove(subject);
             self.subjects.remove(subject);
         }
-        let anonymous = self.all_anonymous();
-        let anonymous = (anonymous != self.told_anonymous).then_some(anonymous);
-        self.told_anonymous = self.all_anonymous();
+        let anonymous = Some(self.all_anonymous());
+        let anonymous = if std::mem::replace(&mut self.told_anonymous, anonymous) == anonymous {
+            None
+        } else {
+            anonymous
+        };
         if joined.is_empty() && left.is_empty() && anonymous.is_none() {
             return;
         }
