@@ -8,6 +8,7 @@ mod name;
 mod number;
 mod parse;
 mod pattern;
+mod plain;
 mod presence;
 mod reply;
 

@@ -3,10 +3,17 @@
 use std::cell::RefCell;
 use std::io::Write;
 
+use super::plain::needs_no_escapes;
 use crate::frame::Frame;
 
 /// Appends text as a JSON string.
 pub(super) fn quote(out: &mut Vec<u8>, text: &str) {
+    if needs_no_escapes(text) {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+        return;
+    }
     // Writing to a Vec can't fail, and neither can a string's serialisation.
     let _ = serde_json::to_writer(out.by_ref(), text);
 }

@@ -27,7 +27,8 @@ impl ChannelName {
             Err(ChannelNameError::Empty)
         } else if name.len() > max_bytes {
             Err(ChannelNameError::TooLong { bytes: name.len(), max: max_bytes })
-        } else if name.chars().any(char::is_control) {
+        } else if !name.bytes().all(|byte| (b' '..0x7f).contains(&byte)) && name.chars().any(char::is_control)
+        {
             Err(ChannelNameError::ControlCharacter)
         } else {
             Ok(())

@@ -14,7 +14,7 @@ use uuid::fmt::Hyphenated;
 
 pub use self::rooms::{Join, Presence};
 use super::ignored_value::IgnoredValue;
-use super::{ChannelName, ChannelNameError, MessageId};
+use super::{ChannelName, ChannelNameError, MessageId, plain};
 
 /// The longest `ack`, in bytes after unescaping.
 pub const MAX_ACK_BYTES: usize = 64;
@@ -169,6 +169,18 @@ impl std::error::Error for BadMessage {}
 impl<'a> FromClient<'a> {
     /// Parses one frame. `v1` says whether `ack`, and `since` in a `join`, have a meaning, as on philote.v1.
     pub fn parse(text: &'a str, channel_name_bytes: usize, v1: bool) -> Result<FromClient<'a>, BadMessage> {
+        match plain::publish(text, channel_name_bytes, v1) {
+            Some(publish) => Ok(FromClient::Publish(publish)),
+            None => FromClient::parse_any(text, channel_name_bytes, v1),
+        }
+    }
+
+    /// Parses a frame of any form.
+    pub(crate) fn parse_any(
+        text: &'a str,
+        channel_name_bytes: usize,
+        v1: bool,
+    ) -> Result<FromClient<'a>, BadMessage> {
         let keys = Keys::parse(text)?;
         if keys.is_request(v1) {
             return keys.request(channel_name_bytes, v1);
