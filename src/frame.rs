@@ -3,8 +3,6 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use tokio_tungstenite::tungstenite::Message;
-
 use crate::close::CloseReason;
 
 /// The longest header of a server's frame: two bytes and a 64-bit length (RFC 6455 section 5.2; servers do not mask).
@@ -72,10 +70,10 @@ impl Frame {
     }
 
     /// Encodes a client's message as the server would send it.
-    pub(crate) fn of(message: &Message) -> Frame {
+    pub(crate) fn echo(message: &[u8], is_binary: bool) -> Frame {
         let mut bytes = Vec::new();
-        Frame::append_text(&mut bytes, |out| out.extend_from_slice(&message.clone().into_data()));
-        if message.is_binary() {
+        Frame::append_text(&mut bytes, |out| out.extend_from_slice(message));
+        if is_binary {
             bytes[0] = BINARY;
         }
         Frame::finished(&bytes, 1)

@@ -52,7 +52,7 @@ pub use self::interest::{Expected, Interest};
 pub use self::log::Logged;
 pub use self::peers::{Changes, Followed, MAX_FOLLOWED};
 use self::presence::Watched;
-pub use self::publish::Queued;
+pub use self::publish::{Queued, Target};
 pub use self::resume::Positions;
 pub use self::retention::{Retention, Retentions};
 pub use self::sweep::Outdated;

@@ -50,7 +50,7 @@ impl Hub {
     /// caller hands them over in the order of the log. Returns the number of readers.
     pub fn deliver_logged(&self, logged: &Logged<'_>, flush_list: &mut FlushList) -> usize {
         let now = Instant::now();
-        let queued = self.keep_in(logged.channel.as_str(), None, now, |channel, readers| {
+        let queued = self.keep_in(logged.channel.as_str(), &mut None, now, |channel, readers| {
             let frame = match readers.history_from(&self.keeping, logged.channel, now) {
                 Some(history) => history.record_at(logged.frame, logged.first, logged.at, now),
                 None => readers.end_history(logged.frame, Some(logged.first)),

@@ -19,6 +19,10 @@ pub struct Queued {
     pub last: Option<MessageId>,
 }
 
+/// The channel that a connection published to last. The next message to it is spared the search.
+#[derive(Default)]
+pub struct Target(Option<Arc<Channel>>);
+
 impl Hub {
     /// Queues a message to every reader of its channel except the publisher, and returns the number of readers.
     ///
@@ -58,12 +62,13 @@ impl Hub {
         &self,
         batch: &mut Batch,
         publisher: Option<&Arc<Connection>>,
+        target: &mut Target,
         flush_list: &mut FlushList,
     ) -> usize {
         if batch.is_empty() {
             return 0;
         }
-        let queued = self.queue(batch.channel(), || batch.encode(), is(publisher), flush_list);
+        let queued = self.queue_to(batch.channel(), target, || batch.encode(), is(publisher), flush_list);
         batch.clear(queued.last);
         queued.readers
     }
@@ -75,14 +80,28 @@ impl Hub {
         is_excluded: impl Fn(&Arc<Connection>) -> bool,
         flush_list: &mut FlushList,
     ) -> Queued {
-        let Some(channel) = self.find_or_keep(name) else { return Queued::default() };
+        self.queue_to(name, &mut Target::default(), encode, is_excluded, flush_list)
+    }
+
+    fn queue_to(
+        &self,
+        name: &str,
+        target: &mut Target,
+        encode: impl FnOnce() -> Frame,
+        is_excluded: impl Fn(&Arc<Connection>) -> bool,
+        flush_list: &mut FlushList,
+    ) -> Queued {
+        if target.0.as_ref().is_none_or(|channel| channel.name.as_str() != name) {
+            target.0 = self.find_or_keep(name);
+        }
+        let Some(channel) = &target.0 else { return Queued::default() };
         let frame = encode();
         let readers = lock(&channel.readers);
-        if readers.retention.is_on() || readers.history.is_some() {
+        if readers.retention.is_on() || readers.history.is_some() || readers.gone {
             drop(readers);
-            return self.queue_kept(name, channel, &frame, is_excluded, flush_list);
+            return self.queue_kept(name, target, &frame, is_excluded, flush_list);
         }
-        Queued { readers: self.push(&channel, &readers, &frame, is_excluded, flush_list), last: None }
+        Queued { readers: self.push(channel, &readers, &frame, is_excluded, flush_list), last: None }
     }
 
     /// Pushes a frame to a channel's readers. The channel is locked.
@@ -107,18 +126,18 @@ impl Hub {
         queued
     }
 
-    /// Queues as `queue` does, and records the messages in the channel's history.
+    /// Queues as `queue_to` does, and records the messages in the channel's history. Looks the channel up again if it is gone.
     #[cold]
     fn queue_kept(
         &self,
         name: &str,
-        channel: Arc<Channel>,
+        target: &mut Target,
         frame: &Frame,
         is_excluded: impl Fn(&Arc<Connection>) -> bool,
         flush_list: &mut FlushList,
     ) -> Queued {
         let now = Instant::now();
-        let queued = self.keep_in(name, Some(channel), now, |channel, readers| {
+        let queued = self.keep_in(name, &mut target.0, now, |channel, readers| {
             let (frame, last) = match readers.history_from(&self.keeping, &channel.name, now) {
                 Some(history) => (history.record(frame, now), Some(history.id_of(history.last()))),
                 None => (readers.end_history(frame, None), None),
@@ -141,24 +160,29 @@ impl Hub {
     }
 
     /// Calls `keep` with the channel locked, which can record messages in its history. Looks the channel up if it is not
-    /// `found` already, and creates it if it would have a history and no reader.
+    /// `found` already or gone, and creates it if it would have a history and no reader.
     pub(super) fn keep_in<T: Default>(
         &self,
         name: &str,
-        mut found: Option<Arc<Channel>>,
+        found: &mut Option<Arc<Channel>>,
         now: Instant,
         keep: impl FnOnce(&Channel, &mut Readers) -> T,
     ) -> T {
         loop {
-            let Some(channel) = found.take().or_else(|| self.find_or_keep(name)) else { return T::default() };
+            if found.is_none() {
+                *found = self.find_or_keep(name);
+            }
+            let Some(channel) = found else { return T::default() };
             let mut readers = lock(&channel.readers);
             if readers.gone {
+                drop(readers);
+                *found = None;
                 continue;
             }
-            let kept = keep(&channel, &mut readers);
+            let kept = keep(channel, &mut readers);
             let unread = readers.connections.is_empty();
             if let Some(history) = &mut readers.history {
-                history.file(&self.ages, &channel, unread, now);
+                history.file(&self.ages, channel, unread, now);
             }
             return kept;
         }

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
-use tokio_tungstenite::tungstenite::Message;
 
 use super::frames::{FrameLimits, FrameReader, Received};
 use super::guard::ConnectionGuard;
@@ -78,7 +77,7 @@ async fn first_message(
     stream: &mut Stream,
     read_ahead: &[u8],
     waiting: &Waiting,
-) -> Result<(Message, Vec<u8>), Option<Rejected>> {
+) -> Result<(String, Vec<u8>), Option<Rejected>> {
     let mut frames = FrameReader::default();
     let mut bytes = read_ahead.to_vec();
     let mut memory = waiting.first_message();
@@ -96,7 +95,8 @@ async fn first_message(
         let mut rest = &bytes[..];
         let read = frames.read(&mut rest, limits, server.now(), |received| {
             match received {
-                Received::Message(message) => first = Some(message),
+                // Bytes that are no text are no token, and nor is an empty text.
+                Received::Message(message) => first = Some(message.text().unwrap_or_default().to_owned()),
                 Received::Ping(pong) => {
                     pings += 1;
                     replies.push(pong);
@@ -137,12 +137,11 @@ async fn first_message(
 }
 
 /// Waits until this node has the messages of the cluster's log that the client has got already from another node.
-async fn reach(server: &Server, message: &Message) {
+async fn reach(server: &Server, message: &str) {
     let Some(cluster) = server.cluster.as_ref().filter(|cluster| cluster.has_log()) else { return };
     let behind = {
         let names = server.live().settings.limits.channel_name_bytes;
-        let first = message.to_text().ok().map(|text| FromClient::parse(text, names, true));
-        let Some(Ok(FromClient::Auth(auth))) = first else { return };
+        let Ok(FromClient::Auth(auth)) = FromClient::parse(message, names, true) else { return };
         cluster.before_join(&[], &auth.since)
     };
     if let Some(behind) = behind {
@@ -151,10 +150,9 @@ async fn reach(server: &Server, message: &Message) {
 }
 
 /// Admits the client if the first message has a good token.
-fn let_in(server: &Arc<Server>, address: SocketAddr, message: &Message) -> Result<ConnectionGuard, Rejected> {
+fn let_in(server: &Arc<Server>, address: SocketAddr, message: &str) -> Result<ConnectionGuard, Rejected> {
     let live = server.live();
-    let text = message.to_text().map_err(|_| Rejection::TokenFirst)?;
-    let first = FromClient::parse(text, live.settings.limits.channel_name_bytes, true);
+    let first = FromClient::parse(message, live.settings.limits.channel_name_bytes, true);
     let Ok(FromClient::Auth(auth)) = first else { return Err(Rejection::TokenFirst.into()) };
     if auth.token.is_empty() {
         return Err(Rejection::TokenFirst.into());

@@ -11,6 +11,7 @@ use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig, WebSocketContext};
 
+use super::whole;
 use crate::close::CloseReason;
 use crate::frame::Frame;
 use crate::outbox::Seconds;
@@ -27,12 +28,12 @@ pub(crate) struct FrameLimits {
     pub read_buffer: usize,
 }
 
-impl Received {
+impl Received<'_> {
     /// Returns the payload bytes that count against a connection's rate. A Close does not count, because it ends the
     /// connection.
     pub(crate) fn size(&self) -> Option<usize> {
         match self {
-            Received::Message(message) => Some(message.len()),
+            Received::Message(message) => Some(message.bytes().len()),
             Received::Ping(pong) => Some(pong.len()),
             Received::Pong => Some(0),
             Received::Close(..) => None,
@@ -168,11 +169,35 @@ impl Write for Feed<'_, '_> {
     }
 }
 
+/// A text or binary message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Data<'a> {
+    Text(&'a str),
+    Binary(&'a [u8]),
+}
+
+impl<'a> Data<'a> {
+    pub(crate) fn bytes(self) -> &'a [u8] {
+        match self {
+            Data::Text(text) => text.as_bytes(),
+            Data::Binary(bytes) => bytes,
+        }
+    }
+
+    /// Returns its text, which a binary message may contain as well; `None` if it is not UTF-8.
+    pub(crate) fn text(self) -> Option<&'a str> {
+        match self {
+            Data::Text(text) => Some(text),
+            Data::Binary(bytes) => std::str::from_utf8(bytes).ok(),
+        }
+    }
+}
+
 /// What a client has sent.
 #[derive(Debug)]
-pub(crate) enum Received {
+pub(crate) enum Received<'a> {
     /// A text or binary message.
-    Message(Message),
+    Message(Data<'a>),
     /// A ping; the pong that answers it.
     Ping(Frame),
     /// A pong.
@@ -210,8 +235,14 @@ impl FrameReader {
         bytes: &mut &[u8],
         limits: FrameLimits,
         now: Seconds,
-        mut take: impl FnMut(Received) -> bool,
+        mut take: impl FnMut(Received<'_>) -> bool,
     ) -> Result<(), CloseReason> {
+        if self.message_began().is_none() {
+            let goes_on = whole::read(bytes, limits.message, |message| take(Received::Message(message)));
+            if bytes.is_empty() || !goes_on {
+                return Ok(());
+            }
+        }
         let mut context = self.context.take().or_else(|| SPARE.take()).unwrap_or_else(|| {
             let config = WebSocketConfig::default().read_buffer_size(limits.read_buffer).write_buffer_size(0);
             Box::new(WebSocketContext::new(Role::Server, Some(config)))
@@ -248,11 +279,18 @@ impl FrameReader {
                     take(Received::Close(CloseReason::ClientClosed, answer));
                     return Ok(());
                 }
-                Ok(message) => {
-                    if !take(Received::Message(message)) {
+                Ok(Message::Text(text)) => {
+                    if !take(Received::Message(Data::Text(text.as_str()))) {
                         break Ok(());
                     }
                 }
+                Ok(Message::Binary(bytes)) => {
+                    if !take(Received::Message(Data::Binary(&bytes))) {
+                        break Ok(());
+                    }
+                }
+                // It returns no single frames.
+                Ok(Message::Frame(_)) => {}
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => break Ok(()),
                 Err(error) => return Err(reason(&error)),
             }
@@ -274,5 +312,87 @@ fn reason(error: &Error) -> CloseReason {
         Error::Capacity(_) => CloseReason::MessageTooBig,
         Error::Utf8(_) => CloseReason::InvalidUtf8,
         _ => CloseReason::ProtocolError,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMITS: FrameLimits = FrameLimits { message: 300, read_buffer: 4096 };
+
+    /// Reads a stream that arrives in pieces of this size. Returns all that was received, and the reason for the end.
+    fn received(stream: &[u8], piece: usize) -> (Vec<String>, Option<CloseReason>) {
+        let (mut reader, mut all) = (FrameReader::default(), Vec::new());
+        for mut piece in stream.chunks(piece) {
+            while !piece.is_empty() {
+                let result = reader.read(&mut piece, LIMITS, 0, |received| {
+                    all.push(format!("{received:?}"));
+                    // It goes on with the next call, as after a flush.
+                    !all.len().is_multiple_of(3)
+                });
+                if let Err(reason) = result {
+                    return (all, Some(reason));
+                }
+                if all.last().is_some_and(|last| last.starts_with("Close")) {
+                    return (all, None);
+                }
+            }
+        }
+        (all, None)
+    }
+
+    fn frame(first: u8, second: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![first];
+        match u16::try_from(payload.len()).unwrap() {
+            short @ 0..126 => frame.push(second | short as u8),
+            long => {
+                frame.push(second | 126);
+                frame.extend_from_slice(&long.to_be_bytes());
+            }
+        }
+        let mask = [1, 77, 200, 255];
+        if second & 0x80 != 0 {
+            frame.extend_from_slice(&mask);
+        }
+        frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        frame
+    }
+
+    fn payload() -> impl Strategy<Value = Vec<u8>> {
+        let text = |range| vec(prop_oneof![8 => Just(b'a'), 1 => Just(b'\\')], range);
+        // Around the lengths at which the header grows and the limit is reached.
+        prop_oneof![
+            text(0..40),
+            text(120..131),
+            text(295..305),
+            vec(any::<u8>(), 0..20),
+            "\\PC{0,20}".prop_map(String::into_bytes)
+        ]
+    }
+
+    proptest! {
+        /// A stream that arrives byte by byte has no whole frames, so tungstenite reads all of it.
+        #[test]
+        fn whole_frames_are_read_as_those_in_pieces(frames in vec(
+            (
+                prop_oneof![6 => Just(0x81), 3 => Just(0x82), 1 => Just(0x01), 1 => Just(0x80), 1 => Just(0x89),
+                    1 => Just(0x8a), 1 => Just(0x88), 1 => Just(0xc1), 1 => any::<u8>()],
+                prop_oneof![30 => Just(0x80), 1 => Just(0)],
+                payload(),
+            ),
+            1..8,
+        ), cut in 0..9_usize) {
+            let mut stream: Vec<u8> =
+                frames.iter().flat_map(|(first, second, payload)| frame(*first, *second, payload)).collect();
+            stream.truncate(stream.len() - cut.min(stream.len()));
+            let pieces = received(&stream, 1);
+            for size in [stream.len().max(1), 7, 100] {
+                prop_assert_eq!(&received(&stream, size), &pieces, "pieces of {} bytes", size);
+            }
+        }
     }
 }

@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use arc_swap::Guard;
-use tokio_tungstenite::tungstenite::protocol::Message;
 
-use super::frames::Received;
+use super::frames::{Data, Received};
 use super::guard::access_frame;
 use crate::close::CloseReason;
 use crate::cluster::{BeforeJoin, Waiter};
 use crate::frame::Frame;
-use crate::hub::{Connection, FlushList};
+use crate::hub::{Connection, FlushList, Target};
 use crate::message::{Auth, BadMessage, Batch, Delivery, ErrorReply, FromClient, Publish, encode_left};
 use crate::outbox::Seconds;
 use crate::server::limits::{Seat, Verdict, rates_of};
@@ -54,6 +53,7 @@ pub(crate) struct Inbound<'a> {
     pub(crate) flush_list: &'a mut FlushList,
     /// Messages of the last channel that are not queued yet.
     pub(crate) batch: &'a mut Batch,
+    pub(crate) target: &'a mut Target,
     /// What is queued must be written, and other tasks run, before its next message is handled: it has resumed, and what
     /// another resume may deliver depends on the room in its queue; or it has changed many channels.
     pub(crate) pause: bool,
@@ -67,7 +67,7 @@ pub(crate) struct Inbound<'a> {
 
 /// A message that waits before its channels are joined.
 pub(crate) struct Joining {
-    pub(crate) message: Message,
+    pub(crate) message: Box<str>,
     pub(crate) before: BeforeJoin,
 }
 
@@ -80,20 +80,16 @@ impl Inbound<'_> {
 
     /// Does what a message asks for, or answers why not. Returns false if the connection is closed because the
     /// message is too long.
-    pub(crate) fn take(&mut self, message: &Message) -> bool {
+    pub(crate) fn take(&mut self, message: Data<'_>) -> bool {
         if cfg!(feature = "echo") {
-            self.answer(Frame::of(message));
+            self.answer(Frame::echo(message.bytes(), matches!(message, Data::Binary(_))));
             return true;
         }
-        let text = match message {
-            Message::Text(text) => Ok(text.as_str()),
-            Message::Binary(bytes) => std::str::from_utf8(bytes).map_err(|_| BadMessage::NotUtf8),
-            _ => return true,
-        };
+        let text = message.text().ok_or(BadMessage::NotUtf8);
         let names = self.live.settings.limits.channel_name_bytes;
         match text.and_then(|text| FromClient::parse(text, names, self.v1)) {
             Ok(FromClient::Auth(auth)) => self.authenticate(&auth, message),
-            _ if message.len() > self.live.settings.websocket.max_message_size => {
+            _ if message.bytes().len() > self.live.settings.websocket.max_message_size => {
                 self.send();
                 self.connection.outbox.close(CloseReason::MessageTooBig);
                 return false;
@@ -104,7 +100,7 @@ impl Inbound<'_> {
             Ok(FromClient::Presence(presence)) => self.presence(&presence),
             Err(error) => {
                 self.server.counters.bad_messages.fetch_add(1, Relaxed);
-                let ack = text_of(message).filter(|_| self.v1).and_then(FromClient::ack_of);
+                let ack = message.text().filter(|_| self.v1).and_then(FromClient::ack_of);
                 self.answer(ErrorReply::BadMessage { error, ack }.encode());
             }
         }
@@ -139,14 +135,14 @@ impl Inbound<'_> {
         // Followers are told how many readers each message had, so each message is then queued by itself.
         let followed = self.server.events.follow_messages();
         if followed || !self.batch.takes(&publish.channel) {
-            queue(self.server, self.connection, self.batch, self.flush_list);
+            queue(self.server, self.connection, self.batch, self.target, self.flush_list);
         }
         self.batch.add(&delivery);
         if let Some(ack) = publish.ack {
             self.batch.ask(ack);
         }
         if followed {
-            let readers = queue(self.server, self.connection, self.batch, self.flush_list);
+            let readers = queue(self.server, self.connection, self.batch, self.target, self.flush_list);
             self.server.events.tell_message(&delivery, readers);
         }
     }
@@ -164,7 +160,7 @@ impl Inbound<'_> {
     /// Replaces the claims by those of another token. Earlier messages are published with the old token, later ones
     /// with the new.
     #[cold]
-    fn authenticate(&mut self, auth: &Auth<'_>, message: &Message) {
+    fn authenticate(&mut self, auth: &Auth<'_>, message: Data<'_>) {
         self.send();
         self.auths.at(self.now).count += u32::from(!self.has_waited);
         if self.auths.count > MAX_AUTHS_PER_SECOND {
@@ -213,11 +209,11 @@ impl Inbound<'_> {
     /// On philote.v1 every message that expects an answer gets this one. Otherwise the client could not tell what to
     /// send again.
     #[cold]
-    pub(crate) fn over_rate(&mut self, verdict: Verdict, received: &Received) -> bool {
+    pub(crate) fn over_rate(&mut self, verdict: Verdict, received: &Received<'_>) -> bool {
         self.server.counters.rate_limited.fetch_add(1, Relaxed);
         match verdict {
             Verdict::Refused { answer } => {
-                let message = if let Received::Message(message) = received { text_of(message) } else { None };
+                let message = if let Received::Message(message) = received { message.text() } else { None };
                 let text = message.filter(|_| self.v1);
                 let ack = text.and_then(FromClient::ack_of);
                 if answer || ack.is_some() || text.is_some_and(FromClient::is_request) {
@@ -237,7 +233,7 @@ impl Inbound<'_> {
 
     /// Queues the gathered messages to their readers.
     pub(crate) fn send(&mut self) {
-        queue(self.server, self.connection, self.batch, self.flush_list);
+        queue(self.server, self.connection, self.batch, self.target, self.flush_list);
     }
 
     /// Sends a frame to the client, in order with its other messages.
@@ -249,20 +245,15 @@ impl Inbound<'_> {
     }
 }
 
-/// Returns the text of a message, if it is text.
-#[cold]
-fn text_of(message: &Message) -> Option<&str> {
-    message.to_text().ok()
-}
-
 /// Queues the gathered messages to their readers, and to the publisher the answers that it asked for.
 fn queue(
     server: &Server,
     publisher: &Arc<Connection>,
     batch: &mut Batch,
+    target: &mut Target,
     flush_list: &mut FlushList,
 ) -> usize {
-    let readers = publishing::publish_batch(server, publisher, batch, flush_list);
+    let readers = publishing::publish_batch(server, publisher, batch, target, flush_list);
     if let Some(acks) = batch.take_acks(publishing::count(server, readers)) {
         answer(publisher, acks, flush_list);
     }

@@ -1,7 +1,7 @@
 //! One connection's life after the handshake.
 //!
-//! In reading order: [`task`] reads, publishes and writes, [`frames`] turns bytes into messages, and [`inbound`] does
-//! what each message asks for. On philote.v1 [`first_frame`] comes before the task. [`guard`] ties the connection to the
+//! In reading order: [`task`] reads, publishes and writes, [`frames`] turns bytes into messages ([`whole`] most of them), and
+//! [`inbound`] does what each message asks for. On philote.v1 [`first_frame`] comes before the task. [`guard`] ties the connection to the
 //! hub, and [`cleanup`] takes it out when it has ended. A session knows the hub and the stream, and no HTTP; only
 //! [`first_frame`] also knows the places of connections without a token.
 
@@ -12,3 +12,4 @@ pub(crate) mod guard;
 mod inbound;
 mod rooms;
 pub(crate) mod task;
+mod whole;

@@ -2,8 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use tokio_tungstenite::tungstenite::protocol::Message;
-
+use super::frames::Data;
 use super::inbound::{Inbound, Joining, answer};
 use crate::hub::EnterError;
 use crate::message::{ChannelName, Denial, ErrorReply, Join, JoinedReply, Presence, Since, encode_left};
@@ -12,7 +11,7 @@ use crate::server::presence::{peers, presence_limits};
 impl Inbound<'_> {
     /// Joins all of these channels, or none of them. Messages that the client published before are published first.
     #[cold]
-    pub(super) fn join(&mut self, join: &Join<'_>, message: &Message) {
+    pub(super) fn join(&mut self, join: &Join<'_>, message: Data<'_>) {
         self.send();
         let max = self.live.policy.channels;
         let may_join = join.channels.len() <= max
@@ -42,13 +41,13 @@ impl Inbound<'_> {
 
     /// Returns whether a message that joins channels must wait, so that nothing is missing once it is answered: until NATS
     /// sends what other nodes publish there, or this node has the messages that the client has got from another one.
-    pub(super) fn waits(&mut self, message: &Message, names: &[ChannelName], since: &[Since<'_>]) -> bool {
+    pub(super) fn waits(&mut self, message: Data<'_>, names: &[ChannelName], since: &[Since<'_>]) -> bool {
         if self.has_waited {
             return false;
         }
         let before = self.server.cluster.as_ref().and_then(|cluster| cluster.before_join(names, since));
-        let Some(before) = before else { return false };
-        *self.joining = Some(Box::new(Joining { message: message.clone(), before }));
+        let (Some(before), Some(text)) = (before, message.text()) else { return false };
+        *self.joining = Some(Box::new(Joining { message: text.into(), before }));
         self.pause = true;
         true
     }

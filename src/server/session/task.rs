@@ -15,14 +15,13 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
-use tokio_tungstenite::tungstenite::Message;
 use uuid::fmt::Hyphenated;
 
-use super::frames::{FrameLimits, FrameReader, Received};
+use super::frames::{Data, FrameLimits, FrameReader, Received};
 use super::guard::ConnectionGuard;
 use super::inbound::{Auths, Inbound, Joining};
 use crate::close::CloseReason;
-use crate::hub::{FlushList, Writing, yield_to_sockets};
+use crate::hub::{FlushList, Target, Writing, yield_to_sockets};
 use crate::message::Batch;
 use crate::outbox::{Seconds, Standing};
 use crate::server::accept::stream::{Reader, Stream};
@@ -60,6 +59,7 @@ pub(crate) struct Session {
     frames: FrameReader,
     /// Bytes that were read and not handled yet: those after the handshake, or the rest of a large batch.
     unhandled: Bytes,
+    target: Target,
     /// The writing of what this connection published, if it goes to many outboxes.
     flushing: Option<Writing>,
     /// Ends when the log of a cluster has taken what this connection published.
@@ -99,6 +99,7 @@ impl Session {
             frames: FrameReader::default(),
             // A copy: even an empty slice would keep hyper's buffer of 8 KiB.
             unhandled: Bytes::copy_from_slice(read_ahead),
+            target: Target::default(),
             flushing: None,
             handing_over: None,
             joining: None,
@@ -111,7 +112,6 @@ impl Session {
     }
 
     fn step(&mut self, context: &mut Context<'_>) -> Poll<Result<Step, Ended>> {
-        let now = self.guard.server().now();
         let standing = self.guard.connection.outbox.poll(context);
         if standing.broken {
             return Poll::Ready(Err(Ended));
@@ -130,19 +130,20 @@ impl Session {
         if let Some(joining) = &mut self.joining {
             let _expected = ready!(joining.before.as_mut().poll(context));
             let waited = self.joining.take();
-            self.handle(waited.map(|joining| joining.message), &mut &[][..], now);
+            let now = self.guard.server().now();
+            self.handle(waited.map(|joining| joining.message).as_deref(), &mut &[][..], now);
             return Poll::Ready(Ok(Step::Again));
         }
-        self.check_message_deadline(context, now);
-        self.receive(context, now)
+        self.check_message_deadline(context);
+        self.receive(context)
     }
 
     /// Handles what has arrived: the bytes of one read, or those that an earlier one left.
-    fn receive(&mut self, context: &mut Context<'_>, now: Seconds) -> Poll<Result<Step, Ended>> {
+    fn receive(&mut self, context: &mut Context<'_>) -> Poll<Result<Step, Ended>> {
         if !self.unhandled.is_empty() {
             let bytes = std::mem::take(&mut self.unhandled);
             let mut rest = &bytes[..];
-            self.handle(None, &mut rest, now);
+            self.handle(None, &mut rest, self.guard.server().now());
             self.unhandled = bytes.slice(bytes.len() - rest.len()..);
             return Poll::Ready(Ok(Step::Yield));
         }
@@ -153,6 +154,7 @@ impl Session {
         let step = match result {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(())) if count > 0 => {
+                let now = self.guard.server().now();
                 self.guard.connection.received(count, now);
                 let mut rest = &buffer[..count];
                 self.handle(None, &mut rest, now);
@@ -172,7 +174,7 @@ impl Session {
 
     /// Handles a message that has waited, and messages until the bytes are used up or a flush is due, then writes the outboxes
     /// on the flush list.
-    fn handle(&mut self, waited: Option<Message>, bytes: &mut &[u8], now: Seconds) {
+    fn handle(&mut self, waited: Option<&str>, bytes: &mut &[u8], now: Seconds) {
         let ConnectionGuard { connection, v1, slot } = &mut self.guard;
         let (server, connection) = (&slot.server, &*connection);
         let live = server.live();
@@ -191,13 +193,14 @@ impl Session {
             id: connection.id().hyphenated().encode_lower(&mut id),
             flush_list: &mut flush_list,
             batch: &mut batch,
+            target: &mut self.target,
             pause: false,
             appended: false,
             joining: &mut self.joining,
             has_waited: waited.is_some(),
         };
-        if let Some(message) = &waited {
-            publisher.take(message);
+        if let Some(message) = waited {
+            publisher.take(Data::Text(message));
             publisher.has_waited = false;
         }
         let limits = FrameLimits {
@@ -223,7 +226,7 @@ impl Session {
             match received {
                 Received::Message(message) => {
                     messages += 1;
-                    if !publisher.take(&message) {
+                    if !publisher.take(message) {
                         return false;
                     }
                 }
@@ -254,8 +257,9 @@ impl Session {
     ///
     /// The timer of one message stays set when the message is done. If it fires during a later message, that one gets
     /// the rest of its time.
-    fn check_message_deadline(&mut self, context: &mut Context<'_>, now: Seconds) {
+    fn check_message_deadline(&mut self, context: &mut Context<'_>) {
         let Some(began) = self.frames.message_began() else { return };
+        let now = self.guard.server().now();
         let timeout = MESSAGE_TIMEOUT.as_secs() as Seconds;
         loop {
             let left = Duration::from_secs(u64::from((began + timeout).saturating_sub(now)));
