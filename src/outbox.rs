@@ -7,20 +7,22 @@
 //! `Outbox::stopped`, which is called after each write, is the only place that judges a reader slow: its socket has just
 //! refused bytes while the queue exceeds its limits. A queue that exceeds them without a refusal is written first.
 //!
-//! `queue` holds the frames and their counts, `write` the system call, `budget` the limits that all outboxes share.
+//! `phase` says who writes next, `queue` holds the frames and their counts, `write` the system call, `budget` the limits that all outboxes share.
 
 mod budget;
+mod phase;
 mod queue;
 mod write;
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll};
 
 pub use self::budget::Budget;
-use self::queue::{Phase, Queue};
+use self::phase::{AtomicPhase, Phase};
+use self::queue::Queue;
 pub use self::write::Sink;
 use self::write::{write, write_one};
 use crate::close::CloseReason;
@@ -57,10 +59,17 @@ impl Pushed {
 
 /// One connection's outbound queue. The module's documentation describes it.
 pub struct Outbox {
+    phase: AtomicPhase,
     queue: Mutex<Queue>,
-    /// Something was queued since the outbox was idle. Written with the lock held, and read without it by the holder of
-    /// the promise, which then writes everything with one system call.
-    more: AtomicBool,
+    /// Bytes written so far. Only the holder of the promise changes it, so a store suffices.
+    written: AtomicU64,
+    /// Messages of frames that were never queued, in addition to the queue's `total`, counted by the holder of the promise in
+    /// the same way.
+    unqueued: AtomicU32,
+    /// The length of the frame that the holder of [`Pushed::First`] writes or is about to write, in bytes.
+    alone: AtomicU32,
+    /// The most messages that were queued at once.
+    greatest: AtomicU32,
     sink: OnceLock<Box<dyn Sink>>,
     budget: Arc<Budget>,
 }
@@ -104,8 +113,12 @@ impl Outbox {
     /// Makes an outbox that holds all frames back until [`Outbox::attach`].
     pub fn new(budget: Arc<Budget>) -> Outbox {
         Outbox {
+            phase: AtomicPhase::new(Phase::Held),
             queue: Mutex::new(Queue::default()),
-            more: AtomicBool::new(false),
+            written: AtomicU64::new(0),
+            unqueued: AtomicU32::new(0),
+            alone: AtomicU32::new(0),
+            greatest: AtomicU32::new(0),
             sink: OnceLock::new(),
             budget,
         }
@@ -115,25 +128,19 @@ impl Outbox {
     pub fn attach(&self, sink: Box<dyn Sink>) {
         if self.sink.set(sink).is_ok() {
             let mut queue = lock(&self.queue);
-            queue.phase = if queue.frames.is_empty() { Phase::Idle } else { Phase::Waiting };
-            queue.recount(&self.budget);
+            let phase = if queue.frames.is_empty() { Phase::Idle } else { Phase::Waiting };
+            self.enter(phase, &mut queue);
         }
     }
 
     /// Queues a frame, or leaves it to the caller to write it.
+    #[inline]
     pub fn push(&self, frame: &Frame) -> Pushed {
-        let mut queue = lock(&self.queue);
-        if queue.closing.is_some() {
-            return Pushed::Closing;
-        }
-        queue.totals.messages += frame.messages() as u64;
-        queue.count(frame);
-        if queue.phase == Phase::Idle {
-            queue.phase = Phase::Promised;
+        if self.phase.change(Phase::Idle, Phase::Alone) {
+            self.alone.store(frame.len() as u32, Relaxed);
             return Pushed::First;
         }
-        queue.frames.push_back(frame.clone());
-        self.promise(queue)
+        self.push_all(std::iter::once(frame.clone()))
     }
 
     /// Queues several frames at once, as [`Outbox::push`] does for one.
@@ -144,65 +151,98 @@ impl Outbox {
         }
         let before = queue.messages;
         frames.for_each(|frame| queue.enqueue(frame));
-        queue.totals.messages += u64::from(queue.messages - before);
-        if queue.frames.is_empty() { Pushed::Queued } else { self.promise(queue) }
+        self.queued(queue.messages);
+        queue.total += u64::from(queue.messages - before);
+        if queue.frames.is_empty() { Pushed::Queued } else { self.promise(&mut queue) }
+    }
+
+    /// Notes that this many messages were queued or written at once.
+    #[inline]
+    fn queued(&self, messages: u32) {
+        if messages > self.greatest.load(Relaxed) {
+            self.greatest.fetch_max(messages, Relaxed);
+        }
     }
 
     /// Decides who writes the frames that were just queued.
-    fn promise(&self, mut queue: MutexGuard<'_, Queue>) -> Pushed {
-        match queue.phase {
-            Phase::Promised => {
-                self.more.store(true, Relaxed);
-                Pushed::Queued
-            }
-            Phase::Idle => {
-                queue.phase = Phase::Promised;
-                Pushed::Promised
-            }
+    fn promise(&self, queue: &mut Queue) -> Pushed {
+        match self.phase.leave(Phase::Promised, Phase::Followed) {
+            Phase::Idle => Pushed::Promised,
+            Phase::Alone | Phase::Followed | Phase::Promised => Pushed::Queued,
             // Over the limits: try the socket once more before judging its reader.
             Phase::Waiting if queue.over_limit(&self.budget) => {
-                queue.phase = Phase::Promised;
-                queue.recount(&self.budget);
+                self.enter(Phase::Promised, queue);
                 Pushed::Promised
             }
-            Phase::Waiting | Phase::Held => {
-                queue.recount(&self.budget);
+            phase @ (Phase::Waiting | Phase::Held | Phase::Done) => {
+                queue.recount(phase, &self.budget);
                 Pushed::Queued
             }
         }
     }
 
+    /// Enters a phase from one that only the caller may change. It holds the lock.
+    fn enter(&self, phase: Phase, queue: &mut Queue) {
+        queue.recount(phase, &self.budget);
+        self.phase.set(phase);
+    }
+
     /// Keeps the promise of [`Pushed::First`]: writes the frame, and then what was queued meanwhile.
+    #[inline]
     pub fn write(&self, first: &Frame) {
         let Some(sink) = self.sink.get() else { return self.put_off(first) };
-        if self.more.load(Relaxed) {
-            lock(&self.queue).put_first(first);
-            return self.flush();
-        }
         {
             let _guard = OnUnwind(self);
-            let written = write_one(sink.as_ref(), first);
-            let mut queue = lock(&self.queue);
-            if matches!(written, Ok((taken, _)) if taken == first.len()) {
-                queue.wrote(first);
-                if queue.frames.is_empty() {
-                    return self.settle(queue);
-                }
-            } else {
-                let taken = written.as_ref().map_or(0, |(taken, _)| *taken);
-                queue.put_back([first.clone()].into(), taken, taken, 0);
-                if self.stopped(queue, written).is_none() {
+            // What has followed already is written together with the frame.
+            let followed = self.phase.is(Phase::Followed);
+            let written = if followed { Ok((0, false)) } else { write_one(sink.as_ref(), first) };
+            if !matches!(written, Ok((taken, _)) if taken == first.len()) {
+                if !self.write_rest(first, written) {
                     return;
                 }
+            } else {
+                self.wrote_unqueued(first);
+                if self.phase.change(Phase::Alone, Phase::Idle) {
+                    return;
+                }
+                let mut queue = lock(&self.queue);
+                queue.dropping = false;
+                self.enter(Phase::Promised, &mut queue);
             }
         }
         self.flush();
     }
 
+    /// Counts a frame that was written and never queued.
+    #[inline]
+    fn wrote_unqueued(&self, frame: &Frame) {
+        add(&self.written, frame.len());
+        let (before, messages) = (self.unqueued.load(Relaxed), frame.messages() as u32);
+        let sum = before.checked_add(messages).unwrap_or_else(|| {
+            lock(&self.queue).total += u64::from(before);
+            messages
+        });
+        self.unqueued.store(sum, Relaxed);
+        self.queued(messages);
+    }
+
+    /// Queues the frame that could not be written, or not whole. Returns whether the caller must flush.
+    #[cold]
+    fn write_rest(&self, first: &Frame, written: io::Result<(usize, bool)>) -> bool {
+        let mut queue = lock(&self.queue);
+        let taken = written.as_ref().map_or(0, |(taken, _)| *taken);
+        add(&self.written, taken);
+        queue.put_first(first, taken);
+        self.queued(queue.messages);
+        self.enter(Phase::Promised, &mut queue);
+        self.stopped(queue, written).is_some()
+    }
+
     /// Passes the promise of [`Pushed::First`] to the connection's own task, with the frame.
     pub fn put_off(&self, first: &Frame) {
-        lock(&self.queue).put_first(first);
-        self.hand_over();
+        let mut queue = lock(&self.queue);
+        queue.put_first(first, 0);
+        self.wait_for_socket(queue);
     }
 
     /// Keeps the promise: writes until nothing is left or the socket refuses bytes.
@@ -224,6 +264,7 @@ impl Outbox {
             let finished = queue::advance(&mut frames, &mut offset, taken);
 
             queue = lock(&self.queue);
+            add(&self.written, taken);
             queue.put_back(frames, offset, taken, finished);
             match self.stopped(queue, written) {
                 Some(left) => queue = left,
@@ -244,7 +285,8 @@ impl Outbox {
             Ok((_, false)) => return Some(queue),
             Ok((_, true)) => {
                 if queue.closing.is_none() && queue.over_limit(&self.budget) {
-                    queue.close(CloseReason::SlowConsumer, Frame::close(&CloseReason::SlowConsumer));
+                    let close = Frame::close(&CloseReason::SlowConsumer);
+                    queue.close(CloseReason::SlowConsumer, close, false);
                 }
                 self.wait_for_socket(queue);
             }
@@ -255,14 +297,21 @@ impl Outbox {
 
     /// Ends the promise, because nothing is left to write.
     fn settle(&self, mut queue: MutexGuard<'_, Queue>) {
-        self.more.store(false, Relaxed);
-        queue.settle(&self.budget);
+        queue.shrink(&self.budget);
+        if queue.closing.is_none() {
+            return self.enter(Phase::Idle, &mut queue);
+        }
+        self.enter(Phase::Done, &mut queue);
+        // The task waits for the last byte before it shuts the socket.
+        if let Some(task) = &queue.task {
+            task.wake_by_ref();
+        }
     }
 
     /// Passes the promise to the connection's own task.
     pub fn hand_over(&self) {
         let queue = lock(&self.queue);
-        if queue.phase == Phase::Promised {
+        if self.phase.is(Phase::Promised) {
             self.wait_for_socket(queue);
         }
     }
@@ -280,13 +329,10 @@ impl Outbox {
         if queue.closing.is_some() {
             return false;
         }
-        queue.close(reason, answer.unwrap_or_else(|| Frame::close(&reason)));
-        match queue.phase {
-            Phase::Idle => queue.phase = Phase::Waiting,
-            Phase::Promised => self.more.store(true, Relaxed),
-            Phase::Waiting | Phase::Held => {}
-        }
-        queue.recount(&self.budget);
+        let before = self.phase.leave(Phase::Waiting, Phase::Followed);
+        let alone = matches!(before, Phase::Alone | Phase::Followed);
+        queue.close(reason, answer.unwrap_or_else(|| Frame::close(&reason)), alone);
+        queue.recount(self.phase.get(), &self.budget);
         unlock_and_wake(queue);
         true
     }
@@ -299,7 +345,7 @@ impl Outbox {
         if !queue.task.as_ref().is_some_and(|task| task.will_wake(context.waker())) {
             queue.task = Some(context.waker().clone());
         }
-        if queue.phase == Phase::Waiting
+        if self.phase.is(Phase::Waiting)
             && !queue.broken
             && let Some(sink) = self.sink.get()
         {
@@ -308,9 +354,8 @@ impl Outbox {
             queue = lock(&self.queue);
             match writable {
                 // A publisher may have taken the promise in the meantime, to try the socket once more.
-                Poll::Ready(Ok(())) if queue.phase == Phase::Waiting => {
-                    queue.phase = Phase::Promised;
-                    queue.recount(&self.budget);
+                Poll::Ready(Ok(())) if self.phase.is(Phase::Waiting) => {
+                    self.enter(Phase::Promised, &mut queue);
                     drop(queue);
                     self.flush();
                     queue = lock(&self.queue);
@@ -324,7 +369,7 @@ impl Outbox {
         }
         Standing {
             closing: queue.closing,
-            drained: queue.phase == Phase::Idle && queue.frames.is_empty(),
+            drained: matches!(self.phase.get(), Phase::Idle | Phase::Done) && queue.frames.is_empty(),
             broken: queue.broken,
         }
     }
@@ -333,10 +378,9 @@ impl Outbox {
     /// Returns whether the caller now holds the promise and must call [`Outbox::flush`].
     pub fn ask_socket(&self) -> bool {
         let mut queue = lock(&self.queue);
-        let waits = queue.phase == Phase::Waiting && !queue.broken && !queue.frames.is_empty();
+        let waits = self.phase.is(Phase::Waiting) && !queue.broken && !queue.frames.is_empty();
         if waits {
-            queue.phase = Phase::Promised;
-            queue.recount(&self.budget);
+            self.enter(Phase::Promised, &mut queue);
         }
         waits
     }
@@ -344,8 +388,12 @@ impl Outbox {
     /// Returns how many bytes were written and queued so far.
     pub(crate) fn progress(&self) -> Progress {
         let queue = lock(&self.queue);
-        let written = queue.totals.bytes;
-        Progress { written, queued: written + queue.bytes as u64 }
+        let alone = match self.phase.get() {
+            Phase::Alone | Phase::Followed => self.alone.load(Relaxed),
+            _ => 0,
+        };
+        let written = self.written.load(Relaxed);
+        Progress { written, queued: written + u64::from(alone) + queue.bytes as u64 }
     }
 
     /// Returns why the connection is closing, if it is.
@@ -363,11 +411,10 @@ impl Outbox {
     /// Returns the counters.
     pub fn stats(&self) -> OutboxStats {
         let queue = lock(&self.queue);
-        let totals = &queue.totals;
         OutboxStats {
-            messages: totals.messages,
-            bytes: totals.bytes,
-            greatest_queue: queue.greatest as usize,
+            messages: queue.total + u64::from(self.unqueued.load(Relaxed)),
+            bytes: self.written.load(Relaxed),
+            greatest_queue: self.greatest.load(Relaxed) as usize,
             queued_messages: queue.messages as usize,
             queued_bytes: queue.bytes,
         }
@@ -388,8 +435,7 @@ impl Outbox {
 
     /// Passes the promise to the connection's task and wakes it.
     fn wait_for_socket(&self, mut queue: MutexGuard<'_, Queue>) {
-        queue.phase = Phase::Waiting;
-        queue.recount(&self.budget);
+        self.enter(Phase::Waiting, &mut queue);
         unlock_and_wake(queue);
     }
 
@@ -401,6 +447,11 @@ impl Outbox {
         (queue.messages, queue.bytes, queue.offset) = (0, 0, 0);
         self.wait_for_socket(queue);
     }
+}
+
+/// Adds to a counter that nobody else changes at the same time.
+fn add(counter: &AtomicU64, more: usize) {
+    counter.store(counter.load(Relaxed) + more as u64, Relaxed);
 }
 
 /// Wakes the connection's task without holding the lock that the task takes first.

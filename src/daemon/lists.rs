@@ -78,7 +78,7 @@ impl<T> Top<T> {
 pub(super) fn connections(server: &Server, query: &ConnectionQuery) -> Connections {
     let mut top = Top::new(query.limit);
     let rank = |connection: &hub::Connection| {
-        let age = || connection.opened().elapsed().as_micros() as u64;
+        let age = || connection.age().as_micros() as u64;
         let stats = || connection.stats();
         match query.sort {
             ConnectionSort::Newest => u64::MAX - age(),
@@ -107,7 +107,7 @@ pub(super) fn connections(server: &Server, query: &ConnectionQuery) -> Connectio
 }
 
 fn row(server: &Server, connection: &hub::Connection, names: usize) -> Connection {
-    let (claims, stats, age) = (connection.claims(), connection.stats(), connection.opened().elapsed());
+    let (claims, stats, age) = (connection.claims(), connection.stats(), connection.age());
     let some = |channels: &[ChannelName]| {
         channels.iter().take(names).map(|channel| channel.as_str().to_owned()).collect()
     };

@@ -3,8 +3,8 @@
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
 use uuid::Uuid;
@@ -16,11 +16,15 @@ use crate::outbox::{Budget, Outbox, OutboxStats, Seconds};
 use crate::sync::lock;
 use crate::token::Claims;
 
+/// Some moment before the first connection.
+static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+
 /// One connection, shared by its task, its channels and the heartbeat.
 pub struct Connection {
     id: Uuid,
     address: SocketAddr,
-    opened: Instant,
+    /// Nanoseconds from [`EPOCH`], which take half the room of an `Instant`.
+    opened: u64,
     claims: ArcSwap<Claims>,
     /// Frames that wait for its socket.
     pub outbox: Outbox,
@@ -68,7 +72,7 @@ impl Connection {
         Connection {
             id: Uuid::new_v4(),
             address,
-            opened: Instant::now(),
+            opened: EPOCH.elapsed().as_nanos() as u64,
             claims: ArcSwap::new(claims),
             outbox: Outbox::new(budget),
             memberships: Mutex::default(),
@@ -91,9 +95,9 @@ impl Connection {
         self.address
     }
 
-    /// Returns when it presented its token.
-    pub fn opened(&self) -> Instant {
-        self.opened
+    /// Returns how long ago it presented its token.
+    pub fn age(&self) -> Duration {
+        EPOCH.elapsed() - Duration::from_nanos(self.opened)
     }
 
     /// Returns its claims, which may be replaced at any time.

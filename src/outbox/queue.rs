@@ -1,26 +1,12 @@
-//! The state behind an outbox's lock: the queued frames, their counts, and who writes them next.
+//! The state behind an outbox's lock: the queued frames and their counts.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Waker;
 
-use super::Budget;
+use super::{Budget, Phase};
 use crate::close::CloseReason;
 use crate::frame::Frame;
-
-/// Who writes next.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Nobody: the outbox is not attached to its socket yet.
-    #[default]
-    Held,
-    /// Nobody: nothing is queued.
-    Idle,
-    /// The holder of the promise, which is about to write or is writing.
-    Promised,
-    /// The connection's own task, which waits for the socket.
-    Waiting,
-}
 
 /// The queued frames and their counts.
 #[derive(Default)]
@@ -33,11 +19,8 @@ pub(super) struct Queue {
     pub(super) messages: u32,
     /// Bytes that are queued or being written.
     pub(super) bytes: usize,
-    /// The most messages that were queued at once.
-    pub(super) greatest: u32,
     /// The bytes that the budget counts.
     pub(super) counted: usize,
-    pub(super) phase: Phase,
     pub(super) closing: Option<CloseReason>,
     /// The holder of the promise must drop the frames that it has not begun to write.
     pub(super) dropping: bool,
@@ -45,14 +28,8 @@ pub(super) struct Queue {
     pub(super) broken: bool,
     /// Wakes the connection's task.
     pub(super) task: Option<Waker>,
-    pub(super) totals: Totals,
-}
-
-/// The counters of [`OutboxStats`](super::OutboxStats) that only grow. They are few, because every connection has them.
-#[derive(Default)]
-pub(super) struct Totals {
-    pub(super) messages: u64,
-    pub(super) bytes: u64,
+    /// Messages that were queued so far, but not those of frames that were written without.
+    pub(super) total: u64,
 }
 
 impl Queue {
@@ -60,7 +37,6 @@ impl Queue {
     pub(super) fn count(&mut self, frame: &Frame) {
         self.messages += frame.messages() as u32;
         self.bytes += frame.len();
-        self.greatest = self.greatest.max(self.messages);
     }
 
     pub(super) fn enqueue(&mut self, frame: Frame) {
@@ -68,17 +44,11 @@ impl Queue {
         self.frames.push_back(frame);
     }
 
-    /// Counts a frame as written that was never queued.
-    pub(super) fn wrote(&mut self, frame: &Frame) {
-        self.messages -= frame.messages() as u32;
-        self.bytes -= frame.len();
-        self.totals.bytes += frame.len() as u64;
-        self.dropping = false;
-    }
-
-    /// Queues a frame that is counted already, before all others.
-    pub(super) fn put_first(&mut self, frame: &Frame) {
-        self.put_back([frame.clone()].into(), 0, 0, 0);
+    /// Queues a frame before all others, which was not counted yet. `taken` of its bytes are written.
+    pub(super) fn put_first(&mut self, frame: &Frame, taken: usize) {
+        self.total += frame.messages() as u64;
+        self.count(frame);
+        self.put_back([frame.clone()].into(), taken, taken, 0);
     }
 
     pub(super) fn over_limit(&self, budget: &Budget) -> bool {
@@ -86,11 +56,12 @@ impl Queue {
             || self.bytes > budget.queue_bytes.load(Relaxed)
     }
 
-    pub(super) fn close(&mut self, reason: CloseReason, close: Frame) {
+    /// `alone` says whether a frame that was never queued is being written.
+    pub(super) fn close(&mut self, reason: CloseReason, close: Frame, alone: bool) {
         self.closing = Some(reason);
         if reason.drops_queue() {
             // Frames that are being written are not in the queue. The writer drops those that it has not begun.
-            self.dropping = self.messages as usize > self.frames.iter().map(Frame::messages).sum();
+            self.dropping = alone || self.messages as usize > self.frames.iter().map(Frame::messages).sum();
             self.drop_from(usize::from(self.offset > 0 && !self.dropping));
         }
         self.enqueue(close);
@@ -110,7 +81,6 @@ impl Queue {
         self.offset = offset as u32;
         self.messages -= finished as u32;
         self.bytes -= taken;
-        self.totals.bytes += taken as u64;
         if std::mem::take(&mut self.dropping) {
             self.drop_from(usize::from(offset > 0));
         }
@@ -119,23 +89,17 @@ impl Queue {
         }
     }
 
-    /// Ends the promise, because nothing is left to write.
-    pub(super) fn settle(&mut self, budget: &Budget) {
-        self.phase = Phase::Idle;
+    /// Frees memory beyond what an idle outbox keeps.
+    pub(super) fn shrink(&mut self, budget: &Budget) {
         let kept = budget.kept_bytes.load(Relaxed) / size_of::<Frame>();
         if self.frames.capacity() > kept {
             self.frames.shrink_to(kept);
         }
-        // The task waits for the last byte before it shuts the socket.
-        if self.closing.is_some()
-            && let Some(task) = &self.task
-        {
-            task.wake_by_ref();
-        }
     }
 
-    pub(super) fn recount(&mut self, budget: &Budget) {
-        let counts = matches!(self.phase, Phase::Waiting | Phase::Held);
+    /// Tells the budget how many bytes wait in this phase.
+    pub(super) fn recount(&mut self, phase: Phase, budget: &Budget) {
+        let counts = matches!(phase, Phase::Waiting | Phase::Held);
         let now = if counts { self.bytes } else { 0 };
         budget.recount(self.counted, now);
         self.counted = now;

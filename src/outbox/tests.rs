@@ -341,6 +341,69 @@ proptest! {
     }
 }
 
+/// Two channels, each with two publishers on threads of their own, and the connection's task on another. Each frame is the
+/// channel's number and the frame's place in the channel.
+#[test]
+fn threads_lose_no_frame_and_keep_each_channel_in_order() {
+    const FRAMES: u32 = 300;
+    for round in 0..100 {
+        let closes =
+            (round % 4 == 0).then_some([CloseReason::TokenExpired, CloseReason::QueueMemory][round / 4 % 2]);
+        let budget = Arc::new(Budget::new(1 << 20, 1 << 20, 1 << 30, 1024));
+        let (outbox, sink) = open(&budget, 64);
+        let channels = [Mutex::new(0_u32), Mutex::new(0_u32)];
+        let (task, running) = (Arc::new(Task::default()), std::sync::atomic::AtomicUsize::new(4));
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (outbox, running, channel) = (&outbox, &running, &channels[thread % 2]);
+                scope.spawn(move || {
+                    for _ in 0..FRAMES / 2 {
+                        let mut publisher = Publisher::default();
+                        let mut place = lock(channel);
+                        let bytes = [&[thread as u8 % 2], &place.to_be_bytes()[..]].concat();
+                        let pushed = publisher.push(outbox, Frame::finished(&bytes, 1));
+                        *place += u32::from(pushed != Pushed::Closing);
+                        drop(place);
+                        if thread < 2 { publisher.flush(outbox) } else { publisher.hand_over(outbox) }
+                    }
+                    running.fetch_sub(1, Relaxed);
+                });
+            }
+            let mut turns = 0;
+            while running.load(Relaxed) > 0 {
+                poll(&outbox, &task);
+                // Now and then the socket has less room than a frame needs.
+                sink.grant([3, 5, 200][turns % 3]);
+                turns += 1;
+                if let Some(reason) = closes.filter(|_| turns == 40) {
+                    outbox.close(reason);
+                }
+            }
+        });
+        let closing = outbox.closing();
+        sink.grant(ALWAYS);
+        while !poll(&outbox, &task).drained {}
+        let mut written = sink.written();
+        if let Some(reason) = closing {
+            assert!(written.ends_with(&Frame::close(&reason)), "the Close is the last");
+            written.truncate(written.len() - Frame::close(&reason).len());
+        }
+        let mut next = [0_u32; 2];
+        let (frames, rest) = written.as_chunks::<5>();
+        assert!(rest.is_empty(), "half a frame");
+        for [channel, place @ ..] in frames {
+            let next = &mut next[usize::from(*channel)];
+            assert_eq!(u32::from_be_bytes(*place), *next, "a gap, or another order");
+            *next += 1;
+        }
+        if closing.is_none_or(|reason| !reason.drops_queue()) {
+            assert_eq!(next, channels.map(|places| places.into_inner().unwrap()), "all that was accepted");
+        }
+        assert_eq!(outbox.stats().queued_messages, 0);
+        assert_eq!((outbox.stats().queued_bytes, budget.refused_bytes()), (0, 0));
+    }
+}
+
 /// Panics at whatever it is asked for.
 struct Panics;
 

@@ -45,7 +45,7 @@ pub(super) fn ended(server: &Server, connection: &Connection, reason: CloseReaso
     let (claims, stats) = (connection.claims(), connection.stats());
     server.counters.received.fetch_add(stats.bytes_in, Relaxed);
     server.counters.sent.fetch_add(stats.out.bytes, Relaxed);
-    let duration = connection.opened().elapsed();
+    let duration = connection.age();
     let feed = server.hub.feed();
     feed.closed(connection.id(), claims.subject.as_deref(), reason.name(), reason.code());
     remember(

@@ -203,7 +203,7 @@ fn row(connection: &Connection, visible: &Visible) -> Value {
     json!({
         "connection": connection.id(),
         "subject": claims.subject,
-        "connected_at": rfc3339(SystemTime::now() - connection.opened().elapsed()).to_string(),
+        "connected_at": rfc3339(SystemTime::now() - connection.age()).to_string(),
         "expires_at": claims.expires.map(|expires| rfc3339(from_unix(expires)).to_string()),
         "read": read,
         "read_count": read_count,
