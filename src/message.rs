@@ -10,6 +10,7 @@ mod parse;
 mod pattern;
 mod plain;
 mod presence;
+mod publish;
 mod reply;
 
 pub use self::delivery::{Batch, Delivery};
@@ -17,11 +18,12 @@ pub use self::id::MessageId;
 pub use self::name::{ChannelName, ChannelNameError};
 pub(crate) use self::number::number;
 pub use self::parse::{
-    ApiMessage, Auth, BadMessage, FromClient, Join, MAX_ACK_BYTES, MAX_EXCLUDED, MAX_KEY_BYTES, Presence,
-    Publish, Since, connection_id,
+    ApiMessage, Auth, BadMessage, FromClient, Join, MAX_EXCLUDED, MAX_KEY_BYTES, Presence, Since,
+    connection_id,
 };
 pub use self::pattern::{ChannelPattern, ChannelPatterns};
 pub use self::presence::{PresenceChange, PresenceReply, Present};
+pub use self::publish::{MAX_ACK_BYTES, Publish};
 pub use self::reply::{
     AccessReply, Denial, ErrorReply, JoinedReply, Rates, ReaderCount, ack_reply, encode_left,
 };

@@ -14,10 +14,8 @@ use uuid::fmt::Hyphenated;
 
 pub use self::rooms::{Join, Presence};
 use super::ignored_value::IgnoredValue;
+use super::publish::{MAX_ACK_BYTES, Publish};
 use super::{ChannelName, ChannelNameError, MessageId, plain};
-
-/// The longest `ack`, in bytes after unescaping.
-pub const MAX_ACK_BYTES: usize = 64;
 
 /// A frame from a client.
 ///
@@ -53,18 +51,6 @@ impl fmt::Debug for Auth<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Auth").field("since", &self.since).finish_non_exhaustive()
     }
-}
-
-/// A message to publish, borrowed from its frame.
-#[derive(Debug)]
-pub struct Publish<'a> {
-    /// A valid channel name.
-    pub channel: Cow<'a, str>,
-    /// The JSON text of `data` with its quotes, a string that every JSON parser accepts. `None` if it is absent or null:
-    /// a bare signal, which a browser sends if it publishes undefined or null.
-    pub data: Option<&'a str>,
-    /// The JSON text of `ack` with its quotes, which the reply repeats when the message is queued. Only on philote.v1.
-    pub ack: Option<&'a str>,
 }
 
 /// The longest `key` of a message of the HTTP API, in bytes.

@@ -5,7 +5,8 @@ use std::borrow::Cow;
 
 use memchr::memchr2;
 
-use super::{ChannelName, MAX_ACK_BYTES, Publish};
+use super::ChannelName;
+use super::publish::{MAX_ACK_BYTES, Publish};
 
 /// Returns the message if the text has the plain form: an object of `channel` and perhaps `data` and `ack`, each once and a
 /// string, in which only `data` has escapes.

@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig, WebSocketContext};
 
-use super::whole;
+use super::whole::{self, Data};
 use crate::close::CloseReason;
 use crate::frame::Frame;
 use crate::outbox::Seconds;
@@ -166,30 +166,6 @@ impl Write for Feed<'_, '_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// A text or binary message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Data<'a> {
-    Text(&'a str),
-    Binary(&'a [u8]),
-}
-
-impl<'a> Data<'a> {
-    pub(crate) fn bytes(self) -> &'a [u8] {
-        match self {
-            Data::Text(text) => text.as_bytes(),
-            Data::Binary(bytes) => bytes,
-        }
-    }
-
-    /// Returns its text, which a binary message may contain as well; `None` if it is not UTF-8.
-    pub(crate) fn text(self) -> Option<&'a str> {
-        match self {
-            Data::Text(text) => Some(text),
-            Data::Binary(bytes) => std::str::from_utf8(bytes).ok(),
-        }
     }
 }
 

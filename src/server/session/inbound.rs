@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use arc_swap::Guard;
 
-use super::frames::{Data, Received};
+use super::frames::Received;
 use super::guard::access_frame;
+use super::whole::Data;
 use crate::close::CloseReason;
 use crate::cluster::{BeforeJoin, Waiter};
 use crate::frame::Frame;

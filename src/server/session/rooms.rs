@@ -2,8 +2,8 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::frames::Data;
 use super::inbound::{Inbound, Joining, answer};
+use super::whole::Data;
 use crate::hub::EnterError;
 use crate::message::{ChannelName, Denial, ErrorReply, Join, JoinedReply, Presence, Since, encode_left};
 use crate::server::presence::{peers, presence_limits};

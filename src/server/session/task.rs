@@ -17,9 +17,10 @@ use tokio::sync::oneshot;
 use tokio::time::Sleep;
 use uuid::fmt::Hyphenated;
 
-use super::frames::{Data, FrameLimits, FrameReader, Received};
+use super::frames::{FrameLimits, FrameReader, Received};
 use super::guard::ConnectionGuard;
 use super::inbound::{Auths, Inbound, Joining};
+use super::whole::Data;
 use crate::close::CloseReason;
 use crate::hub::{FlushList, Target, Writing, yield_to_sockets};
 use crate::message::Batch;

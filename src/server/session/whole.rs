@@ -5,14 +5,36 @@
 
 use std::cell::Cell;
 
-use super::frames::Data;
-
 /// First bytes of a message in one frame: FIN and the opcode (RFC 6455 section 5.2).
 const TEXT: u8 = 0x81;
 const BINARY: u8 = 0x82;
 
 /// The bit of the second byte that every client sets, because its payload is masked (RFC 6455 section 5.1).
 const MASKED: u8 = 0x80;
+
+/// A text or binary message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Data<'a> {
+    Text(&'a str),
+    Binary(&'a [u8]),
+}
+
+impl<'a> Data<'a> {
+    pub(crate) fn bytes(self) -> &'a [u8] {
+        match self {
+            Data::Text(text) => text.as_bytes(),
+            Data::Binary(bytes) => bytes,
+        }
+    }
+
+    /// Returns its text, which a binary message may contain as well; `None` if it is not UTF-8.
+    pub(crate) fn text(self) -> Option<&'a str> {
+        match self {
+            Data::Text(text) => Some(text),
+            Data::Binary(bytes) => std::str::from_utf8(bytes).ok(),
+        }
+    }
+}
 
 thread_local! {
     /// The payload of the last message of this thread, unmasked. It is no longer than one read.
