@@ -297,18 +297,23 @@ fn announce(open: &[Listener], admin_socket: Option<&std::path::Path>, reloader:
         ),
     }
     let source = reloader.secret_source();
-    let tool = philotectl();
+    let tool = philotectl(admin_socket);
     tracing::info!("{source}; to show it for your backend, run: {tool} secret show");
     tracing::info!("for a first test, get a token with: {tool} token --read chat --write chat");
 }
 
-/// Returns the command that runs `philotectl`: its name if it is installed, or cargo in a build directory.
-fn philotectl() -> &'static str {
+/// Returns the command that runs `philotectl`: its name if it is installed, or cargo in a build directory. An instance is
+/// controlled with `--instance`.
+fn philotectl(admin_socket: Option<&std::path::Path>) -> String {
     let built = std::env::current_exe().is_ok_and(|path| {
         let mut parents = path.ancestors().skip(1);
         parents.any(|parent| parent.join("CACHEDIR.TAG").exists())
     });
-    if built { "cargo run --release --bin philotectl --" } else { "philotectl" }
+    let program = if built { "cargo run --release --bin philotectl --" } else { "philotectl" };
+    match admin_socket.and_then(admin::instance::Instance::of_socket) {
+        Some(instance) => format!("{program} --instance {instance}"),
+        None => program.to_owned(),
+    }
 }
 
 fn format(settings: &Settings) -> log::Format {

@@ -1,11 +1,12 @@
 //! The admin socket, on which `philotectl`, `jane` and `curl` control a running daemon.
 //!
 //! [`api`] defines the JSON documents. [`server`] serves them on its own thread, and calls the daemon through
-//! [`Control`]. [`client`] sends requests. [`path`] finds the socket for both.
+//! [`Control`]. [`client`] sends requests. [`path`] finds the socket for both, and [`instance`] those of further daemons.
 
 pub mod api;
 pub mod client;
 mod commands;
+pub mod instance;
 pub mod path;
 pub mod server;
 pub mod socket;

@@ -13,7 +13,7 @@ use socket2::{Domain, SockAddr, Type};
 /// The most clients that wait in the kernel while the server has as many as it accepts.
 const BACKLOG: i32 = 128;
 /// Linux allows 107 bytes, and the socket's temporary name is four bytes longer than its final one.
-const LONGEST_PATH: usize = 103;
+pub(super) const LONGEST_PATH: usize = 103;
 
 /// Why the admin socket could not be created.
 #[derive(Debug)]

@@ -7,10 +7,13 @@ use clap::builder::PossibleValuesParser;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
 use super::actions::{DisconnectArgs, LevelArgs, PublishArgs};
+use super::complete;
 use super::follow::EventsArgs;
 use super::lists::{ChannelsArgs, ConnectionsArgs, RefusedArgs, Watch};
 use super::top::TopArgs;
 use super::values::positive;
+use crate::admin::instance::Instance;
+use crate::admin::path;
 use crate::bench::Options;
 use crate::completions::Shell;
 use crate::token::ApiRight;
@@ -28,6 +31,10 @@ pub(super) struct Arguments {
     /// /run/philote/admin.sock, $XDG_RUNTIME_DIR/philote/admin.sock and admin.sock in the state directory]
     #[arg(long, global = true, value_name = "PATH", help_heading = COMMON)]
     pub(super) socket: Option<PathBuf>,
+    /// The daemon of philote@NAME.service, whose admin socket is /run/philote@NAME/admin.sock
+    #[arg(long, global = true, value_name = "NAME", conflicts_with = "socket", help_heading = COMMON,
+          add = complete::instances())]
+    pub(super) instance: Option<Instance>,
     /// Print one JSON document, with times in RFC 3339 UTC, sizes in bytes and durations in seconds
     #[arg(long, global = true, help_heading = COMMON)]
     pub(super) json: bool,
@@ -36,6 +43,18 @@ pub(super) struct Arguments {
     pub(super) timeout: Option<Duration>,
     #[command(subcommand)]
     pub(super) command: Command,
+}
+
+impl Arguments {
+    /// Returns the admin socket that the command line names.
+    pub(super) fn named(&self) -> Option<PathBuf> {
+        self.socket.clone().or_else(|| self.instance.as_ref().map(Instance::socket))
+    }
+
+    /// Returns whether the command line or the environment chooses a daemon.
+    pub(super) fn chooses_one(&self) -> bool {
+        self.named().is_some() || std::env::var_os(path::ENVIRONMENT).is_some_and(|value| !value.is_empty())
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -48,6 +67,8 @@ pub(super) enum Command {
         #[command(flatten)]
         watch: Watch,
     },
+    /// List the daemons on this machine; also philotectl without a command if there are several
+    Instances,
     /// List open connections, or closed connections and rejected requests with the reason
     Connections(ConnectionsArgs),
     /// List the channels that have readers

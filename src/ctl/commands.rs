@@ -1,5 +1,6 @@
 //! The commands: their requests, and the text of the answers.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Read};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -7,7 +8,7 @@ use serde::Serialize;
 
 use super::args::{Arguments, Command, Secret, Token};
 use super::print::{Facts, bytes, count, in_json, list, many};
-use super::{Complaint, Exit, PROGRAM, Report, actions, bench, cluster, follow, lists, top};
+use super::{Complaint, Exit, PROGRAM, Report, actions, bench, cluster, follow, instances, lists, top};
 use crate::admin::api::{
     ClusterStatus, Hidden, InspectRequest, Inspection, IssuedToken, Reloaded, SecretChanged, SecretSet,
     Secrets, Status, Timestamp, TokenRequest,
@@ -34,7 +35,7 @@ pub(super) fn run(arguments: &Arguments, style: Style) -> Result<Report, Complai
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
         Complaint { message: format!("cannot start: {error}"), hint: None, exit: Exit::Failed }
     })?;
-    let paths = path::for_client(arguments.socket.clone(), |name| std::env::var_os(name));
+    let paths = path::for_client(arguments.named(), |name| std::env::var_os(name));
     let client = |usual| Client::new(paths.clone(), arguments.timeout.unwrap_or(usual));
     let json = arguments.json;
     // These use the thread alone.
@@ -54,6 +55,9 @@ pub(super) fn run(arguments: &Arguments, style: Style) -> Result<Report, Complai
                     Some(aside) => Report { aside: Some(aside), exit: Exit::Failed, ..report },
                     None => report,
                 }
+            }
+            Command::Instances => {
+                instances::list(arguments, arguments.timeout.unwrap_or(ANSWER), style).await?
             }
             Command::Connections(args) => lists::connections(&client(ANSWER), args, json, style).await?,
             Command::Channels(args) => lists::channels(&client(ANSWER), args, json, style).await?,
@@ -411,7 +415,7 @@ async fn wait_ready(paths: &[std::path::PathBuf], within: Duration) -> Result<im
         };
         if start.elapsed() + READY_PAUSE >= within {
             let within = span(within);
-            let hint = error.hint().map(str::to_owned);
+            let hint = error.hint().map(Cow::into_owned);
             let message = format!("not ready within {within}: {error}");
             return Err(Complaint { message, hint, exit: Exit::TimedOut });
         }

@@ -7,6 +7,7 @@ use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 
 use crate::admin::api::{ChannelQuery, ConnectionQuery, RefusedQuery};
 use crate::admin::client::{Client, Error};
+use crate::admin::instance::Instance;
 use crate::admin::path;
 use crate::escape::{escape, is_invisible};
 
@@ -50,6 +51,14 @@ pub(super) fn connections() -> ArgValueCompleter {
                 .collect())
         });
         candidates(ids, typed)
+    })
+}
+
+/// Completes names of instances.
+pub(super) fn instances() -> ArgValueCompleter {
+    ArgValueCompleter::new(|typed: &OsStr| {
+        let names = Instance::running().0.iter().map(|instance| (instance.to_string(), None)).collect();
+        candidates(names, typed)
     })
 }
 

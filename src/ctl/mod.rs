@@ -7,6 +7,7 @@ mod cluster;
 mod commands;
 mod complete;
 mod follow;
+mod instances;
 mod lists;
 mod print;
 
@@ -14,6 +15,7 @@ mod table;
 mod top;
 mod values;
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -26,7 +28,7 @@ use crate::admin::path;
 use crate::completions;
 use crate::escape::escape_json;
 use crate::terminal::{self, Style};
-use args::Arguments;
+use args::{Arguments, Command};
 
 /// The name of the program.
 const PROGRAM: &str = "philotectl";
@@ -85,7 +87,7 @@ impl From<Error> for Complaint {
             Error::Refused(failure) if failure.code == Code::BadRequest => Exit::Usage,
             _ => Exit::Failed,
         };
-        Self { message: error.to_string(), hint: error.hint().map(str::to_owned), exit }
+        Self { message: error.to_string(), hint: error.hint().map(Cow::into_owned), exit }
     }
 }
 
@@ -93,14 +95,16 @@ impl From<Error> for Complaint {
 #[must_use]
 pub fn main() -> ExitCode {
     completions::answer_shell::<Arguments>(PROGRAM);
-    let arguments = match Arguments::try_parse() {
+    let arguments = match Arguments::try_parse().or_else(|error| several().ok_or(error)) {
         Ok(arguments) => arguments,
         Err(error) => return terminal::usage(&error, PROGRAM),
     };
     let exit = match run(&arguments, Style::of(&io::stdout())) {
         Ok(exit) => exit,
         Err(complaint) => {
-            terminal::complain(&complaint.message, complaint.hint.as_deref());
+            let instances =
+                (complaint.exit == Exit::NotRunning).then(|| instances::hint(&arguments)).flatten();
+            terminal::complain(&complaint.message, instances.or(complaint.hint).as_deref());
             complaint.exit
         }
     };
@@ -108,9 +112,21 @@ pub fn main() -> ExitCode {
     exit.into()
 }
 
+/// Returns the command `instances` for a command line without a word, if several daemons run. Otherwise it gets the help.
+fn several() -> Option<Arguments> {
+    if std::env::args_os().len() > 1 {
+        return None;
+    }
+    let arguments = Arguments::try_parse_from([PROGRAM, "instances"]).ok()?;
+    instances::are_several(&arguments).then_some(arguments)
+}
+
 /// Says which daemon has answered if several run here and none was named, for instance a system's and one's own.
 fn tell_of_others(arguments: &Arguments) {
-    let paths = path::for_client(arguments.socket.clone(), |name| std::env::var_os(name));
+    if matches!(arguments.command, Command::Instances) {
+        return;
+    }
+    let paths = path::for_client(arguments.named(), |name| std::env::var_os(name));
     let client = Client::new(paths, Duration::ZERO);
     if let Some((reached, others)) = client.others() {
         let others: Vec<_> = others.iter().map(|path| path.display().to_string()).collect();

@@ -1,5 +1,6 @@
 //! jane's errors: their sentences, and whether reconnecting can help.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 
@@ -85,22 +86,21 @@ impl Error {
     }
 
     /// Returns what to do about it, if known; `advice` if the server rejected the token.
-    pub(super) fn hint<'a>(&'a self, advice: &'a str) -> Option<&'a str> {
-        match self {
-            Self::Refused { status: 401, .. } | Self::Closed { code: 4401, .. } => Some(advice),
+    pub(super) fn hint<'a>(&'a self, advice: &'a str) -> Option<Cow<'a, str>> {
+        let hint = match self {
+            Self::Refused { status: 401, .. } | Self::Closed { code: 4401, .. } => advice,
             Self::Connect { .. } | Self::TimedOut { .. } => {
-                Some("check that the server is running, and -p HOST:PORT")
+                "check that the server is running, and -p HOST:PORT"
             }
-            Self::NotWebSocket { .. } => Some("check -p HOST:PORT; a server with TLS needs -secure"),
-            Self::Tls { .. } => {
-                Some("a server without TLS needs no -secure; --ca FILE trusts your own authority")
-            }
+            Self::NotWebSocket { .. } => "check -p HOST:PORT; a server with TLS needs -secure",
+            Self::Tls { .. } => "a server without TLS needs no -secure; --ca FILE trusts your own authority",
             Self::NoToken(
                 client::Error::SwitchedOff | client::Error::NotRunning { .. } | client::Error::Dead { .. },
-            ) => Some("use the server's secret with -S FILE, or a token with -t TOKEN"),
-            Self::NoToken(error) => error.hint(),
-            _ => None,
-        }
+            ) => "use the server's secret with -S FILE, or a token with -t TOKEN",
+            Self::NoToken(error) => return error.hint(),
+            _ => return None,
+        };
+        Some(hint.into())
     }
 
     /// The error for the end of a connection, with or without a Close frame.

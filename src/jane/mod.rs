@@ -70,7 +70,7 @@ pub fn main() -> ExitCode {
     });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&error, error.hint(source.advice())),
+        Err(error) => failed(&error, error.hint(source.advice()).as_deref()),
     }
 }
 

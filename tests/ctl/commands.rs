@@ -12,7 +12,8 @@ use crate::fake::{Daemon, SECRET, TOKEN, gate};
 use crate::process::{Ended, philotectl, run};
 use crate::terminal::OnTerminal;
 
-pub(crate) const EVERY_COMMAND: [&str; 20] = [
+pub(crate) const EVERY_COMMAND: [&str; 21] = [
+    "instances",
     "status",
     "status --max-used 80%",
     "channels --sort rate --limit 5",

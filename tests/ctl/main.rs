@@ -4,6 +4,7 @@
 
 mod commands;
 mod fake;
+mod instances;
 mod lists;
 mod manual;
 #[allow(unreachable_pub, reason = "shared with the other tests")]

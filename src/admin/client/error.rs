@@ -1,10 +1,12 @@
 //! The errors of the client of the admin socket.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::admin::api::Failure;
+use crate::admin::instance::unit;
 use crate::timestamp::span;
 
 /// The version of this program.
@@ -105,20 +107,25 @@ impl std::error::Error for Error {
 impl Error {
     /// Returns what to do about it, if known.
     #[must_use]
-    pub fn hint(&self) -> Option<&str> {
-        match self {
-            Self::SwitchedOff => Some(
-                "give it a socket with PHILOTE_ADMIN_SOCKET=/path/to.sock; without one, SIGHUP reloads it",
-            ),
-            Self::NotRunning { .. } | Self::Dead { .. } => Some("start it: sudo systemctl start philote"),
-            Self::PermissionDenied { .. } => {
-                Some("join its group: sudo usermod -aG philote $USER, then log in again")
+    pub fn hint(&self) -> Option<Cow<'_, str>> {
+        let hint = match self {
+            Self::NotRunning { path } | Self::Dead { path } => {
+                return Some(format!("start it: sudo systemctl start {}", unit(path)).into());
             }
-            Self::TimedOut { .. } | Self::Gone { .. } => Some("see its log: journalctl -u philote"),
-            Self::OtherVersion { .. } => Some("restart it after an upgrade: sudo systemctl restart philote"),
-            Self::NotPhilote { .. } => Some("name its socket: --socket PATH or PHILOTE_ADMIN_SOCKET"),
-            Self::Refused(failure) => failure.hint.as_deref(),
-            Self::Io { .. } => None,
-        }
+            Self::TimedOut { path, .. } | Self::Gone { path } => {
+                return Some(format!("see its log: journalctl -u {}", unit(path)).into());
+            }
+            Self::SwitchedOff => {
+                "give it a socket with PHILOTE_ADMIN_SOCKET=/path/to.sock; without one, SIGHUP reloads it"
+            }
+            Self::PermissionDenied { .. } => {
+                "join its group: sudo usermod -aG philote $USER, then log in again"
+            }
+            Self::OtherVersion { .. } => "restart it after an upgrade: sudo systemctl restart philote",
+            Self::NotPhilote { .. } => "name its socket: --socket PATH or PHILOTE_ADMIN_SOCKET",
+            Self::Refused(failure) => failure.hint.as_deref()?,
+            Self::Io { .. } => return None,
+        };
+        Some(hint.into())
     }
 }
