@@ -1,13 +1,14 @@
-"""Writes a container image as an OCI archive: image.py PROGRAMS VERSION EPOCH FILE, where PROGRAMS contains the static
-programs and the licences.
+"""Writes a container image as an OCI archive: image.py DIRECTORY VERSION EPOCH FILE, where DIRECTORY contains the static
+programs and the licences, for each processor in a directory with its name, such as x86_64. An engine picks the one for its
+machine.
 
 The image contains only the two programs, their licences and an account. The same input gives the same bytes.
 """
-import gzip, hashlib, io, json, platform, sys, tarfile, time
+import gzip, hashlib, io, json, os, sys, tarfile, time
 
 USER = 65532
 HEALTH = ["CMD", "/usr/bin/philotectl", "wait-ready", "--timeout", "2s"]
-ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def member(tar, name, content=None, mode=0o755, owner=0, epoch=0):
@@ -39,20 +40,22 @@ def layer(programs, epoch):
     return raw.getvalue()
 
 
-def main(programs, version, epoch, path):
-    epoch = int(epoch)
-    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch))
-    raw = layer(programs, epoch)
-    blobs = {}
+class Blobs(dict):
+    """The files of the archive, by their digests."""
 
-    def blob(content, kind, **more):
+    def add(self, content, kind, **more):
         digest = hashlib.sha256(content).hexdigest()
-        blobs[digest] = content
+        self[digest] = content
         return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": f"sha256:{digest}", "size": len(content), **more}
 
+
+def image(blobs, programs, architecture, version, epoch):
+    """Adds the image for one architecture, and returns its descriptor."""
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch))
+    raw = layer(programs, epoch)
     config = {
         "created": created,
-        "architecture": ARCHITECTURE,
+        "architecture": architecture,
         "os": "linux",
         "config": {
             "User": f"{USER}:{USER}",
@@ -78,18 +81,28 @@ def main(programs, version, epoch, path):
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(raw).hexdigest()}"]},
         "history": [{"created": created, "created_by": "packaging/build --image"}],
     }
-    compressed = gzip.compress(raw, mtime=0)
     manifest = {
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": blob(json.dumps(config).encode(), "config.v1+json"),
-        "layers": [blob(compressed, "layer.v1.tar+gzip")],
+        "config": blobs.add(json.dumps(config).encode(), "config.v1+json"),
+        "layers": [blobs.add(gzip.compress(raw, mtime=0), "layer.v1.tar+gzip")],
     }
+    platform = {"os": "linux", "architecture": architecture}
+    return blobs.add(json.dumps(manifest).encode(), "manifest.v1+json", platform=platform)
+
+
+def main(directory, version, epoch, path):
+    epoch, blobs = int(epoch), Blobs()
+    images = [
+        image(blobs, f"{directory}/{machine}", ARCHITECTURES[machine], version, epoch) for machine in sorted(os.listdir(directory))
+    ]
+    index = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": images}
+    # The reference names the index of all architectures.
     annotations = {"org.opencontainers.image.ref.name": version}
-    index = {"schemaVersion": 2, "manifests": [blob(json.dumps(manifest).encode(), "manifest.v1+json", annotations=annotations)]}
+    top = {"schemaVersion": 2, "manifests": [blobs.add(json.dumps(index).encode(), "index.v1+json", annotations=annotations)]}
     with tarfile.open(path, "w") as tar:
         member(tar, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}', 0o644, epoch=epoch)
-        member(tar, "index.json", json.dumps(index).encode(), 0o644, epoch=epoch)
+        member(tar, "index.json", json.dumps(top).encode(), 0o644, epoch=epoch)
         for name in ("blobs", "blobs/sha256"):
             member(tar, name, epoch=epoch)
         for digest, content in sorted(blobs.items()):

@@ -1,4 +1,6 @@
-"""Prints the licences of the crates that are linked into the programs, according to cargo. The same crates give the same bytes."""
+"""Prints the licences of the crates that are linked into the programs, according to cargo: notices.py TARGET, where TARGET is
+rustc's name of the platform. The same crates give the same bytes.
+"""
 import json, pathlib, re, subprocess, sys
 
 LICENCE = re.compile(r"(licen[cs]e|copying|copyright|notice|unlicense)([-._].*)?", re.IGNORECASE)
@@ -18,11 +20,10 @@ def cargo(*words):
     return subprocess.run(["cargo", *words, "--locked"], check=True, capture_output=True, text=True).stdout
 
 
-def linked():
+def linked(target):
     """Returns the crates that are linked into the programs, without those of tests and those that run at compile time."""
-    host = subprocess.run(["rustc", "--print", "host-tuple"], check=True, capture_output=True, text=True).stdout.strip()
-    packages = json.loads(cargo("metadata", "--format-version", "1", "--filter-platform", host))["packages"]
-    tree = cargo("tree", "--edges", "normal,no-proc-macro", "--prefix", "none", "--format", "{p}")
+    packages = json.loads(cargo("metadata", "--format-version", "1", "--filter-platform", target))["packages"]
+    tree = cargo("tree", "--target", target, "--edges", "normal,no-proc-macro", "--prefix", "none", "--format", "{p}")
     names = {tuple(line.split()[:2]) for line in tree.splitlines()}
     found = [package for package in packages if (package["name"], "v" + package["version"]) in names]
     if len(found) != len(names):
@@ -42,9 +43,9 @@ def texts(package):
         yield "\n".join(line.rstrip() for line in lines).strip("\n")
 
 
-def main():
+def main(target):
     numbers, entries = {}, []
-    for package in linked():
+    for package in linked(target):
         own = [numbers.setdefault(text, len(numbers) + 1) for text in dict.fromkeys(texts(package))]
         if not own and not package["license"]:
             sys.exit(f"notices.py: {package['name']} {package['version']} has no licence")
@@ -57,4 +58,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

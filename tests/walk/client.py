@@ -1,6 +1,7 @@
-"""A WebSocket client with Python's standard library only, for tests/system: `talk` once, or generate `traffic`.
+"""A WebSocket client with Python's standard library only, for tests/system: `talk` once, wait for the `next` message or to be `closed`, or generate
+`traffic`.
 
-client.py talk|traffic ADDRESS [AUTHORITY], with a token on standard input. ADDRESS is HOST:PORT or unix:PATH. With the
+client.py talk|next|closed|traffic ADDRESS [AUTHORITY], with a token on standard input. ADDRESS is HOST:PORT or unix:PATH. With the
 certificate AUTHORITY the connection uses TLS.
 """
 import base64, json, os, signal, socket, ssl, struct, sys, threading
@@ -76,6 +77,14 @@ def talk(server, token):
     print(reader.receive()[1]["data"])
 
 
+def follow(server, token):
+    """Prints a line when it is connected, and the next message, or the code with which the server closes the connection."""
+    client = Client(server, token)
+    print("connected", flush=True)
+    kind, content = client.receive()
+    print(content if kind == 8 else content["data"], flush=True)
+
+
 def traffic(server, token):
     """Runs until SIGTERM: connections that stay and reconnect when told to, and others that open and close all the time."""
     lock, stop = threading.Lock(), threading.Event()
@@ -133,4 +142,4 @@ def traffic(server, token):
 if __name__ == "__main__":
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     mode, server = sys.argv[1], (sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else None)
-    {"talk": talk, "traffic": traffic}[mode](server, sys.stdin.readline().strip())
+    {"talk": talk, "next": follow, "closed": follow, "traffic": traffic}[mode](server, sys.stdin.readline().strip())
