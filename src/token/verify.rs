@@ -1,8 +1,11 @@
 //! Verifies a token: selects the keys by its header, checks the signature, then the claims.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
-use jsonwebtoken::errors::ErrorKind;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::Algorithm;
 use serde::Deserialize;
 use serde::de::Deserializer;
 
@@ -62,38 +65,85 @@ pub fn verify_in_frame(
 /// Only keys for the token's algorithm are tried, so a public key is never used as a secret. A `kid` selects among public
 /// keys; without one, all of them are tried.
 fn decode(token: &str, keys: &Keys) -> Result<(RawClaims, Arc<Key>), TokenError> {
-    let header = jsonwebtoken::decode_header(token).map_err(|_| diagnose_header(token, keys))?;
-    if header.crit.is_some() {
+    let Some(parts) = Parts::of(token) else { return Err(diagnose_header(token, keys)) };
+    let known = LAST_HEADER.take().filter(|known| *known.text == *parts.header);
+    let header = known.map_or_else(|| Header::of(&parts), Ok).map_err(|_| diagnose_header(token, keys))?;
+    let decoded = decode_with(&header, &parts, keys);
+    if header.text.len() <= LONGEST_KNOWN_HEADER {
+        LAST_HEADER.set(Some(header));
+    }
+    decoded
+}
+
+/// The parts of a token, in base64url.
+struct Parts<'a> {
+    token: &'a str,
+    header: &'a str,
+    payload: &'a str,
+    signature: &'a str,
+    /// What the signature is made of: the header and the payload.
+    signed: &'a str,
+}
+
+impl Parts<'_> {
+    fn of(token: &str) -> Option<Parts<'_>> {
+        let (signed, signature) = token.rsplit_once('.')?;
+        let (header, payload) = signed.rsplit_once('.')?;
+        Some(Parts { token, header, payload, signature, signed })
+    }
+}
+
+/// The longest header, in base64url, that is remembered: that of usual tokens, with a `kid`.
+const LONGEST_KNOWN_HEADER: usize = 256;
+
+thread_local! {
+    /// The last header that was decoded: a backend gives all its tokens the same one.
+    static LAST_HEADER: Cell<Option<Header>> = const { Cell::new(None) };
+}
+
+/// The header of a token, as text and decoded.
+struct Header {
+    text: Box<str>,
+    algorithm: Algorithm,
+    kid: Option<String>,
+    is_critical: bool,
+}
+
+impl Header {
+    fn of(parts: &Parts<'_>) -> Result<Header, jsonwebtoken::errors::Error> {
+        let jsonwebtoken::Header { alg, kid, crit, .. } = jsonwebtoken::decode_header(parts.token)?;
+        Ok(Header { text: parts.header.into(), algorithm: alg, kid, is_critical: crit.is_some() })
+    }
+}
+
+/// Does what [`decode`] does with the decoded header.
+fn decode_with(header: &Header, parts: &Parts<'_>, keys: &Keys) -> Result<(RawClaims, Arc<Key>), TokenError> {
+    if header.is_critical {
         return Err(TokenError::Critical);
     }
-    let kid = header.kid.as_deref();
-    let mut candidates = keys.candidates(kid, header.alg).peekable();
+    let mut candidates = keys.candidates(header.kid.as_deref(), header.algorithm).peekable();
     if candidates.peek().is_none() {
-        let known_algorithm = keys.candidates(None, header.alg).next().is_some();
+        let known_algorithm = keys.candidates(None, header.algorithm).next().is_some();
         return Err(if known_algorithm {
             TokenError::UnknownKey
         } else {
             TokenError::Algorithm(keys.algorithms())
         });
     }
-    // decode_header has checked that there are two dots.
-    let (signed, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
     for key in candidates {
         // decode() of the library would parse the header twice more, and the claims once more.
-        let verified = jsonwebtoken::crypto::verify(signature, signed.as_bytes(), key.decoding(), header.alg);
-        if verified.map_err(|_| TokenError::Malformed)? {
-            return Ok((claims(token)?, key.clone()));
+        let verified = key.verifies(header.algorithm, parts.signed, parts.signature);
+        if verified.ok_or(TokenError::Malformed)? {
+            return Ok((claims(parts)?, key.clone()));
         }
     }
     Err(TokenError::BadSignature)
 }
 
 /// Decodes the claims of a token whose signature is valid.
-fn claims(token: &str) -> Result<RawClaims, TokenError> {
-    jsonwebtoken::dangerous::insecure_decode_claims(token).map_err(|error| match error.kind() {
-        ErrorKind::Json(_) => diagnose(token),
-        _ => TokenError::Malformed,
-    })
+fn claims(parts: &Parts<'_>) -> Result<RawClaims, TokenError> {
+    let json = URL_SAFE_NO_PAD.decode(parts.payload).map_err(|_| TokenError::Malformed)?;
+    serde_json::from_slice(&json).map_err(|_| diagnose(parts.token))
 }
 
 /// The known claims, before they are checked.
