@@ -1,7 +1,10 @@
 //! One line for each connection that is opened, closed or rejected. When there are many, a summary replaces most lines.
 
+use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use uuid::Uuid;
 
 #[cfg(test)]
 mod tests;
@@ -24,11 +27,11 @@ pub const MAX_LOGGED_SUBJECT_BYTES: usize = 128;
 #[derive(Clone, Copy, Debug)]
 pub struct Opened<'a> {
     /// Its id.
-    pub connection: &'a str,
+    pub connection: Uuid,
     /// The `sub` of its token.
     pub subject: Option<&'a str>,
     /// The client's address.
-    pub address: &'a str,
+    pub address: SocketAddr,
 }
 
 /// Logs connections that are opened, closed or rejected, at level info. It keeps at most one line of each kind and one
@@ -72,9 +75,9 @@ impl ConnectionLog {
     /// Logs that a connection was accepted.
     pub fn opened(&self, opened: &Opened<'_>, now: Instant) {
         self.add(Kind::Opened, now, || Line {
-            connection: Some(opened.connection.to_owned()),
+            connection: Some(opened.connection),
             subject: opened.subject.map(printable_subject),
-            address: opened.address.to_owned(),
+            address: opened.address,
             ended: None,
         });
     }
@@ -83,9 +86,9 @@ impl ConnectionLog {
     pub fn closed(&self, record: &ClosedRecord, now: Instant) {
         let kind = if record.connection.is_some() { Kind::Closed } else { Kind::Rejected };
         self.add(kind, now, || Line {
-            connection: record.connection.map(|id| id.to_string()),
+            connection: record.connection,
             subject: record.subject.as_deref().filter(|_| record.verified).map(printable_subject),
-            address: record.address.to_string(),
+            address: record.address,
             ended: Some(ClosedRecord {
                 sentence: printable(&record.sentence, MAX_TEXT_BYTES).into(),
                 ..record.clone()
@@ -181,9 +184,9 @@ impl Window {
 /// The data of a line, which may be written later.
 #[derive(Debug)]
 struct Line {
-    connection: Option<String>,
+    connection: Option<Uuid>,
     subject: Option<String>,
-    address: String,
+    address: SocketAddr,
     /// The record of a closed connection or rejected request.
     ended: Option<ClosedRecord>,
 }
@@ -199,9 +202,9 @@ impl Line {
         let closed = self.ended.as_ref().filter(|ended| ended.connection.is_some());
         tracing::info!(
             event = kind.name(),
-            connection = self.connection,
+            connection = self.connection.map(|id| id.to_string()),
             subject = self.subject,
-            address = self.address,
+            address = self.address.to_string(),
             reason = self.ended.as_ref().map(|ended| ended.reason),
             code = closed.map(|ended| ended.code),
             status = rejected.map(|ended| ended.code),
@@ -219,7 +222,7 @@ impl Line {
     /// Formats `closed ID of "SUBJECT" from ADDRESS: SENTENCE (CODE, open 5 min 3 s, ...)`.
     fn sentence(&self, kind: Kind) -> String {
         let mut text = kind.name().to_owned();
-        if let Some(connection) = &self.connection {
+        if let Some(connection) = self.connection {
             text += &format!(" {connection}");
         }
         if let Some(subject) = &self.subject {

@@ -9,6 +9,10 @@ fn records(log: impl FnOnce()) -> Vec<serde_json::Value> {
     tests::records(tracing::level_filters::LevelFilter::INFO, log)
 }
 
+fn opened_by<'a>(subject: Option<&'a str>, address: &str) -> Opened<'a> {
+    Opened { connection: Uuid::nil(), subject, address: address.parse().unwrap() }
+}
+
 fn reject(reason: &'static str, address: &str, log: &ConnectionLog, now: Instant) {
     log.closed(&tests::rejection(reason, address), now);
 }
@@ -21,7 +25,7 @@ fn messages(log: impl FnOnce()) -> Vec<String> {
 fn a_line_has_the_client_the_reason_and_the_traffic() {
     let (log, now) = (ConnectionLog::default(), Instant::now());
     let records = records(|| {
-        log.opened(&Opened { connection: "7d9f", subject: None, address: "[::1]:5" }, now);
+        log.opened(&opened_by(None, "[::1]:5"), now);
         let record = ClosedRecord {
             connection: Some(Uuid::nil()),
             subject: Some("ann".into()),
@@ -43,7 +47,7 @@ fn a_line_has_the_client_the_reason_and_the_traffic() {
     assert_eq!(
         messages,
         [
-            "opened 7d9f from [::1]:5",
+            "opened 00000000-0000-0000-0000-000000000000 from [::1]:5",
             "closed 00000000-0000-0000-0000-000000000000 of \"ann\" from [::1]:5: its queue is full \
              (4413, open 5 min 3 s, in 12 messages of 1,234 bytes, out 3,456 of 1,234,567)",
             "refused 10.0.0.1:6: no (401)",
@@ -61,10 +65,14 @@ fn a_subject_cannot_forge_a_line_or_the_address_and_is_cut() {
     let (log, now) = (ConnectionLog::default(), Instant::now());
     let long = format!("x\" from 9.9.9.9:1\n\x1b{}", "y".repeat(1000));
     let records = records(|| {
-        log.opened(&Opened { connection: "7d9f", subject: Some(&long), address: "[::1]:5" }, now);
+        log.opened(&opened_by(Some(&long), "[::1]:5"), now);
     });
     let message = records[0]["message"].as_str().unwrap();
-    assert!(message.starts_with(r#"opened 7d9f of "x\" from 9.9.9.9:1\n\u{1b}yyy"#), "{message}");
+    assert!(
+        message
+            .starts_with(r#"opened 00000000-0000-0000-0000-000000000000 of "x\" from 9.9.9.9:1\n\u{1b}yyy"#),
+        "{message}"
+    );
     assert!(message.ends_with("y…\" from [::1]:5"), "{message}");
     let subject = records[0]["subject"].as_str().unwrap();
     assert_eq!(subject.len(), MAX_LOGGED_SUBJECT_BYTES + '…'.len_utf8());
@@ -107,7 +115,7 @@ fn few_lines_need_no_summary() {
         for second in 0..60 {
             let now = start + Duration::from_secs(second);
             reject("origin", "10.0.0.1:1", &log, now);
-            log.opened(&Opened { connection: "7d9f", subject: None, address: "[::1]:5" }, now);
+            log.opened(&opened_by(None, "[::1]:5"), now);
             log.tick(now);
         }
     });
@@ -121,14 +129,18 @@ fn a_window_ends_without_a_tick() {
     let messages = messages(|| {
         for number in 0..=FULL_LINES {
             let address = format!("10.0.0.1:{number}");
-            log.opened(&Opened { connection: "a", subject: None, address: &address }, start);
+            log.opened(&opened_by(None, &address), start);
         }
-        log.opened(&Opened { connection: "b", subject: None, address: "10.0.0.2:1" }, start + WINDOW);
+        log.opened(&opened_by(None, "10.0.0.2:1"), start + WINDOW);
         log.finish(start + WINDOW);
     });
     assert_eq!(
         messages[FULL_LINES as usize..],
-        ["opened a from 10.0.0.1:20", "opened 21 in 10 s", "opened b from 10.0.0.2:1"]
+        [
+            "opened 00000000-0000-0000-0000-000000000000 from 10.0.0.1:20",
+            "opened 21 in 10 s",
+            "opened 00000000-0000-0000-0000-000000000000 from 10.0.0.2:1",
+        ]
     );
 }
 

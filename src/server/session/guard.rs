@@ -79,11 +79,7 @@ impl ConnectionGuard {
         server.heartbeats.watch(&connection, expires, server);
         server.counters.accepted.fetch_add(1, Relaxed);
         let claims = connection.claims();
-        let opened = Opened {
-            connection: &connection.id().to_string(),
-            subject: claims.subject.as_deref(),
-            address: &address.to_string(),
-        };
+        let opened = Opened { connection: connection.id(), subject: claims.subject.as_deref(), address };
         server.log.opened(&opened, Instant::now());
         server.events.tell(|| {
             Event::Connected(Arc::new(Connected {
