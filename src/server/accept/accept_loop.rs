@@ -27,6 +27,9 @@ pub async fn run(server: Arc<Server>, socket: impl Into<ListeningSocket>) {
     let socket = socket.into();
     let mut warned: Option<Instant> = None;
     let mut life = server.accept_loops.enter();
+    // Connections inherit it, which saves a system call for each.
+    let mut user_timeout = user_timeout_of(&server);
+    socket.set_user_timeout(user_timeout);
     loop {
         let accepted = async {
             let (stream, address) = socket.accept().await?;
@@ -47,6 +50,12 @@ pub async fn run(server: Arc<Server>, socket: impl Into<ListeningSocket>) {
         };
         match accepted {
             Ok((stream, address, Ok(waiting))) => {
+                let wanted = user_timeout_of(&server);
+                if wanted != user_timeout {
+                    user_timeout = wanted;
+                    socket.set_user_timeout(wanted);
+                    stream.set_user_timeout(wanted);
+                }
                 tokio::spawn(greet(server.clone(), stream, address, socket.protocols, waiting));
             }
             Ok((stream, address, Err(rejection))) => {
@@ -64,6 +73,12 @@ pub async fn run(server: Arc<Server>, socket: impl Into<ListeningSocket>) {
             }
         }
     }
+}
+
+/// How long a client may confirm nothing of what was sent: twice as long as the heartbeat takes to notice its silence.
+fn user_timeout_of(server: &Server) -> Duration {
+    let websocket = &server.live().settings.websocket;
+    2 * (websocket.ping_interval + websocket.pong_timeout)
 }
 
 /// Returns whether an error of accept(2) is that of the connection, which had ended before it was accepted. The next one

@@ -4,11 +4,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
-use super::stream::Stream;
+use super::stream::{Stream, set_user_timeout};
 use crate::config::Listener;
 use crate::server::http::forwarded::UNIX_PEER;
 
@@ -106,6 +107,13 @@ impl ListeningSocket {
         ListeningSocket { protocols: Protocols { tls, proxy_protocol, api }, ..self }
     }
 
+    /// Sets for the connections that arrive from now on when the system ends them, as [`set_user_timeout`] says.
+    pub(super) fn set_user_timeout(&self, timeout: Duration) {
+        if let Listening::Tcp(listener) = &self.socket {
+            set_user_timeout(listener, timeout);
+        }
+    }
+
     pub(super) async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
         match &self.socket {
             Listening::Tcp(listener) => {
@@ -122,12 +130,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn connections_inherit_tcp_nodelay() {
+    async fn connections_inherit_the_options_of_their_listener() {
         let listener = bind(([127, 0, 0, 1], 0).into()).unwrap();
         let address = listener.local_addr().unwrap();
         let socket = ListeningSocket::from(TcpListener::from_std(listener).unwrap());
+        socket.set_user_timeout(Duration::from_secs(90));
         let _client = std::net::TcpStream::connect(address).unwrap();
         let (Stream::Tcp(stream), _) = socket.accept().await.unwrap() else { panic!("TCP") };
         assert!(stream.nodelay().unwrap());
+        assert_eq!(rustix::net::sockopt::tcp_user_timeout(&stream).unwrap(), 90_000);
     }
 }

@@ -1,6 +1,7 @@
 //! The stream of a connection: TCP, a Unix socket, or TLS over TCP. It is whole for HTTP and in halves for a session.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -17,6 +18,14 @@ use crate::outbox::Sink;
 
 /// The least time after which the system ends a connection: a slow reader may keep its window closed for this long.
 const LEAST_USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Has the system end a TCP connection whose client confirms nothing of what was sent for this time, or keeps its window
+/// closed. Set on a listening socket, it holds for the connections that arrive later.
+pub(super) fn set_user_timeout(socket: impl AsFd, timeout: Duration) {
+    let millis = timeout.max(LEAST_USER_TIMEOUT).as_millis();
+    // Without this option everything works; the heartbeat takes longer if much was sent.
+    let _ = set_tcp_user_timeout(socket, u32::try_from(millis).unwrap_or(u32::MAX));
+}
 
 /// A connection while HTTP is spoken.
 pub(crate) enum Stream {
@@ -58,17 +67,15 @@ impl Stream {
         };
     }
 
-    /// Has the system end a TCP connection whose client confirms nothing of what was sent for this time, or keeps its
-    /// window closed. It is the second line behind the heartbeat, and spares a client that still reads.
+    /// Has the system end a TCP connection as [`set_user_timeout`] says. It is the second line behind the heartbeat, and
+    /// spares a client that still reads.
     pub(crate) fn set_user_timeout(&self, timeout: Duration) {
         let socket = match self {
             Stream::Tcp(stream) => stream,
             Stream::Unix(_) => return,
             Stream::Tls(stream) => stream.tcp(),
         };
-        let millis = timeout.max(LEAST_USER_TIMEOUT).as_millis();
-        // Without this option everything works; the heartbeat takes longer if much was sent.
-        let _ = set_tcp_user_timeout(socket, u32::try_from(millis).unwrap_or(u32::MAX));
+        set_user_timeout(socket, timeout);
     }
 
     /// Returns the two halves that a session works with.

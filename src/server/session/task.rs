@@ -89,8 +89,6 @@ enum Step {
 impl Session {
     /// Takes over the socket after the 101, with the bytes that were read after the request.
     pub(crate) fn new(guard: ConnectionGuard, stream: Stream, read_ahead: &[u8]) -> Session {
-        let websocket = &guard.server().live().settings.websocket;
-        stream.set_user_timeout(2 * (websocket.ping_interval + websocket.pong_timeout));
         let (reader, writer) = stream.into_split();
         guard.connection.received(read_ahead.len(), guard.server().now());
         guard.connection.outbox.attach(writer);
