@@ -32,7 +32,7 @@ impl Admitted {
 /// How a client shows its token.
 pub(crate) enum Shown<'a> {
     /// In the header or the query of its request.
-    InRequest(&'a Credentials),
+    InRequest(&'a Credentials<'a>),
     /// In a message.
     InFrame(&'a str),
 }
@@ -117,7 +117,7 @@ pub(crate) fn verify(live: &Live, token: &str) -> Result<Claims, Rejection> {
 ///
 /// # Errors
 /// The token, or its subject's ban.
-pub(crate) fn authenticate(server: &Server, credentials: &Credentials) -> Result<Claims, Rejection> {
+pub(crate) fn authenticate(server: &Server, credentials: &Credentials<'_>) -> Result<Claims, Rejection> {
     let claims = credentials.verify(&server.live())?;
     check_ban(server, &claims)?;
     Ok(claims)

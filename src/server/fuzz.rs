@@ -22,9 +22,13 @@ use super::Server;
 use super::accept::listener::Protocols;
 use super::accept::proxy_protocol;
 use super::accept::stream::Stream;
-use super::http::connection;
+use super::http::connection::{self, Undecided};
+use super::http::direct;
 use super::http::forwarded::{self, UNIX_PEER};
 use crate::config::{Environment, Overrides, load};
+
+#[cfg(test)]
+mod tests;
 
 /// How long a connection may take that its client has ended.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -59,13 +63,21 @@ fn token() -> String {
     jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap()
 }
 
+/// Which code answers the first request of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// That of the daemon: hyper if the request is none for the short way.
+    Direct,
+    Hyper,
+}
+
 /// Connects, sends the chunks one by one, closes the sending direction, and returns all that was answered.
-fn converse(chunks: impl FnOnce(&str) -> Vec<Vec<u8>>) -> Vec<u8> {
+fn converse(way: Way, chunks: impl FnOnce(&str) -> Vec<Vec<u8>>) -> Vec<u8> {
     SERVER.with(|(runtime, server, token)| {
         let panics = server.counters.panics.load(Relaxed);
         let answer = runtime.block_on(async {
             let (ours, theirs) = UnixStream::pair().unwrap();
-            let task = tokio::spawn(serve(server.clone(), Stream::Unix(theirs)));
+            let task = tokio::spawn(serve(server.clone(), Stream::Unix(theirs), way));
             let answer = tokio::time::timeout(PATIENCE, talk(ours, chunks(token))).await;
             let answer = answer.expect("the connection outlives its client");
             tokio::time::timeout(PATIENCE, task).await.expect("a task is left").expect("no panic");
@@ -76,14 +88,20 @@ fn converse(chunks: impl FnOnce(&str) -> Vec<Vec<u8>>) -> Vec<u8> {
     })
 }
 
-async fn serve(server: Arc<Server>, stream: Stream) {
+async fn serve(server: Arc<Server>, stream: Stream, way: Way) {
     let protocols = Protocols { tls: false, proxy_protocol: false, api: true };
     let deadline = tokio::time::Instant::now() + PATIENCE;
     let Ok(waiting) = server.pending.enter(None, true).await else { return };
-    let waiting = Arc::new(waiting);
-    let session = connection::serve(server, stream, UNIX_PEER, protocols, deadline, &waiting).await;
+    // As the accept loop does: nothing is read before something is there.
+    stream.readable().await;
+    let session = match way {
+        Way::Direct => direct::serve(server, stream, UNIX_PEER, protocols, deadline, waiting).await,
+        Way::Hyper => {
+            let (waiting, nothing) = (Arc::new(waiting), Undecided::default());
+            connection::serve(server, stream, UNIX_PEER, protocols, deadline, waiting, nothing).await
+        }
+    };
     if let Some(session) = session {
-        drop(waiting);
         session.await;
     }
 }
@@ -139,11 +157,56 @@ fn split(mut bytes: &[u8], seed: u8) -> Vec<Vec<u8>> {
     parts
 }
 
-/// A request as raw bytes. `TOKEN` in it stands for a valid token.
+/// A request as raw bytes, answered in both ways. `TOKEN` in it stands for a valid token.
 pub(crate) fn request(data: &[u8]) {
     let Some((seed, text)) = data.split_first() else { return };
-    let answer = converse(|token| split(&replace(text, b"TOKEN", token.as_bytes()), *seed));
-    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1."), "{}", String::from_utf8_lossy(&answer));
+    let [direct, hyper] = outcomes(text, *seed);
+    assert_eq!(direct, hyper, "{}", text.escape_ascii());
+}
+
+/// Returns the outcome of a request without hyper, if it is one for that way, and with it.
+fn outcomes(text: &[u8], seed: u8) -> [Vec<String>; 2] {
+    [Way::Direct, Way::Hyper].map(|way| {
+        let answer = converse(way, |token| split(&replace(text, b"TOKEN", token.as_bytes()), seed));
+        let is_answer = answer.is_empty() || answer.starts_with(b"HTTP/1.");
+        assert!(is_answer, "{}", String::from_utf8_lossy(&answer));
+        outcome(&answer)
+    })
+}
+
+/// Returns what both ways must agree on: the heads of all answers but for the time and the size of what changes with the
+/// server's state, the reasons of rejections, and after an upgrade the kinds of frames and the Close.
+fn outcome(answer: &[u8]) -> Vec<String> {
+    let mut outcome = Vec::new();
+    let text = String::from_utf8_lossy(answer);
+    let is_end = |window: &[u8]| window == b"\r\n\r\n";
+    if text.starts_with("HTTP/1.1 101 ") {
+        let end = answer.windows(4).position(is_end).expect("a head") + 4;
+        let mut frames = &answer[end..];
+        while let Some((first, payload, rest)) = frame(frames) {
+            let shown = if first == 0x88 { payload } else { b"" };
+            outcome.push(format!("frame {first:x} {}", shown.escape_ascii()));
+            frames = rest;
+        }
+        outcome.extend(head_of(&text));
+        return outcome;
+    }
+    for answer in text.split("HTTP/1.").skip(1) {
+        outcome.extend(head_of(answer));
+        if let Some((_, body)) = answer.split_once("\r\n\r\n").filter(|_| answer[2..].starts_with('4')) {
+            outcome.push(body.to_owned());
+        }
+    }
+    outcome
+}
+
+fn head_of(answer: &str) -> impl Iterator<Item = String> {
+    let (head, _) = answer.split_once("\r\n\r\n").unwrap_or_default();
+    let mut lines: Vec<String> = head.split("\r\n").map(str::to_ascii_lowercase).collect();
+    lines.retain(|line| !line.starts_with("date:") && !line.starts_with("content-length:"));
+    // The lines of the two upgrades have another order.
+    lines[1..].sort_unstable();
+    lines.into_iter()
 }
 
 fn replace(text: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
@@ -163,7 +226,7 @@ pub(crate) fn api_body(data: &[u8]) {
     let Some((route, body)) = data.split_first() else { return };
     let route = ["POST /api/publish", "POST /api/disconnect", "GET /api/channels?", "GET /api/connections?"]
         [usize::from(*route) % 4];
-    let answer = converse(|token| {
+    let answer = converse(Way::Direct, |token| {
         let (line, body) = match route.strip_suffix('?') {
             Some(_) => (format!("{route}{}", query(body)), &b""[..]),
             None => (route.to_owned(), body),
@@ -191,7 +254,7 @@ fn query(bytes: &[u8]) -> String {
 pub(crate) fn frames(data: &[u8]) {
     let [flags, seed, rest @ ..] = data else { return };
     let v1 = flags & 1 != 0;
-    let answer = converse(|token| {
+    let answer = converse(Way::Direct, |token| {
         let stream = if flags & 2 != 0 { rest.to_vec() } else { masked(rest, token) };
         let protocol = if v1 { "Sec-WebSocket-Protocol: philote.v1\r\n" } else { "" };
         let head = format!(
@@ -233,16 +296,7 @@ fn masked(mut list: &[u8], token: &str) -> Vec<u8> {
 
 /// What the server sends must be whole frames without a mask; text must be JSON, and a Close must not report its own fault.
 fn check_frames(mut bytes: &[u8]) {
-    while let [first, length, rest @ ..] = bytes {
-        let (length, rest) = match *length {
-            126 => (usize::from(u16::from_be_bytes([rest[0], rest[1]])), &rest[2..]),
-            127 => (u64::from_be_bytes(*rest.first_chunk().unwrap()) as usize, &rest[8..]),
-            short => {
-                assert!(short < 126, "a mask");
-                (usize::from(short), rest)
-            }
-        };
-        let (payload, rest) = rest.split_at(length);
+    while let Some((first, payload, rest)) = frame(bytes) {
         match first {
             0x81 => drop(serde_json::from_slice::<serde_json::Value>(payload).expect("JSON")),
             0x88 => {
@@ -251,11 +305,26 @@ fn check_frames(mut bytes: &[u8]) {
                 assert!(rest.is_empty(), "bytes after the Close");
             }
             0x89 | 0x8a => {}
-            other => assert_eq!(*other, 0x81, "a frame of an unknown kind"),
+            other => assert_eq!(other, 0x81, "a frame of an unknown kind"),
         }
         bytes = rest;
     }
     assert!(bytes.is_empty(), "half a frame");
+}
+
+/// Returns the first byte of a frame from the server, its payload, and what follows it.
+fn frame(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let [first, length, rest @ ..] = bytes else { return None };
+    let (length, rest) = match *length {
+        126 => (usize::from(u16::from_be_bytes([rest[0], rest[1]])), &rest[2..]),
+        127 => (u64::from_be_bytes(*rest.first_chunk().unwrap()) as usize, &rest[8..]),
+        short => {
+            assert!(short < 126, "a mask");
+            (usize::from(short), rest)
+        }
+    };
+    let (payload, rest) = rest.split_at(length);
+    Some((*first, payload, rest))
 }
 
 /// The header of the PROXY protocol, and what follows it.
@@ -275,15 +344,18 @@ pub(crate) fn forwarded(data: &[u8]) {
         let live = server.live();
         let trusted = &live.settings.limits.trusted_proxies;
         let mut headers = HeaderMap::new();
+        let mut lines = Vec::new();
         for line in data.split(|byte| *byte == b'\n') {
             let Some((name, value)) = line.split_first() else { continue };
             let name = if name & 1 == 0 { "x-forwarded-for" } else { "forwarded" };
-            if let Ok(value) = HeaderValue::from_bytes(value) {
-                headers.append(HeaderName::from_static(name), value);
+            if let Ok(text) = HeaderValue::from_bytes(value) {
+                headers.append(HeaderName::from_static(name), text);
+                lines.push(httparse::Header { name, value });
             }
         }
         let client = forwarded::client(UNIX_PEER, &headers, trusted);
         assert_eq!(client.ip(), client.ip().to_canonical());
+        assert_eq!(forwarded::client(UNIX_PEER, &lines[..], trusted), client);
         // From any other peer the headers mean nothing.
         let stranger = SocketAddr::from(([192, 0, 2, 1], 7));
         assert_eq!(forwarded::client(stranger, &headers, trusted), stranger);

@@ -13,7 +13,7 @@ use super::pending::Waiting;
 use super::stream::Stream;
 use super::{proxy_protocol, tls};
 use crate::http;
-use crate::server::http::connection;
+use crate::server::http::direct;
 use crate::server::rejection::Rejection;
 use crate::server::{Server, record};
 use crate::sync::lock;
@@ -163,14 +163,17 @@ async fn listen(
     deadline: tokio::time::Instant,
     waiting: Waiting,
 ) {
-    let waiting = Arc::new(waiting);
-    let (stream, peer) = match Box::pin(open(&server, stream, peer, protocols, deadline, &waiting)).await {
-        Ok(opened) => opened,
-        Err((peer, rejection)) => {
-            if let Some(rejection) = rejection {
-                record::rejected(&server, peer, rejection.into());
+    let (stream, peer) = if waiting.speaks() && !protocols.tls && !protocols.proxy_protocol {
+        (stream, peer)
+    } else {
+        match Box::pin(open(&server, stream, peer, protocols, deadline, &waiting)).await {
+            Ok(opened) => opened,
+            Err((peer, rejection)) => {
+                if let Some(rejection) = rejection {
+                    record::rejected(&server, peer, rejection.into());
+                }
+                return;
             }
-            return;
         }
     };
     // After the TLS handshake the client may be silent again.
@@ -180,9 +183,8 @@ async fn listen(
     {
         return Box::pin(leave(server, stream, peer, plain, &waiting, rejection)).await;
     }
-    let session = Box::pin(connection::serve(server, stream, peer, protocols, deadline, &waiting)).await;
+    let session = direct::serve(server, stream, peer, protocols, deadline, waiting).await;
     if let Some(session) = session {
-        drop(waiting);
         // The session gets its own task, which is smaller still.
         tokio::spawn(session);
     }

@@ -1,4 +1,5 @@
-//! Speaks HTTP on a new connection: an upgrade to a WebSocket, or answers of the API.
+//! Speaks HTTP on a new connection: an upgrade to a WebSocket, or answers of the API. hyper serves the connections whose
+//! first request [`direct`](super::direct) does not answer.
 //!
 //! A connection has `[websocket] handshake_timeout` for each request, and `[http] keep_alive_timeout` until the next
 //! one. An upgraded connection becomes a session.
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::{
-    AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_KEY,
+    AUTHORIZATION, CONNECTION, HOST, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_VERSION,
 };
 use hyper::server::conn::http1;
@@ -22,7 +23,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::answer::Answer;
-use super::upgrade::{Upgraded, has_word, upgrade};
+use super::begin::begin;
+use super::lines::Lines;
+use super::upgrade::{Head, Upgraded, upgrade};
 use super::watched::{Watch, Watched};
 use super::{api, dev, forwarded, visit};
 use crate::feed::Following;
@@ -31,12 +34,11 @@ use crate::server::accept::listener::Protocols;
 use crate::server::accept::pending::Waiting;
 use crate::server::accept::stream::Stream;
 use crate::server::rejection::{Rejected, Rejection};
-use crate::server::session::first_frame;
 use crate::server::session::task::Session;
 use crate::server::{Server, admission, record};
 
 /// The longest request head, in bytes.
-const MAX_HEAD_BYTES: usize = 16 * 1024;
+pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
 
 /// Added to the keep-alive timeout that the client was given, because a request may be on its way.
 const KEEP_ALIVE_SLACK: Duration = Duration::from_secs(2);
@@ -80,6 +82,16 @@ struct Progress {
     events: Option<Arc<Following>>,
     /// The address of the client that sent the last request.
     client: SocketAddr,
+    /// Why the first request is rejected, if that was found out before.
+    rejected: Option<Rejected>,
+}
+
+/// What hyper needs to know of the first read.
+#[derive(Default)]
+pub(crate) struct Undecided {
+    pub(crate) read: Vec<u8>,
+    /// Why the request is rejected.
+    pub(crate) rejected: Option<Rejected>,
 }
 
 /// The end of HTTP on a connection.
@@ -98,18 +110,27 @@ enum Outcome {
     Gone,
 }
 
-/// Speaks HTTP with a new connection, whose first request has until `deadline`. Returns the session if it was upgraded.
+/// Speaks HTTP with a new connection by hyper. Its first request has until `deadline`; some of it may have been read already.
+/// Returns the session if it was upgraded.
 pub(crate) async fn serve(
     server: Arc<Server>,
     stream: Stream,
     peer: SocketAddr,
     protocols: Protocols,
     deadline: Instant,
-    waiting: &Arc<Waiting>,
+    waiting: Arc<Waiting>,
+    Undecided { read, rejected }: Undecided,
 ) -> Option<Session> {
     let timeout = server.live().settings.websocket.handshake_timeout;
-    let progress =
-        Progress { deadline, upgraded: None, unwritten: false, idle: false, events: None, client: peer };
+    let progress = Progress {
+        deadline,
+        upgraded: None,
+        unwritten: false,
+        idle: false,
+        events: None,
+        client: peer,
+        rejected,
+    };
     let exchange = Arc::new(Exchange {
         server,
         peer,
@@ -120,7 +141,7 @@ pub(crate) async fn serve(
         progress: Mutex::new(progress),
         hurry: Notify::new(),
     });
-    let (mut stream, read_ahead, outcome) = Box::pin(speak(&exchange, stream, waiting)).await;
+    let (mut stream, read_ahead, outcome) = Box::pin(speak(&exchange, stream, read, &waiting)).await;
     let (upgraded, client) = {
         let mut progress = exchange.lock();
         // Everything is sent, so a daemon that stops need not wait for them any more.
@@ -129,23 +150,8 @@ pub(crate) async fn serve(
     };
     let server = &exchange.server;
     match (outcome, upgraded) {
-        (Outcome::Done, Some(Upgraded::Admitted(guard))) => {
-            return Some(Session::new(guard, stream, &read_ahead));
-        }
-        // In boxes, so that a client that showed a token with its request does not pay for their size.
-        (Outcome::Done, Some(Upgraded::TokenFollows)) => {
-            match Box::pin(first_frame::enter(server, &mut stream, client, &read_ahead, timeout, waiting))
-                .await
-            {
-                Ok((guard, rest)) => return Some(Session::new(guard, stream, &rest)),
-                Err(Some(refused)) => {
-                    Box::pin(first_frame::refuse(server, &mut stream, client, refused)).await;
-                }
-                Err(None) => {}
-            }
-        }
-        (Outcome::Done, Some(Upgraded::Rejected(refused))) => {
-            Box::pin(first_frame::refuse(server, &mut stream, client, refused)).await;
+        (Outcome::Done, Some(upgraded)) => {
+            return begin(server, stream, upgraded, client, &read_ahead, &waiting).await;
         }
         (Outcome::Rejected(rejection), _) => {
             write(&mut stream, &rejection.bytes()).await;
@@ -165,7 +171,12 @@ pub(crate) async fn serve(
 
 /// Answers requests until one is the last. Returns the stream, with nothing unsent, and the bytes that were read
 /// ahead.
-async fn speak(exchange: &Arc<Exchange>, stream: Stream, waiting: &Waiting) -> (Stream, Vec<u8>, Outcome) {
+async fn speak(
+    exchange: &Arc<Exchange>,
+    stream: Stream,
+    read: Vec<u8>,
+    waiting: &Waiting,
+) -> (Stream, Vec<u8>, Outcome) {
     let service = {
         let exchange = exchange.clone();
         // hyper gives the stream back only with a future that can be moved.
@@ -181,7 +192,7 @@ async fn speak(exchange: &Arc<Exchange>, stream: Stream, waiting: &Waiting) -> (
         .max_buf_size(MAX_HEAD_BYTES)
         .max_headers(MAX_HEADERS)
         .serve_connection(
-            TokioIo::new(Wire::new(Watched::new(stream, exchange.clone()), turn.clone())),
+            TokioIo::new(Wire::new(Watched::new(stream, read, exchange.clone()), turn.clone())),
             service,
         );
     let (ended, cut) = {
@@ -274,12 +285,19 @@ impl Exchange {
             // It must make room, and serve() tells its client.
             return std::future::pending().await;
         }
-        self.busy(&mut self.lock());
+        let rejected = {
+            let mut progress = self.lock();
+            self.busy(&mut progress);
+            progress.rejected.take()
+        };
         let keeps = keeps_alive(&request);
         let trusted = &self.server.live_owned().settings.limits.trusted_proxies;
         let address = forwarded::client(self.peer, request.headers(), trusted);
         let prefers_html = visit::prefers_html(request.headers());
-        let mut result = self.route(request, address, hidden).await;
+        let mut result = match rejected {
+            Some(rejected) => Err(rejected),
+            None => self.route(request, address, hidden).await,
+        };
         let mut progress = self.lock();
         progress.client = address;
         progress.unwritten = true;
@@ -362,9 +380,15 @@ impl Exchange {
         {
             return Ok((page, None));
         }
-        let (answer, upgraded) = upgrade(&self.server, address, self.protocols, &request)?;
+        let head = Head {
+            is_http_11: request.version() == Version::HTTP_11,
+            method: request.method().as_str(),
+            query: request.uri().query(),
+            lines: request.headers(),
+        };
+        let accepted = upgrade(&self.server, address, self.protocols, &head)?;
         self.server.joined().await;
-        Ok((answer, Some(upgraded)))
+        Ok((accepted.answer()?, Some(accepted.upgraded)))
     }
 }
 
@@ -398,7 +422,7 @@ impl Watch for Arc<Exchange> {
 
 /// Refuses a header that appears twice and that a request may have only once (RFC 9110 section 5.3): a proxy in front
 /// may read the other one.
-fn check_repeated(headers: &HeaderMap) -> Result<(), Rejection> {
+pub(super) fn check_repeated<L: Lines + ?Sized>(lines: &L) -> Result<(), Rejection> {
     const ONCE: [(HeaderName, &str); 4] = [
         (HOST, "the header Host appears twice"),
         (AUTHORIZATION, "the header Authorization appears twice"),
@@ -406,7 +430,7 @@ fn check_repeated(headers: &HeaderMap) -> Result<(), Rejection> {
         (SEC_WEBSOCKET_VERSION, "the header Sec-WebSocket-Version appears twice"),
     ];
     for (name, message) in ONCE {
-        if headers.get_all(name).iter().nth(1).is_some() {
+        if lines.all(&name).nth(1).is_some() {
             return Err(Rejection::BadRequest(message));
         }
     }
@@ -415,6 +439,6 @@ fn check_repeated(headers: &HeaderMap) -> Result<(), Rejection> {
 
 /// Whether the client of this request may send another one on the connection (RFC 9112 section 9.3).
 fn keeps_alive(request: &Request<Incoming>) -> bool {
-    let says = |word| has_word(request.headers(), CONNECTION, word);
+    let says = |word| request.headers().has_word(&CONNECTION, word);
     if request.version() == Version::HTTP_11 { !says("close") } else { says("keep-alive") }
 }

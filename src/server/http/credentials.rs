@@ -1,30 +1,35 @@
 //! The tokens of an HTTP request, and which of them is used.
 
-use hyper::Request;
-use hyper::header::{AUTHORIZATION, HeaderValue};
+use std::borrow::Cow;
 
+use hyper::header::AUTHORIZATION;
+
+use super::lines::{Lines, visible};
 use crate::server::rejection::Rejection;
 use crate::server::{Live, unix_now};
 use crate::token::{Claims, TokenError, claimed_subject, verify};
 
 /// The tokens of a request. They are never merged: one of them is used.
-pub(crate) struct Credentials {
+pub(crate) struct Credentials<'a> {
     /// The token of the header, or the error that it has another scheme.
-    header: Option<Result<String, TokenError>>,
-    query: Option<String>,
+    header: Option<Result<&'a str, TokenError>>,
+    query: Option<Cow<'a, str>>,
 }
 
-impl Credentials {
+impl<'a> Credentials<'a> {
     /// # Errors
     /// `auth` appears twice in the query, so that it is unclear which one is meant.
-    pub(crate) fn of<B>(request: &Request<B>) -> Result<Credentials, Rejection> {
-        let query = request.uri().query().unwrap_or_default();
+    pub(crate) fn of<L: Lines + ?Sized>(
+        query: Option<&'a str>,
+        lines: &'a L,
+    ) -> Result<Credentials<'a>, Rejection> {
+        let query = query.unwrap_or_default();
         let mut auths = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "auth");
-        let query = auths.next().map(|(_, token)| token.into_owned());
+        let query = auths.next().map(|(_, token)| token);
         if auths.next().is_some() {
             return Err(Rejection::BadRequest("the query parameter auth appears twice"));
         }
-        let header = request.headers().get(AUTHORIZATION).map(|value| bearer(value).map(str::to_owned));
+        let header = lines.first(&AUTHORIZATION).map(bearer);
         Ok(Credentials { header, query })
     }
 
@@ -50,7 +55,7 @@ impl Credentials {
 
     /// Returns the subject that the refused token claims: the query's, whose error is reported, else the header's.
     pub(crate) fn claimed_subject(&self) -> Option<Box<str>> {
-        let header = || self.header.as_ref()?.as_deref().ok();
+        let header = || self.header.as_ref()?.as_ref().ok().copied();
         self.query.as_deref().or_else(header).and_then(claimed_subject)
     }
 }
@@ -60,10 +65,11 @@ impl Credentials {
 /// # Errors
 /// The header has another scheme. Only a well-known scheme is named, because an unknown first word may be part of a
 /// secret.
-fn bearer(value: &HeaderValue) -> Result<&str, TokenError> {
+fn bearer(value: &[u8]) -> Result<&str, TokenError> {
     const SCHEMES: [&str; 6] = ["Basic", "Token", "Digest", "JWT", "ApiKey", "Negotiate"];
-    let value = value.to_str().unwrap_or_default().trim();
-    let (scheme, token) = value.split_once([' ', '\t']).unwrap_or((value, ""));
+    let value = visible(value).unwrap_or_default().trim_ascii();
+    let space = memchr::memchr2(b' ', b'\t', value.as_bytes());
+    let (scheme, token) = space.map_or((value, ""), |at| (&value[..at], &value[at + 1..]));
     let known = SCHEMES.into_iter().find(|known| known.eq_ignore_ascii_case(scheme));
     if scheme.eq_ignore_ascii_case("bearer") {
         Ok(token)

@@ -2,8 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use hyper::header::{FORWARDED, HeaderMap};
+use hyper::header::{FORWARDED, HeaderName};
 
+use super::lines::{Lines, visible};
 use crate::config::TrustedProxies;
 
 /// The peer's address on a Unix socket, which has no IP address.
@@ -15,20 +16,18 @@ pub(crate) const UNIX_PEER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ip
 /// Each proxy appends the address that it saw, so everything left of the first untrusted address is that client's own
 /// claim. `Forwarded` counts only without `X-Forwarded-For`, because a proxy writes one of them and passes the other
 /// on unchanged.
-pub(crate) fn client(peer: SocketAddr, headers: &HeaderMap, trusted: &TrustedProxies) -> SocketAddr {
+pub(crate) fn client<L: Lines + ?Sized>(peer: SocketAddr, lines: &L, trusted: &TrustedProxies) -> SocketAddr {
     let believed = if peer == UNIX_PEER { trusted.unix } else { trusted.trusts(peer.ip()) };
     if !believed {
         return peer;
     }
-    let lines =
-        |name| headers.get_all(name).iter().rev().map(|value: &hyper::header::HeaderValue| value.to_str());
-    const X_FORWARDED_FOR: &str = "x-forwarded-for";
+    static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
     let mut client = peer;
-    let of_x = headers.contains_key(X_FORWARDED_FOR);
-    let name = if of_x { X_FORWARDED_FOR } else { FORWARDED.as_str() };
-    for line in lines(name) {
+    let of_x = lines.has(&X_FORWARDED_FOR);
+    let name = if of_x { &X_FORWARDED_FOR } else { &FORWARDED };
+    for line in lines.all(name).rev() {
         // An unreadable value ends the chain, because nobody knows who wrote the values before it.
-        let Ok(line) = line else { return client };
+        let Some(line) = visible(line) else { return client };
         for entry in line.rsplit(',') {
             let address = if of_x { address(entry.trim()) } else { address_of_for(entry) };
             let Some(address) = address else { return client };
@@ -62,6 +61,8 @@ fn address_of_for(element: &str) -> Option<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::HeaderMap;
+
     use super::*;
     use crate::config::{Environment, Overrides, load};
 

@@ -3,17 +3,20 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
+use base64::Engine;
+use base64::engine::GeneralPurpose;
+use base64::engine::general_purpose::{PAD, STANDARD};
 use bytes::Bytes;
-use hyper::body::Incoming;
 use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT,
-    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use hyper::{Method, Request, Response, StatusCode, Version};
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use hyper::{Response, StatusCode};
 
 use super::answer::{Answer, whole};
 use super::credentials::Credentials;
+use super::lines::{Lines, visible};
 use super::origin;
 use crate::server::accept::listener::Protocols;
 use crate::server::admission::Shown;
@@ -34,22 +37,65 @@ pub(crate) enum Upgraded {
 /// The subprotocol that gives browsers what the classic protocol lacks.
 const V1: &str = "philote.v1";
 
+/// The length of `Sec-WebSocket-Accept`: a SHA-1 digest in base64.
+const ACCEPT_BYTES: usize = 28;
+
+/// The head of a request, as far as an upgrade depends on it.
+pub(crate) struct Head<'a, L: ?Sized> {
+    pub(crate) is_http_11: bool,
+    pub(crate) method: &'a str,
+    pub(crate) query: Option<&'a str>,
+    pub(crate) lines: &'a L,
+}
+
+/// A request that is answered with 101.
+pub(crate) struct Accepted {
+    pub(crate) upgraded: Upgraded,
+    accept: [u8; ACCEPT_BYTES],
+    v1: bool,
+}
+
+impl Accepted {
+    /// Returns the answer for hyper.
+    pub(crate) fn answer(&self) -> Result<Answer, Rejection> {
+        let mut answer = Response::new(whole(Bytes::new()));
+        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = answer.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        if self.v1 {
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(V1));
+        }
+        let accept = HeaderValue::from_bytes(&self.accept).map_err(|_| Rejection::Internal)?;
+        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+        Ok(answer)
+    }
+
+    /// Returns the same answer as bytes. It has no `Date`, which an answer of this class need not have.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        const BEFORE: &[u8] =
+            b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: ";
+        let protocol: &[u8] = if self.v1 { b"\r\nsec-websocket-protocol: philote.v1" } else { b"" };
+        [BEFORE, &self.accept, protocol, b"\r\n\r\n"].concat()
+    }
+}
+
 /// Checks an upgrade request and admits its client.
 ///
 /// The order of the checks is documented: first the request (400, 405 and 426), then the rate of the address (429), then
 /// those of [`admission`]. On philote.v1 every rejection from 429 on is sent in a Close, which
 /// a page can read; only the origin is checked before, and a page of another origin gets 403.
-pub(crate) fn upgrade(
+pub(crate) fn upgrade<L: Lines + ?Sized>(
     server: &Arc<Server>,
     address: SocketAddr,
     protocols: Protocols,
-    request: &Request<Incoming>,
-) -> Result<(Answer, Upgraded), Rejected> {
-    let key = check_upgrade(request, protocols)?;
-    let tokens = Credentials::of(request)?;
+    head: &Head<'_, L>,
+) -> Result<Accepted, Rejected> {
+    let key = check_upgrade(head, protocols)?;
+    let tokens = Credentials::of(head.query, head.lines)?;
     let live = server.live();
-    let v1 = has_word(request.headers(), SEC_WEBSOCKET_PROTOCOL, V1);
-    let origin = check_origin(request.headers(), &live);
+    let v1 = head.lines.has_word(&SEC_WEBSOCKET_PROTOCOL, V1);
+    let origin = check_origin(head.lines, &live);
     let upgraded = if v1 {
         origin?;
         let entered = if let Err(rejection) = admission::count_handshake(server, &live, address.ip()) {
@@ -64,17 +110,18 @@ pub(crate) fn upgrade(
         admission::count_handshake(server, &live, address.ip())?;
         enter(server, &live, address, &tokens, origin, false)?
     };
-    let mut answer = Response::new(whole(Bytes::new()));
-    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = answer.headers_mut();
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    if v1 {
-        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(V1));
-    }
-    let accept = derive_accept_key(key.as_bytes());
-    headers.insert(SEC_WEBSOCKET_ACCEPT, HeaderValue::from_str(&accept).map_err(|_| Rejection::Internal)?);
-    Ok((answer, upgraded))
+    Ok(Accepted { upgraded, accept: accept_of(key), v1 })
+}
+
+/// Returns the proof that a server has read this key (RFC 6455 section 4.2.2).
+fn accept_of(key: &str) -> [u8; ACCEPT_BYTES] {
+    let mut digest = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
+    digest.update(key.as_bytes());
+    digest.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    let mut accept = [0; ACCEPT_BYTES];
+    // It fits, because a digest of 20 bytes has 28 characters.
+    let _ = STANDARD.encode_slice(digest.finish(), &mut accept);
+    accept
 }
 
 /// Admits a client whose token came with its request.
@@ -82,7 +129,7 @@ fn enter(
     server: &Arc<Server>,
     live: &Live,
     address: SocketAddr,
-    tokens: &Credentials,
+    tokens: &Credentials<'_>,
     origin: Result<(), Rejection>,
     v1: bool,
 ) -> Result<Upgraded, Rejected> {
@@ -91,60 +138,56 @@ fn enter(
 }
 
 /// Checks what RFC 6455 section 4.2.1 requires of a request. Returns the key.
-fn check_upgrade(request: &Request<Incoming>, protocols: Protocols) -> Result<&str, Rejection> {
-    let headers = request.headers();
-    if request.version() != Version::HTTP_11 {
+fn check_upgrade<'a, L: Lines + ?Sized>(
+    head: &Head<'a, L>,
+    protocols: Protocols,
+) -> Result<&'a str, Rejection> {
+    let lines = head.lines;
+    if !head.is_http_11 {
         return Err(Rejection::BadRequest("a WebSocket needs HTTP/1.1"));
     }
-    if request.method() != Method::GET {
+    if head.method != "GET" {
         return Err(Rejection::Method("GET"));
     }
-    if !headers.contains_key(HOST) {
+    if !lines.has(&HOST) {
         return Err(Rejection::BadRequest("the header Host is missing"));
     }
-    if headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0") {
+    if lines.first(&CONTENT_LENGTH).is_some_and(|length| length != b"0") {
         return Err(Rejection::BadRequest("an upgrade request has no body"));
     }
-    if !headers.contains_key(UPGRADE) && !headers.contains_key(SEC_WEBSOCKET_KEY) {
+    if !lines.has(&UPGRADE) && !lines.has(&SEC_WEBSOCKET_KEY) {
         return Err(Rejection::UpgradeRequired(if protocols.tls { "wss://" } else { "ws://" }));
     }
-    if !has_word(headers, UPGRADE, "websocket") {
+    if !lines.has_word(&UPGRADE, "websocket") {
         return Err(Rejection::BadRequest("the header Upgrade must be websocket"));
     }
-    if !has_word(headers, CONNECTION, "upgrade") {
+    if !lines.has_word(&CONNECTION, "upgrade") {
         return Err(Rejection::BadRequest("the header Connection must name Upgrade"));
     }
-    if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+    if lines.first(&SEC_WEBSOCKET_VERSION).is_none_or(|version| version != b"13") {
         return Err(Rejection::Version);
     }
-    let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();
-    let key = keys.next().and_then(|key| key.to_str().ok()).filter(|key| is_key(key));
+    let name = SEC_WEBSOCKET_KEY;
+    let mut keys = lines.all(&name);
+    let key = keys.next().and_then(visible).filter(|key| is_key(key));
     match (key, keys.next()) {
         (Some(key), None) => Ok(key),
         _ => Err(Rejection::BadRequest("the header Sec-WebSocket-Key must be 16 bytes in base64")),
     }
 }
 
-/// Returns whether a header that is a list of words contains this one, in any case.
-pub(crate) fn has_word(headers: &HeaderMap, name: hyper::header::HeaderName, word: &str) -> bool {
-    let words =
-        headers.get_all(name).into_iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-    words.into_iter().any(|one| one.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
-}
-
 /// Returns whether the key is 16 bytes in base64. The sample key of RFC 6455 sets bits that no byte uses.
 fn is_key(key: &str) -> bool {
-    use base64::Engine;
-    use base64::engine::{GeneralPurpose, general_purpose::PAD};
     static LENIENT: GeneralPurpose =
         GeneralPurpose::new(&base64::alphabet::STANDARD, PAD.with_decode_allow_trailing_bits(true));
-    LENIENT.decode(key).is_ok_and(|bytes| bytes.len() == 16)
+    let mut bytes = [0; 18];
+    key.len() == 24 && LENIENT.decode_slice(key, &mut bytes).is_ok_and(|count| count == 16)
 }
 
-fn check_origin(headers: &HeaderMap, live: &Live) -> Result<(), Rejection> {
-    let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
-    let origin = String::from_utf8_lossy(origin.as_bytes());
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+fn check_origin<L: Lines + ?Sized>(lines: &L, live: &Live) -> Result<(), Rejection> {
+    let Some(origin) = lines.first(&ORIGIN) else { return Ok(()) };
+    let origin = String::from_utf8_lossy(origin);
+    let host = lines.first(&HOST).and_then(visible).unwrap_or_default();
     let websocket = &live.settings.websocket;
     if origin::allowed(&origin, host, websocket.check_origin, &websocket.allowed_origins) {
         Ok(())

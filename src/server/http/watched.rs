@@ -19,12 +19,14 @@ pub(crate) trait Watch: Unpin {
 /// A stream and its observer.
 pub(crate) struct Watched<W> {
     stream: Stream,
+    /// Bytes that were read already, and come first.
+    read: Vec<u8>,
     watch: W,
 }
 
 impl<W> Watched<W> {
-    pub(crate) fn new(stream: Stream, watch: W) -> Watched<W> {
-        Watched { stream, watch }
+    pub(crate) fn new(stream: Stream, read: Vec<u8>, watch: W) -> Watched<W> {
+        Watched { stream, read, watch }
     }
 
     pub(crate) fn into_inner(self) -> Stream {
@@ -38,6 +40,16 @@ impl<W: Watch> AsyncRead for Watched<W> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.read.is_empty() {
+            let count = self.read.len().min(buffer.remaining());
+            buffer.put_slice(&self.read[..count]);
+            self.read.drain(..count);
+            if self.read.is_empty() {
+                self.read = Vec::new();
+            }
+            self.watch.heard();
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         if buffer.filled().len() > before {

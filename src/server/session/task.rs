@@ -53,6 +53,14 @@ thread_local! {
     static BATCH: Cell<Batch> = const { Cell::new(Batch::new()) };
 }
 
+/// Lends the read buffer of this thread, which has [`READ_BYTES`].
+pub(crate) fn with_read_buffer<T>(read: impl FnOnce(&mut [u8]) -> T) -> T {
+    let mut buffer = READ_BUFFER.take().unwrap_or_else(|| vec![0; READ_BYTES].into_boxed_slice());
+    let result = read(&mut buffer);
+    READ_BUFFER.set(Some(buffer));
+    result
+}
+
 /// The future that serves a connection.
 pub(crate) struct Session {
     guard: ConnectionGuard,

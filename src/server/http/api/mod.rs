@@ -141,7 +141,8 @@ pub(crate) async fn answer(
 
 /// Returns the claims of the request's token, if they include this right.
 fn authorize(server: &Server, request: &Request<Incoming>, right: ApiRight) -> Result<Claims, Rejection> {
-    let claims = admission::authenticate(server, &Credentials::of(request)?)?;
+    let claims =
+        admission::authenticate(server, &Credentials::of(request.uri().query(), request.headers())?)?;
     match claims.api {
         api if api.has(right) => Ok(claims),
         api if api.is_none() => Err(Rejection::NotApi),
