@@ -109,6 +109,11 @@ pub struct Standing {
     pub broken: bool,
 }
 
+impl Standing {
+    /// The condition of an outbox that is idle.
+    pub(crate) const IDLE: Standing = Standing { closing: None, drained: true, broken: false };
+}
+
 impl Outbox {
     /// Makes an outbox that holds all frames back until [`Outbox::attach`].
     pub fn new(budget: Arc<Budget>) -> Outbox {
@@ -372,6 +377,11 @@ impl Outbox {
             drained: matches!(self.phase.get(), Phase::Idle | Phase::Done) && queue.frames.is_empty(),
             broken: queue.broken,
         }
+    }
+
+    /// Returns whether nothing is queued and it is not closing.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.phase.is(Phase::Idle)
     }
 
     /// Takes the promise from the connection's own task, to try the socket before it signals that it has room.

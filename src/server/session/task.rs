@@ -118,8 +118,10 @@ impl Session {
         }
     }
 
-    fn step(&mut self, context: &mut Context<'_>) -> Poll<Result<Step, Ended>> {
-        let standing = self.guard.connection.outbox.poll(context);
+    /// Takes one step. If another came before it in the same turn, an idle outbox need not be polled again.
+    fn step(&mut self, context: &mut Context<'_>, is_first: bool) -> Poll<Result<Step, Ended>> {
+        let outbox = &self.guard.connection.outbox;
+        let standing = if !is_first && outbox.is_idle() { Standing::IDLE } else { outbox.poll(context) };
         if standing.broken {
             return Poll::Ready(Err(Ended));
         }
@@ -336,9 +338,11 @@ impl Future for Session {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let mut is_first = true;
         loop {
             // A panic ends this connection only.
-            let step = catch_unwind(AssertUnwindSafe(|| self.step(context)));
+            let step = catch_unwind(AssertUnwindSafe(|| self.step(context, is_first)));
+            is_first = false;
             match step {
                 Ok(Poll::Pending) => return Poll::Pending,
                 Ok(Poll::Ready(Ok(Step::Again))) => {}
