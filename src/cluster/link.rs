@@ -4,8 +4,6 @@
 //! may drop. A link that is in doubt is ended instead, and everything begins again on a new one, so that there is only one way
 //! back from every fault.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use async_nats::client::RequestErrorKind;
@@ -21,8 +19,8 @@ pub(super) const SILENCE: Duration = Duration::from_secs(2);
 /// How long a connection to one server may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long async-nats waits before it connects again by itself, which is long enough for the link to be ended first.
-const NEVER: Duration = Duration::from_secs(3600);
+/// Where async-nats connects again by itself: nowhere, because no program can listen on this port. So it gives up at once.
+const NOWHERE: &str = "nats://127.0.0.1:0";
 
 /// Messages that wait in the subscription of one channel. More than that, and the node is too slow for them.
 pub(super) const CHANNEL_MESSAGES: usize = 16_384;
@@ -54,8 +52,6 @@ impl Link {
         subscription_messages: usize,
     ) -> Result<Link, Reason> {
         let (end, ended) = watch::channel(None);
-        let connected = Arc::new(AtomicBool::new(false));
-        let was_connected = connected.clone();
         let mut options = ConnectOptions::new()
             .name(format!("philote {name}"))
             .connection_timeout(CONNECT_TIMEOUT)
@@ -68,9 +64,7 @@ impl Link {
             // Subjects are made by this crate from checked settings and encoded names.
             .skip_subject_validation(true)
             .max_reconnects(settings.servers.len())
-            .reconnect_delay_callback(
-                move |_| if was_connected.load(Relaxed) { NEVER } else { Duration::ZERO },
-            )
+            .reconnect_delay_callback(|_| Duration::ZERO)
             .event_callback(move |event| {
                 let reason = match event {
                     Event::Disconnected | Event::Closed => {
@@ -108,7 +102,8 @@ impl Link {
             Ok(Err(error)) => return Err(error.to_string()),
             Err(_) => return Err("no server answers in time".to_owned()),
         };
-        connected.store(true, Relaxed);
+        // Its task would hold the socket of a link that has ended as long as it tries.
+        client.set_server_pool(NOWHERE).await.map_err(|error| error.to_string())?;
         Ok(Link { client, ended })
     }
 

@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use crate::clients::{Connection, Event, Publisher};
 use crate::namespace::Namespace;
 use crate::nats::{NatsServer, free_port};
-use crate::node::{Node, RELAY};
+use crate::node::{LOG, Node, RELAY};
 use crate::proxy::Proxy;
+use crate::support::PATIENCE;
 
 /// How long a link is cut.
 pub const CUT: Duration = Duration::from_secs(10);
@@ -17,6 +18,28 @@ pub const CUT: Duration = Duration::from_secs(10);
 /// Waits until `since` is as long ago as links are cut.
 pub fn wait_out(since: Instant) {
     std::thread::sleep(CUT.saturating_sub(since.elapsed()));
+}
+
+/// async-nats waited for an hour before it would connect again by itself, and kept the socket for so long: a cluster whose NATS
+/// is restarted again and again ran out of descriptors.
+#[test]
+fn the_socket_of_a_link_that_has_ended_is_closed() {
+    const ENDS: usize = 5;
+    let mut nats = NatsServer::start();
+    let nodes =
+        [("relays", RELAY), ("logs", LOG)].map(|(name, sections)| Node::start(name, &nats.url(), sections));
+    let descriptors = |node: &Node| std::fs::read_dir(format!("/proc/{}/fd", node.pid())).unwrap().count();
+    let before = nodes.each_ref().map(descriptors);
+    for _ in 0..ENDS {
+        nats.kill();
+        nodes.iter().for_each(Node::wait_unready);
+        nats.restart();
+        nodes.iter().for_each(Node::wait_ready);
+    }
+    for (node, before) in nodes.iter().zip(before) {
+        println!("{before} descriptors before {ENDS} restarts of NATS, {} after", descriptors(node));
+        node.wait_for("its sockets are closed", PATIENCE, |node| descriptors(node) < before + ENDS - 1);
+    }
 }
 
 #[test]
