@@ -1,7 +1,8 @@
 //! Several nodes as one: what is published on one reaches the readers on all, through NATS.
 //!
 //! In reading order: [`link`] is the connection to NATS, which this file serves until it ends and then begins again; [`nodes`]
-//! are the other nodes, as they announce themselves, and [`announcing`] is this node's part in that; [`presence`] tells who
+//! are the other nodes, as they announce themselves, [`announcing`] is this node's part in that, and [`limit`] bounds what
+//! strangers can cause so; [`presence`] tells who
 //! reads a channel on which node; [`messages`] takes the server's messages, and [`status`] tells how it goes. Without a history [`relay`] passes each message on to the nodes with
 //! readers. With one, [`log`] stores each message, and every node reads it from there. [`readers`] closes readers that may miss
 //! something. [`steering`] has all nodes carry out what administrators and backends ask of one. [`subject`] names NATS
@@ -12,6 +13,7 @@
 mod announcing;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
+mod limit;
 mod link;
 mod log;
 mod messages;
@@ -36,6 +38,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use self::limit::Limit;
 use self::link::{Link, Reason};
 pub use self::log::{Appended, Waiter};
 use self::log::{Follower, Log};
@@ -60,6 +63,19 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// How long the last announcement may take.
 const FAREWELL: Duration = Duration::from_millis(500);
 
+/// The most lines that announcements and epochs cause in a time: enough for each change in a usual cluster. What is left out
+/// is counted in one line.
+const LINES: (u32, Duration) = (50, Duration::from_secs(10));
+
+/// The most announcements in a second that others ask for. Each reaches all nodes, and the next one comes within a second.
+const ANSWERS_PER_SECOND: u32 = 10;
+
+/// The most announcements without a seal that are read in a second if there is a secret. They only show nodes that were not
+/// given it, and the rest of a flood is dropped unread, so that nothing else waits for it.
+const UNSEALED_PER_SECOND: u32 = 100;
+
+const SECOND: Duration = Duration::from_secs(1);
+
 /// Why readers are closed when a link is up.
 const MISSED: &str = "messages of other nodes may be missing";
 
@@ -74,6 +90,12 @@ pub struct Cluster {
     hub: Arc<Hub>,
     flusher: Arc<Flusher>,
     nodes: Nodes,
+    /// Lines in the log that announcements and epochs cause.
+    lines: Arc<Limit>,
+    /// Answers to nodes that ask for an announcement.
+    answers: Limit,
+    /// Announcements without a seal that are read although there is a secret.
+    unsealed: Limit,
     presence: Presence,
     passing: Passing,
     closer: Closer,
@@ -116,8 +138,10 @@ impl Cluster {
     ) -> Arc<Cluster> {
         let node = NodeId { name: settings.name.clone(), start: Uuid::new_v4().as_u64_pair().0 };
         let subjects = Subjects::new(&settings.subject_prefix);
+        let lines = Arc::new(Limit::new(LINES.0, LINES.1));
         let passing = if history.is_on() {
-            let log = Log::new(&settings, history, &node, &subjects, hub.clone(), flusher.clone());
+            let log =
+                Log::new(&settings, history, &node, &subjects, (hub.clone(), flusher.clone()), lines.clone());
             Passing::Log(Box::new(log))
         } else {
             Passing::Relay(Box::new(Relay::new(&node, &subjects, &hub)))
@@ -134,6 +158,9 @@ impl Cluster {
             client: Mutex::new(None),
             max_payload: AtomicUsize::new(1024 * 1024),
             nodes: Nodes::default(),
+            lines,
+            answers: Limit::new(ANSWERS_PER_SECOND, SECOND),
+            unsealed: Limit::new(UNSEALED_PER_SECOND, SECOND),
             announced: AtomicU64::new(0),
             has_left: AtomicBool::new(false),
             dropped: AtomicU64::new(0),

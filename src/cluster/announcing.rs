@@ -7,7 +7,7 @@ use async_nats::Client;
 use bytes::Bytes;
 
 use super::link::{Link, Reason};
-use super::nodes::{self, Announcement, Lost};
+use super::nodes::{self, Announcement, Lost, Origin};
 use super::readers::{Rest, Which};
 use super::{Cluster, MISSED, Mode, Passing, presence};
 use crate::sync::lock;
@@ -28,6 +28,9 @@ impl Cluster {
     }
 
     async fn touch(&self, link: &Link, asks: bool) -> Result<(), Reason> {
+        if let Some(left_out) = self.lines.report(Instant::now()) {
+            tracing::warn!("cluster: {left_out} more lines about nodes and epochs were left out");
+        }
         let up = self.is_up();
         let mut announcement = Announcement { asks, ..self.announcement() };
         if let Passing::Relay(relay) = &self.passing {
@@ -59,10 +62,16 @@ impl Cluster {
         let sealed = !payload.starts_with(b"{");
         let body = match &self.steering {
             Some(steering) if sealed => steering.open_announcement(payload),
-            None if sealed => payload.iter().position(|byte| *byte == b'\n').map(|end| &payload[end + 1..]),
-            _ => Some(payload),
+            Some(_) if !self.unsealed.takes(Instant::now()) => {
+                self.dropped.fetch_add(1, Relaxed);
+                return;
+            }
+            None if sealed => {
+                payload.iter().position(|byte| *byte == b'\n').map(|end| (&payload[end + 1..], 0))
+            }
+            _ => Some((payload, 0)),
         };
-        let Some(payload) = body else {
+        let Some((payload, sealed_ms)) = body else {
             // With a secret it is counted by its reason.
             self.dropped.fetch_add(u64::from(self.steering.is_none()), Relaxed);
             return;
@@ -81,7 +90,7 @@ impl Cluster {
         if id == self.node {
             return;
         }
-        if announcement.asks {
+        if announcement.asks && self.answers.takes(Instant::now()) {
             let client = lock(&self.client).clone();
             if let Some(client) = client {
                 let _ = self.announce(&client, self.announcement()).await;
@@ -89,11 +98,13 @@ impl Cluster {
         }
         let (lost, mode, leaves) = (announcement.lost.clone(), announcement.mode, announcement.leaves);
         let told = announcement.presence;
-        let Some(heard) = self.nodes.hear(id.clone(), announcement, trusted, Instant::now()) else {
+        let (origin, now) = (Origin { trusted, sealed_ms }, Instant::now());
+        let Some(heard) = self.nodes.hear(id.clone(), announcement, origin, now) else {
             self.dropped.fetch_add(1, Relaxed);
             return;
         };
-        if heard.new {
+        let logs = (heard.new || leaves) && self.lines.takes(now);
+        if heard.new && logs {
             tracing::info!("cluster: node {id} is there");
             if mode != self.mode() {
                 tracing::warn!(
@@ -104,7 +115,7 @@ impl Cluster {
         if !trusted {
             return;
         }
-        if leaves {
+        if leaves && logs {
             tracing::info!("cluster: node {id} has left");
         }
         if !leaves {

@@ -25,6 +25,7 @@ use self::append::{Append, Appends, Told};
 pub use self::append::{Appended, Waiter};
 pub(super) use self::follow::Follower;
 use self::place::Place;
+use super::limit::Limit;
 use super::link::{Reason, SILENCE};
 use super::subject::Subjects;
 use super::wire::{self, NodeId};
@@ -55,6 +56,8 @@ pub(super) struct Log {
     patience: Duration,
     hub: Arc<Hub>,
     flusher: Arc<Flusher>,
+    /// Lines in the log that others cause.
+    lines: Arc<Limit>,
     number: AtomicU64,
     appends: Appends,
     /// Held from taking outcomes until they are told, so that no other thread tells later ones first.
@@ -91,8 +94,8 @@ impl Log {
         history: &HistorySettings,
         node: &NodeId,
         subjects: &Subjects,
-        hub: Arc<Hub>,
-        flusher: Arc<Flusher>,
+        (hub, flusher): (Arc<Hub>, Arc<Flusher>),
+        lines: Arc<Limit>,
     ) -> Log {
         let stream = jetstream::stream::Config {
             name: settings.subject_prefix.replace('.', "-"),
@@ -117,6 +120,7 @@ impl Log {
             patience: settings.patience,
             hub,
             flusher,
+            lines,
             number: AtomicU64::new(0),
             appends: Appends::default(),
             telling: Mutex::default(),

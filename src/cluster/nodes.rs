@@ -115,10 +115,20 @@ pub struct Node {
     pub last_seen: SystemTime,
 }
 
+/// How an announcement came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Origin {
+    /// It is sealed with the cluster's secret, or there is none.
+    pub(super) trusted: bool,
+    /// When it was sealed, in milliseconds since 1970; 0 without a seal.
+    pub(super) sealed_ms: u64,
+}
+
 struct Seen {
     announcement: Announcement,
-    /// It is sealed with the cluster's secret, or there is none.
-    trusted: bool,
+    origin: Origin,
+    /// It has stopped. It is remembered, so that its announcements count no second time.
+    left: bool,
     /// Announcements may have been missed since, but not because of a gap on the way from it.
     excused: bool,
     at: Instant,
@@ -166,31 +176,43 @@ impl Nodes {
         &self,
         id: NodeId,
         announcement: Announcement,
-        trusted: bool,
+        origin: Origin,
         now: Instant,
     ) -> Option<Heard> {
+        let trusted = origin.trusted;
         let mut seen = lock(&self.seen);
         seen.retain(|_, node| now.saturating_duration_since(node.at) < REMEMBERED);
+        let another_start = |other: &NodeId| other.name == id.name && *other != id;
+        // It was sealed before the node started again: someone else sends it a second time.
+        let replaced = |(other, node): (&NodeId, &Seen)| {
+            another_start(other) && node.origin.trusted && origin.sealed_ms < node.origin.sealed_ms
+        };
+        if trusted && seen.iter().any(replaced) {
+            return None;
+        }
         // The same node has started again.
-        seen.retain(|other, node| other.name != id.name || *other == id || (node.trusted && !trusted));
+        seen.retain(|other, node| !another_start(other) || (node.origin.trusted && !trusted));
+        if seen.len() >= MAX_NODES && !seen.contains_key(&id) && !(trusted && make_room(&mut seen)) {
+            return None;
+        }
         let heard = match seen.get(&id) {
-            None if seen.len() >= MAX_NODES => return None,
             None => Heard { new: true, gap: false },
             // It could be anybody's.
-            Some(before) if before.trusted && !trusted => return None,
+            Some(before) if before.origin.trusted && !trusted => return None,
             // It comes a second time.
-            Some(before) if announcement.number <= before.announcement.number => return None,
+            Some(before) if before.left || announcement.number <= before.announcement.number => return None,
             Some(before) => {
                 let missed = announcement.number > before.announcement.number + 1 && !before.excused;
                 Heard { new: false, gap: missed && announcement.sent != before.announcement.sent }
             }
         };
-        if announcement.leaves && trusted {
-            seen.remove(&id);
+        let left = announcement.leaves && trusted;
+        let clock = SystemTime::now();
+        seen.insert(id, Seen { announcement, origin, left, excused: false, at: now, clock });
+        drop(seen);
+        if left {
             return Some(Heard::default());
         }
-        seen.insert(id, Seen { announcement, trusted, excused: false, at: now, clock: SystemTime::now() });
-        drop(seen);
         self.heard.notify_waiters();
         Some(heard)
     }
@@ -207,10 +229,10 @@ impl Nodes {
         }
     }
 
-    /// Returns the epochs of the logs that reachable nodes follow.
+    /// Returns the epochs of the logs that reachable nodes follow, as far as these are known by their seal, if there is a secret.
     pub(super) fn epochs(&self, now: Instant) -> Vec<u64> {
         let seen = lock(&self.seen);
-        let reachable = seen.values().filter(|node| now.saturating_duration_since(node.at) < REACHABLE);
+        let reachable = seen.values().filter(|node| node.origin.trusted && node.is_reachable(now));
         let epochs = reachable.filter_map(|node| node.announcement.epoch.as_deref());
         epochs.filter_map(|epoch| u64::from_str_radix(epoch, 16).ok()).collect()
     }
@@ -224,10 +246,10 @@ impl Nodes {
             mode: seen.announcement.mode,
             connections: seen.announcement.connections,
             messages_per_second: seen.announcement.messages_per_second,
-            reachable: now.saturating_duration_since(seen.at) < REACHABLE,
+            reachable: seen.is_reachable(now),
             last_seen: seen.clock,
         };
-        lock(&self.seen).iter().map(node).collect()
+        lock(&self.seen).iter().filter(|(_, seen)| !seen.left).map(node).collect()
     }
 
     /// Returns the nodes that may tell who reads a channel: those that are known by their seal, if there is a secret.
@@ -235,16 +257,31 @@ impl Nodes {
         let now = Instant::now();
         let peer = |(id, seen): (&NodeId, &Seen)| Peer {
             id: id.to_string().into(),
-            reachable: now.saturating_duration_since(seen.at) < REACHABLE,
+            reachable: seen.is_reachable(now),
         };
-        lock(&self.seen).iter().filter(|(_, seen)| seen.trusted).map(peer).collect()
+        let told_by = |(_, seen): &(&NodeId, &Seen)| seen.origin.trusted && !seen.left;
+        lock(&self.seen).iter().filter(told_by).map(peer).collect()
     }
 
     /// Returns the number of nodes that were heard lately.
     pub(super) fn reachable(&self) -> usize {
         let now = Instant::now();
-        lock(&self.seen).values().filter(|node| now.saturating_duration_since(node.at) < REACHABLE).count()
+        lock(&self.seen).values().filter(|node| node.is_reachable(now)).count()
     }
+}
+
+impl Seen {
+    fn is_reachable(&self, now: Instant) -> bool {
+        !self.left && now.saturating_duration_since(self.at) < REACHABLE
+    }
+}
+
+/// Forgets the node without a seal that was heard first, so that invented nodes keep no node of the cluster out. Returns false
+/// if there is none.
+fn make_room(seen: &mut BTreeMap<NodeId, Seen>) -> bool {
+    let invented = seen.iter().filter(|(_, node)| !node.origin.trusted).min_by_key(|(_, node)| node.at);
+    let invented = invented.map(|(id, _)| id.clone());
+    invented.is_some_and(|id| seen.remove(&id).is_some())
 }
 
 #[cfg(test)]
@@ -271,8 +308,11 @@ mod tests {
     fn hear(nodes: &Nodes, node: &str, number: u64, sent: u64, now: Instant) -> Option<Heard> {
         let payload = serde_json::to_vec(&announcement(node, number, sent)).unwrap();
         let (id, announcement) = Announcement::parse(&payload).unwrap();
-        nodes.hear(id, announcement, true, now)
+        nodes.hear(id, announcement, TRUSTED, now)
     }
+
+    const TRUSTED: Origin = Origin { trusted: true, sealed_ms: 1_000 };
+    const STRANGE: Origin = Origin { trusted: false, sealed_ms: 0 };
 
     const A: &str = "a@0000000000000001";
 
@@ -308,10 +348,10 @@ mod tests {
         hear(&nodes, A, 1, 0, now);
         let id = NodeId::parse(A).unwrap();
         for announcement in [announcement(A, 9, 9), Announcement { leaves: true, ..announcement(A, 9, 9) }] {
-            assert_eq!(nodes.hear(id.clone(), announcement, false, now), None);
+            assert_eq!(nodes.hear(id.clone(), announcement, STRANGE, now), None);
         }
         let restarted = NodeId { start: 2, ..id };
-        assert!(nodes.hear(restarted, announcement("a@0000000000000002", 1, 0), false, now).is_some());
+        assert!(nodes.hear(restarted, announcement("a@0000000000000002", 1, 0), STRANGE, now).is_some());
         assert_eq!(nodes.list().len(), 2, "the node itself is not forgotten for it");
         assert!(hear(&nodes, A, 2, 0, now).is_some());
     }
@@ -323,6 +363,43 @@ mod tests {
             assert!(hear(&nodes, &format!("n{number}@0000000000000001"), 1, 0, now).is_some());
         }
         assert_eq!(hear(&nodes, A, 1, 0, now), None);
+    }
+
+    /// They filled the places for five minutes, and one that starts waited for their epochs to agree.
+    #[test]
+    fn invented_nodes_without_a_seal_keep_no_node_out_and_tell_no_epoch() {
+        let (nodes, now) = (Nodes::default(), Instant::now());
+        for number in 0..=MAX_NODES as u64 {
+            let text = format!("n{number}@0000000000000001");
+            let invented = Announcement { epoch: Some("f00d".to_owned()), ..announcement(&text, 1, 0) };
+            let heard = nodes.hear(NodeId::parse(&text).unwrap(), invented, STRANGE, now);
+            assert_eq!(heard.is_some(), number < MAX_NODES as u64, "{number}");
+        }
+        assert_eq!((nodes.epochs(now), nodes.peers().len()), (Vec::new(), 0));
+        assert!(hear(&nodes, A, 1, 0, now).is_some());
+        assert_eq!((nodes.list().len(), nodes.peers().len()), (MAX_NODES, 1));
+    }
+
+    /// Who reads the subjects of NATS can send again what a node has sealed, as long as that is not stale.
+    #[test]
+    fn fault_77_what_a_node_said_before_it_stopped_or_started_again_counts_no_second_time() {
+        let (nodes, now) = (Nodes::default(), Instant::now());
+        let say = |node: &str, number, sealed_ms, leaves| {
+            let announcement = Announcement { leaves, ..announcement(node, number, 0) };
+            let origin = Origin { trusted: true, sealed_ms };
+            nodes.hear(NodeId::parse(node).unwrap(), announcement, origin, now).is_some()
+        };
+        let names = || nodes.list().iter().map(|node| node.id.to_string()).collect::<Vec<_>>();
+        const AGAIN: &str = "a@0000000000000002";
+        assert!(say(A, 8, 1_000, false));
+        assert!(say(AGAIN, 1, 2_000, false), "it has started again");
+        assert!(!say(A, 9, 1_500, false) && !say(A, 9, 1_500, true));
+        assert_eq!(names(), [AGAIN]);
+        assert!(say(AGAIN, 2, 3_000, true), "it has stopped");
+        assert!(!say(AGAIN, 1, 2_000, false) && !say(AGAIN, 9, 2_500, false) && !say(A, 9, 1_500, false));
+        assert_eq!((names().len(), nodes.peers().len(), nodes.reachable()), (0, 0, 0));
+        assert!(say("a@0000000000000003", 1, 4_000, false), "it has started once more");
+        assert_eq!(names(), ["a@0000000000000003"]);
     }
 
     #[test]

@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 use crate::clients::{Connection, Publisher};
 use crate::nats::NatsServer;
 use crate::node::{LOG, Node, RELAY};
+use crate::steering::secret;
+use crate::support::PATIENCE;
 
 const ISSUER: &str = "0a1b2c3d-0000-4000-8000-000000000001";
 
@@ -91,7 +93,7 @@ fn fault_77_messages_that_no_node_sent_are_dropped_and_counted() {
             node.wait_for_nodes(2);
         }
         // Announcements come by another subscription than the message that follows them.
-        one.wait_for(&format!("it has counted {sent}: {sections}"), crate::support::PATIENCE, |one| {
+        one.wait_for(&format!("it has counted {sent}: {sections}"), PATIENCE, |one| {
             one.counted("dropped") - before >= sent
         });
     }
@@ -123,6 +125,56 @@ fn fault_77_a_node_in_the_other_mode_is_named_in_a_warning() {
     let nats = NatsServer::start();
     let relay = Node::start("relays", &nats.url(), RELAY);
     let log = Node::start("logs", &nats.url(), LOG);
-    relay.wait_for("it warns", crate::support::PATIENCE, |node| node.log().contains("logs"));
-    log.wait_for("it warns", crate::support::PATIENCE, |node| node.log().contains("relays"));
+    relay.wait_for("it warns", PATIENCE, |node| node.log().contains("logs"));
+    log.wait_for("it warns", PATIENCE, |node| node.log().contains("relays"));
+}
+
+/// Each asked for an answer to all nodes, and was a line in the log. The answers broke the link.
+#[test]
+fn fault_77_a_flood_of_invented_nodes_breaks_no_link_and_fills_no_log() {
+    const INVENTED: usize = 30_000;
+    let nats = NatsServer::start();
+    let (_secret, sections) = secret();
+    let nodes = Node::start_all(["a", "b"], &nats.url(), &sections);
+    let mut stranger = nats.client();
+    for number in 0..INVENTED {
+        let announcement = json!({
+            "node": format!("n{number}@0000000000000001"), "version": "1.0.0", "mode": "relay", "number": 1, "sent": 0,
+            "connections": 0, "messages_per_second": 0.0, "asks": true, "epoch": "f00d",
+        });
+        stranger.publish("philote.1.n", announcement.to_string().as_bytes());
+    }
+    stranger.flush();
+    let late = Node::start("late", &nats.url(), &sections);
+    for node in &nodes {
+        node.wait_for("it knows the node that starts", PATIENCE, |node| {
+            let listed = node.admin("GET", "/v1/nodes", "");
+            listed["nodes"].as_array().unwrap().iter().any(|node| node["name"] == "late")
+        });
+        node.wait_for("it counts the lines", 2 * PATIENCE, |node| node.log().contains("were left out"));
+        assert_eq!(node.counted("link_ends"), 0, "{}", node.log());
+        let lines = node.log().matches(" is there").count();
+        assert!(lines < 200, "{lines} lines");
+    }
+    late.wait_ready();
+}
+
+#[test]
+fn fault_77_a_flood_of_forged_epochs_fills_no_log() {
+    const EPOCHS: u64 = 2_000;
+    let nats = NatsServer::start();
+    let node = Node::start("a", &nats.url(), LOG);
+    let mut stranger = nats.client();
+    for number in 1..=EPOCHS {
+        let record = json!({"epoch": format!("{:x}", number << 32 | 1 << 63), "replaces": null});
+        stranger.publish("philote.1.p.epoch", record.to_string().as_bytes());
+    }
+    stranger.flush();
+    node.wait_for("it counts the lines", 2 * PATIENCE, |node| node.log().contains("were left out"));
+    let lines = node.log().matches("given the log a new epoch").count();
+    assert!((1..200).contains(&lines), "{lines} lines");
+    let mut publisher = Publisher::enter(node.address(), "p", &["chat"]);
+    publisher.publish("chat");
+    publisher.settle();
+    assert_eq!(publisher.stored.len(), 1);
 }

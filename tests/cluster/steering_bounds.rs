@@ -177,3 +177,25 @@ fn a_flood_of_orders_is_answered_as_busy_beyond_a_bound() {
     assert_eq!(ctl_json(&a, &["connections"])["nodes"], json!({"answered": ["a", "b"]}));
     b.client(&["c"]).settle();
 }
+
+/// A message of NATS takes one such ban here, and an exchange so many messages. Nothing said that the rest was missing.
+#[test]
+fn bans_beyond_the_pages_of_an_exchange_are_named() {
+    const BANS: usize = 260;
+    let nats = NatsServer::start_on(std::net::Ipv4Addr::LOCALHOST, "max_payload: 4096\n");
+    let (_secret, sections) = secret();
+    let a = Node::start("a", &nats.url(), &sections);
+    for number in 0..BANS {
+        let request = json!({"subject": format!("{number:0250}"), "refuse_for": 3600}).to_string();
+        let answer = a.admin("POST", "/v1/disconnect", &request);
+        assert!(answer["refused_until"].is_string(), "{answer}");
+    }
+    let b = Node::start("b", &nats.url(), &sections);
+    for node in [&a, &b] {
+        node.wait_for("it names the node", 2 * PATIENCE, |node| node.log().contains("not all bans of a"));
+    }
+    let listed = b.admin("GET", "/v1/refused", "");
+    assert!(listed["nodes"]["cut"].as_array().unwrap().contains(&json!("a")), "{}", listed["nodes"]);
+    let known = listed["refused"].as_array().unwrap().len();
+    assert!((200..BANS).contains(&known), "{known} of {BANS}");
+}

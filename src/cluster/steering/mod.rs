@@ -169,10 +169,11 @@ impl Steering {
         self.seal.seal(&self.message(None, ANNOUNCES, announcement))
     }
 
-    /// Returns the announcement of another node. Drops and counts one that is not sealed with the cluster's secret.
-    pub(super) fn open_announcement<'a>(&self, sealed: &'a [u8]) -> Option<&'a [u8]> {
+    /// Returns the announcement of another node, and when it was sealed, in milliseconds since 1970. Drops and counts one that is
+    /// not sealed with the cluster's secret.
+    pub(super) fn open_announcement<'a>(&self, sealed: &'a [u8]) -> Option<(&'a [u8], u64)> {
         match self.seal.open(sealed, unix_ms()) {
-            Ok(message) if message.kind == ANNOUNCES => return Some(message.body),
+            Ok(message) if message.kind == ANNOUNCES => return Some((message.body, message.sent_ms)),
             Ok(_) => self.reject(Rejected::Malformed),
             Err(reason) => self.reject(reason),
         }

@@ -220,7 +220,8 @@ impl BanPage {
     }
 }
 
-/// Tells the other nodes the bans of this one, and adds theirs. Returns `None` if the bans of this node are its own.
+/// Tells the other nodes the bans of this one, and adds theirs. Returns `None` if the bans of this node are its own. Nodes whose
+/// bans exceed [`MAX_PAGES`] are named as cut, and in the log.
 pub async fn exchange_bans(server: &Arc<Server>, reach: &Reach<'_>, wait: Wait) -> Option<Coverage> {
     let cluster = match reach {
         Reach::Here => return None,
@@ -232,6 +233,7 @@ pub async fn exchange_bans(server: &Arc<Server>, reach: &Reach<'_>, wait: Wait) 
     let mut told = BanPage { more: true, ..BanPage::default() };
     let mut last: Option<Box<str>> = None;
     let mut wait = wait;
+    let mut cut = Coverage::default();
     for _ in 0..MAX_PAGES {
         if told.more {
             told = BanPage::after(server, last.as_deref(), room);
@@ -243,6 +245,7 @@ pub async fn exchange_bans(server: &Arc<Server>, reach: &Reach<'_>, wait: Wait) 
         let gathered = cluster.gather::<_, BanPage>(BANS, &asked, wait).await?;
         wait = Wait::ForKnown;
         let with_more = gathered.parts.iter().filter(|(_, page)| page.more);
+        cut.cut = with_more.clone().map(|(node, _)| node.clone()).collect();
         // Every node has told its bans up to here.
         let ends = with_more.filter_map(|(_, page)| page.records.last()).map(|(subject, _)| subject.clone());
         asked.after = ends.min();
@@ -253,8 +256,18 @@ pub async fn exchange_bans(server: &Arc<Server>, reach: &Reach<'_>, wait: Wait) 
         if !asked.wanted && !told.more {
             return Some(gathered.coverage);
         }
+        if told.more {
+            cut.cut.push(cluster.node().name.clone());
+        }
+        cut = Coverage { cut: cut.cut, ..gathered.coverage };
     }
-    None
+    cut.cut.sort_unstable();
+    tracing::warn!(
+        "cluster: not all bans of {} reach the other nodes, because they take more than {MAX_PAGES} messages of {room} bytes: \
+         raise max_payload of NATS",
+        cut.cut.join(", ")
+    );
+    Some(cut)
 }
 
 /// Adds the bans that a node knows, and closes the connections of subjects that are banned only now. Writes to the disk, and
