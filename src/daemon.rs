@@ -197,7 +197,7 @@ fn serve(
     server.events.end();
     admin.stop();
     runtime.shutdown_background();
-    listeners.remove_sockets();
+    drop(listeners);
     Ok(())
 }
 

@@ -48,7 +48,7 @@
 //! [`jane`] is a client for people at a terminal, and [`bench`](mod@bench) the load generator of `philotectl bench` and
 //! `benches/`. [`completions`] completes the command lines of all three programs. The rest serves several of them:
 //! [`root_certificates`], [`timestamp`], [`terminal`], [`escape`] (characters that people cannot see),
-//! [`regular_file`], `http` (what all HTTP listeners share) and `sync` (locks). `fuzz`, which no shipped build has, tries all
+//! [`regular_file`], `unix_socket`, `http` (what all HTTP listeners share) and `sync` (locks). `fuzz`, which no shipped build has, tries all
 //! parsers with bytes of strangers.
 //!
 //! # Which part may use which
@@ -88,6 +88,7 @@ pub mod systemd;
 pub mod terminal;
 pub mod timestamp;
 pub mod token;
+mod unix_socket;
 
 #[cfg(test)]
 mod testing;

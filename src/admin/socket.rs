@@ -4,11 +4,13 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Type};
+
+use crate::unix_socket::{self, Found};
 
 /// The most clients that wait in the kernel while the server has as many as it accepts.
 const BACKLOG: i32 = 128;
@@ -205,21 +207,12 @@ fn take_lock(path: &Path) -> Result<Lock, BindError> {
 
 /// Fails unless `path` is free or a socket without a listening process.
 fn check_unused(path: &Path) -> Result<(), BindError> {
-    let failed = |source| BindError::Io { doing: "look at", path: path.to_owned(), source };
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(error)),
-        Ok(found) if !found.file_type().is_socket() => {
-            return Err(BindError::NotASocket { path: path.to_owned() });
-        }
-        Ok(_) => {}
-    }
-    let probe = socket2::Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
-    // Non-blocking, because a full backlog means that a process listens, and connecting would wait.
-    probe.set_nonblocking(true).map_err(failed)?;
-    match probe.connect(&SockAddr::unix(path).map_err(failed)?) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
-        _ => Err(BindError::Live { path: path.to_owned() }),
+    let path = path.to_owned();
+    match unix_socket::look(&path) {
+        Ok(Found::Nothing | Found::Abandoned) => Ok(()),
+        Ok(Found::Live) => Err(BindError::Live { path }),
+        Ok(Found::NoSocket) => Err(BindError::NotASocket { path }),
+        Err(source) => Err(BindError::Io { doing: "look at", path, source }),
     }
 }
 

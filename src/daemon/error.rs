@@ -55,6 +55,9 @@ impl fmt::Display for StartError {
             StartError::Admin(error) => error.fmt(f),
             StartError::Refused(error) => error.fmt(f),
             StartError::Cluster(reason) => write!(f, "cluster: {reason}"),
+            StartError::Bind { address: address @ Address::Unix(_), source } => {
+                write!(f, "listen: cannot listen on {address}: {}", unix_reason(source))
+            }
             StartError::Bind { address, source } if source.kind() == io::ErrorKind::AddrInUse => write!(
                 f,
                 "listen: {address} is in use: another program listens there; stop it, or choose another port, \
@@ -77,6 +80,26 @@ impl fmt::Display for StartError {
                 write!(f, "the system refused a resource that the daemon needs: {error}")
             }
         }
+    }
+}
+
+/// Returns why a Unix socket cannot be made, and what to do.
+fn unix_reason(source: &io::Error) -> String {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => {
+            "it is in use: another program listens there; stop it, or choose another path".to_owned()
+        }
+        io::ErrorKind::AlreadyExists => {
+            "the path is a file of another kind; remove it, or choose another path".to_owned()
+        }
+        io::ErrorKind::NotFound => {
+            "its directory does not exist; create it, or choose another path".to_owned()
+        }
+        io::ErrorKind::PermissionDenied => {
+            "no permission to create it; let this user write to its directory, or choose another path"
+                .to_owned()
+        }
+        _ => source.to_string(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Opens the listeners, and removes their Unix sockets at the end.
+//! Opens the listeners, and removes their Unix sockets when they are dropped.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -20,8 +20,29 @@ pub(super) struct Listeners {
     /// Whether systemd passed the sockets. It keeps them open after the daemon stops.
     pub(super) from_systemd: bool,
     accept_loops: Vec<JoinHandle<()>>,
-    /// The Unix sockets that the daemon created, with their inodes.
-    created: Vec<(PathBuf, u64)>,
+    _created: Created,
+}
+
+/// The Unix sockets that the daemon created, with their inodes. Dropping this removes them, also when the daemon cannot start
+/// after all, except those that another daemon has replaced.
+#[derive(Default)]
+struct Created(Vec<(PathBuf, u64)>);
+
+impl Created {
+    fn add(&mut self, path: &Path) {
+        let inode = std::fs::symlink_metadata(path).map(|socket| socket.ino());
+        self.0.extend(inode.ok().map(|inode| (path.to_owned(), inode)));
+    }
+}
+
+impl Drop for Created {
+    fn drop(&mut self) {
+        for (path, inode) in &self.0 {
+            if std::fs::symlink_metadata(path).is_ok_and(|found| found.ino() == *inode) {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
 }
 
 impl Listeners {
@@ -33,8 +54,9 @@ impl Listeners {
     ) -> Result<Listeners, StartError> {
         let passed = systemd::passed_listeners()?;
         let from_systemd = !passed.is_empty();
-        let sockets = if from_systemd {
-            passed.into_iter().map(|passed| describe(passed, settings)).collect::<Result<_, _>>()?
+        let (sockets, created) = if from_systemd {
+            let described = passed.into_iter().map(|passed| describe(passed, settings));
+            (described.collect::<Result<_, _>>()?, Created::default())
         } else {
             bind(settings)?
         };
@@ -58,32 +80,26 @@ impl Listeners {
             accept_loops.push(runtime.spawn(accept_loop::run(server.clone(), socket.of(&listener))));
             open.push(Listener { address, ..listener });
         }
-        let created = if from_systemd { Vec::new() } else { sockets_with_inodes(&open) };
-        Ok(Listeners { open, from_systemd, accept_loops, created })
+        Ok(Listeners { open, from_systemd, accept_loops, _created: created })
     }
 
     /// Stops accepting connections.
     pub(super) fn stop_accepting(&self) {
         self.accept_loops.iter().for_each(JoinHandle::abort);
     }
-
-    /// Removes the Unix sockets that the daemon created, except those that another daemon has replaced.
-    pub(super) fn remove_sockets(self) {
-        for (path, inode) in self.created {
-            if std::fs::symlink_metadata(&path).is_ok_and(|found| found.ino() == inode) {
-                let _ = std::fs::remove_file(path);
-            }
-        }
-    }
 }
 
 /// Binds the addresses of `listen`. The default address falls back to IPv4 on a machine without IPv6.
-fn bind(settings: &Settings) -> Result<Vec<(PassedSocket, Listener)>, StartError> {
-    let mut bound = Vec::new();
+fn bind(settings: &Settings) -> Result<(Vec<(PassedSocket, Listener)>, Created), StartError> {
+    let (mut bound, mut created) = (Vec::new(), Created::default());
     for listener in settings.listen.listeners() {
         let failed = |source| StartError::Bind { address: listener.address.clone(), source };
         let socket = match &listener.address {
-            Address::Unix(path) => PassedSocket::Unix(listener::bind_unix(path).map_err(failed)?),
+            Address::Unix(path) => {
+                let socket = listener::bind_unix(path).map_err(failed)?;
+                created.add(path);
+                PassedSocket::Unix(socket)
+            }
             Address::Tcp(address) => {
                 let socket = match (listener::bind(*address), settings.listen.without_ipv6()) {
                     (Err(error), Some(ipv4)) if error::means_no_ipv6(&error) => listener::bind(ipv4),
@@ -94,7 +110,7 @@ fn bind(settings: &Settings) -> Result<Vec<(PassedSocket, Listener)>, StartError
         };
         bound.push((socket, listener.clone()));
     }
-    Ok(bound)
+    Ok((bound, created))
 }
 
 /// Returns a socket that systemd passed with the listener of `listen` that describes it.
@@ -114,12 +130,4 @@ fn describe(passed: PassedListener, settings: &Settings) -> Result<(PassedSocket
         Listener { tls, ..Listener::plain(address) }
     });
     Ok((passed.socket, listener))
-}
-
-fn sockets_with_inodes(open: &[Listener]) -> Vec<(PathBuf, u64)> {
-    let socket = |listener: &Listener| match &listener.address {
-        Address::Unix(path) => Some((path.clone(), std::fs::symlink_metadata(path).ok()?.ino())),
-        Address::Tcp(_) => None,
-    };
-    open.iter().filter_map(socket).collect()
 }

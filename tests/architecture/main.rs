@@ -14,7 +14,7 @@ use circles::{Circle, circles};
 /// The modules that each module may use. A module that is not listed may use none of this crate.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("token", &["message", "timestamp", "regular_file"]),
-    ("admin", &["http", "orders", "sync", "timestamp", "token"]),
+    ("admin", &["http", "orders", "sync", "timestamp", "token", "unix_socket"]),
     ("bench", &["token", "root_certificates"]),
     ("config", &["escape", "timestamp", "regular_file"]),
     (
@@ -47,7 +47,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("feed", &["close", "message", "sync", "timestamp"]),
     ("frame", &["close"]),
     ("cluster", &["close", "config", "frame", "hub", "message", "orders", "sync"]),
-    ("fuzz", &["admin", "cluster", "config", "message", "server", "token"]),
+    ("fuzz", &["admin", "cluster", "config", "hub", "message", "outbox", "server", "token"]),
     ("http", &["sync"]),
     ("hub", &["token", "close", "feed", "frame", "message", "outbox", "sync"]),
     ("jane", &["token", "admin", "completions", "escape", "timestamp", "terminal", "root_certificates"]),
@@ -75,8 +75,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "places",
             "regular_file",
             "sync",
+            "unix_socket",
         ],
     ),
+    ("unix_socket", &[]),
     ("terminal", &["escape"]),
     ("root_certificates", &["regular_file"]),
 ];

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
+use std::process::Stdio;
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -125,13 +126,45 @@ fn a_unix_socket_is_served_replaced_and_removed() {
     let output = philote(second.path()).env("SECRET", SECRET).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("is in use: "), "{said}");
+    assert!(said.contains("is in use: ") && said.contains("another path"), "{said}");
 
     daemon.signal(Signal::TERM);
     assert_eq!(one.closed().0, 1001);
     drop(two);
     assert!(daemon.wait().success());
     assert!(!path.exists(), "the socket is removed at the end");
+}
+
+/// It was left behind, and a start beside a socket that nobody accepts from waited for ever.
+#[test]
+fn a_daemon_that_cannot_start_says_which_path_to_change_and_leaves_no_unix_socket() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    std::fs::write(at("file"), "precious").unwrap();
+    let full = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    full.bind(&SockAddr::unix(at("full")).unwrap()).unwrap();
+    full.listen(0).unwrap();
+    let _waiting = UnixStream::connect(at("full")).unwrap();
+    for (second, reason) in [
+        ("file", "a file of another kind; remove it"),
+        ("full", "another program listens there"),
+        ("no/such", "its directory does not exist"),
+    ] {
+        let scratch = tempfile::tempdir().unwrap();
+        let (first, second) = (at("first"), at(second));
+        config_file(
+            scratch.path(),
+            &format!("listen = ['unix:{}', 'unix:{}']", first.display(), second.display()),
+        );
+        let mut child = philote(scratch.path()).env("SECRET", SECRET).stderr(Stdio::piped()).spawn().unwrap();
+        let status = wait(&mut child);
+        let said = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
+        assert_eq!(status.code(), Some(1), "{said}");
+        let named = format!("cannot listen on unix:{}: ", second.display());
+        assert!(said.contains(&named) && said.contains(reason) && said.contains("another path"), "{said}");
+        assert!(!first.exists(), "the socket that it made before");
+    }
+    assert_eq!(std::fs::read_to_string(at("file")).unwrap(), "precious");
 }
 
 #[test]

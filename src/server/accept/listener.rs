@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, UnixListener};
 use super::stream::{Stream, set_user_timeout};
 use crate::config::Listener;
 use crate::server::http::forwarded::UNIX_PEER;
+use crate::unix_socket::{self, Found};
 
 /// Connections that the kernel completes before the daemon accepts them, at most: so many that net.core.somaxconn, which
 /// administrators can raise, is the limit. Where a proxy finds the backlog of a Unix socket full, it answers 502.
@@ -34,12 +35,10 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 /// a port is decided by the network. A token is needed in both cases.
 pub fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     const MODE: u32 = 0o666;
-    match std::fs::symlink_metadata(path) {
-        Ok(metadata) if !metadata.file_type().is_socket() => return Err(io::ErrorKind::AlreadyExists.into()),
-        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
-        _ => {}
+    match unix_socket::look(path)? {
+        Found::NoSocket => return Err(io::ErrorKind::AlreadyExists.into()),
+        Found::Live => return Err(io::ErrorKind::AddrInUse.into()),
+        Found::Nothing | Found::Abandoned => {}
     }
     // The name appears last, so that a client that finds it can connect.
     let mut new = path.as_os_str().to_owned();
