@@ -218,7 +218,7 @@ async fn serve(stream: UnixStream, control: Arc<dyn Control>, asked: Arc<AtomicB
     let ended = std::future::poll_fn(|context| connection.poll_without_shutdown(context)).await;
     let (mut stream, mut unsent) = connection.into_parts().io.into_inner().into_parts();
     if let Err(error) = ended {
-        unsent.extend_from_slice(&malformed(&error));
+        unsent.extend_from_slice(&malformed(&error, turn.promises_too_much()));
     }
     if write_within(&mut stream, &unsent, DEADLINE).await {
         // It has its answer, so it must make room for others while the rest of what it sends is read.
@@ -228,8 +228,11 @@ async fn serve(stream: UnixStream, control: Arc<dyn Control>, asked: Arc<AtomicB
 }
 
 /// Returns the bytes of the answer to a malformed request, or nothing if the connection broke.
-fn malformed(error: &hyper::Error) -> Vec<u8> {
-    let (status, failure) = if error.is_parse_too_large() {
+fn malformed(error: &hyper::Error, promises_too_much: bool) -> Vec<u8> {
+    let (status, failure) = if error.is_parse_too_large() && promises_too_much {
+        let sentence = format!("the request body may have at most {MAX_PUBLISH} bytes");
+        ("413 Content Too Large", Failure::new(Code::TooLarge, sentence))
+    } else if error.is_parse_too_large() {
         let sentence = format!("the request head may have at most {MAX_HEAD} bytes");
         ("431 Request Header Fields Too Large", Failure::new(Code::TooLarge, sentence))
     } else if error.is_parse() {

@@ -31,14 +31,33 @@ pub(super) struct LengthLines {
     /// The number of bytes of [`LengthLines::LINE`] at the end of the stream.
     matched: usize,
     count: usize,
+    /// The value of a line, as far as it was read, while it is read.
+    value: Option<u64>,
+    /// A value was beyond what hyper counts. hyper then reports a head that is too large.
+    endless: bool,
 }
+
+/// The first length that hyper does not count.
+const ENDLESS: u64 = u64::MAX - 1;
 
 impl LengthLines {
     const LINE: &[u8] = b"\ncontent-length:";
 
     pub(super) fn read(&mut self, mut bytes: &[u8]) {
         while let [first, rest @ ..] = bytes {
-            if self.matched == 0 {
+            if let Some(value) = self.value {
+                match first {
+                    b'0'..=b'9' => {
+                        self.value = Some(value.saturating_mul(10).saturating_add(u64::from(first - b'0')));
+                        bytes = rest;
+                    }
+                    b' ' | b'\t' if value == 0 => bytes = rest,
+                    _ => {
+                        self.endless |= value >= ENDLESS;
+                        self.value = None;
+                    }
+                }
+            } else if self.matched == 0 {
                 let Some(newline) = memchr(b'\n', bytes) else { return };
                 bytes = &bytes[newline + 1..];
                 self.matched = 1;
@@ -48,6 +67,7 @@ impl LengthLines {
                 if self.matched == Self::LINE.len() {
                     self.matched = 0;
                     self.count += 1;
+                    self.value = Some(0);
                 }
             } else {
                 // Check this byte again, because a newline may begin the line.
@@ -60,6 +80,11 @@ impl LengthLines {
     pub(super) fn shown(&mut self, headers: &HeaderMap) -> usize {
         self.count = self.count.saturating_sub(headers.get_all(CONTENT_LENGTH).iter().count());
         self.count
+    }
+
+    /// Returns whether a line has promised more bytes than hyper counts.
+    pub(super) fn is_endless(&self) -> bool {
+        self.endless
     }
 }
 
@@ -78,7 +103,26 @@ mod tests {
         for size in 1..stream.len() {
             let mut lines = LengthLines::default();
             stream.chunks(size).for_each(|piece| lines.read(piece));
-            assert_eq!(lines.count, 3, "in pieces of {size}");
+            assert_eq!((lines.count, lines.endless), (3, false), "in pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn a_length_beyond_what_hyper_counts_is_found_however_the_stream_is_cut() {
+        for (value, endless) in [
+            ("18446744073709551613", false),
+            ("18446744073709551614", true),
+            (" \t18446744073709551615 ", true),
+            ("99999999999999999999999", true),
+            ("1844674407370955161 5", false),
+            ("x18446744073709551615", false),
+        ] {
+            let stream = format!("POST / HTTP/1.1\r\nContent-Length:{value}\nContent-Length: 1\r\n\r\n");
+            for size in 1..stream.len() {
+                let mut lines = LengthLines::default();
+                stream.as_bytes().chunks(size).for_each(|piece| lines.read(piece));
+                assert_eq!((lines.count, lines.is_endless()), (2, endless), "{value} in pieces of {size}");
+            }
         }
     }
 

@@ -70,6 +70,11 @@ impl Turn {
         }
     }
 
+    /// Returns whether a request has promised a longer body than hyper counts.
+    pub(crate) fn promises_too_much(&self) -> bool {
+        self.state().lengths.is_endless()
+    }
+
     /// Records that the service returns its answer to hyper.
     pub(crate) fn answered(&self) {
         self.state().phase = Phase::Answered;

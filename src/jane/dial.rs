@@ -19,16 +19,20 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use super::args::Server;
 use super::error::Error;
+use super::input::MAX_LINE;
 use crate::admin::api::Hidden;
 
 /// The time limit from the first packet to the answer.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// The most bytes of an HTTP answer.
 const MAX_ANSWER: usize = 1024 * 1024;
+/// The most bytes that wait for a server that reads nothing: the longest line, in which JSON may write one byte as six, and
+/// pongs.
+const MAX_UNSENT: usize = 8 * MAX_LINE;
 
 /// A WebSocket over TCP or TLS.
 pub(super) type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
@@ -64,7 +68,9 @@ impl Dial {
                 return Err(not_websocket());
             }
             let upgraded = hyper::upgrade::on(answer).await.map_err(|_| not_websocket())?;
-            Ok(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, None).await)
+            // Beyond this a pong takes the place of the last one that waits.
+            let config = WebSocketConfig::default().max_write_buffer_size(MAX_UNSENT);
+            Ok(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, Some(config)).await)
         })
         .await
     }

@@ -42,6 +42,13 @@ impl Jane {
         stdin.flush().unwrap();
     }
 
+    /// The most memory that it had so far, in KiB.
+    pub(crate) fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// The next line of standard output.
     pub(crate) fn out(&self) -> String {
         self.out.recv_timeout(PATIENCE).unwrap()

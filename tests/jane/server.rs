@@ -103,6 +103,14 @@ impl Peer {
         self.socket.send(Message::text(text)).unwrap();
     }
 
+    /// Sends this many of the longest pings, and reads nothing.
+    pub(crate) fn ping(&mut self, count: usize) {
+        for _ in 0..count {
+            self.socket.write(Message::Ping(vec![0; 125].into())).unwrap();
+        }
+        self.socket.flush().unwrap();
+    }
+
     /// Delivers `data` on the channel chat.
     pub(crate) fn deliver(&mut self, data: &str) {
         let issuer = "0123abcd-0000-4000-8000-000000000000";

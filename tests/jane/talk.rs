@@ -33,6 +33,24 @@ fn typed_lines_are_published_and_arriving_messages_are_printed() {
     assert_eq!(jane.end(), (0, vec![], vec![]));
 }
 
+/// Each ping is answered, and answers that nobody takes must not pile up.
+#[test]
+fn pongs_for_a_server_that_reads_nothing_take_bounded_memory() {
+    const PINGS: usize = 400_000;
+    let server = Server::start();
+    let jane = Jane::start(&format!("-p {} -c chat -t a.b.c", server.address()));
+    let mut peer = server.accept();
+    jane.err();
+    let before = jane.memory();
+    peer.ping(PINGS);
+    peer.deliver("after them");
+    assert_eq!(jane.out(), "0123abcd ada chat: after them");
+    let grown = jane.memory() - before;
+    println!("{PINGS} unread pongs of 131 bytes: {grown} KiB");
+    assert!(grown < 32 * 1024, "{grown} KiB");
+    jane.interrupt();
+}
+
 #[test]
 fn lines_of_a_pipe_are_published_before_jane_exits() {
     let server = Server::start();

@@ -57,7 +57,8 @@ fn first(line: &str) -> Option<Option<SocketAddr>> {
     }
     let mut address = || words.next()?.parse::<IpAddr>().ok();
     let (source, destination) = (address()?, address()?);
-    let mut port = || words.next()?.parse::<u16>().ok();
+    // A sign is not part of a number here.
+    let mut port = || words.next().filter(|word| !word.starts_with('+'))?.parse::<u16>().ok();
     let (port, _) = (port()?, port()?);
     let fits = match family {
         "TCP4" => source.is_ipv4() && destination.is_ipv4(),
@@ -71,6 +72,10 @@ fn first(line: &str) -> Option<Option<SocketAddr>> {
 fn second(command: u8, family: u8, addresses: &[u8]) -> Option<Option<SocketAddr>> {
     const LOCAL: u8 = 0x20;
     const PROXY: u8 = 0x21;
+    // Unspecified, stream and datagram: others must be refused (section 2.2).
+    if family & 0x0f > 2 {
+        return None;
+    }
     match (command, family >> 4) {
         // The addresses of a health check, or of a client of another family, must be ignored (section 2.2).
         (LOCAL, _) | (PROXY, 0 | 3) => Some(None),
@@ -138,10 +143,12 @@ mod tests {
             b"PROXY TCP4 198.51.100.7 10.0.0.1 1\r\n".to_vec(),
             b"PROXY TCP4 198.51.100.7 10.0.0.1 1 2 3\r\n".to_vec(),
             b"PROXY TCP4 198.51.100.7 10.0.0.1 1 65536\r\n".to_vec(),
+            b"PROXY TCP4 198.51.100.7 10.0.0.1 +1 2\r\n".to_vec(),
             long.into_bytes(),
             version_2(0x21, 0x11, &[0; 11]),
             version_2(0x22, 0x11, &[0; 12]),
             version_2(0x11, 0x11, &[0; 12]),
+            version_2(0x21, 0x1f, &[0; 12]),
             version_2(0x21, 0x11, &[0; LONGEST_REST + 1]),
         ] {
             assert_eq!(of(&bytes).await.0, Err(io::ErrorKind::InvalidData), "{bytes:?}");

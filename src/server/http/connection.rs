@@ -215,7 +215,7 @@ async fn speak(
             Outcome::SentAway { rejection, tell: sent }
         }
         _ if !sent || turn.is_streaming() => Outcome::Gone,
-        (Err(error), _) => malformed(&error).map_or(Outcome::Gone, Outcome::Rejected),
+        (Err(error), _) => malformed(&error, turn).map_or(Outcome::Gone, Outcome::Rejected),
         // A request was begun. A client that has sent nothing gets no answer.
         (Ok(()), Some(rejection)) if !parts.read_buf.is_empty() => Outcome::Rejected(rejection),
         (Ok(()), Some(_)) => Outcome::Gone,
@@ -226,9 +226,10 @@ async fn speak(
 }
 
 /// Returns why hyper could not read a request; `None` if the connection broke.
-fn malformed(error: &hyper::Error) -> Option<Rejection> {
+fn malformed(error: &hyper::Error, turn: &Turn) -> Option<Rejection> {
     if error.is_parse_too_large() {
-        Some(Rejection::HeadTooLarge)
+        let body = turn.promises_too_much();
+        Some(if body { Rejection::BodyTooLarge(api::LONGEST_BODY) } else { Rejection::HeadTooLarge })
     } else if error.is_parse() {
         // hyper distinguishes its errors by text only.
         let error = error.to_string();

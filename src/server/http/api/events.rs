@@ -62,6 +62,9 @@ impl Wanted {
                 _ => {}
             }
         }
+        if headers.get_all(LAST_EVENT_ID).iter().nth(1).is_some() {
+            return Err(Rejection::BadRequest("the header Last-Event-ID appears twice"));
+        }
         // A browser repeats its first query, and sends the header when it returns.
         let header = headers.get(LAST_EVENT_ID).map(|value| value.to_str().unwrap_or("?").to_owned());
         let last = header.or(last).filter(|last| !last.is_empty()).map(|last| MessageId::parse(&last));

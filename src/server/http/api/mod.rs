@@ -150,6 +150,9 @@ fn authorize(server: &Server, request: &Request<Incoming>, right: ApiRight) -> R
     }
 }
 
+/// The longest body that a route takes, in bytes.
+pub(super) const LONGEST_BODY: usize = publish::MAX_BODY_BYTES;
+
 /// Reads the body of a request, at most `max` bytes, which are held until the answer is written.
 async fn body(
     request: Request<Incoming>,

@@ -16,7 +16,7 @@ use crate::server::rejection::Rejection;
 use crate::token::Claims;
 
 /// The longest body, in bytes.
-const MAX_BODY_BYTES: usize = 1024 * 1024;
+pub(super) const MAX_BODY_BYTES: usize = 1024 * 1024;
 
 /// Publishes one message or an array of messages: all, or none if one is invalid. The batch is completed even if the
 /// client disconnects.
