@@ -674,6 +674,23 @@ export class Philote {
         if (typeof frame !== "object" || !frame) {
             return this.#tell("error", { error: "bad_message", message: "the server sent a frame that is not a JSON object" });
         }
+        try {
+            this.#take(frame);
+        }
+        catch (error) {
+            // Exceptions of the application do not arrive here, so no server of Philote has sent this.
+            const message = `the server sent a frame of a wrong form: ${error.message}`;
+            this.#tell("error", { error: "bad_message", message });
+            this.#lost(1002, "the server does not speak philote.v1");
+        }
+    }
+    #take(frame) {
+        const { access, id } = frame;
+        // What later frames would stumble over, too.
+        const ids = [id, ...Object.values(access?.ids ?? {})];
+        if (ids.some((id) => id !== undefined && typeof id !== "string") || (access && !Array.isArray(access.read))) {
+            throw new TypeError("ids are strings, and read is an array");
+        }
         if (frame.access)
             return this.#enter(frame.access);
         if (frame.presence)

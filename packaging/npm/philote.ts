@@ -838,6 +838,23 @@ export class Philote {
     if (typeof frame !== "object" || !frame) {
       return this.#tell("error", { error: "bad_message", message: "the server sent a frame that is not a JSON object" });
     }
+    try {
+      this.#take(frame);
+    } catch (error) {
+      // Exceptions of the application do not arrive here, so no server of Philote has sent this.
+      const message = `the server sent a frame of a wrong form: ${(error as Error).message}`;
+      this.#tell("error", { error: "bad_message", message });
+      this.#lost(1002, "the server does not speak philote.v1");
+    }
+  }
+
+  #take(frame: any): void {
+    const { access, id } = frame;
+    // What later frames would stumble over, too.
+    const ids = [id, ...Object.values(access?.ids ?? {})];
+    if (ids.some((id) => id !== undefined && typeof id !== "string") || (access && !Array.isArray(access.read))) {
+      throw new TypeError("ids are strings, and read is an array");
+    }
     if (frame.access) return this.#enter(frame.access);
     if (frame.presence) return this.#told(frame.presence);
     if (frame.joined) return this.#entered(frame.joined);

@@ -311,3 +311,20 @@ test("a handler that waited for a discarded history gets new messages, and a pos
   assert.deepEqual(heard.recovered, [{ channel: "chat", recovered: false }]);
   assert.equal((await heard.values.next()).value, "skipped");
 });
+
+test("a frame of a wrong form ends the connection with an error, and throws nothing", DEADLINE, async (t) => {
+  const server = await startServer(t);
+  const { heard, reached } = startClient(t, server.url);
+  const message = { issuer: "other", channel: "chat", data: "1" };
+  for (const frame of [{ access: { read: 5 } }, { joined: 5, access: { read: {} } }, { ...message, id: 5 }, { ...message, id: {} }]) {
+    const connection = await server.next();
+    await connection.next();
+    connection.access({ ids: { chat: "aa-1" } });
+    await reached("open");
+    connection.send(frame);
+    const { error, message } = await heard.errors.next();
+    assert.equal(error, "bad_message");
+    assert.match(message, /^the server sent a frame of a wrong form: /);
+    assert.equal((await reached("waiting")).code, 1002);
+  }
+});

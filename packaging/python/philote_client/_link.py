@@ -50,6 +50,13 @@ class TokenError(Exception):
     """Why there is no token."""
 
 
+class Connect(connect):
+    """Follows no redirect, as no browser does: the token would go to a server that nobody has named."""
+
+    def process_redirect(self, exc: Exception) -> Union[Exception, str]:
+        return exc
+
+
 class Socket(ClientConnection):
     """Notes when the last byte arrived: pings of the server and parts of a large message are signs of life, too."""
 
@@ -148,7 +155,7 @@ class Link:
 
     async def _converse(self, url: str, token: str) -> None:
         try:
-            socket = await connect(
+            socket = await Connect(
                 url,
                 subprotocols=[Subprotocol("philote.v1")],
                 open_timeout=None,

@@ -289,3 +289,21 @@ class Faults(ClientTest):
         leaks = [line for line in written if "header.claims" in line or "nature" in line]
         self.assertGreater(len(written), 10, "something was logged")
         self.assertEqual(leaks, [])
+
+    async def test_a_redirect_is_not_followed(self):
+        """The token would go to a server that nobody has named."""
+
+        async def redirect(reader, writer):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(f"HTTP/1.1 307 Elsewhere\r\nLocation: {self.url}\r\nContent-Length: 0\r\n\r\n".encode())
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(redirect, "127.0.0.1", 0)
+        async with server:
+            client = await self.start(url=f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+            for _ in range(2):
+                state = await client.reached("waiting")
+                self.assertIn("307", state.reason)
+            self.assertEqual(self.count, 0)
+            client.close()
