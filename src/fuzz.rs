@@ -23,8 +23,10 @@ use serde_json::Value;
 mod control;
 
 use crate::config::{self, Environment, Overrides, load};
+use crate::hub::{Connection, Hub, PresenceLimits};
 use crate::message::{ApiMessage, ChannelName, Delivery, FromClient};
-use crate::token::{Keys, Policy, claimed_subject, inspect, verify};
+use crate::outbox::Budget;
+use crate::token::{Claims, Keys, NewToken, Policy, claimed_subject, inspect, issue, verify};
 use crate::{admin, cluster, server};
 
 /// A function that takes any bytes.
@@ -37,10 +39,12 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("cluster", cluster::fuzz::message_and_subject),
     ("config", config_file),
     ("environment", environment),
+    ("events", server::fuzz::events),
     ("forwarded", server::fuzz::forwarded),
     ("frames", server::fuzz::frames),
     ("message", message),
     ("order", cluster::fuzz::order),
+    ("presence", presence),
     ("proxy", server::fuzz::proxy_header),
     ("public_keys", config::fuzz_public_keys),
     ("request", server::fuzz::request),
@@ -142,6 +146,37 @@ fn message(data: &[u8]) {
         }
     }
     let _ = ApiMessage::parse_many(text, NAMES);
+}
+
+/// Messages of presence of other nodes, while clients read and follow two channels here.
+fn presence(data: &[u8]) {
+    thread_local! {
+        static CLAIMS: Arc<Claims> = {
+            let names = ["hall".to_owned(), "room:1".to_owned()];
+            let keys = Keys::new([SECRET.as_bytes()]);
+            let policy = Policy {
+                leeway: 0,
+                require_expiry: false,
+                issuer: None,
+                audience: None,
+                channels: 16,
+                channel_name_bytes: 64,
+            };
+            let new = NewToken { read: names.to_vec(), subject: Some("here".to_owned()), ..NewToken::default() };
+            Arc::new(verify(&issue(&new, &keys).unwrap(), &keys, &policy, 0).unwrap())
+        };
+    }
+    let hub = Hub::new(Arc::new(Budget::new(64, 1 << 16, 1 << 20, 0)));
+    let claims = CLAIMS.with(Clone::clone);
+    let address = ([192, 0, 2, 1], 1).into();
+    let client = Arc::new(Connection::new(address, claims.clone(), hub.budget().clone(), 0));
+    hub.share_presence();
+    hub.enter(&client);
+    let limits = PresenceLimits { grace: Duration::ZERO, subjects: 20 };
+    for name in &claims.read {
+        hub.look_at_presence(&client, name, Some(true), (limits, &[]), drop);
+    }
+    cluster::fuzz::presence(data, &hub);
 }
 
 /// A philote.toml.

@@ -4,6 +4,7 @@
 
 use super::nodes::Announcement;
 use super::presence::Presence;
+pub(crate) use super::presence::fuzz::presence;
 use super::steering::message::{Message, Nonce, Seal};
 use super::subject::Subjects;
 use super::wire;

@@ -4,6 +4,9 @@
 //! These messages go to the subject of announcements, so that they arrive in order with them, and are sealed like them
 //! ([`wire`]). Each node numbers its messages and announces the last number: who has missed one asks for everything again.
 
+#[cfg(any(test, feature = "fuzz"))]
+#[allow(clippy::unwrap_used, reason = "a failure is a finding")]
+pub(super) mod fuzz;
 mod pages;
 mod wire;
 

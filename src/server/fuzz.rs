@@ -243,6 +243,44 @@ pub(crate) fn api_body(data: &[u8]) {
     serde_json::from_str::<serde_json::Value>(body).expect("an answer of JSON");
 }
 
+/// The query of a request for a stream of events, a newline, and the value of `Last-Event-ID`. The first byte chooses the form
+/// of the stream, and whether there is the header.
+pub(crate) fn events(data: &[u8]) {
+    let Some((flags, rest)) = data.split_first() else { return };
+    let mut parts = rest.splitn(2, |byte| *byte == b'\n');
+    let (channels, last) = (query(parts.next().unwrap_or_default()), parts.next().unwrap_or_default());
+    let server_sent = flags & 1 != 0;
+    let answer = converse(Way::Direct, |token| {
+        let accept = if server_sent { "text/event-stream" } else { "application/jsonl" };
+        let mut head = format!(
+            "GET /api/events?{channels} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nAccept: {accept}\r\n"
+        )
+        .into_bytes();
+        if flags & 2 != 0 {
+            let line = |byte: &&u8| !matches!(**byte, b'\r' | b'\n');
+            head.extend_from_slice(b"Last-Event-ID: ");
+            head.extend(last.iter().filter(line));
+            head.extend_from_slice(b"\r\n");
+        }
+        head.extend_from_slice(b"\r\n");
+        vec![head]
+    });
+    let text = String::from_utf8(answer).expect("an answer of text");
+    let (head, body) = text.split_once("\r\n\r\n").expect("a whole answer");
+    assert!(head.starts_with("HTTP/1.1 ") && !head.starts_with("HTTP/1.1 500"), "{head}");
+    if !head.starts_with("HTTP/1.1 200") {
+        serde_json::from_str::<serde_json::Value>(body).expect("an error of JSON");
+        return;
+    }
+    // The stream ends with its client, in the middle of the chunks.
+    let ids = body.lines().filter(|line| line.starts_with('{') || line.starts_with("data:"));
+    for line in ids.filter(|line| line.ends_with('}')) {
+        let line = line.strip_prefix("data:").unwrap_or(line);
+        let event: serde_json::Value = serde_json::from_str(line).expect("an event of JSON");
+        assert!(event["event"].is_string(), "{event}");
+    }
+}
+
 /// Any bytes as a query.
 fn query(bytes: &[u8]) -> String {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"=&%+-._~".contains(byte);
