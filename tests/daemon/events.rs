@@ -6,11 +6,12 @@ use std::net::{Shutdown, TcpStream};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::everywhere::{Everywhere, KINDS};
 use crate::support::{Client, Daemon, PATIENCE, sign, status};
 
 /// An open stream of events.
-pub struct Events {
-    stream: BufReader<TcpStream>,
+pub struct Events<S = TcpStream> {
+    stream: BufReader<S>,
     pub head: String,
     /// Bytes behind the last whole line.
     rest: Vec<u8>,
@@ -20,17 +21,6 @@ impl Events {
     pub fn open(daemon: &Daemon, path: &str, token: &str, more: &str) -> Events {
         let stream = daemon.connect();
         Events::on(stream, &request(path, token, more))
-    }
-
-    /// Sends these bytes, and reads the head of the answer.
-    fn on(mut stream: TcpStream, request: &str) -> Events {
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut stream = BufReader::new(stream);
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            assert!(stream.read_line(&mut head).unwrap() > 0, "no head: {head}");
-        }
-        Events { stream, head, rest: Vec::new() }
     }
 
     /// With a token that may do all, and these channels selected.
@@ -45,6 +35,19 @@ impl Events {
         let events = Events::open(daemon, &query.finish(), &sign(&json!({"api": ["events"]})), &header);
         assert_eq!(status(&events.head), 200, "{}", events.head);
         events
+    }
+}
+
+impl<S: Read + Write> Events<S> {
+    /// Sends these bytes, and reads the head of the answer.
+    fn on(mut stream: S, request: &str) -> Events<S> {
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut stream = BufReader::new(stream);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert!(stream.read_line(&mut head).unwrap() > 0, "no head: {head}");
+        }
+        Events { stream, head, rest: Vec::new() }
     }
 
     /// The next line as text; `None` at the end of the body.
@@ -269,6 +272,9 @@ fn a_stream_that_returns_gets_exactly_what_it_missed() {
         assert_eq!(Events::after(&daemon, channels, Some(from_here)).brief(), "opened bob");
         assert_eq!(lost.brief(), "closed bob client_gone");
     }
+    let twice = "Last-Event-ID: 0-1\r\nLast-Event-ID: 0-2\r\n";
+    let refused = Events::open(&daemon, "", &sign(&json!({"api": ["events"]})), twice);
+    assert_eq!(status(&refused.head), 400, "{}", refused.head);
 }
 
 #[test]
@@ -312,6 +318,38 @@ fn server_sent_events_have_the_same_lines() {
     }
     let head = daemon.exchange(request("", &token, "").replace("GET", "HEAD"));
     assert!(head.starts_with("HTTP/1.1 200") && head.contains("application/x-ndjson"), "{head}");
+}
+
+/// Also in TLS records and behind a header of the PROXY protocol. A client that goes without a word gives up its place.
+#[test]
+fn streams_resume_and_end_on_every_kind_of_listener() {
+    let everywhere = Everywhere::start("[presence]\ngrace = \"0s\"\n");
+    let daemon = &everywhere.daemon;
+    let token = sign(&json!({"api": ["events"]}));
+    for kind in KINDS {
+        let open = |more: &str| Events::on(everywhere.connect(kind), &request("channel=hall", &token, more));
+        let mut events = open("");
+        assert_eq!((status(&events.head), &events.next()["event"]), (200, &json!("alive")), "{kind}");
+        let ann = named(daemon, "ann", &["hall"]);
+        let opened = events.next();
+        assert_eq!(events.briefs(2), ["occupied hall", "joined hall ann"], "{kind}");
+        drop(events);
+        drop(ann);
+        let mut again = open(&format!("Last-Event-ID: {}\r\n", opened["id"].as_str().unwrap()));
+        let missed =
+            ["occupied hall", "joined hall ann", "closed ann client_gone", "left hall ann", "vacated hall"];
+        assert_eq!(again.briefs(missed.len()), missed, "{kind}");
+        // A client that stops sending is gone, and more of them than there are places take none.
+        again.stream.get_mut().stop_sending();
+        let mut rest = Vec::new();
+        let _ = again.stream.read_to_end(&mut rest);
+        for _ in 0..33 {
+            let mut events = open("");
+            assert_eq!(status(&events.head), 200, "{kind}: {}", events.head);
+            events.stream.get_mut().stop_sending();
+            let _ = events.stream.read_to_end(&mut rest);
+        }
+    }
 }
 
 #[test]
