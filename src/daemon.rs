@@ -1,14 +1,17 @@
 //! The daemon: reads its settings, opens its listeners, serves until a signal stops it, and drains.
 //!
-//! In reading order: [`main`] and `serve` in this file, `listeners`, `drain`, `reload`; then `control`, which answers the
-//! admin socket with `lists`, `actions` and, for all nodes of a cluster, `everywhere`; then what runs once a second or on request: `metrics`, `rates`,
+//! In reading order: [`main`] and `serve` in this file, `listeners`, `announce`, `drain`, `reload`; then `control`, which answers the
+//! admin socket with `lists`, `actions`, `doctor` and, for all nodes of a cluster, `everywhere`; then what runs once a second
+//! or on request: `metrics`, `rates`, `recent`,
 //! `certificate_expiry`, `watchdog`; and for `--dev`, `dev` and `hangup`.
 
 mod actions;
+mod announce;
 mod certificate_expiry;
 mod control;
 mod descriptors;
 mod dev;
+mod doctor;
 mod drain;
 mod error;
 mod everywhere;
@@ -17,6 +20,7 @@ mod listeners;
 mod lists;
 mod metrics;
 mod rates;
+mod recent;
 mod reload;
 mod watchdog;
 
@@ -31,6 +35,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tracing::level_filters::LevelFilter;
 
+use self::announce::announce;
 use self::certificate_expiry::ExpiryWatch;
 use self::control::DaemonControl;
 use self::drain::drain;
@@ -40,11 +45,12 @@ use self::hangup::StartTerminal;
 use self::listeners::Listeners;
 use self::metrics::Metrics;
 use self::rates::Rates;
+use self::recent::{Recent, Troubles};
 use self::reload::{ReloadRequest, Reloader};
 use self::watchdog::{Watchdog, Workers};
-use crate::admin::{self, api::Timestamp};
+use crate::admin::{self, api::Timestamp, socket::Access};
 use crate::completions;
-use crate::config::{self, AdminSocket, CommandLine, Environment, Listener, LogFormat, LogLevel, Settings};
+use crate::config::{self, AdminSocket, CommandLine, Environment, LogFormat, LogLevel, Settings};
 use crate::escape::escape;
 use crate::log::{self, LogHandle};
 use crate::server::{BanFile, Server, listener, unix_now};
@@ -154,6 +160,7 @@ fn serve(
 
     let (requests, reloads) = mpsc::channel::<ReloadRequest>(1);
     let rates = Arc::new(Rates::default());
+    let recent = Arc::new(Recent::default());
     let drain_ends = Arc::new(OnceLock::new());
     let started = Timestamp::now();
     let metrics = Arc::new(Metrics::new(log.clone(), reloader.report(), started.0));
@@ -162,11 +169,13 @@ fn serve(
         log: log.clone(),
         reloads: requests,
         last_reload: reloader.report(),
-        listeners: listeners.open.iter().map(Listener::to_string).collect(),
+        max_connections_source: reloader.max_connections_source(),
+        listeners: listeners.open.clone(),
         config_file: reloader.config_file(),
         drain_ends: drain_ends.clone(),
         started,
         rates: rates.clone(),
+        recent: recent.clone(),
         everywhere,
         metrics: metrics.clone(),
     };
@@ -179,14 +188,23 @@ fn serve(
     #[cfg(debug_assertions)]
     watchdog::block_on_purpose(runtime.handle());
 
-    announce(&listeners.open, admin.path(), &reloader);
+    announce(&listeners.open, admin.path(), &reloader, &settings);
     if settings.dev {
         dev::announce(&server, &listeners.open);
     }
     notifier.ready();
     runtime.block_on(async {
-        let mut main_loop =
-            MainLoop { server: &server, reloader, reloads, signals, start_terminal, notifier, rates };
+        let mut main_loop = MainLoop {
+            server: &server,
+            reloader,
+            reloads,
+            signals,
+            start_terminal,
+            notifier,
+            rates,
+            recent,
+            log,
+        };
         main_loop.run().await;
         drain(&server, notifier, &listeners, &drain_ends).await;
         // Until then it has clients, who read channels and publish.
@@ -210,6 +228,8 @@ struct MainLoop<'a> {
     start_terminal: &'a StartTerminal,
     notifier: &'a Notifier,
     rates: Arc<Rates>,
+    recent: Arc<Recent>,
+    log: &'a LogHandle,
 }
 
 impl MainLoop<'_> {
@@ -236,6 +256,7 @@ impl MainLoop<'_> {
                 _ = tick.tick() => {
                     self.rates.sample(self.server);
                     self.rates.report(self.server);
+                    self.recent.sample(Instant::now(), || Troubles::of(self.server, self.log));
                     self.server.log.tick(Instant::now());
                     let warning = expiry.look(self.server.live().settings.tls.as_ref(), unix_now());
                     if let Some(warning) = warning {
@@ -263,9 +284,15 @@ fn start_admin(
         AdminSocket::Default => Some(admin::path::for_daemon(&admin::path::candidates(variable))),
         AdminSocket::None => None,
     };
-    let bind = |path: PathBuf| admin::socket::Socket::bind(&path, settings.admin.mode);
-    let socket = path.map(bind).transpose()?;
-    admin::server::Server::start(socket, Arc::new(control)).map_err(StartError::Runtime)
+    let sockets = [
+        (path, settings.admin.mode, Access::Administer),
+        (settings.admin.observe_socket.clone(), settings.admin.observe_mode, Access::Observe),
+    ];
+    let bind = |(path, mode, access): (Option<PathBuf>, u32, Access)| {
+        path.map(|path| admin::socket::Socket::bind(&path, mode, access))
+    };
+    let sockets = sockets.into_iter().filter_map(bind).collect::<Result<Vec<_>, _>>()?;
+    admin::server::Server::start(sockets, Arc::new(control)).map_err(StartError::Runtime)
 }
 
 /// Serves the metrics at this address.
@@ -283,37 +310,6 @@ fn serve_metrics(
     admin.handle().spawn(crate::metrics::serve(listener, Arc::new(move || metrics.text(&server))));
     tracing::info!("the metrics are at http://{address}/metrics");
     Ok(())
-}
-
-/// Logs the addresses of the daemon and the next commands for its administrator.
-fn announce(open: &[Listener], admin_socket: Option<&std::path::Path>, reloader: &Reloader) {
-    for listener in open {
-        tracing::info!("philote {} is listening on {listener}", env!("CARGO_PKG_VERSION"));
-    }
-    match admin_socket {
-        Some(path) => tracing::info!("the admin socket is {}", path.display()),
-        None => tracing::info!(
-            "there is no admin socket: philotectl cannot connect, and only SIGHUP reloads the settings"
-        ),
-    }
-    let source = reloader.secret_source();
-    let tool = philotectl(admin_socket);
-    tracing::info!("{source}; to show it for your backend, run: {tool} secret show");
-    tracing::info!("for a first test, get a token with: {tool} token --read chat --write chat");
-}
-
-/// Returns the command that runs `philotectl`: its name if it is installed, or cargo in a build directory. An instance is
-/// controlled with `--instance`.
-fn philotectl(admin_socket: Option<&std::path::Path>) -> String {
-    let built = std::env::current_exe().is_ok_and(|path| {
-        let mut parents = path.ancestors().skip(1);
-        parents.any(|parent| parent.join("CACHEDIR.TAG").exists())
-    });
-    let program = if built { "cargo run --release --bin philotectl --" } else { "philotectl" };
-    match admin_socket.and_then(admin::instance::Instance::of_socket) {
-        Some(instance) => format!("{program} --instance {instance}"),
-        None => program.to_owned(),
-    }
 }
 
 fn format(settings: &Settings) -> log::Format {

@@ -4,6 +4,7 @@
 //! another line, or make two different names look the same.
 
 use std::borrow::Cow;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
 /// Characters that are escaped in text for people, as ranges of code points in ascending order.
@@ -120,12 +121,34 @@ fn replace(text: &str, chosen: impl Fn(char) -> bool, write: impl Fn(&mut String
     Cow::Owned(escaped)
 }
 
+/// Returns the address of a client as people read it: without the port if a proxy did not name it, and `unix` for a client
+/// of a Unix socket, which has none.
+pub fn address(address: SocketAddr) -> String {
+    match (address.port(), address.ip()) {
+        (0, ip) if ip.is_unspecified() => "unix".to_owned(),
+        (0, ip) => ip.to_string(),
+        _ => address.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use regex_syntax::hir::{Class, HirKind};
 
     use super::*;
+
+    #[test]
+    fn an_address_has_no_port_that_a_proxy_did_not_name() {
+        for (given, shown) in [
+            ("192.0.2.7:51234", "192.0.2.7:51234"),
+            ("192.0.2.7:0", "192.0.2.7"),
+            ("[2001:db8::7]:0", "2001:db8::7"),
+            ("0.0.0.0:0", "unix"),
+        ] {
+            assert_eq!(address(given.parse().unwrap()), shown);
+        }
+    }
 
     /// Returns the ranges of a character class.
     fn class(pattern: &str) -> Vec<RangeInclusive<u32>> {

@@ -216,8 +216,8 @@ fn admin_request(data: &[u8]) {
     static SERVER: LazyLock<(std::path::PathBuf, admin::server::Server)> = LazyLock::new(|| {
         let path = std::env::temp_dir().join(format!("philote-fuzz-{}.sock", std::process::id()));
         let _ = std::fs::remove_file(&path);
-        let socket = admin::socket::Socket::bind(&path, 0o600).unwrap();
-        let server = admin::server::Server::start(Some(socket), Arc::new(control::Nobody)).unwrap();
+        let socket = admin::socket::Socket::bind(&path, 0o600, admin::socket::Access::Administer).unwrap();
+        let server = admin::server::Server::start(vec![socket], Arc::new(control::Nobody)).unwrap();
         (path, server)
     });
     let mut stream = UnixStream::connect(&SERVER.0).unwrap();

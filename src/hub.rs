@@ -51,6 +51,7 @@ use self::history::{History, Keeping};
 pub use self::interest::{Expected, Interest};
 pub use self::log::Logged;
 pub use self::peers::{Changes, Followed, MAX_FOLLOWED};
+pub use self::presence::PresenceFigures;
 use self::presence::Watched;
 pub use self::publish::{Queued, Target};
 pub use self::resume::Positions;

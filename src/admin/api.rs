@@ -3,6 +3,7 @@
 //! The shapes are stable within `/v1/`. Times are RFC 3339 in UTC, sizes are bytes, durations are seconds.
 
 mod disconnect;
+mod doctor;
 mod events;
 mod failure;
 mod lists;
@@ -15,6 +16,7 @@ mod timestamp;
 mod tokens;
 
 pub use self::disconnect::*;
+pub use self::doctor::*;
 pub use self::events::*;
 pub use self::failure::*;
 pub use self::lists::*;
@@ -29,6 +31,8 @@ pub use crate::orders::{Address, Coverage, FailedNode, IdPrefix};
 
 /// `GET`: [`Status`].
 pub const STATUS: &str = "/v1/status";
+/// `GET`: [`Checkup`].
+pub const DOCTOR: &str = "/v1/doctor";
 /// `POST` [`TokenRequest`]: [`IssuedToken`].
 pub const TOKEN: &str = "/v1/token";
 /// `POST` [`InspectRequest`]: [`Inspection`].

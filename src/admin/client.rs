@@ -22,10 +22,10 @@ pub use self::error::Error;
 use self::error::OUR_VERSION;
 pub use self::events::Events;
 use super::api::{
-    self, ChannelQuery, Channels, ClosedConnections, ClosedQuery, ClusterNodes, Code, ConnectionQuery,
-    Connections, DisconnectRequest, Disconnected, EventQuery, Failure, InspectRequest, Inspection,
-    IssuedToken, Level, LevelRequest, Levels, LiftRequest, Lifted, PublishRequest, Published, Ready,
-    RefusedQuery, RefusedSubjects, ReloadRequest, Reloaded, SecretChanged, SecretSet, Secrets, Status,
+    self, ChannelQuery, Channels, Checkup, ClosedConnections, ClosedQuery, ClusterNodes, Code,
+    ConnectionQuery, Connections, DisconnectRequest, Disconnected, EventQuery, Failure, InspectRequest,
+    Inspection, IssuedToken, Level, LevelRequest, Levels, LiftRequest, Lifted, PublishRequest, Published,
+    Ready, RefusedQuery, RefusedSubjects, ReloadRequest, Reloaded, SecretChanged, SecretSet, Secrets, Status,
     TokenRequest,
 };
 
@@ -63,12 +63,24 @@ impl Client {
         (!others.is_empty()).then_some((reached, others))
     }
 
+    /// Returns the socket that requests reach.
+    #[must_use]
+    pub fn reached(&self) -> Option<PathBuf> {
+        let runs = |path: &&PathBuf| std::os::unix::net::UnixStream::connect(path).is_ok();
+        self.paths.iter().find(runs).cloned()
+    }
+
     /// `GET /v1/status`.
     ///
     /// # Errors
     /// All requests fail with [`Error`].
     pub async fn status(&self) -> Result<Status, Error> {
         self.ask(Method::GET, api::STATUS, &()).await
+    }
+
+    /// `GET /v1/doctor`.
+    pub async fn doctor(&self) -> Result<Checkup, Error> {
+        self.ask(Method::GET, api::DOCTOR, &()).await
     }
 
     /// `POST /v1/token`.

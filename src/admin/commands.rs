@@ -9,6 +9,7 @@ use super::api::{
     LiftRequest, Lifted, PublishRequest, Published, ReloadRequest, Reloaded, SecretChanged, SecretSet,
     TokenRequest,
 };
+use super::socket::Access;
 use super::{Control, EventStream};
 use crate::orders::{Actor, audit};
 
@@ -52,6 +53,7 @@ impl Peer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Command {
     Status,
+    Doctor,
     Metrics,
     Token,
     Inspect,
@@ -90,27 +92,29 @@ pub(super) enum Answer {
     Events(EventStream),
 }
 
-const ROUTES: [(Method, &str, Command); 20] = [
-    (Method::GET, api::STATUS, Command::Status),
-    (Method::GET, api::METRICS, Command::Metrics),
-    (Method::POST, api::TOKEN, Command::Token),
-    (Method::POST, api::INSPECT, Command::Inspect),
-    (Method::GET, api::SECRET, Command::SecretShow),
-    (Method::PUT, api::SECRET, Command::SecretSet),
-    (Method::POST, api::SECRET_ROTATE, Command::SecretRotate),
-    (Method::POST, api::RELOAD, Command::Reload),
-    (Method::GET, api::READY, Command::Ready),
-    (Method::GET, api::CONNECTIONS, Command::Connections),
-    (Method::GET, api::CLOSED, Command::Closed),
-    (Method::GET, api::CHANNELS, Command::Channels),
-    (Method::POST, api::DISCONNECT, Command::Disconnect),
-    (Method::GET, api::REFUSED, Command::Refused),
-    (Method::DELETE, api::REFUSED, Command::Lift),
-    (Method::GET, api::NODES, Command::Nodes),
-    (Method::POST, api::PUBLISH, Command::Publish),
-    (Method::GET, api::LOG_LEVEL, Command::LogLevel),
-    (Method::PUT, api::LOG_LEVEL, Command::SetLogLevel),
-    (Method::GET, api::EVENTS, Command::Events),
+/// The routes, and what they need. Events with messages need more; see [`follow`].
+const ROUTES: [(Method, &str, Command, Access); 21] = [
+    (Method::GET, api::STATUS, Command::Status, Access::Observe),
+    (Method::GET, api::DOCTOR, Command::Doctor, Access::Observe),
+    (Method::GET, api::METRICS, Command::Metrics, Access::Observe),
+    (Method::POST, api::TOKEN, Command::Token, Access::Administer),
+    (Method::POST, api::INSPECT, Command::Inspect, Access::Administer),
+    (Method::GET, api::SECRET, Command::SecretShow, Access::Administer),
+    (Method::PUT, api::SECRET, Command::SecretSet, Access::Administer),
+    (Method::POST, api::SECRET_ROTATE, Command::SecretRotate, Access::Administer),
+    (Method::POST, api::RELOAD, Command::Reload, Access::Administer),
+    (Method::GET, api::READY, Command::Ready, Access::Observe),
+    (Method::GET, api::CONNECTIONS, Command::Connections, Access::Observe),
+    (Method::GET, api::CLOSED, Command::Closed, Access::Observe),
+    (Method::GET, api::CHANNELS, Command::Channels, Access::Observe),
+    (Method::POST, api::DISCONNECT, Command::Disconnect, Access::Administer),
+    (Method::GET, api::REFUSED, Command::Refused, Access::Observe),
+    (Method::DELETE, api::REFUSED, Command::Lift, Access::Administer),
+    (Method::GET, api::NODES, Command::Nodes, Access::Observe),
+    (Method::POST, api::PUBLISH, Command::Publish, Access::Administer),
+    (Method::GET, api::LOG_LEVEL, Command::LogLevel, Access::Observe),
+    (Method::PUT, api::LOG_LEVEL, Command::SetLogLevel, Access::Administer),
+    (Method::GET, api::EVENTS, Command::Events, Access::Observe),
 ];
 
 /// The answer to a request without a matching route.
@@ -121,13 +125,32 @@ pub(super) struct NoSuchCommand {
     pub(super) allow: Option<String>,
 }
 
-/// Finds the command for a method and a path.
-pub(super) fn find(method: &Method, path: &str) -> Result<Command, NoSuchCommand> {
-    let of_path = || ROUTES.iter().filter(|(_, route, _)| *route == path);
-    if let Some((_, _, command)) = of_path().find(|(allowed, _, _)| allowed == method) {
-        return Ok(*command);
+impl From<Failure> for NoSuchCommand {
+    fn from(failure: Failure) -> NoSuchCommand {
+        NoSuchCommand { failure, allow: None }
     }
-    let methods: Vec<_> = of_path().map(|(allowed, _, _)| allowed.as_str()).collect();
+}
+
+/// The answer to a request that a socket for observing does not take.
+fn not_here(what: &str) -> Failure {
+    Failure::new(
+        Code::Forbidden,
+        format!("this socket is for observing only, and {what} needs the admin socket"),
+    )
+    .hint("name the admin socket: --socket PATH")
+}
+
+/// Finds the command for a method and a path, if the socket gives access to it.
+pub(super) fn find(method: &Method, path: &str, access: Access) -> Result<Command, NoSuchCommand> {
+    let of_path = || ROUTES.iter().filter(|(_, route, ..)| *route == path);
+    if let Some((_, _, command, needed)) = of_path().find(|(allowed, ..)| allowed == method) {
+        return if *needed <= access {
+            Ok(*command)
+        } else {
+            Err(not_here(&format!("{method} {path}")).into())
+        };
+    }
+    let methods: Vec<_> = of_path().map(|(allowed, ..)| allowed.as_str()).collect();
     if methods.is_empty() {
         let message = format!("philote {} has no admin route {path}", env!("CARGO_PKG_VERSION"));
         return Err(NoSuchCommand { failure: Failure::new(Code::NotFound, message), allow: None });
@@ -142,13 +165,19 @@ pub(super) fn run(
     command: Command,
     query: &str,
     body: &[u8],
-    peer: Peer,
+    (peer, access): (Peer, Access),
     control: &dyn Control,
 ) -> Result<Answer, Failure> {
     let json = match command {
-        Command::Events => return follow(&parse_query(query)?, peer, control).map(Answer::Events),
+        Command::Events => {
+            return follow(&parse_query(query)?, (peer, access), control).map(Answer::Events);
+        }
         Command::Metrics => return control.metrics().map(Answer::Text),
         Command::Status => json(control.status()),
+        Command::Doctor => {
+            let observes_only = access == Access::Observe;
+            json(control.doctor().map(|checkup| api::Checkup { observes_only, ..checkup }))
+        }
         Command::Ready => json(control.ready()),
         Command::Inspect => {
             let request: InspectRequest = parse(body, r#"{"token": "..."}"#)?;
@@ -224,7 +253,14 @@ pub(super) fn run(
 }
 
 /// Starts a stream of events. Following messages leaves an audit line, because messages may be private.
-fn follow(query: &EventQuery, peer: Peer, control: &dyn Control) -> Result<EventStream, Failure> {
+fn follow(
+    query: &EventQuery,
+    (peer, access): (Peer, Access),
+    control: &dyn Control,
+) -> Result<EventStream, Failure> {
+    if query.messages && access < Access::Administer {
+        return Err(not_here("following messages"));
+    }
     let answer = control.events(query.clone());
     if query.messages {
         let channel = query.channel.as_ref().map_or_else(|| "all".into(), |channel| format!("{channel:?}"));
@@ -317,7 +353,8 @@ mod tests {
 
     #[test]
     fn routes_are_found_by_method_and_path() {
-        for (method, path, command) in &ROUTES {
+        let find = |method: &Method, path: &str| find(method, path, Access::Administer);
+        for (method, path, command, _) in &ROUTES {
             assert_eq!(find(method, path).unwrap(), *command);
         }
         let refused = find(&Method::DELETE, "/v1/secret").unwrap_err();

@@ -16,9 +16,9 @@ use std::pin::Pin;
 use futures_util::Stream;
 
 use api::{
-    ChannelQuery, Channels, ClosedConnections, ClosedQuery, ClusterNodes, ConnectionQuery, Connections,
-    DisconnectRequest, Disconnected, Event, EventQuery, Failure, Inspection, IssuedToken, Level, Levels,
-    Lifted, PublishRequest, Published, Ready, RefusedQuery, RefusedSubjects, Reloaded, SecretChanged,
+    ChannelQuery, Channels, Checkup, ClosedConnections, ClosedQuery, ClusterNodes, ConnectionQuery,
+    Connections, DisconnectRequest, Disconnected, Event, EventQuery, Failure, Inspection, IssuedToken, Level,
+    Levels, Lifted, PublishRequest, Published, Ready, RefusedQuery, RefusedSubjects, Reloaded, SecretChanged,
     Secrets, Status, TokenRequest,
 };
 
@@ -32,6 +32,8 @@ pub type EventStream = Pin<Box<dyn Stream<Item = Event> + Send>>;
 pub trait Control: Send + Sync + 'static {
     /// Returns the state of the daemon.
     fn status(&self) -> Result<Status, Failure>;
+    /// Checks the daemon and its settings, and reads the files that the settings name.
+    fn doctor(&self) -> Result<Checkup, Failure>;
     /// Returns the metrics in Prometheus's text format.
     fn metrics(&self) -> Result<String, Failure>;
     /// Signs a token with the first secret.

@@ -1,4 +1,5 @@
-//! The server of the admin socket. It has its own thread, so that it answers when the data path is saturated.
+//! The server of the admin socket, and of the socket for observers. It has its own thread, so that it answers when the data
+//! path is saturated.
 //!
 //! A connection carries one request; only a stream of events has no end. Every resource that a client uses has a limit:
 //! connections ([`MAX_CLIENTS`]), bytes ([`MAX_HEAD`], [`MAX_BODY`]) and time ([`DEADLINE`]). Commands run on the
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Body as _, Frame, Incoming};
@@ -33,11 +35,11 @@ use tokio::time::{sleep, timeout};
 use super::api::{Code, Event, Failure};
 use super::commands::{self, Answer, Peer};
 pub use super::commands::{MAX_BODY, MAX_PUBLISH};
-use super::socket::Socket;
+use super::socket::{Access, Socket};
 use super::{Control, EventStream};
 use crate::http::{BodyError, Turn, Wire, check_framing, linger, read_body, write_within};
 
-/// The most clients at once. One more replaces the oldest client that has not sent its request or has its answer.
+/// The most clients of a socket at once. One more replaces the oldest client that has not sent its request or has its answer.
 pub const MAX_CLIENTS: usize = 64;
 /// The most bytes of a request's head.
 pub const MAX_HEAD: usize = 16 * 1024;
@@ -62,45 +64,46 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts the server, which answers requests on `socket` by calling `control`. Without a socket it only runs the
-    /// tasks spawned on [`Server::handle`].
+    /// Starts the server, which answers requests on `sockets` by calling `control`. Each socket has a limit of clients of
+    /// its own, so that observers cannot keep administrators out. Without a socket it only runs the tasks spawned on
+    /// [`Server::handle`].
     ///
     /// # Errors
     /// The system cannot create a thread or a file descriptor.
-    pub fn start(socket: Option<Socket>, control: Arc<dyn Control>) -> io::Result<Self> {
+    pub fn start(sockets: Vec<Socket>, control: Arc<dyn Control>) -> io::Result<Self> {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .thread_name("admin-work")
             // One for each client, so that commands that wait never delay the command of another client.
-            .max_blocking_threads(MAX_CLIENTS)
+            .max_blocking_threads(MAX_CLIENTS * sockets.len().max(1))
             .build()?;
         let handle = runtime.handle().clone();
-        let path = socket.as_ref().map(|socket| socket.path().to_owned());
-        let listener = {
+        let admin = sockets.iter().find(|socket| socket.access() == Access::Administer);
+        let path = admin.map(|socket| socket.path().to_owned());
+        let mut doors = {
             let _runtime = runtime.enter();
-            let listener = socket.as_ref().map(Socket::listener).transpose()?;
-            listener.map(UnixListener::from_std).transpose()?
+            sockets.into_iter().map(Door::open).collect::<io::Result<Vec<_>>>()?
         };
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new().name("admin".into()).spawn(move || {
             runtime.block_on(async {
-                let mut clients = Clients::default();
                 let accept = async {
-                    match &listener {
-                        Some(listener) => clients.accept(listener, &control).await,
-                        None => std::future::pending().await,
-                    }
+                    join_all(doors.iter_mut().map(|door| door.accept(&control))).await;
+                    // Without a socket there is nobody to accept.
+                    std::future::pending::<()>().await;
                 };
                 tokio::select! {
                     () = accept => {}
                     _ = stopped => {}
                 }
-                // The socket goes first, so that no new client connects; then the answers in progress finish.
-                drop((listener, socket));
-                clients.drop_waiting();
-                // join_all() would panic because of the aborted tasks.
-                let _ = timeout(STOP_DEADLINE, async { while clients.tasks.join_next().await.is_some() {} })
-                    .await;
+                // The sockets go first, so that no new client connects; then the answers in progress finish.
+                let mut clients: Vec<Clients> = doors.into_iter().map(|door| door.clients).collect();
+                clients.iter().for_each(Clients::drop_waiting);
+                // JoinSet::join_all() would panic because of the aborted tasks.
+                let ends = clients
+                    .iter_mut()
+                    .map(|clients| async move { while clients.tasks.join_next().await.is_some() {} });
+                let _ = timeout(STOP_DEADLINE, join_all(ends)).await;
             });
             // A command that waits forever must not keep the process from ending.
             runtime.shutdown_background();
@@ -108,7 +111,7 @@ impl Server {
         Ok(Self { path, handle, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Returns the path of the socket, if there is one.
+    /// Returns the path of the admin socket, if there is one.
     #[must_use]
     pub fn path(&self) -> Option<&std::path::Path> {
         self.path.as_deref()
@@ -121,7 +124,7 @@ impl Server {
         &self.handle
     }
 
-    /// Removes the socket, and waits at most 1 s until answers in progress are finished.
+    /// Removes the sockets, and waits at most 1 s until answers in progress are finished.
     pub fn stop(self) {}
 }
 
@@ -134,7 +137,26 @@ impl Drop for Server {
     }
 }
 
-/// The connected clients.
+/// A socket and its clients.
+struct Door {
+    socket: Socket,
+    listener: UnixListener,
+    clients: Clients,
+}
+
+impl Door {
+    fn open(socket: Socket) -> io::Result<Door> {
+        let listener = UnixListener::from_std(socket.listener()?)?;
+        Ok(Door { socket, listener, clients: Clients::default() })
+    }
+
+    /// Accepts clients; never ends.
+    async fn accept(&mut self, control: &Arc<dyn Control>) {
+        self.clients.accept(&self.listener, self.socket.access(), control).await;
+    }
+}
+
+/// The connected clients of a socket.
 #[derive(Default)]
 struct Clients {
     tasks: JoinSet<()>,
@@ -144,7 +166,7 @@ struct Clients {
 }
 
 impl Clients {
-    async fn accept(&mut self, listener: &UnixListener, control: &Arc<dyn Control>) {
+    async fn accept(&mut self, listener: &UnixListener, access: Access, control: &Arc<dyn Control>) {
         // One file descriptor in reserve, because an administrator must be able to connect when none are left. It is
         // closed to accept a client, and opened again when a client disconnects.
         let mut reserve = File::open("/dev/null").ok();
@@ -158,7 +180,7 @@ impl Clients {
                     Ok((stream, _)) => {
                         self.make_room().await;
                         let asked = Arc::new(AtomicBool::new(false));
-                        let task = self.tasks.spawn(serve(stream, Arc::clone(control), Arc::clone(&asked)));
+                        let task = self.tasks.spawn(serve(stream, access, Arc::clone(control), Arc::clone(&asked)));
                         self.queue.push_back((task, asked));
                     }
                     Err(_) if reserve.take().is_some() => {}
@@ -190,14 +212,14 @@ impl Clients {
 }
 
 /// One connection, which carries one request.
-async fn serve(stream: UnixStream, control: Arc<dyn Control>, asked: Arc<AtomicBool>) {
+async fn serve(stream: UnixStream, access: Access, control: Arc<dyn Control>, asked: Arc<AtomicBool>) {
     let Ok(peer) = stream.peer_cred().map(|credentials| Peer::from(&credentials)) else { return };
     let turn = Arc::new(Turn::default());
     let service = service_fn(|request: Request<Incoming>| {
         // hyper needs a future that can be moved in order to return the stream.
         Box::pin(async {
             let hidden = turn.begin(request.headers()).await;
-            let answer = answer(request, hidden, peer, &control, &asked).await;
+            let answer = answer(request, hidden, (peer, access), &control, &asked).await;
             if answer.body().size_hint().exact().is_some() {
                 turn.answered();
             } else {
@@ -252,14 +274,14 @@ fn malformed(error: &hyper::Error, promises_too_much: bool) -> Vec<u8> {
 async fn answer(
     request: Request<Incoming>,
     hidden: usize,
-    peer: Peer,
+    (peer, access): (Peer, Access),
     control: &Arc<dyn Control>,
     asked: &AtomicBool,
 ) -> Response<Body> {
     let (head, body) = request.into_parts();
     let mut allow = None;
     let framing = check_framing(&head.headers, hidden);
-    let outcome = match commands::find(&head.method, head.uri.path()) {
+    let outcome = match commands::find(&head.method, head.uri.path(), access) {
         Err(refusal) => {
             allow = refusal.allow;
             Err(refusal.failure)
@@ -271,13 +293,15 @@ async fn answer(
                 asked.store(true, Ordering::Relaxed);
                 let control = Arc::clone(control);
                 let query = head.uri.query().unwrap_or_default().to_owned();
-                tokio::task::spawn_blocking(move || commands::run(command, &query, &body, peer, &*control))
-                    .await
-                    .unwrap_or_else(|_| {
-                        let message =
-                            "the command failed because of a fault in the daemon; its log has the details";
-                        Err(Failure::new(Code::Internal, message))
-                    })
+                tokio::task::spawn_blocking(move || {
+                    commands::run(command, &query, &body, (peer, access), &*control)
+                })
+                .await
+                .unwrap_or_else(|_| {
+                    let message =
+                        "the command failed because of a fault in the daemon; its log has the details";
+                    Err(Failure::new(Code::Internal, message))
+                })
             }
         },
     };

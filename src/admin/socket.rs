@@ -1,4 +1,4 @@
-//! The socket file. Only one daemon at a time has it, and it has its final mode before any client can connect.
+//! The socket files, for administrators and for observers. Only one daemon at a time has it, and it has its final mode before any client can connect.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -17,9 +17,45 @@ const BACKLOG: i32 = 128;
 /// Linux allows 107 bytes, and the socket's temporary name is four bytes longer than its final one.
 pub(super) const LONGEST_PATH: usize = 103;
 
-/// Why the admin socket could not be created.
+/// What the clients of a socket may do; the greater includes the less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Access {
+    /// Read what monitoring needs: no tokens, no secrets, no messages, and no change.
+    Observe,
+    /// Everything.
+    Administer,
+}
+
+impl Access {
+    /// Returns the name of the socket in sentences.
+    fn socket(self) -> &'static str {
+        match self {
+            Self::Observe => "observe socket",
+            Self::Administer => "admin socket",
+        }
+    }
+
+    /// Returns how to choose another path.
+    fn choose(self) -> &'static str {
+        match self {
+            Self::Observe => "observe_socket under [admin]",
+            Self::Administer => "PHILOTE_ADMIN_SOCKET=/path/to.sock, or socket under [admin]",
+        }
+    }
+}
+
+/// Why a socket could not be created.
 #[derive(Debug)]
-pub enum BindError {
+pub struct BindError {
+    /// Which of the sockets.
+    pub access: Access,
+    /// What is wrong.
+    pub kind: BindErrorKind,
+}
+
+/// What is wrong with a socket that could not be created.
+#[derive(Debug)]
+pub enum BindErrorKind {
     /// Another daemon listens on it.
     Live {
         /// The socket.
@@ -48,29 +84,38 @@ pub enum BindError {
 
 impl std::fmt::Display for BindError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        const CHOOSE_ANOTHER: &str =
-            "choose another: PHILOTE_ADMIN_SOCKET=/path/to.sock, or socket under [admin]";
-        const DO_WITHOUT: &str = "or run without philotectl: PHILOTE_ADMIN_SOCKET=none";
-        match self {
-            Self::Live { path } => {
-                write!(f, "another philote listens on the admin socket {}; {CHOOSE_ANOTHER}", path.display())
+        let (socket, choose) = (self.access.socket(), self.access.choose());
+        match &self.kind {
+            BindErrorKind::Live { path } => {
+                write!(
+                    f,
+                    "another philote listens on the {socket} {}; choose another: {choose}",
+                    path.display()
+                )
             }
-            Self::NotASocket { path } => {
-                write!(f, "{} exists and is not a socket; remove it, or {CHOOSE_ANOTHER}", path.display())
+            BindErrorKind::NotASocket { path } => {
+                let path = path.display();
+                write!(f, "{path} exists and is not a socket; remove it, or choose another: {choose}")
             }
-            Self::TooLong { path } => write!(
+            BindErrorKind::TooLong { path } => write!(
                 f,
-                "the path of the admin socket has {} bytes, more than {LONGEST_PATH}: {}; {CHOOSE_ANOTHER}",
+                "the path of the {socket} has {} bytes, more than {LONGEST_PATH}: {}; choose another: {choose}",
                 path.as_os_str().len(),
                 path.display()
             ),
-            Self::Io { doing, path, source } => {
+            BindErrorKind::Io { doing, path, source } => {
                 write!(
                     f,
-                    "cannot {doing} {} for the admin socket: {source}; choose a directory that this user may write to: \
-                     PHILOTE_ADMIN_SOCKET=/path/to.sock, or socket under [admin]; {DO_WITHOUT}",
+                    "cannot {doing} {} for the {socket}: {source}; choose a directory that this user may write to: \
+                     {choose}",
                     path.display()
-                )
+                )?;
+                match self.access {
+                    Access::Administer => {
+                        f.write_str("; or run without philotectl: PHILOTE_ADMIN_SOCKET=none")
+                    }
+                    Access::Observe => Ok(()),
+                }
             }
         }
     }
@@ -78,18 +123,19 @@ impl std::fmt::Display for BindError {
 
 impl std::error::Error for BindError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Io { source, .. } => Some(source),
+        match &self.kind {
+            BindErrorKind::Io { source, .. } => Some(source),
             _ => None,
         }
     }
 }
 
-/// The listening admin socket. Dropping it removes the file, unless another daemon has replaced it.
+/// A listening socket for administrators or observers. Dropping it removes the file, unless another daemon has replaced it.
 #[derive(Debug)]
 pub struct Socket {
     listener: UnixListener,
     path: PathBuf,
+    access: Access,
     identity: (u64, u64),
     _lock: Lock,
 }
@@ -111,13 +157,17 @@ impl Drop for Lock {
 
 impl Socket {
     /// Creates the socket at `path` with the permission bits `mode` and listens on it. The file has the process's
-    /// group. A socket that a killed daemon left behind is replaced.
+    /// group, or that of a directory with the set-group-ID bit. A socket that a killed daemon left behind is replaced.
     ///
     /// # Errors
     /// [`BindError`]. The socket of another daemon stays as it is.
-    pub fn bind(path: &Path, mode: u32) -> Result<Self, BindError> {
+    pub fn bind(path: &Path, mode: u32, access: Access) -> Result<Self, BindError> {
+        Self::bind_it(path, mode, access).map_err(|kind| BindError { access, kind })
+    }
+
+    fn bind_it(path: &Path, mode: u32, access: Access) -> Result<Self, BindErrorKind> {
         if path.as_os_str().as_bytes().len() > LONGEST_PATH {
-            return Err(BindError::TooLong { path: path.to_owned() });
+            return Err(BindErrorKind::TooLong { path: path.to_owned() });
         }
         let lock = take_lock(path)?;
         check_unused(path)?;
@@ -127,7 +177,7 @@ impl Socket {
         let private = with_suffix(path, ".new");
         let failed = |doing, path: &Path| {
             let path = path.to_owned();
-            move |source| BindError::Io { doing, path, source }
+            move |source| BindErrorKind::Io { doing, path, source }
         };
         match fs::remove_file(&private) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -145,13 +195,19 @@ impl Socket {
         socket.set_nonblocking(true).map_err(failed("listen on", path))?;
         let identity = fs::metadata(&private).map(|m| identity(&m)).map_err(failed("look at", &private))?;
         fs::rename(&private, path).map_err(failed("make the socket", path))?;
-        Ok(Self { listener: socket.into(), path: path.to_owned(), identity, _lock: lock })
+        Ok(Self { listener: socket.into(), path: path.to_owned(), access, identity, _lock: lock })
     }
 
     /// Returns the path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Returns what its clients may do.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        self.access
     }
 
     /// Returns a non-blocking listener for the server.
@@ -179,9 +235,9 @@ fn identity(metadata: &fs::Metadata) -> (u64, u64) {
 }
 
 /// Creates and locks the lock file beside `path`.
-fn take_lock(path: &Path) -> Result<Lock, BindError> {
+fn take_lock(path: &Path) -> Result<Lock, BindErrorKind> {
     let lock = with_suffix(path, ".lock");
-    let failed = |source| BindError::Io { doing: "lock", path: lock.clone(), source };
+    let failed = |source| BindErrorKind::Io { doing: "lock", path: lock.clone(), source };
     loop {
         // Only the daemon's own user may open it: another user who locked it would keep the daemon from starting.
         let file = OpenOptions::new()
@@ -195,7 +251,7 @@ fn take_lock(path: &Path) -> Result<Lock, BindError> {
             .map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Err(BindError::Live { path: path.to_owned() }),
+            Err(fs::TryLockError::WouldBlock) => return Err(BindErrorKind::Live { path: path.to_owned() }),
             Err(fs::TryLockError::Error(error)) => return Err(failed(error)),
         }
         let held = file.metadata().map_err(failed)?;
@@ -206,13 +262,13 @@ fn take_lock(path: &Path) -> Result<Lock, BindError> {
 }
 
 /// Fails unless `path` is free or a socket without a listening process.
-fn check_unused(path: &Path) -> Result<(), BindError> {
+fn check_unused(path: &Path) -> Result<(), BindErrorKind> {
     let path = path.to_owned();
     match unix_socket::look(&path) {
         Ok(Found::Nothing | Found::Abandoned) => Ok(()),
-        Ok(Found::Live) => Err(BindError::Live { path }),
-        Ok(Found::NoSocket) => Err(BindError::NotASocket { path }),
-        Err(source) => Err(BindError::Io { doing: "look at", path, source }),
+        Ok(Found::Live) => Err(BindErrorKind::Live { path }),
+        Ok(Found::NoSocket) => Err(BindErrorKind::NotASocket { path }),
+        Err(source) => Err(BindErrorKind::Io { doing: "look at", path, source }),
     }
 }
 
@@ -222,12 +278,16 @@ mod tests {
 
     use super::*;
 
+    fn bind(path: &Path, mode: u32) -> Result<Socket, BindError> {
+        Socket::bind(path, mode, Access::Administer)
+    }
+
     #[test]
     fn a_socket_has_its_mode_under_any_umask_and_removes_its_files() {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("admin.sock");
         for mode in [0o660, 0o600, 0o666] {
-            let socket = Socket::bind(&path, mode).unwrap();
+            let socket = bind(&path, mode).unwrap();
             let found = fs::metadata(&path).unwrap();
             assert_eq!(found.mode() & 0o7777, mode);
             assert_eq!(found.gid(), rustix::process::getegid().as_raw());
@@ -245,9 +305,9 @@ mod tests {
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         fs::write(with_suffix(&path, ".lock"), "").unwrap();
         fs::write(with_suffix(&path, ".new"), "").unwrap();
-        let first = Socket::bind(&path, 0o660).unwrap();
-        let error = Socket::bind(&path, 0o660).unwrap_err();
-        assert!(matches!(error, BindError::Live { .. }));
+        let first = bind(&path, 0o660).unwrap();
+        let error = bind(&path, 0o660).unwrap_err();
+        assert!(matches!(error.kind, BindErrorKind::Live { .. }));
         assert_eq!(
             error.to_string(),
             format!(
@@ -258,7 +318,7 @@ mod tests {
         );
         UnixStream::connect(&path).unwrap();
         drop(first);
-        Socket::bind(&path, 0o660).unwrap();
+        bind(&path, 0o660).unwrap();
     }
 
     #[test]
@@ -266,14 +326,14 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("admin.sock");
         let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        assert!(matches!(Socket::bind(&path, 0o660), Err(BindError::Live { .. })));
+        assert!(matches!(bind(&path, 0o660).unwrap_err().kind, BindErrorKind::Live { .. }));
         drop(other);
         fs::remove_file(&path).unwrap();
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(Socket::bind(&path, 0o660), Err(BindError::NotASocket { .. })));
+        assert!(matches!(bind(&path, 0o660).unwrap_err().kind, BindErrorKind::NotASocket { .. }));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         let long = scratch.path().join("x".repeat(100));
-        assert!(matches!(Socket::bind(&long, 0o660), Err(BindError::TooLong { .. })));
+        assert!(matches!(bind(&long, 0o660).unwrap_err().kind, BindErrorKind::TooLong { .. }));
     }
 
     #[test]
@@ -285,7 +345,7 @@ mod tests {
         let taken = std::thread::scope(|scope| {
             let start = || {
                 go.wait();
-                Socket::bind(&path, 0o660)
+                bind(&path, 0o660)
             };
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
@@ -298,7 +358,7 @@ mod tests {
     fn dropping_a_replaced_socket_keeps_its_successor() {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("admin.sock");
-        let old = Socket::bind(&path, 0o660).unwrap();
+        let old = bind(&path, 0o660).unwrap();
         fs::remove_file(&path).unwrap();
         let new = std::os::unix::net::UnixListener::bind(&path).unwrap();
         drop(old);

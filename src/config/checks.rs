@@ -2,6 +2,7 @@
 
 use super::error::ProblemKind;
 use super::layers::Layers;
+use super::settings::AdminSocket;
 use super::value_types::size;
 
 /// Adds the problems and warnings of settings that contradict each other.
@@ -9,6 +10,11 @@ pub(super) fn check(layers: &mut Layers) {
     check_queues(layers);
     if layers.unresolved.settings.dev {
         check_loopback(layers);
+    }
+    let admin = &layers.unresolved.settings.admin;
+    if matches!((&admin.socket, &admin.observe_socket), (AdminSocket::At(one), Some(other)) if one == other) {
+        const KEY: &str = "admin.observe_socket";
+        layers.add_problem(KEY, layers.sources.get(KEY).cloned(), ProblemKind::IsAdminSocket);
     }
     let settings = &layers.unresolved.settings;
     let warnings = &mut layers.warnings;

@@ -123,6 +123,8 @@ pub enum ProblemKind {
     },
     /// The name of a section has a value.
     NotASection,
+    /// The socket for observers has the path of the admin socket.
+    IsAdminSocket,
     /// `--set` has no value.
     NoValue,
     /// The value has the wrong type.
@@ -203,6 +205,7 @@ impl fmt::Display for ProblemKind {
             ProblemKind::NotASection => {
                 f.write_str("this is a section: write its keys below a line [section]")
             }
+            ProblemKind::IsAdminSocket => f.write_str("is the path of the admin socket too: choose another"),
             ProblemKind::NoValue => {
                 f.write_str("needs a key and a value, such as --set limits.queue_bytes=2MiB")
             }

@@ -363,6 +363,19 @@ pub static KEYS: &[Key] = &[
         keep: |from, to| to.admin.socket.clone_from(&from.admin.socket),
     },
     key!("admin.mode", None, Restart, admin.mode, Mode),
+    Key {
+        path: "admin.observe_socket",
+        short: None,
+        reload: Reload::Restart,
+        store: |to, raw, base| {
+            to.settings.admin.observe_socket = socket_path(OptionalPath(base).read(raw)?)?;
+            Ok(())
+        },
+        show: |settings| settings.admin.observe_socket.as_ref().map(|path| quoted(path.display())),
+        same: |a, b| a.admin.observe_socket == b.admin.observe_socket,
+        keep: |from, to| to.admin.observe_socket.clone_from(&from.admin.observe_socket),
+    },
+    key!("admin.observe_mode", None, Restart, admin.observe_mode, Mode),
     key!("admin.closed_ring", None, Live, admin.closed_ring, Number(0..=1_000_000)),
     key!("metrics.listen", None, Restart, metrics.listen, OptionalAddress),
     key!("log.level", Some("LOGLEVEL"), Live, log.level, LEVELS),

@@ -61,6 +61,11 @@ impl Loaded {
         self.sources.get(key.path()).unwrap_or(&Source::Default)
     }
 
+    /// Returns the source of `max_connections`.
+    pub fn max_connections_source(&self) -> &Source {
+        self.sources.get("max_connections").unwrap_or(&Source::Default)
+    }
+
     /// Generates the secret if there is none. Two daemons that do so at the same time for one directory end with the same
     /// secret.
     ///
@@ -72,7 +77,7 @@ impl Loaded {
         };
         let path = path.clone();
         let secrets = make_secret_file(&path).and_then(|made| {
-            let keys = parse(&read_secret_file(&path)?.0)?;
+            let keys = parse(&read_secret_file(&path)?)?;
             let source = if made { SecretSource::New(path) } else { SecretSource::Generated(path) };
             Ok(Secrets::new(keys, source))
         });

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Returns the machine's memory or the smallest limit of this process's control groups, whichever is less, in bytes.
-pub(super) fn available() -> usize {
+pub fn available() -> usize {
     let read = |file| std::fs::read_to_string(file).unwrap_or_default();
     let machine = machine();
     let limit = group_limit(Path::new("/"), &read("/proc/self/cgroup"), &read("/proc/self/mountinfo"));

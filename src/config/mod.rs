@@ -13,7 +13,7 @@
 //! 6. `changes` ([`changes()`]): what a reload changes. `report`: what `--print-config` and `--check` print.
 //!
 //! No two files import each other: `settings` is made of the values of step 2, and every later step uses only the steps
-//! before it. `memory`, `atomic_file` and `service_user` deal with the system. Nothing here knows the network or the rest of
+//! before it. `memory`, `atomic_file`, `readers` and `service_user` deal with the system. Nothing here knows the network or the rest of
 //! the daemon.
 
 mod atomic_file;
@@ -27,6 +27,7 @@ mod layers;
 mod load;
 mod memory;
 mod public_keys;
+mod readers;
 mod report;
 mod resolve;
 mod secret;
@@ -49,11 +50,12 @@ pub use keys::{KEYS, Key, Reload};
 pub use layers::command_line::{CommandLine, Overrides};
 pub use layers::environment::{Environment, SYSTEM_FILE};
 pub use load::{Loaded, load};
+pub use memory::available as available_memory;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) use public_keys::fuzz::parse as fuzz_public_keys;
 pub use public_keys::{KeyError, KeyFault, KeyFile, PublicKey};
 pub use report::{check, check_for_service, print_config};
-pub use secret::{Secret, SecretError, SecretSource, Secrets};
+pub use secret::{Secret, SecretError, SecretSource, Secrets, warnings as secret_warnings};
 pub use settings::{
     AdminSettings, AdminSocket, AuthSettings, HistorySettings, LimitSettings, LogFormat, LogLevel,
     LogSettings, MetricsSettings, Settings, ShutdownSettings, WebSocketSettings,

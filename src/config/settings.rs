@@ -191,6 +191,10 @@ pub struct AdminSettings {
     pub socket: AdminSocket,
     /// Its permission bits.
     pub mode: u32,
+    /// The path of the socket for observers. `None` for no such socket.
+    pub observe_socket: Option<PathBuf>,
+    /// Its permission bits.
+    pub observe_mode: u32,
     /// The number of closed and rejected connections that the daemon remembers.
     pub closed_ring: usize,
 }

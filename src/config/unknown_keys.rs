@@ -14,9 +14,23 @@ pub(super) fn nearest_section(name: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
+/// Names that other servers, and the variables of this one, have for a key.
+const OTHER_NAMES: [(&str, &str); 6] = [
+    ("port", "listen = [\"[::]:6380\"]"),
+    ("host", "listen = [\"127.0.0.1:6380\"]"),
+    ("bind", "listen = [\"127.0.0.1:6380\"]"),
+    ("address", "listen = [\"127.0.0.1:6380\"]"),
+    ("loglevel", "log.level"),
+    ("log_level", "log.level"),
+];
+
 /// Returns the most likely key: the most similar name in the same section, else the same name in another.
 pub(super) fn nearest_key(path: &str) -> Option<String> {
     let (section, name) = path.rsplit_once('.').unwrap_or(("", path));
+    let other = OTHER_NAMES.iter().find(|(other, _)| section.is_empty() && *other == name);
+    if let Some((_, key)) = other {
+        return Some((*key).to_owned());
+    }
     let siblings = KEYS.iter().filter(|key| key.section() == section).map(Key::name);
     nearest(name, siblings).map(str::to_owned).or_else(|| {
         // In TOML every key below a section's header belongs to that section. A key meant for the top is a common mistake.

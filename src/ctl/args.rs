@@ -21,7 +21,7 @@ use crate::token::ApiRight;
 const COMMON: &str = "Options of every command";
 const AFTER_HELP: &str = "\
 Exit status: 0 done, 1 the daemon refused or failed, 2 wrong usage, 3 philote is not running,
-4 permission denied, 5 timed out, 6 nothing matched.";
+4 permission denied, 5 timed out, 6 nothing matched, 7 doctor found warnings only.";
 
 /// Control the Philote daemon on this machine
 #[derive(Debug, Parser)]
@@ -69,6 +69,8 @@ pub(super) enum Command {
     },
     /// List the daemons on this machine; also philotectl without a command if there are several
     Instances,
+    /// Check the daemon, its settings and the machine, and say what to do; exit status 1 for problems, 7 for warnings
+    Doctor,
     /// List open connections, or closed connections and rejected requests with the reason
     Connections(ConnectionsArgs),
     /// List the channels that have readers

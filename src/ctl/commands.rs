@@ -1,6 +1,5 @@
 //! The commands: their requests, and the text of the answers.
 
-use std::borrow::Cow;
 use std::io::{self, IsTerminal, Read};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -8,7 +7,9 @@ use serde::Serialize;
 
 use super::args::{Arguments, Command, Secret, Token};
 use super::print::{Facts, bytes, count, in_json, list, many};
-use super::{Complaint, Exit, PROGRAM, Report, actions, bench, cluster, follow, instances, lists, top};
+use super::{
+    Complaint, Exit, PROGRAM, Report, actions, bench, cluster, doctor, follow, instances, lists, top,
+};
 use crate::admin::api::{
     ClusterStatus, Hidden, InspectRequest, Inspection, IssuedToken, Reloaded, SecretChanged, SecretSet,
     Secrets, Status, Timestamp, TokenRequest,
@@ -59,6 +60,7 @@ pub(super) fn run(arguments: &Arguments, style: Style) -> Result<Report, Complai
             Command::Instances => {
                 instances::list(arguments, arguments.timeout.unwrap_or(ANSWER), style).await?
             }
+            Command::Doctor => doctor::doctor(&client(ANSWER), json, style).await?,
             Command::Connections(args) => lists::connections(&client(ANSWER), args, json, style).await?,
             Command::Channels(args) => lists::channels(&client(ANSWER), args, json, style).await?,
             Command::Refused(args) => lists::refused(&client(ANSWER), args, json, style).await?,
@@ -144,7 +146,11 @@ fn status(status: &Status, style: Style) -> String {
     if status.connections >= status.max_connections {
         let file = settings.as_deref().unwrap_or("/etc/philote/philote.toml");
         let full = match status.descriptor_limit {
-            None => format!("FULL: raise max_connections in {}", escape(file)),
+            // A variable or an option wins over the file.
+            None => match status.max_connections_source.as_deref().filter(|set| set.contains(' ')) {
+                Some(set) => format!("FULL: raise max_connections, which is set by {}", escape(set)),
+                None => format!("FULL: raise max_connections in {}", escape(file)),
+            },
             Some(limit) => format!(
                 "FULL: raise the limit of {} open files (LimitNOFILE= in the unit, ulimit -n in a shell)",
                 number(limit)
@@ -415,7 +421,7 @@ async fn wait_ready(paths: &[std::path::PathBuf], within: Duration) -> Result<im
         };
         if start.elapsed() + READY_PAUSE >= within {
             let within = span(within);
-            let hint = error.hint().map(Cow::into_owned);
+            let hint = error.hint();
             let message = format!("not ready within {within}: {error}");
             return Err(Complaint { message, hint, exit: Exit::TimedOut });
         }

@@ -9,7 +9,8 @@ use super::print::many;
 use super::{Complaint, Exit, Report};
 use crate::admin::api::{ClosedConnection, Ending, Event, EventQuery};
 use crate::admin::client::Client;
-use crate::escape::{escape, escape_json};
+use crate::escape::{self, escape, escape_json};
+use crate::installation;
 use crate::terminal::{Style, Tone};
 
 #[derive(Args, Debug)]
@@ -55,11 +56,7 @@ pub(super) async fn events(
         }
     }
     let message = "philote has stopped".into();
-    Err(Complaint {
-        message,
-        hint: Some("start it: sudo systemctl start philote".into()),
-        exit: Exit::NotRunning,
-    })
+    Err(Complaint { message, hint: Some(installation::start_it("philote")), exit: Exit::NotRunning })
 }
 
 /// Formats an event as JSON in one line.
@@ -72,7 +69,12 @@ fn line(event: &Event, style: Style) -> Option<String> {
     let faint = |text: String| style.paint(Tone::Faint, &text);
     let text = match event {
         Event::Connected { at, id, subject, address } => {
-            format!("{} connected {id}{} from {address}", faint(at.to_string()), of(subject.as_deref()))
+            format!(
+                "{} connected {id}{} from {}",
+                faint(at.to_string()),
+                of(subject.as_deref()),
+                escape::address(*address)
+            )
         }
         Event::Ended(ended) => format!("{} {}", faint(ended.at.to_string()), ending(ended)),
         Event::Reloaded { at, error: Some(error), .. } => {
@@ -126,7 +128,8 @@ fn ending(ended: &ClosedConnection) -> String {
         subject => of(subject.as_deref()),
     };
     let ClosedConnection { address, code, .. } = ended;
-    format!("{what}{subject} from {address}: {} ({code}), {}", escape(&ended.reason), escape(&ended.message))
+    let from = escape::address(*address);
+    format!("{what}{subject} from {from}: {} ({code}), {}", escape(&ended.reason), escape(&ended.message))
 }
 
 #[cfg(test)]

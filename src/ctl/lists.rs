@@ -15,7 +15,7 @@ use crate::admin::api::{
     MAX_ROWS, RefusedQuery, RefusedSubjects, Timestamp,
 };
 use crate::admin::client::Client;
-use crate::escape::escape;
+use crate::escape::{self, escape};
 use crate::terminal::{Style, Tone};
 
 /// The digits of an id that a terminal shows. They are enough to tell connections apart, and every command accepts
@@ -211,7 +211,7 @@ fn open(answer: &Connections, style: Style) -> Report {
         let row = vec![
             id(connection.id, style, one),
             connection.subject.clone().unwrap_or_default(),
-            connection.address.to_string(),
+            escape::address(connection.address),
             seconds_cell(style, connection.age_seconds),
             seconds_cell(style, connection.idle_seconds),
             bytes(style, connection.queued_bytes),
@@ -277,7 +277,7 @@ fn closed(answer: &ClosedConnections, style: Style) -> Report {
             when(ended.at, style, one),
             ended.id.map(|found| id(found, style, one)).unwrap_or_default(),
             claimed(ended, style),
-            ended.address.to_string(),
+            escape::address(ended.address),
             ended.reason.clone(),
             ended.code.to_string(),
             figure(duration_cell(style, ended.duration_seconds)),

@@ -6,6 +6,7 @@ mod bench;
 mod cluster;
 mod commands;
 mod complete;
+mod doctor;
 mod follow;
 mod instances;
 mod lists;
@@ -15,7 +16,6 @@ mod table;
 mod top;
 mod values;
 
-use std::borrow::Cow;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -45,6 +45,8 @@ enum Exit {
     TimedOut = 5,
     /// Nothing matched, so that nothing was changed.
     NothingMatched = 6,
+    /// `doctor` found warnings, but no problem.
+    Warnings = 7,
 }
 
 impl From<Exit> for ExitCode {
@@ -87,7 +89,7 @@ impl From<Error> for Complaint {
             Error::Refused(failure) if failure.code == Code::BadRequest => Exit::Usage,
             _ => Exit::Failed,
         };
-        Self { message: error.to_string(), hint: error.hint().map(Cow::into_owned), exit }
+        Self { message: error.to_string(), hint: error.hint(), exit }
     }
 }
 

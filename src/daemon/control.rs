@@ -7,20 +7,22 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
+use super::doctor::{self, Examined};
 use super::everywhere::Everywhere;
 use super::lists;
 use super::metrics::Metrics;
 use super::rates::{self, Rates};
-use super::reload::{LastReload, ReloadRequest};
+use super::recent::{Recent, Troubles};
+use super::reload::{LastReload, MaxConnectionsSource, ReloadRequest};
 use crate::admin::api::{
-    self, ChannelQuery, Channels, ClosedConnections, ClosedQuery, ClusterNodes, Code, ConnectionQuery,
-    Connections, DisconnectRequest, Disconnected, EventQuery, Failure, Hidden, Inspection, IssuedToken,
-    Level, Levels, Lifted, PublishRequest, Published, Ready, RefusedQuery, RefusedSubjects, Reloaded,
-    SecretChanged, Secrets, State, Status, Timestamp, TokenRequest,
+    self, ChannelQuery, Channels, Checkup, ClosedConnections, ClosedQuery, ClusterNodes, Code,
+    ConnectionQuery, Connections, DisconnectRequest, Disconnected, EventQuery, Failure, Hidden, Inspection,
+    IssuedToken, Level, Levels, Lifted, PublishRequest, Published, Ready, RefusedQuery, RefusedSubjects,
+    Reloaded, SecretChanged, Secrets, State, Status, Timestamp, TokenRequest,
 };
 use crate::admin::{Control, EventStream};
 use crate::cluster::ClusterStatus;
-use crate::config::{Expiry, LogLevel, SecretSource};
+use crate::config::{Expiry, Listener, LogLevel, SecretSource};
 use crate::log::LogHandle;
 use crate::message::{ChannelName, ChannelPattern};
 use crate::server::{Event, Live, MAX_FOLLOWERS, Messages, Server, unix_now};
@@ -32,13 +34,15 @@ pub(super) struct DaemonControl {
     pub(super) log: LogHandle,
     pub(super) reloads: mpsc::Sender<ReloadRequest>,
     pub(super) last_reload: LastReload,
-    /// The listeners, as text.
-    pub(super) listeners: Vec<String>,
+    pub(super) max_connections_source: MaxConnectionsSource,
+    /// The listeners, with the addresses at which they are bound.
+    pub(super) listeners: Vec<Listener>,
     pub(super) config_file: Option<std::path::PathBuf>,
     pub(super) started: Timestamp,
     /// Set when a drain begins.
     pub(super) drain_ends: Arc<OnceLock<Timestamp>>,
     pub(super) rates: Arc<Rates>,
+    pub(super) recent: Arc<Recent>,
     pub(super) everywhere: Everywhere,
     pub(super) metrics: Arc<Metrics>,
 }
@@ -79,7 +83,7 @@ impl Control for DaemonControl {
             drain_ends_at: self.drain_ends.get().copied(),
             started_at: self.started,
             uptime_seconds: server.started().elapsed().as_secs(),
-            listeners: self.listeners.clone(),
+            listeners: self.listeners.iter().map(Listener::to_string).collect(),
             tls: server.live().settings.tls.as_ref().map(|tls| api::TlsStatus {
                 certificate: tls.certificate.clone(),
                 expires_at: Timestamp::from_unix(tls.expires),
@@ -89,6 +93,7 @@ impl Control for DaemonControl {
             config_file: self.config_file.clone(),
             connections: server.connected() as u64,
             max_connections: live.max_connections as u64,
+            max_connections_source: Some(crate::sync::lock(&self.max_connections_source).to_string()),
             descriptor_limit: live.descriptor_limit.map(|limit| limit as u64),
             channels: server.hub.channel_count() as u64,
             accepted: server.counters.accepted.load(Relaxed),
@@ -108,6 +113,21 @@ impl Control for DaemonControl {
             log_records_dropped: self.log.dropped(),
             cluster: server.cluster.as_ref().map(|cluster| cluster_status(cluster.status())),
         })
+    }
+
+    fn doctor(&self) -> Result<Checkup, Failure> {
+        let live = self.server.live_owned();
+        Ok(doctor::examine(&Examined {
+            server: &self.server,
+            live: &live,
+            is_serving: self.state() == State::Serving,
+            listeners: &self.listeners,
+            config_file: self.config_file.as_deref(),
+            max_connections_source: crate::sync::lock(&self.max_connections_source).to_string(),
+            reloads: &self.reloads,
+            recent: &self.recent,
+            lately: self.recent.until(Troubles::of(&self.server, &self.log)),
+        }))
     }
 
     fn metrics(&self) -> Result<String, Failure> {

@@ -78,8 +78,21 @@ impl Metrics {
             "Messages over a connection's rate.",
             limited,
         );
+        all.add(
+            "philote_requests_forwarded_untrusted_total",
+            Counter,
+            "Requests with X-Forwarded-For or Forwarded from a peer that is not in trusted_proxies.",
+            counters.unbelieved.requests(),
+        );
         self.connections(server, &mut all);
         all.add("philote_channels", Gauge, "Channels with readers.", server.hub.channel_count());
+        let presence = server.hub.presence_figures();
+        let help = "Channels whose presence is followed.";
+        all.add("philote_presence_channels", Gauge, help, presence.channels);
+        let help = "Connections that follow presence, once for each channel.";
+        all.add("philote_presence_followers", Gauge, help, presence.followers);
+        let help = "Subjects in the channels whose presence is followed.";
+        all.add("philote_presence_subjects", Gauge, help, presence.subjects);
         let refused = server.hub.budget().refused_bytes();
         all.add("philote_queued_bytes", Gauge, "Bytes waiting for sockets that are full.", refused);
         let max = live.settings.limits.total_queue_bytes;

@@ -17,7 +17,7 @@ const WINDOW: usize = 5;
 const CHANNELS_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The percentage of `max_connections` at which a warning is logged, and below which it may be logged again.
-const NEARLY_FULL: usize = 80;
+pub(super) const NEARLY_FULL: usize = 80;
 const RECOVERED: usize = 70;
 
 /// Samples of the counters, one per second.

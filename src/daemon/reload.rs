@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::drain::drain_time;
 use crate::admin::api::{Code, Failure, ReloadReport, Reloaded, Timestamp};
-use crate::config::{self, Changes, Environment, Loaded, Overrides, SecretSource, Settings};
+use crate::config::{self, Changes, Environment, Loaded, Overrides, SecretSource, Settings, Source};
 use crate::log::LogHandle;
 use crate::server::{self, Event, Server};
 use crate::sync::lock;
@@ -16,8 +16,11 @@ use crate::systemd::Notifier;
 /// A reload, or a dry run of one, whose caller waits for the result.
 pub(super) struct ReloadRequest {
     dry_run: bool,
-    answer: oneshot::Sender<Result<Reloaded, Failure>>,
+    answer: oneshot::Sender<Result<(Reloaded, Warnings), Failure>>,
 }
+
+/// A sentence for each setting of the new configuration that is accepted but doubtful.
+type Warnings = Vec<String>;
 
 impl ReloadRequest {
     /// Asks the main loop of the daemon for a reload or a dry run, and blocks until it is done.
@@ -25,6 +28,14 @@ impl ReloadRequest {
     /// # Errors
     /// The settings are invalid, or the daemon is stopping.
     pub(super) fn ask(requests: &mpsc::Sender<ReloadRequest>, dry_run: bool) -> Result<Reloaded, Failure> {
+        ReloadRequest::ask_with_warnings(requests, dry_run).map(|(reloaded, _)| reloaded)
+    }
+
+    /// The same, with the warnings about the settings.
+    pub(super) fn ask_with_warnings(
+        requests: &mpsc::Sender<ReloadRequest>,
+        dry_run: bool,
+    ) -> Result<(Reloaded, Warnings), Failure> {
         let (answer, done) = oneshot::channel();
         let ending = |_| Failure::new(Code::NotReady, "the daemon is stopping");
         requests.blocking_send(ReloadRequest { dry_run, answer }).map_err(|_| ending(()))?;
@@ -33,13 +44,20 @@ impl ReloadRequest {
 
     /// Reloads and sends the result to the caller, if it still waits.
     pub(super) fn serve(self, reloader: &mut Reloader) {
-        let result = if self.dry_run { reloader.preview() } else { reloader.reload() };
+        let result = if self.dry_run {
+            reloader.preview()
+        } else {
+            reloader.reload().map(|reloaded| (reloaded, reloader.loaded.warnings.clone()))
+        };
         let _ = self.answer.send(result);
     }
 }
 
 /// The report of the last reload, shared with the admin socket.
 pub(super) type LastReload = Arc<Mutex<Option<ReloadReport>>>;
+
+/// Where `max_connections` is set, shared with the admin socket.
+pub(super) type MaxConnectionsSource = Arc<Mutex<Source>>;
 
 /// Reloads the settings of a running daemon.
 pub(super) struct Reloader {
@@ -50,6 +68,7 @@ pub(super) struct Reloader {
     log: LogHandle,
     notifier: Arc<Notifier>,
     report: LastReload,
+    max_connections_source: MaxConnectionsSource,
 }
 
 impl Reloader {
@@ -61,11 +80,17 @@ impl Reloader {
         log: LogHandle,
         notifier: Arc<Notifier>,
     ) -> Reloader {
-        Reloader { overrides, environment, loaded, server, log, notifier, report: LastReload::default() }
+        let max_connections_source = Arc::new(Mutex::new(loaded.max_connections_source().clone()));
+        let report = LastReload::default();
+        Reloader { overrides, environment, loaded, server, log, notifier, report, max_connections_source }
     }
 
     pub(super) fn report(&self) -> LastReload {
         self.report.clone()
+    }
+
+    pub(super) fn max_connections_source(&self) -> MaxConnectionsSource {
+        self.max_connections_source.clone()
     }
 
     /// Returns the path of the configuration file, if there is one.
@@ -125,7 +150,7 @@ impl Reloader {
     }
 
     /// Returns what a reload would change, without changing anything.
-    fn preview(&self) -> Result<Reloaded, Failure> {
+    fn preview(&self) -> Result<(Reloaded, Warnings), Failure> {
         let loaded = self.load().map_err(|sentence| {
             Failure::new(Code::Refused, sentence)
                 .hint("a reload would fail and change nothing: correct the setting first")
@@ -133,7 +158,7 @@ impl Reloader {
         let old = self.server.live().settings.clone();
         let changes = config::changes(&old, &loaded.settings);
         let closing = self.server.would_close(&config::keep_fixed(&old, &loaded.settings));
-        Ok(reloaded(&changes, closing, true))
+        Ok((reloaded(&changes, closing, true), loaded.warnings))
     }
 
     fn load(&self) -> Result<Loaded, String> {
@@ -164,6 +189,7 @@ impl Reloader {
         let spread = drain_time(&self.server);
         let closing = self.server.reload(settings, spread);
         loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        lock(&self.max_connections_source).clone_from(loaded.max_connections_source());
         self.loaded = loaded;
         tracing::info!("reloaded: {} applied, {} need a restart", applied.len(), needs_restart.len());
         for change in applied {

@@ -14,6 +14,9 @@ impl Control for Nobody {
     fn status(&self) -> Result<Status, Failure> {
         refused()
     }
+    fn doctor(&self) -> Result<Checkup, Failure> {
+        refused()
+    }
     fn metrics(&self) -> Result<String, Failure> {
         refused()
     }

@@ -52,7 +52,32 @@ impl Watched {
     }
 }
 
+/// How much presence is followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PresenceFigures {
+    /// Channels.
+    pub channels: usize,
+    /// Connections, once for each channel that they follow.
+    pub followers: usize,
+    /// Subjects in these channels.
+    pub subjects: usize,
+}
+
 impl Hub {
+    /// Returns how much presence is followed. Locks one channel at a time.
+    pub fn presence_figures(&self) -> PresenceFigures {
+        let mut figures = PresenceFigures::default();
+        for channel in self.watched.list() {
+            let readers = lock(&channel.readers);
+            let Some(watch) = &readers.watch else { continue };
+            let (followers, subjects) = watch.figures();
+            figures.channels += 1;
+            figures.followers += followers;
+            figures.subjects += subjects;
+        }
+        figures
+    }
+
     /// Tells a connection who reads a channel, in a frame that `answer` must queue at once. With `follow`, the connection is
     /// told of changes from now on, and with `Some(false)` no longer. Returns false if it does not read the channel.
     ///

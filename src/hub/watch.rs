@@ -81,6 +81,11 @@ impl Watch {
         watch
     }
 
+    /// Returns the number of followers and of subjects.
+    pub(super) fn figures(&self) -> (usize, usize) {
+        (self.followers.len(), self.subjects.len())
+    }
+
     pub(super) fn join(&mut self, connection: &Connection, now: Instant) {
         let claims = connection.claims();
         let subject = claims.subject.as_deref().map(|subject| {

@@ -1,6 +1,5 @@
 //! jane's errors: their sentences, and whether reconnecting can help.
 
-use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 
@@ -86,7 +85,7 @@ impl Error {
     }
 
     /// Returns what to do about it, if known; `advice` if the server rejected the token.
-    pub(super) fn hint<'a>(&'a self, advice: &'a str) -> Option<Cow<'a, str>> {
+    pub(super) fn hint(&self, advice: &str) -> Option<String> {
         let hint = match self {
             Self::Refused { status: 401, .. } | Self::Closed { code: 4401, .. } => advice,
             Self::Connect { .. } | Self::TimedOut { .. } => {
@@ -100,7 +99,7 @@ impl Error {
             Self::NoToken(error) => return error.hint(),
             _ => return None,
         };
-        Some(hint.into())
+        Some(hint.to_owned())
     }
 
     /// The error for the end of a connection, with or without a Close frame.

@@ -204,7 +204,7 @@ impl Line {
             event = kind.name(),
             connection = self.connection.map(|id| id.to_string()),
             subject = self.subject,
-            address = self.address.to_string(),
+            address = crate::escape::address(self.address),
             reason = self.ended.as_ref().map(|ended| ended.reason),
             code = closed.map(|ended| ended.code),
             status = rejected.map(|ended| ended.code),
@@ -231,7 +231,7 @@ impl Line {
         if text.len() > kind.name().len() {
             text += " from";
         }
-        text += &format!(" {}", self.address);
+        text += &format!(" {}", crate::escape::address(self.address));
         let Some(ended) = &self.ended else { return text };
         text += &format!(": {} ({}", ended.sentence, ended.code);
         if ended.connection.is_some() {

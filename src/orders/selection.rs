@@ -86,6 +86,10 @@ impl FromStr for Address {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // A client of a Unix socket has this address, which is shown so.
+        if text == "unix" {
+            return Ok(Self { ip: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), port: None });
+        }
         if let Ok(ip) = text.parse::<IpAddr>() {
             return Ok(Self { ip: ip.to_canonical(), port: None });
         }
@@ -143,6 +147,7 @@ mod tests {
         for text in ["192.0.2.8", "192.0.2.7:51235", "2001:db8::7"] {
             assert!(!address(text).matches(peer), "{text}");
         }
+        assert!(address("unix").matches("0.0.0.0:0".parse().unwrap()) && !address("unix").matches(peer));
         assert!("localhost".parse::<Address>().is_err());
     }
 }

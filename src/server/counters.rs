@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::http::forwarded::Unbelieved;
+
 /// Counts since the start.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -20,6 +22,8 @@ pub struct Counters {
     pub bad_messages: AtomicU64,
     /// Messages, pings and pongs over a connection's rate, which were not handled.
     pub rate_limited: AtomicU64,
+    /// Requests that name a client in `X-Forwarded-For` or `Forwarded` and do not come from a trusted proxy.
+    pub unbelieved: Unbelieved,
     /// Reloads that were applied.
     pub reloads: AtomicU64,
     /// Reloads that changed nothing because something was wrong.

@@ -14,12 +14,22 @@ use circles::{Circle, circles};
 /// The modules that each module may use. A module that is not listed may use none of this crate.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("token", &["message", "timestamp", "regular_file"]),
-    ("admin", &["http", "orders", "sync", "timestamp", "token", "unix_socket"]),
+    ("admin", &["http", "installation", "orders", "sync", "timestamp", "token", "unix_socket"]),
     ("bench", &["token", "root_certificates"]),
     ("config", &["escape", "timestamp", "regular_file"]),
     (
         "ctl",
-        &["token", "admin", "bench", "completions", "escape", "timestamp", "terminal", "root_certificates"],
+        &[
+            "token",
+            "admin",
+            "bench",
+            "completions",
+            "escape",
+            "installation",
+            "timestamp",
+            "terminal",
+            "root_certificates",
+        ],
     ),
     (
         "daemon",
@@ -32,6 +42,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "config",
             "escape",
             "hub",
+            "installation",
             "log",
             "message",
             "metrics",
@@ -42,6 +53,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "sync",
             "systemd",
             "terminal",
+            "timestamp",
         ],
     ),
     ("feed", &["close", "message", "sync", "timestamp"]),

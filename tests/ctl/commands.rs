@@ -6,12 +6,14 @@ use std::path::Path;
 use std::process::Command;
 
 use philote::admin::api::*;
+use philote::installation::{its_log, restart_it, start_it};
 use serde_json::json;
 
 use crate::fake::{Daemon, SECRET, TOKEN, gate};
 use crate::process::{Ended, philotectl, run};
 use crate::terminal::OnTerminal;
 
+/// All but `doctor`, which reports a daemon that it cannot reach as one of its findings.
 pub(crate) const EVERY_COMMAND: [&str; 21] = [
     "instances",
     "status",
@@ -58,6 +60,7 @@ fn status_reports_a_full_server_a_drain_and_a_refused_reload() {
     {
         let mut status = daemon.fake.status.lock().unwrap();
         status.connections = 255;
+        status.max_connections_source = Some("environment variable MAX_CONNECTIONS".into());
         status.state = State::Draining;
         status.drain_ends_at = Some(Timestamp::from_unix(1_795_344_310));
         status.log_records_dropped = 7;
@@ -71,7 +74,7 @@ fn status_reports_a_full_server_a_drain_and_a_refused_reload() {
     }
     let out = daemon.ctl("status").out;
     for line in [
-        "connections\t255 of 255, FULL: raise max_connections in /etc/philote/philote.toml",
+        "connections\t255 of 255, FULL: raise max_connections, which is set by environment variable MAX_CONNECTIONS",
         "state\tdraining, until 2026-11-22T10:45:10Z at most",
         "last reload\t2026-11-22T10:45:00Z, refused: /etc/philote/philote.toml line 3: unknown key \"lisen\"",
         "log\t7 records dropped",
@@ -215,7 +218,7 @@ fn wait_ready_waits_until_the_daemon_serves_or_the_timeout_ends() {
     let never = run(philotectl(&nowhere, "wait-ready --timeout 300ms"), b"");
     let message =
         format!("not ready within 300 ms: philote is not running: no socket at {}\n", nowhere.display());
-    assert_eq!(never, ended(5, "", &(message + "start it: sudo systemctl start philote\n")));
+    assert_eq!(never, ended(5, "", &format!("{message}{}\n", start_it("philote"))));
 }
 
 #[test]
@@ -223,8 +226,7 @@ fn every_command_reports_a_stopped_daemon() {
     let mut daemon = Daemon::start();
     daemon.stop();
     let socket = daemon.path.display();
-    let none =
-        format!("philote is not running: no socket at {socket}\nstart it: sudo systemctl start philote\n");
+    let none = format!("philote is not running: no socket at {socket}\n{}\n", start_it("philote"));
     let stopped = |line: &str, expected: &str| {
         let found = run(philotectl(&daemon.path, line), b"secret");
         if line.starts_with("wait-ready") {
@@ -240,9 +242,7 @@ fn every_command_reports_a_stopped_daemon() {
     }
     // What kill -9 leaves behind.
     drop(UnixListener::bind(&daemon.path).unwrap());
-    let dead = format!(
-        "philote is not running: nothing listens on {socket}\nstart it: sudo systemctl start philote\n"
-    );
+    let dead = format!("philote is not running: nothing listens on {socket}\n{}\n", start_it("philote"));
     for line in EVERY_COMMAND {
         stopped(line, &dead);
     }
@@ -297,7 +297,7 @@ fn a_daemon_that_does_not_answer_is_a_timeout() {
     let (_begun, go) = gate(&daemon.fake);
     let late = daemon.ctl("reload --timeout 200ms");
     let message = format!("philote did not answer within 200 ms on {}\n", daemon.path.display());
-    assert_eq!(late, ended(5, "", &(message + "see its log: journalctl -u philote\n")));
+    assert_eq!(late, ended(5, "", &format!("{message}see its log: {}\n", its_log("philote"))));
     go.send(()).unwrap();
 }
 
@@ -319,12 +319,16 @@ fn fault_69_another_version_and_another_program_get_different_errors() {
     let version = env!("CARGO_PKG_VERSION");
     let other = format!(
         "the running philote is version 0.9.0, this program is version {version}, and these versions \
-         are not compatible\nrestart it after an upgrade: sudo systemctl restart philote\n"
+         are not compatible\nrestart it after an upgrade: {}\n",
+        restart_it("philote")
     );
     let not_philote = "the server on THERE is not philote\n\
                        name its socket: --socket PATH or PHILOTE_ADMIN_SOCKET\n";
-    let gone = "philote closed the connection on THERE before it answered\n\
-                see its log: journalctl -u philote\n";
+    let gone = format!(
+        "philote closed the connection on THERE before it answered\nsee its log: {}\n",
+        its_log("philote")
+    );
+    let gone = gone.as_str();
     for (answer, expected) in [
         ("HTTP/1.1 200 OK\r\nserver: philote/0.9.0\r\ncontent-length: 2\r\n\r\n{}", other.as_str()),
         (

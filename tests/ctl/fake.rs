@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 use philote::admin::api::*;
 use philote::admin::server::Server;
-use philote::admin::socket::Socket;
+use philote::admin::socket::{Access, Socket};
 use philote::admin::{Control, EventStream};
 
 use crate::output;
@@ -22,6 +22,7 @@ pub(crate) const TOKEN: &str = "header.claims.signature";
 /// A `Control` whose answers the test sets.
 pub(crate) struct Fake {
     pub(crate) status: Mutex<Status>,
+    pub(crate) checkup: Mutex<Checkup>,
     pub(crate) reload: Mutex<Result<Reloaded, Failure>>,
     pub(crate) ready: Mutex<Result<Ready, Failure>>,
     pub(crate) inspection: Mutex<Inspection>,
@@ -34,6 +35,9 @@ pub(crate) struct Fake {
 impl Control for Fake {
     fn status(&self) -> Result<Status, Failure> {
         Ok(self.status.lock().unwrap().clone())
+    }
+    fn doctor(&self) -> Result<Checkup, Failure> {
+        Ok(self.checkup.lock().unwrap().clone())
     }
     fn metrics(&self) -> Result<String, Failure> {
         Ok("a 1\n".into())
@@ -273,6 +277,8 @@ impl Fake {
 pub(crate) struct Daemon {
     pub(crate) fake: Arc<Fake>,
     pub(crate) path: PathBuf,
+    /// The socket for observers.
+    pub(crate) observe: PathBuf,
     server: Option<Server>,
     // Last, so that the server can still remove its socket.
     scratch: tempfile::TempDir,
@@ -306,15 +312,23 @@ impl Daemon {
         };
         let fake = Arc::new(Fake {
             status: Mutex::new(status()),
+            checkup: Mutex::new(Checkup {
+                version: env!("CARGO_PKG_VERSION").into(),
+                max_connections: 255,
+                observes_only: false,
+                findings: Findings::of("secret").or_ok("the secret is in /s"),
+            }),
             reload: Mutex::new(Ok(reloaded)),
             ready: Mutex::new(Ok(Ready { state: State::Serving })),
             inspection: Mutex::new(inspection),
             seen: Mutex::default(),
             gate: Mutex::default(),
         });
-        let socket = Socket::bind(&path, mode).unwrap();
-        let server = Some(Server::start(Some(socket), Arc::clone(&fake) as _).unwrap());
-        Self { fake, path, server, scratch }
+        let socket = Socket::bind(&path, mode, Access::Administer).unwrap();
+        let observe = scratch.path().join("observe.sock");
+        let observer = Socket::bind(&observe, 0o666, Access::Observe).unwrap();
+        let server = Some(Server::start(vec![socket, observer], Arc::clone(&fake) as _).unwrap());
+        Self { fake, path, observe, server, scratch }
     }
 
     pub(crate) fn stop(&mut self) {
@@ -327,7 +341,11 @@ impl Daemon {
 
     /// Sends these bytes and reads until the server closes.
     pub(crate) fn raw(&self, bytes: &[u8]) -> String {
-        let mut stream = UnixStream::connect(&self.path).unwrap();
+        Self::raw_to(&self.path, bytes)
+    }
+
+    fn raw_to(path: &Path, bytes: &[u8]) -> String {
+        let mut stream = UnixStream::connect(path).unwrap();
         // The server may answer and close before everything is written.
         let _ = stream.write_all(bytes);
         let mut answer = Vec::new();
@@ -342,14 +360,19 @@ impl Daemon {
 
     /// Sends one request by hand, and returns the status code and the body.
     pub(crate) fn http(&self, method: &str, path: &str, body: &str) -> (u16, serde_json::Value) {
+        let (code, body) = Self::ask(&self.path, method, path, body);
+        (code, serde_json::from_str(&body).unwrap())
+    }
+
+    /// Sends one request to this socket, and returns the status code and the body as text.
+    pub(crate) fn ask(socket: &Path, method: &str, path: &str, body: &str) -> (u16, String) {
         let length = body.len();
-        let answer = self.raw(
-            format!("{method} {path} HTTP/1.1\r\nHost: philote\r\nContent-Length: {length}\r\n\r\n{body}")
-                .as_bytes(),
-        );
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nHost: philote\r\nContent-Length: {length}\r\n\r\n{body}");
+        let answer = Self::raw_to(socket, request.as_bytes());
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(body.ends_with('\n'), "the answer must end with a newline, for users of curl");
-        (head[9..12].parse().unwrap(), serde_json::from_str(body).unwrap())
+        (head[9..12].parse().unwrap(), body.to_owned())
     }
 }
 
@@ -366,6 +389,7 @@ pub(crate) fn status() -> Status {
         config_file: Some("/etc/philote/philote.toml".into()),
         connections: 12,
         max_connections: 255,
+        max_connections_source: Some("default".into()),
         descriptor_limit: None,
         channels: 3,
         accepted: 1234,

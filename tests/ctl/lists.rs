@@ -300,9 +300,11 @@ fn events_prints_one_line_each_until_the_daemon_ends() {
          {at} message on chat from {id} of alice to 3 readers: hello\\nworld\n\
          7 events missed: this program reads too slowly\n"
     );
-    let err =
-        "following events; end with Ctrl-C\nphilote has stopped\nstart it: sudo systemctl start philote\n";
-    assert_eq!(found, ended(3, &out, err));
+    let err = format!(
+        "following events; end with Ctrl-C\nphilote has stopped\n{}\n",
+        philote::installation::start_it("philote")
+    );
+    assert_eq!(found, ended(3, &out, &err));
     assert_eq!(daemon.ctl("events --channel chat").code, 2, "--channel needs --messages");
     let mut daemon = daemon;
     daemon.stop();

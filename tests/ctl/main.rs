@@ -7,6 +7,7 @@ mod fake;
 mod instances;
 mod lists;
 mod manual;
+mod observe;
 #[allow(unreachable_pub, reason = "shared with the other tests")]
 #[path = "../daemon/output.rs"]
 mod output;

@@ -23,6 +23,7 @@ fn every_example_in_the_manual_has_the_shape_of_its_type() {
     let types: &[(&str, Check)] = &[
         ("ClosedConnections", round::<ClosedConnections>),
         ("Channels", round::<Channels>),
+        ("Checkup", round::<Checkup>),
         ("ClusterNodes", round::<ClusterNodes>),
         ("Connections", round::<Connections>),
         ("Coverage", round::<Coverage>),
@@ -69,26 +70,31 @@ fn every_example_in_the_manual_has_the_shape_of_its_type() {
     assert_eq!(seen, known, "one example of each");
 }
 
+/// Every route with its methods.
+pub(crate) const ROUTES: [(&[&str], &str); 18] = [
+    (&["GET"], STATUS),
+    (&["GET"], DOCTOR),
+    (&["GET"], READY),
+    (&["GET"], METRICS),
+    (&["GET"], CONNECTIONS),
+    (&["GET"], CLOSED),
+    (&["GET"], CHANNELS),
+    (&["POST"], DISCONNECT),
+    (&["GET", "DELETE"], REFUSED),
+    (&["POST"], PUBLISH),
+    (&["GET"], EVENTS),
+    (&["POST"], TOKEN),
+    (&["POST"], INSPECT),
+    (&["GET", "PUT"], SECRET),
+    (&["POST"], SECRET_ROTATE),
+    (&["POST"], RELOAD),
+    (&["GET", "PUT"], LOG_LEVEL),
+    (&["GET"], NODES),
+];
+
 #[test]
 fn every_route_is_in_the_manual() {
-    for (methods, route) in [
-        (&["GET"][..], STATUS),
-        (&["GET"], READY),
-        (&["GET"], METRICS),
-        (&["GET"], CONNECTIONS),
-        (&["GET"], CLOSED),
-        (&["GET"], CHANNELS),
-        (&["POST"], DISCONNECT),
-        (&["GET", "DELETE"], REFUSED),
-        (&["POST"], PUBLISH),
-        (&["GET"], EVENTS),
-        (&["POST"], TOKEN),
-        (&["POST"], INSPECT),
-        (&["GET", "PUT"], SECRET),
-        (&["POST"], SECRET_ROTATE),
-        (&["POST"], RELOAD),
-        (&["GET", "PUT"], LOG_LEVEL),
-    ] {
+    for (methods, route) in ROUTES {
         for method in methods {
             assert!(PAGE.contains(&format!("\n.It {method} {route}\n")), "{method} {route}");
         }

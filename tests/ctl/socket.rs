@@ -374,7 +374,7 @@ fn stopping_waits_a_bounded_time_for_answers_in_progress() {
 fn fault_67_another_user_is_refused_by_the_mode_and_never_sees_the_secret() {
     let closed = Daemon::with_mode(0o660);
     let sentence = format!(
-        "permission denied on {}\njoin its group: sudo usermod -aG philote $USER, then log in again\n",
+        "permission denied on {}\nrun this command as the user who started philote, or with sudo\n",
         closed.path.display()
     );
     for line in EVERY_COMMAND.iter().chain(&["events"]) {

@@ -51,7 +51,7 @@ impl Injection {
 impl Drop for Injection {
     /// Detaches, and waits until the daemon runs freely again.
     fn drop(&mut self) {
-        let _ = kill_process(Pid::from_child(&self.0), Signal::INT);
+        let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
         let _ = self.0.wait();
     }
 }

@@ -38,8 +38,17 @@ impl Authority {
 
     /// Writes a certificate for localhost with its key.
     pub fn issue(&self, directory: &Path) {
+        self.issue_for(directory, None);
+    }
+
+    /// The same for this number of days from now, less an hour.
+    pub fn issue_for(&self, directory: &Path, days: Option<i64>) {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        if let Some(days) = days {
+            let end = i64::try_from(unix_now()).unwrap() + days * 86_400 - 3_600;
+            params.not_after = (std::time::UNIX_EPOCH + Duration::from_secs(end.cast_unsigned())).into();
+        }
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         std::fs::write(directory.join("cert.pem"), certificate.pem()).unwrap();
         std::fs::write(directory.join("key.pem"), key.serialize_pem()).unwrap();
@@ -80,7 +89,7 @@ impl Authority {
 const CONFIG: &str = "[tls]\ncertificate = 'cert.pem'\nkey = 'key.pem'\n";
 
 /// A daemon that speaks TLS with a certificate of this authority, with more lines of configuration.
-fn start(authority: &Authority, more: &str) -> Daemon {
+pub fn start(authority: &Authority, more: &str) -> Daemon {
     Daemon::start_with(&format!("{CONFIG}{more}"), |command| {
         let home = command.get_envs().find(|(name, _)| *name == "HOME").and_then(|(_, home)| home).unwrap();
         authority.issue(Path::new(home));

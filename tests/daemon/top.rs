@@ -269,10 +269,10 @@ fn top_needs_a_terminal_and_says_so() {
     daemon.wait();
     screen.see(GIVEN_BACK);
     screen.see("philote is not running: nothing listens on ");
-    screen.see("start it: sudo systemctl start philote");
+    screen.see(&philote::installation::start_it("philote"));
     assert_eq!(screen.end(), 3);
     let mut screen = OnTerminal::start(&mut top(&daemon));
-    assert!(!screen.see("start it: sudo systemctl start philote").contains(TAKEN));
+    assert!(!screen.see(&philote::installation::start_it("philote")).contains(TAKEN));
     assert_eq!(screen.end(), 3);
 }
 

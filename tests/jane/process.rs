@@ -79,7 +79,7 @@ impl Jane {
     /// Interrupts jane, as Ctrl-C does.
     pub(crate) fn interrupt(mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        rustix::process::kill_process(pid, crate::terminal::interrupt_signal()).unwrap();
         self.child.wait().unwrap();
     }
 }

@@ -84,7 +84,7 @@ impl OnTerminal {
 
     /// Interrupts the program, as Ctrl-C does in its own terminal.
     pub(crate) fn interrupt(mut self) {
-        kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
+        kill_process(Pid::from_child(&self.child), interrupt_signal()).unwrap();
         let _ = self.child.wait().unwrap();
     }
 
@@ -103,4 +103,13 @@ impl Drop for OnTerminal {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// SIGINT; SIGTERM where the tests were started with SIGINT ignored, as by a shell in the background. The programs inherit
+/// that, and a test that interrupts one would wait for ever.
+pub(crate) fn interrupt_signal() -> Signal {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+    let ignored = u64::from_str_radix(ignored.trim(), 16).unwrap();
+    if ignored & 1 << (Signal::INT.as_raw() - 1) == 0 { Signal::INT } else { Signal::TERM }
 }

@@ -72,7 +72,17 @@ scrape_configs: [{job_name: philote, static_configs: [{targets: [${JSON.stringif
 }
 
 test("Prometheus finds every metric of the dashboard and the alerts", { timeout: 3 * PATIENCE }, async (t) => {
-  const philote = await startPhilote(t, { PHILOTE_METRICS_LISTEN: "127.0.0.1:0" });
+  const natsPort = await freePort();
+  const nats = spawn("/usr/sbin/nats-server", ["-a", "127.0.0.1", "-p", String(natsPort)], { stdio: "ignore" });
+  t.after(() => nats.kill("SIGTERM"));
+  const philote = await startPhilote(t, {
+    PHILOTE_METRICS_LISTEN: "127.0.0.1:0",
+    PHILOTE_CLUSTER_SERVERS: `nats://127.0.0.1:${natsPort}`,
+  });
+  await until("the link to NATS", async () => {
+    const { stdout } = await run(join(BINARIES, "philotectl"), ["status", "--json"], { env: philote.settings });
+    return JSON.parse(stdout).cluster.up || undefined;
+  });
   const target = await until("the address of the metrics", async () => /the metrics are at http:\/\/(\S+)\/metrics/.exec(philote.output)?.[1]);
 
   // One of everything: a reader, a closed one, a refused one, a message, a reload, and a refused reload.
@@ -84,6 +94,13 @@ test("Prometheus finds every metric of the dashboard and the alerts", { timeout:
   const token = sign(philote, { read: ["c"], write: ["c"] });
   const reader = await open(token);
   t.after(() => reader.terminate());
+  const follower = new WebSocket(`ws://${philote.address}/`, "philote.v1");
+  t.after(() => follower.terminate());
+  await once(follower, "open");
+  const followed = new Promise((resolve) => follower.on("message", (frame) => JSON.parse(frame).presence && resolve()));
+  follower.send(JSON.stringify({ auth: sign(philote, { read: ["c"], presence: true, sub: "ann" }) }));
+  follower.send(JSON.stringify({ presence: ["c"], follow: true }));
+  await followed;
   const gone = await open(token);
   gone.close();
   await once(gone, "close");
@@ -103,13 +120,19 @@ test("Prometheus finds every metric of the dashboard and the alerts", { timeout:
   // The metrics have the values of what happened.
   const value = (line) => Number(new RegExp(`^${line.replace(/[{}"]/g, "\\$&")} (.*)$`, "m").exec(text)?.[1]);
   for (const [line, expected] of [
-    ["philote_connections", 1],
-    ["philote_connections_accepted_total", 2],
+    ["philote_connections", 2],
+    ["philote_presence_channels", 1],
+    ["philote_presence_followers", 1],
+    ["philote_presence_subjects", 1],
+    ["philote_cluster_link_up", 1],
+    ["philote_cluster_nodes", 1],
+    ["philote_connections_accepted_total", 3],
     ['philote_connections_closed_total{reason="client_closed"}', 1],
     ['philote_requests_refused_total{reason="token_malformed"}', 1],
-    ["philote_messages_received_total", 1],
-    ["philote_deliveries_total", 1],
-    ["philote_queue_messages_count", 1],
+    // The request of presence is a message, too.
+    ["philote_messages_received_total", 2],
+    ["philote_deliveries_total", 2],
+    ["philote_queue_messages_count", 2],
     ["philote_channels", 1],
     ['philote_reloads_total{result="applied"}', 1],
     ["philote_last_reload_successful", 1],

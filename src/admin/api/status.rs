@@ -56,6 +56,9 @@ pub struct Status {
     pub connections: u64,
     /// The most open connections that it accepts.
     pub max_connections: u64,
+    /// Where `max_connections` is set: `/etc/philote/philote.toml:3`, `environment variable MAX_CONNECTIONS`, `default`.
+    #[serde(default)]
+    pub max_connections_source: Option<String>,
     /// The limit on open files, if it is lower than what the setting `max_connections` needs.
     #[serde(default)]
     pub descriptor_limit: Option<u64>,

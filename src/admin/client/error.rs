@@ -1,12 +1,13 @@
 //! The errors of the client of the admin socket.
 
-use std::borrow::Cow;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::admin::api::Failure;
 use crate::admin::instance::unit;
+use crate::installation;
 use crate::timestamp::span;
 
 /// The version of this program.
@@ -107,25 +108,40 @@ impl std::error::Error for Error {
 impl Error {
     /// Returns what to do about it, if known.
     #[must_use]
-    pub fn hint(&self) -> Option<Cow<'_, str>> {
-        let hint = match self {
-            Self::NotRunning { path } | Self::Dead { path } => {
-                return Some(format!("start it: sudo systemctl start {}", unit(path)).into());
-            }
-            Self::TimedOut { path, .. } | Self::Gone { path } => {
-                return Some(format!("see its log: journalctl -u {}", unit(path)).into());
-            }
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
             Self::SwitchedOff => {
                 "give it a socket with PHILOTE_ADMIN_SOCKET=/path/to.sock; without one, SIGHUP reloads it"
+                    .to_owned()
             }
-            Self::PermissionDenied { .. } => {
-                "join its group: sudo usermod -aG philote $USER, then log in again"
+            Self::NotRunning { path } | Self::Dead { path } => installation::start_it(&unit(path)),
+            Self::PermissionDenied { path } => join_its_group(path),
+            Self::TimedOut { path, .. } | Self::Gone { path } => {
+                format!("see its log: {}", installation::its_log(&unit(path)))
             }
-            Self::OtherVersion { .. } => "restart it after an upgrade: sudo systemctl restart philote",
-            Self::NotPhilote { .. } => "name its socket: --socket PATH or PHILOTE_ADMIN_SOCKET",
-            Self::Refused(failure) => failure.hint.as_deref()?,
+            Self::OtherVersion { .. } => {
+                format!("restart it after an upgrade: {}", installation::restart_it("philote"))
+            }
+            Self::NotPhilote { .. } => "name its socket: --socket PATH or PHILOTE_ADMIN_SOCKET".to_owned(),
+            Self::Refused(failure) => return failure.hint.clone(),
             Self::Io { .. } => return None,
-        };
-        Some(hint.into())
+        })
     }
+}
+
+/// Tells how to get access to the socket. Only the service has a group for administrators; a daemon that somebody started by
+/// hand belongs to that user.
+fn join_its_group(path: &Path) -> String {
+    const GROUP: &str = "philote";
+    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    let id = groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(GROUP)).then(|| fields.nth(1)?.parse::<u32>().ok()).flatten()
+    });
+    // A directory that may not be entered hides the socket's group.
+    let known = std::fs::metadata(path).map(|socket| socket.gid()).ok();
+    if id.is_some() && (known.is_none() || known == id) {
+        return format!("join its group: sudo usermod -aG {GROUP} $USER, then log in again");
+    }
+    "run this command as the user who started philote, or with sudo".to_owned()
 }

@@ -7,9 +7,9 @@ use super::super::cluster::{ClusterError, ClusterSettings, SHORTEST_SECRET, Secr
 use super::super::error::ProblemKind;
 use super::super::keys::KEYS;
 use super::super::layers::Layers;
+use super::super::readers::{self, OTHERS};
 use super::super::secret::Secret;
 use super::super::tls::{CERTIFICATE, read_authorities, read_pair};
-use super::{OTHERS, warn_of_readers};
 use crate::regular_file;
 
 const SERVERS: &str = "cluster.servers";
@@ -127,7 +127,7 @@ fn read_file(layers: &mut Layers, file: &mut SecretFile, what: &str) -> Result<(
     if text.trim().is_empty() {
         return Err(ClusterError::Empty(path.clone()));
     }
-    warn_of_readers(&mut layers.warnings, path, what, content.mode, OTHERS);
+    layers.warnings.extend(readers::warning(path, what, content.mode, OTHERS));
     file.content = Secret::new(text);
     Ok(())
 }

@@ -4,7 +4,6 @@
 //! layer sets either, the secret is systemd's credential, else the file that the daemon generates. `--dev` uses a
 //! publicly known secret instead.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use super::super::defaults::DEV_SECRET;
@@ -13,12 +12,9 @@ use super::super::layers::Layers;
 use super::super::layers::environment::Environment;
 use super::super::secret::{self, Secret, SecretError, SecretSource, Secrets, parse, read_secret_file};
 use super::super::source::Source;
-use super::{GROUP_AND_OTHERS, OTHERS, warn_of_readers};
 
 const SECRET: &str = "auth.secret";
 const SECRET_FILE: &str = "auth.secret_file";
-/// What the files hold, for warnings.
-const WHAT: &str = "the secret";
 
 /// Reads the secret into the settings. It does not generate one.
 pub(super) fn read(layers: &mut Layers, environment: &Environment) {
@@ -92,19 +88,14 @@ fn find(layers: &mut Layers, environment: &Environment) -> Result<Secrets, Secre
                 "{SECRET} on the command line is visible to every user of this machine: use {SECRET_FILE}"
             ));
         }
-        if let Source::File { path, .. } = &source {
-            let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.mode());
-            warn_of_readers(&mut layers.warnings, path, WHAT, mode, OTHERS);
-        }
         return Ok(Secrets::new(secrets(layers, &text)?, SecretSource::Setting(source)));
     }
     if let Some(path) = layers.unresolved.secret_file.clone() {
-        let (text, mode) = read_secret_file(&path)?;
-        warn_of_readers(&mut layers.warnings, &path, WHAT, mode, OTHERS);
+        let text = read_secret_file(&path)?;
         return Ok(Secrets::new(secrets(layers, &text)?, SecretSource::File(path)));
     }
     if let Some(path) = credential {
-        let (text, _) = read_secret_file(&path)?;
+        let text = read_secret_file(&path)?;
         return Ok(Secrets::new(secrets(layers, &text)?, SecretSource::Credential(path)));
     }
     find_generated(layers, environment.state_directory().ok_or(SecretError::NoDirectory)?.join("secret"))
@@ -115,8 +106,7 @@ fn find_generated(layers: &mut Layers, path: PathBuf) -> Result<Secrets, SecretE
     if matches!(path.try_exists(), Ok(false)) {
         return Ok(Secrets::new(Vec::new(), SecretSource::Missing(path)));
     }
-    let (text, mode) = read_secret_file(&path)?;
-    warn_of_readers(&mut layers.warnings, &path, WHAT, mode, GROUP_AND_OTHERS);
+    let text = read_secret_file(&path)?;
     Ok(Secrets::new(secrets(layers, &text)?, SecretSource::Generated(path)))
 }
 

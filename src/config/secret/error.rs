@@ -106,7 +106,8 @@ impl fmt::Display for SecretError {
                 path.display()
             ),
             SecretError::Empty => f.write_str(
-                "the secret is empty, so anyone could sign tokens: set one, or set auth.allow_empty_secret",
+                "the secret is empty, so anyone could sign tokens: set one, or leave it out and philote generates one \
+                 (auth.allow_empty_secret, ALLOW_EMPTY_SECRET=true, permits an empty one)",
             ),
             SecretError::BlankLine { line } => {
                 write!(f, "line {line} of the secret is blank: remove it, because each line is one secret")

@@ -17,15 +17,14 @@ const LARGEST: u64 = 64 << 10;
 /// 256 bits, the size of the hash of HS256; 43 characters in base64url.
 const SECRET_BYTES: usize = 32;
 
-/// Returns the text of a file and its permission bits.
-pub(in crate::config) fn read_secret_file(path: &Path) -> Result<(String, u32), SecretError> {
+/// Returns the text of a file.
+pub(in crate::config) fn read_secret_file(path: &Path) -> Result<String, SecretError> {
     let content = regular_file::read(path, LARGEST).map_err(|error| match error {
         FileError::System(error) => SecretError::unreadable(path, &error),
         FileError::NotRegular(kind) => SecretError::NotAFile { path: path.to_owned(), kind },
         FileError::TooLarge(maximum) => SecretError::TooLarge { path: path.to_owned(), maximum },
     })?;
-    let text = String::from_utf8(content.bytes).map_err(|_| SecretError::NotText(path.to_owned()))?;
-    Ok((text, content.mode))
+    String::from_utf8(content.bytes).map_err(|_| SecretError::NotText(path.to_owned()))
 }
 
 /// Generates a secret and writes it to a new file. Returns false if the file exists by now, because another daemon that
@@ -59,7 +58,7 @@ impl SecretSource {
     /// The secret was not generated, the file is full, or it cannot be read or written.
     pub fn rotate(&self) -> Result<PathBuf, SecretError> {
         let path = self.generated_file().ok_or_else(|| SecretError::NotGenerated(self.to_string()))?;
-        let mut secrets = parse(&read_secret_file(path)?.0)?;
+        let mut secrets = parse(&read_secret_file(path)?)?;
         if secrets.len() == MAX_SECRETS {
             return Err(SecretError::Full);
         }

@@ -4,8 +4,10 @@ mod error;
 mod file;
 
 use std::fmt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::readers::{self, GROUP_AND_OTHERS, OTHERS};
 use super::source::Source;
 
 pub use error::SecretError;
@@ -165,8 +167,8 @@ pub(super) fn parse(text: &str) -> Result<Vec<Secret>, SecretError> {
     if secrets.len() > MAX_SECRETS { Err(SecretError::TooMany) } else { Ok(secrets) }
 }
 
-/// Returns warnings about secrets that are weak but accepted.
-pub(super) fn warnings(secrets: &Secrets) -> Vec<String> {
+/// Returns warnings about secrets that are accepted but weak, or in a file that other users can read.
+pub fn warnings(secrets: &Secrets) -> Vec<String> {
     let mut warnings = Vec::new();
     for (line, secret) in (1..).zip(secrets.iter()) {
         let which = if secrets.keys.len() > 1 { format!(", line {line}") } else { String::new() };
@@ -185,5 +187,17 @@ pub(super) fn warnings(secrets: &Secrets) -> Vec<String> {
             ));
         }
     }
+    warnings.extend(readable(&secrets.source));
     warnings
+}
+
+/// Returns a warning if other users can read the file with the secrets. systemd protects its credentials.
+fn readable(source: &SecretSource) -> Option<String> {
+    let (path, open) = match source {
+        SecretSource::Setting(Source::File { path, .. }) | SecretSource::File(path) => (path, OTHERS),
+        SecretSource::Generated(path) | SecretSource::New(path) => (path, GROUP_AND_OTHERS),
+        _ => return None,
+    };
+    let mode = std::fs::metadata(path).ok()?.mode();
+    readers::warning(path, "the secret", mode, open)
 }

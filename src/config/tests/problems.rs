@@ -45,6 +45,14 @@ fn a_misspelled_key_is_reported_with_its_line_and_the_nearest_key() {
     );
     assert_eq!(refused("xyz = 1"), "philote.toml:1: xyz: unknown key");
     assert_eq!(
+        refused("port = 6380"),
+        "philote.toml:1: port: unknown key; did you mean listen = [\"[::]:6380\"]?"
+    );
+    assert_eq!(
+        refused("loglevel = \"debug\""),
+        "philote.toml:1: loglevel: unknown key; did you mean log.level?"
+    );
+    assert_eq!(
         refused("queue_bytes = 1"),
         "philote.toml:1: queue_bytes: unknown key; did you mean limits.queue_bytes?"
     );
@@ -171,6 +179,10 @@ fn an_invalid_or_out_of_range_value_is_reported() {
         assert_eq!(line.splitn(3, ": ").nth(2).unwrap(), expand(sentence));
         assert!(line.starts_with("philote.toml:1: "), "{line}");
     }
+    assert_eq!(
+        refused("[admin]\nsocket = '/run/x'\nobserve_socket = '/run/x'"),
+        "philote.toml:3: admin.observe_socket: is the path of the admin socket too: choose another"
+    );
     let long = format!("admin.socket = '/{}'", "x".repeat(107));
     assert_eq!(refused(&long), "philote.toml:1: admin.socket: must be from 1 to 107 bytes long, not 108");
 }

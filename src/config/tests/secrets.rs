@@ -12,6 +12,9 @@ fn keys(loaded: &Loaded) -> Vec<&str> {
     loaded.settings.auth.secrets.iter().map(Secret::as_str).collect()
 }
 
+const EMPTY: &str = "the secret is empty, so anyone could sign tokens: set one, or leave it out and philote generates one \
+                     (auth.allow_empty_secret, ALLOW_EMPTY_SECRET=true, permits an empty one)";
+
 #[test]
 fn the_secret_is_the_characters_without_the_last_newline() {
     for (text, secrets) in [
@@ -32,8 +35,8 @@ fn the_secret_is_the_characters_without_the_last_newline() {
 fn text_with_invalid_lines_is_refused() {
     let many = "0123456789abcdef0123456789abcdef\n".repeat(17);
     let cases = [
-        ("", "the secret is empty, so anyone could sign tokens: set one, or set auth.allow_empty_secret"),
-        ("\n", "the secret is empty, so anyone could sign tokens: set one, or set auth.allow_empty_secret"),
+        ("", EMPTY),
+        ("\n", EMPTY),
         ("one\n\n", "line 2 of the secret is blank: remove it, because each line is one secret"),
         ("one\n \ntwo\n", "line 2 of the secret is blank: remove it, because each line is one secret"),
         ("one\r\ntwo\n", "line 1 of the secret has a carriage return: save it with Unix line endings"),

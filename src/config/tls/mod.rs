@@ -5,6 +5,7 @@ mod validity;
 
 use std::fmt;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use rustls::sign::CertifiedKey;
 
 pub use self::error::TlsError;
 use self::validity::not_after;
+use super::readers::{self, OTHERS};
 use crate::regular_file::{self, FileError, without_mark};
 use crate::timestamp::{from_unix, rfc3339};
 
@@ -70,6 +72,12 @@ pub enum Expiry {
 }
 
 impl TlsSettings {
+    /// Returns a warning if other users can read the private key.
+    pub fn readable_key(&self) -> Option<String> {
+        let mode = std::fs::metadata(&self.key).ok()?.mode();
+        readers::warning(&self.key, "the private key", mode, OTHERS)
+    }
+
     /// Returns how soon the certificate expires after `now`, in seconds since 1970.
     pub fn expiry(&self, now: u64) -> Expiry {
         const DAY: u64 = 24 * 60 * 60;

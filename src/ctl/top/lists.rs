@@ -224,7 +224,7 @@ pub(super) fn connection_row(connection: &Connection) -> Row {
         cells: vec![
             id[..SHORT_ID].to_owned(),
             escape_cell(&subject),
-            connection.address.to_string(),
+            crate::escape::address(connection.address),
             short_span(Duration::from_secs(connection.age_seconds)),
             bytes(TERMINAL, connection.queued_bytes),
             count(TERMINAL, connection.messages_in),

@@ -95,9 +95,9 @@ fn many_lines_become_the_first_ones_the_last_and_a_summary() {
     });
     let full = FULL_LINES as usize;
     assert_eq!(messages.len(), full + full + 1 + 2);
-    assert_eq!(messages[0], "refused 10.0.0.1:0: no (401)");
+    assert_eq!(messages[0], "refused 10.0.0.1: no (401)");
     assert_eq!(messages[full - 1], "refused 10.0.0.1:19: no (401)");
-    assert_eq!(messages[full], "refused 10.0.0.2:0: no (401)");
+    assert_eq!(messages[full], "refused 10.0.0.2: no (401)");
     assert_eq!(
         messages[2 * full..],
         [

@@ -294,6 +294,9 @@ impl Exchange {
         let keeps = keeps_alive(&request);
         let trusted = &self.server.live_owned().settings.limits.trusted_proxies;
         let address = forwarded::client(self.peer, request.headers(), trusted);
+        if forwarded::is_unbelieved(self.peer, request.headers(), trusted) {
+            self.server.counters.unbelieved.note(self.peer);
+        }
         let prefers_html = visit::prefers_html(request.headers());
         let mut result = match rejected {
             Some(rejected) => Err(rejected),

@@ -94,9 +94,13 @@ fn first(
             return undecided(None);
         }
         let client = forwarded::client(peer, head.lines, &live.settings.limits.trusted_proxies);
+        let unbelieved = forwarded::is_unbelieved(peer, head.lines, &live.settings.limits.trusted_proxies);
         drop(live);
         match upgrade(server, client, protocols, &head) {
             Ok(accepted) => {
+                if unbelieved {
+                    server.counters.unbelieved.note(peer);
+                }
                 let unsent = send(context, server, stream, &accepted);
                 let read_ahead = read[length..].to_vec();
                 First::Upgraded { upgraded: accepted.upgraded, client, unsent, read_ahead }

@@ -1,11 +1,16 @@
 //! Finds the client behind a proxy: `X-Forwarded-For` or `Forwarded` (RFC 7239), believed only from trusted proxies.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use hyper::header::{FORWARDED, HeaderName};
 
 use super::lines::{Lines, visible};
 use crate::config::TrustedProxies;
+use crate::sync::lock;
+
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The peer's address on a Unix socket, which has no IP address.
 pub(crate) const UNIX_PEER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
@@ -17,11 +22,9 @@ pub(crate) const UNIX_PEER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ip
 /// claim. `Forwarded` counts only without `X-Forwarded-For`, because a proxy writes one of them and passes the other
 /// on unchanged.
 pub(crate) fn client<L: Lines + ?Sized>(peer: SocketAddr, lines: &L, trusted: &TrustedProxies) -> SocketAddr {
-    let believed = if peer == UNIX_PEER { trusted.unix } else { trusted.trusts(peer.ip()) };
-    if !believed {
+    if !believes(peer, trusted) {
         return peer;
     }
-    static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
     let mut client = peer;
     let of_x = lines.has(&X_FORWARDED_FOR);
     let name = if of_x { &X_FORWARDED_FOR } else { &FORWARDED };
@@ -38,6 +41,46 @@ pub(crate) fn client<L: Lines + ?Sized>(peer: SocketAddr, lines: &L, trusted: &T
         }
     }
     client
+}
+
+/// Returns whether a request names a client that is not believed. Its sender may be a proxy that is missing in the
+/// settings.
+pub(crate) fn is_unbelieved<L: Lines + ?Sized>(
+    peer: SocketAddr,
+    lines: &L,
+    trusted: &TrustedProxies,
+) -> bool {
+    (lines.has(&X_FORWARDED_FOR) || lines.has(&FORWARDED)) && !believes(peer, trusted)
+}
+
+fn believes(peer: SocketAddr, trusted: &TrustedProxies) -> bool {
+    if peer == UNIX_PEER { trusted.unix } else { trusted.trusts(peer.ip()) }
+}
+
+/// The requests that name a client that is not believed.
+#[derive(Debug, Default)]
+pub struct Unbelieved {
+    requests: AtomicU64,
+    last: Mutex<Option<SocketAddr>>,
+}
+
+impl Unbelieved {
+    /// Counts a request from this peer.
+    pub(super) fn note(&self, peer: SocketAddr) {
+        self.requests.fetch_add(1, Relaxed);
+        *lock(&self.last) = Some(peer);
+    }
+
+    /// Returns how many there were since the start.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Relaxed)
+    }
+
+    /// Returns the sender of the last one, as `[limits] trusted_proxies` would name it.
+    pub fn last(&self) -> Option<String> {
+        let peer = (*lock(&self.last))?;
+        Some(if peer == UNIX_PEER { "unix".to_owned() } else { peer.ip().to_canonical().to_string() })
+    }
 }
 
 /// Parses `192.0.2.7`, `192.0.2.7:4711`, `2001:db8::7` or `[2001:db8::7]:4711`.
