@@ -48,7 +48,8 @@
 //! [`jane`] is a client for people at a terminal, and [`bench`](mod@bench) the load generator of `philotectl bench` and
 //! `benches/`. [`completions`] completes the command lines of all three programs. The rest serves several of them:
 //! [`root_certificates`], [`timestamp`], [`installation`] (which commands work here), [`terminal`], [`escape`] (characters that
-//! people cannot see), [`regular_file`], `unix_socket`, `http` (what all HTTP listeners share) and `sync` (locks). `fuzz`, which no shipped build has, tries all
+//! people cannot see), [`regular_file`], `unix_socket`, `http` (what all HTTP listeners share) and `sync` (locks). `fuzz`, which no
+//! shipped build has, tries all
 //! parsers with bytes of strangers.
 //!
 //! # Which part may use which

@@ -2,7 +2,7 @@
 //!
 //! hyper is made for many requests on a connection and keeps buffers, a map of headers and a state for them. This way
 //! takes a request only if nothing in it needs hyper, and decides with the same functions. Everything else goes to
-//! [`connection`](super::connection) with the bytes that were read: a request that is incomplete, malformed, for the API or
+//! [`connection`] with the bytes that were read: a request that is incomplete, malformed, for the API or
 //! with a body, and one that is rejected, together with the reason, so that every rejection has one form.
 
 use std::net::SocketAddr;
