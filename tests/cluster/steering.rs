@@ -201,7 +201,8 @@ fn a_ban_and_a_lifted_one_reach_nodes_that_join_later() {
     });
     assert!(refuses(&c));
     let until = |node: &Node| ctl_json(node, &["refused", "--local"])["refused"][0]["until"].clone();
-    assert_eq!(until(&c), until(&a));
+    // Each node counts the hour from when it hears of the ban, which may be in the next second.
+    assert!([until(&a), until(&b)].contains(&until(&c)));
 
     // While c is away, the ban is lifted. It comes back with the ban in its file.
     let directory = c.stop();
