@@ -210,7 +210,7 @@ async function converse(t, start) {
   };
   const stall = async () => {
     proxy.stall();
-    await publishFor(CUT);
+    await publishUntil(application.reaches(({ states }) => states.at(-1).state !== "open"));
     proxy.open();
     await expect(true, true);
     await caughtUp();
@@ -279,8 +279,10 @@ async function converse(t, start) {
     missed += number - last - 1;
     [last, mayMiss] = [number, false];
   }
-  assert.deepEqual(told.filter((one) => "recovered" in one).map(({ recovered }) => recovered), expected.numbers);
-  assert.deepEqual(quiet, expected.quiet);
+  const recovered = told.filter((one) => "recovered" in one).map((one) => one.recovered);
+  const reasons = states.map(({ state, code, reason }) => (code ? `${state} ${code} ${reason}` : state)).join(", ");
+  assert.equal(`${recovered}`, `${expected.numbers}`, reasons);
+  assert.equal(`${quiet}`, `${expected.quiet}`, reasons);
   assert.equal(states.filter(({ state }) => state === "open").length, quiet.length + 1);
   assert(missed > 0, "messages that were no longer in the history were missed");
   const closes = states.filter(({ code }) => code === 4401);
