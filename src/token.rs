@@ -25,7 +25,7 @@ pub use self::may::{May, NewMay};
 pub use self::rights::{ApiRight, ApiRights};
 pub use self::secret_file::{SecretFileError, signing_secret};
 pub use self::verify::{Inspection, channels_to_join, claimed_subject, inspect, verify, verify_in_frame};
-use crate::message::{ChannelName, ChannelPatterns};
+use crate::message::{ChannelNames, ChannelPatterns};
 
 /// Seconds since 1970-01-01 UTC, as in the claims `exp` and `nbf` (RFC 7519 section 2, NumericDate).
 pub type UnixSeconds = u64;
@@ -57,80 +57,158 @@ pub struct Policy {
     pub channel_name_bytes: usize,
 }
 
-/// The claims of a valid token: what its client may do.
+/// The claims of a valid token: what its client may do. Every connection keeps them, so its texts are one allocation, and
+/// the claims that few tokens have are another.
 #[derive(Debug)]
 pub struct Claims {
-    /// The channels that the client receives, sorted and without duplicates.
-    pub read: Box<[ChannelName]>,
-    /// The name of the client (`sub`), if the token has one.
-    pub subject: Option<Box<str>>,
-    /// `exp`. The token is refused from this time plus the leeway on.
-    pub expires: Option<UnixSeconds>,
-    /// The key that signed the token; `None` for the daemon itself.
-    pub key: Option<Arc<Key>>,
-    /// The rights on the HTTP API.
-    pub api: ApiRights,
-    /// The claim `info`: what presence tells about the subject, as JSON text.
-    pub info: Option<Arc<str>>,
-    /// The claim `presence`: the channels whose readers the client may see.
-    pub presence: Option<Box<ChannelPatterns>>,
+    /// The names of `read`, those of `write`, and the subject.
+    text: Box<str>,
+    read_bytes: u32,
+    write_bytes: u32,
     /// The length of the token, in bytes; 0 for the daemon itself.
-    token_bytes: usize,
+    token_bytes: u32,
+    has_subject: bool,
     /// Whether the token has the claim `read`, which restricts the channels that the API shows.
     reads: bool,
-    /// The channels on which the client publishes, sorted and without duplicates; `None` without the claim `write`.
-    write: Option<Box<[ChannelName]>>,
+    /// Whether it has the claim `write`.
+    writes: bool,
+    /// The rights on the HTTP API.
+    pub api: ApiRights,
+    /// The claim `exp`, or [`NO_EXPIRY`].
+    expires: UnixSeconds,
+    /// The key that signed the token; `None` for the daemon itself.
+    pub key: Option<Arc<Key>>,
+    rooms: Option<Box<RoomClaims>>,
+}
+
+/// Stands for a token without `exp`. No valid date is as large.
+const NO_EXPIRY: UnixSeconds = UnixSeconds::MAX;
+
+/// The claims of rooms.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct RoomClaims {
+    /// The claim `info`: what presence tells about the subject, as JSON text.
+    pub(crate) info: Option<Arc<str>>,
+    /// The claim `presence`: the channels whose readers the client may see.
+    pub(crate) presence: Option<ChannelPatterns>,
     /// The claim `may`. It is looked at only for a channel that `read` or `write` does not name.
-    may: Option<Box<May>>,
+    pub(crate) may: Option<May>,
+}
+
+/// Claims that were checked one by one.
+#[derive(Default)]
+pub(crate) struct CheckedClaims {
+    /// The channels that the client receives, sorted and without duplicates.
+    pub(crate) read: Option<Vec<String>>,
+    /// The channels on which the client publishes, sorted and without duplicates.
+    pub(crate) write: Option<Vec<String>>,
+    pub(crate) subject: Option<String>,
+    pub(crate) expires: Option<UnixSeconds>,
+    pub(crate) key: Option<Arc<Key>>,
+    pub(crate) api: ApiRights,
+    pub(crate) token_bytes: usize,
+    pub(crate) rooms: RoomClaims,
+}
+
+impl From<CheckedClaims> for Claims {
+    fn from(checked: CheckedClaims) -> Claims {
+        let (reads, writes) = (checked.read.is_some(), checked.write.is_some());
+        let (read, write) = (checked.read.unwrap_or_default(), checked.write.unwrap_or_default());
+        let (read_bytes, write_bytes) = (ChannelNames::length_of(&read), ChannelNames::length_of(&write));
+        let subject = checked.subject.as_deref().unwrap_or_default();
+        let mut text = String::with_capacity(read_bytes + write_bytes + subject.len());
+        ChannelNames::append(&read, &mut text);
+        ChannelNames::append(&write, &mut text);
+        text.push_str(subject);
+        Claims {
+            text: text.into_boxed_str(),
+            // Smaller than the token, which has at most MAX_TOKEN_BYTES.
+            read_bytes: read_bytes as u32,
+            write_bytes: write_bytes as u32,
+            token_bytes: checked.token_bytes as u32,
+            has_subject: checked.subject.is_some(),
+            reads,
+            writes,
+            api: checked.api,
+            expires: checked.expires.unwrap_or(NO_EXPIRY),
+            key: checked.key,
+            rooms: Some(checked.rooms).filter(|rooms| *rooms != RoomClaims::default()).map(Box::new),
+        }
+    }
 }
 
 impl Claims {
     /// Returns claims without any rights, for connections of the daemon itself.
     pub(crate) fn nobody() -> Claims {
-        Claims {
-            read: [].into(),
-            subject: None,
-            expires: None,
-            key: None,
-            api: ApiRights::NONE,
-            token_bytes: 0,
-            reads: true,
-            write: None,
-            may: None,
-            info: None,
-            presence: None,
-        }
+        CheckedClaims { read: Some(Vec::new()), ..CheckedClaims::default() }.into()
+    }
+
+    /// Returns the channels that the client receives.
+    pub fn read(&self) -> ChannelNames<'_> {
+        ChannelNames::of(&self.text[..self.read_bytes as usize])
+    }
+
+    /// Returns the channels on which the client publishes.
+    pub fn write(&self) -> ChannelNames<'_> {
+        ChannelNames::of(&self.text[self.read_bytes as usize..self.names_bytes()])
+    }
+
+    /// Returns the name of the client (`sub`), if the token has one.
+    pub fn subject(&self) -> Option<&str> {
+        self.has_subject.then(|| &self.text[self.names_bytes()..])
+    }
+
+    fn names_bytes(&self) -> usize {
+        self.read_bytes as usize + self.write_bytes as usize
+    }
+
+    /// Returns the claim `exp`. The token is refused from this time plus the leeway on.
+    pub fn expires(&self) -> Option<UnixSeconds> {
+        Some(self.expires).filter(|expires| *expires != NO_EXPIRY)
+    }
+
+    /// Returns the claim `info`: what presence tells about the subject, as JSON text.
+    pub fn info(&self) -> Option<&Arc<str>> {
+        self.rooms.as_ref()?.info.as_ref()
+    }
+
+    /// Returns the claim `presence`: the channels whose readers the client may see.
+    pub fn presence(&self) -> Option<&ChannelPatterns> {
+        self.rooms.as_ref()?.presence.as_ref()
+    }
+
+    /// Returns the claim `may`, if the token has it.
+    pub fn may(&self) -> Option<&May> {
+        self.rooms.as_ref()?.may.as_ref()
     }
 
     /// Returns whether the claim `read` names this channel. What a connection reads now, [`Connection::reads`] knows.
     ///
     /// [`Connection::reads`]: crate::hub::Connection::reads
     pub fn may_read(&self, channel: &str) -> bool {
-        self.read.binary_search_by(|name| name.as_str().cmp(channel)).is_ok()
+        self.read().contains(channel)
     }
 
     /// Returns whether the client may join this channel, or reads it without joining.
     pub fn may_join(&self, channel: &str) -> bool {
-        self.may_read(channel) || matches(self.may.as_ref().and_then(|may| may.read.as_ref()), channel)
+        self.may_read(channel) || matches(self.may().and_then(|may| may.read.as_ref()), channel)
     }
 
     /// Returns whether the client may publish on this channel.
     pub fn may_write(&self, channel: &str) -> bool {
-        let own = self.write.as_deref().unwrap_or_default();
-        own.binary_search_by(|name| name.as_str().cmp(channel)).is_ok()
-            || matches(self.may.as_ref().and_then(|may| may.write.as_ref()), channel)
+        self.write().contains(channel) || matches(self.may().and_then(|may| may.write.as_ref()), channel)
     }
 
     /// Returns whether the client may publish on this channel through the HTTP API. Without the claim `write` and without
     /// `write` in `may`, it may do so on every channel.
     pub fn may_publish(&self, channel: &str) -> bool {
-        let restricted = self.write.is_some() || self.may.as_ref().is_some_and(|may| may.write.is_some());
+        let restricted = self.writes || self.may().is_some_and(|may| may.write.is_some());
         self.api.has(ApiRight::Publish) && (!restricted || self.may_write(channel))
     }
 
     /// Returns whether the HTTP API shows the client only channels that it may join, because its token says which these are.
     pub fn sees_only_some(&self) -> bool {
-        self.reads || self.may.as_ref().is_some_and(|may| may.read.is_some())
+        self.reads || self.may().is_some_and(|may| may.read.is_some())
     }
 
     /// Returns whether the HTTP API shows this channel to the client. Without the claim `read` and without `read` in `may`,
@@ -141,17 +219,7 @@ impl Claims {
 
     /// Returns whether the client may see who reads this channel, provided that it reads the channel itself.
     pub fn may_see_presence(&self, channel: &str) -> bool {
-        matches(self.presence.as_deref(), channel)
-    }
-
-    /// Returns the claim `may`, if the token has it.
-    pub fn may(&self) -> Option<&May> {
-        self.may.as_deref()
-    }
-
-    /// Returns the channels on which the client publishes, sorted.
-    pub fn write(&self) -> &[ChannelName] {
-        self.write.as_deref().unwrap_or_default()
+        matches(self.presence(), channel)
     }
 }
 

@@ -108,9 +108,6 @@ pub(super) fn connections(server: &Server, query: &ConnectionQuery) -> Connectio
 
 fn row(server: &Server, connection: &hub::Connection, names: usize) -> Connection {
     let (claims, stats, age) = (connection.claims(), connection.stats(), connection.age());
-    let some = |channels: &[ChannelName]| {
-        channels.iter().take(names).map(|channel| channel.as_str().to_owned()).collect()
-    };
     let mut reads = (Vec::new(), 0, Vec::new(), 0);
     connection.each_channel(|name, joined| {
         reads.1 += 1;
@@ -134,7 +131,7 @@ fn row(server: &Server, connection: &hub::Connection, names: usize) -> Connectio
     Connection {
         node: None,
         id: connection.id(),
-        subject: claims.subject.as_deref().map(str::to_owned),
+        subject: claims.subject().map(str::to_owned),
         address: connection.address(),
         connected_at: Timestamp(SystemTime::now() - age),
         age_seconds: age.as_secs(),
@@ -150,10 +147,10 @@ fn row(server: &Server, connection: &hub::Connection, names: usize) -> Connectio
         read_count,
         joined,
         joined_count,
-        write: some(claims.write()),
+        write: claims.write().iter().take(names).map(str::to_owned).collect(),
         write_count: claims.write().len() as u64,
         may: may.unwrap_or_default(),
-        expires_at: claims.expires.map(Timestamp::from_unix),
+        expires_at: claims.expires().map(Timestamp::from_unix),
         closing: connection.outbox.closing().map(|reason| reason.name().to_owned()),
     }
 }

@@ -50,8 +50,8 @@ impl Hub {
                     self.feed.forget(&channel.name);
                     continue;
                 }
-                for reader in &readers.connections {
-                    self.feed.count(&channel.name, reader.id(), reader.claims().subject.as_deref());
+                for reader in readers.connections.iter() {
+                    self.feed.count(&channel.name, reader.id(), reader.claims().subject());
                 }
             }
         }
@@ -59,13 +59,13 @@ impl Hub {
 
     /// Counts a connection as another subject, where backends are told, after its claims were replaced.
     pub(super) fn subject_changed(&self, connection: &Arc<Connection>, before: &Claims, now: &Claims) {
-        if before.subject == now.subject || !self.feed.records() {
+        if before.subject() == now.subject() || !self.feed.records() {
             return;
         }
         for channel in lock(&connection.memberships).channels() {
             let readers = lock(&channel.readers);
             if readers.told {
-                self.feed.renamed(&channel.name, connection.id(), now.subject.as_deref());
+                self.feed.renamed(&channel.name, connection.id(), now.subject());
             }
         }
     }

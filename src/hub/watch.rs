@@ -88,8 +88,8 @@ impl Watch {
 
     pub(super) fn join(&mut self, connection: &Connection, now: Instant) {
         let claims = connection.claims();
-        let subject = claims.subject.as_deref().map(|subject| {
-            let subject = self.come(subject, 1, claims.info.as_ref(), now);
+        let subject = claims.subject().map(|subject| {
+            let subject = self.come(subject, 1, claims.info(), now);
             self.count_here(&subject, |here| here + 1);
             subject
         });

@@ -27,6 +27,11 @@ impl ChannelPattern {
         Ok(ChannelPattern { text: text.into(), is_prefix })
     }
 
+    /// Returns the pattern that matches the channel of this valid name.
+    pub(crate) fn of_channel(name: &str) -> ChannelPattern {
+        ChannelPattern { text: name.into(), is_prefix: false }
+    }
+
     /// Returns whether the pattern matches this channel.
     pub fn matches(&self, channel: &str) -> bool {
         if self.is_prefix { channel.starts_with(&*self.text) } else { channel == &*self.text }
@@ -35,13 +40,6 @@ impl ChannelPattern {
     /// Returns whether this pattern matches every channel that `other` matches.
     fn covers(&self, other: &ChannelPattern) -> bool {
         self == other || (self.is_prefix && other.text.starts_with(&*self.text))
-    }
-}
-
-/// The channel itself.
-impl From<&ChannelName> for ChannelPattern {
-    fn from(name: &ChannelName) -> ChannelPattern {
-        ChannelPattern { text: name.as_str().into(), is_prefix: false }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::Write;
 
 use super::encode::{encode_text, quote};
-use super::{BadMessage, ChannelName, ChannelPatterns, MessageId};
+use super::{BadMessage, ChannelName, ChannelNames, ChannelPatterns, MessageId};
 use crate::frame::Frame;
 use crate::timestamp::{from_unix, rfc3339};
 
@@ -172,9 +172,9 @@ pub struct AccessReply<'a> {
     /// Its `sub`.
     pub subject: Option<&'a str>,
     /// The channels that it reads.
-    pub read: &'a [ChannelName],
+    pub read: ChannelNames<'a>,
     /// The channels that it writes.
-    pub write: &'a [ChannelName],
+    pub write: ChannelNames<'a>,
     /// The channels that it may join, and those that it may write besides, if its token has the claim `may`.
     pub may: Option<[Option<&'a ChannelPatterns>; 2]>,
     /// Its `exp`, in seconds since 1970.
@@ -201,9 +201,9 @@ impl AccessReply<'_> {
             out.extend_from_slice(b",\"subject\":");
             quote_or_null(out, self.subject);
             out.extend_from_slice(b",\"read\":[");
-            separated(out, self.read, |out, name| quote(out, name.as_str()));
+            separated(out, self.read.iter(), quote);
             out.extend_from_slice(b"],\"write\":[");
-            separated(out, self.write, |out, name| quote(out, name.as_str()));
+            separated(out, self.write.iter(), quote);
             out.push(b']');
             if let Some([read, write]) = self.may {
                 out.extend_from_slice(b",\"may\":{\"read\":[");

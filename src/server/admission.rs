@@ -90,7 +90,7 @@ pub(crate) fn admit(
     origin
         .and_then(|()| check_ban(server, &claims))
         .and_then(|()| count_subject(server, live, &mut slot.seat, &claims))
-        .map_err(|rejection| rejection.of(claims.subject.clone()))?;
+        .map_err(|rejection| rejection.of(claims.subject().map(Box::from)))?;
     Ok(Admitted { slot, claims })
 }
 
@@ -155,12 +155,12 @@ fn check_not_stopping(server: &Server) -> Result<(), Rejection> {
 }
 
 fn check_ban(server: &Server, claims: &Claims) -> Result<(), Rejection> {
-    let until = server.bans.until(claims.subject.as_deref(), unix_now());
+    let until = server.bans.until(claims.subject(), unix_now());
     until.map_or(Ok(()), |until| Err(Rejection::Subject { until }))
 }
 
 fn count_subject(server: &Server, live: &Live, seat: &mut Seat, claims: &Claims) -> Result<(), Rejection> {
-    let subject = claims.subject.as_deref();
+    let subject = claims.subject();
     server.cleanup.make_room(|| seat.set_subject(&server.limits, subject, &live.settings.limits))
 }
 

@@ -47,7 +47,7 @@ impl Heartbeats {
 
     /// Forgets a connection's expiry. Its id in the wheel leads to no connection when its slot comes up.
     pub(crate) fn forget(&self, connection: &Connection) {
-        if let Some(expires) = connection.claims().expires {
+        if let Some(expires) = connection.claims().expires() {
             lock(&self.expiries).remove(&(expires, connection.id()));
         }
     }
@@ -58,7 +58,7 @@ impl Heartbeats {
         if let Some(before) = before {
             expiries.remove(&(before, connection.id()));
         }
-        if let Some(expires) = connection.claims().expires {
+        if let Some(expires) = connection.claims().expires() {
             expiries.insert((expires, connection.id()));
         }
     }
@@ -134,7 +134,7 @@ async fn expire(server: &Arc<Server>) {
         for (expires, id) in &expired {
             // The client may have shown another token since this entry was taken.
             let connection = server.hub.connection(id);
-            if let Some(connection) = connection.filter(|one| one.claims().expires == Some(*expires)) {
+            if let Some(connection) = connection.filter(|one| one.claims().expires() == Some(*expires)) {
                 connection.outbox.close(CloseReason::TokenExpired);
             }
         }

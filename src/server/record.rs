@@ -47,14 +47,14 @@ pub(super) fn ended(server: &Server, connection: &Connection, reason: CloseReaso
     server.counters.sent.fetch_add(stats.out.bytes, Relaxed);
     let duration = connection.age();
     let feed = server.hub.feed();
-    feed.closed(connection.id(), claims.subject.as_deref(), reason.name(), reason.code());
+    feed.closed(connection.id(), claims.subject(), reason.name(), reason.code());
     remember(
         server,
         ClosedRecord {
             at: SystemTime::now(),
             connection: Some(connection.id()),
             address: connection.address(),
-            subject: claims.subject.clone(),
+            subject: claims.subject().map(Box::from),
             verified: true,
             reason: reason.name(),
             code: reason.code(),

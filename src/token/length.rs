@@ -43,7 +43,10 @@ impl Claims {
     /// Returns the longest `{"auth": TOKEN, "since": {...}}` of a connection with these claims, in bytes. It is twice the
     /// length of its token, so that only a client with a long token can make the server buffer a long message.
     pub fn longest_auth(&self, policy: &Policy) -> usize {
-        self.token_bytes.saturating_mul(2).saturating_add(MAX_ENVELOPE_BYTES).min(policy.longest_auth())
+        (self.token_bytes as usize)
+            .saturating_mul(2)
+            .saturating_add(MAX_ENVELOPE_BYTES)
+            .min(policy.longest_auth())
     }
 }
 

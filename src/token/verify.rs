@@ -13,8 +13,8 @@ use super::diagnosis::{DATE, NAMES, SUBJECT, diagnose, diagnose_header};
 use super::may::{RawMay, RawPresence, check_info, may};
 use super::values::{names, object, wrong_name};
 use super::{
-    ApiRights, ClaimError, Claims, Key, Keys, MAX_REQUEST_TOKEN_BYTES, MAX_SUBJECT_BYTES, MAX_TOKEN_BYTES,
-    Policy, TokenError, UnixSeconds,
+    ApiRights, CheckedClaims, ClaimError, Claims, Key, Keys, MAX_REQUEST_TOKEN_BYTES, MAX_SUBJECT_BYTES,
+    MAX_TOKEN_BYTES, Policy, RoomClaims, TokenError, UnixSeconds,
 };
 use crate::message::{ChannelName, ChannelPattern};
 use crate::timestamp::MAX_DATE;
@@ -30,7 +30,7 @@ use crate::timestamp::MAX_DATE;
 /// let token = issue(&wanted, &keys).unwrap();
 ///
 /// let access = verify(&token, &keys, &policy, 1_004).unwrap();
-/// assert_eq!(access.read[0].as_str(), "chat");
+/// assert!(access.read().iter().eq(["chat"]));
 /// assert!(verify(&token, &keys, &policy, 1_005).is_err(), "expired at exp plus the leeway");
 /// ```
 ///
@@ -221,24 +221,24 @@ impl RawClaims {
             let found = "a longer one";
             return Err(TokenError::Claim("sub", ClaimError::Value { expected: SUBJECT, found }));
         }
-        Ok(Claims {
-            reads: claims.read.is_some(),
-            read: channels(claims.read.unwrap_or_default(), "read", policy)?,
-            write: claims.write.map(|names| channels(names, "write", policy)).transpose()?,
-            may: claims.may.map(|may| may.check(policy)).transpose()?.map(Box::new),
-            presence: claims
-                .presence
-                .map(|presence| presence.check(policy))
-                .transpose()?
-                .flatten()
-                .map(Box::new),
+        let channels =
+            |names: Option<Vec<String>>, claim| names.map(|names| channels(names, claim, policy)).transpose();
+        let (read, write) = (channels(claims.read, "read")?, channels(claims.write, "write")?);
+        let rooms = RoomClaims {
+            may: claims.may.map(|may| may.check(policy)).transpose()?,
+            presence: claims.presence.map(|presence| presence.check(policy)).transpose()?.flatten(),
             info: claims.info.map(check_info).transpose()?,
+        };
+        Ok(Claims::from(CheckedClaims {
+            read,
+            write,
+            rooms,
             api: claims.api.unwrap_or_default(),
             token_bytes,
-            subject: claims.sub.map(String::into_boxed_str),
+            subject: claims.sub,
             expires,
             key: Some(key),
-        })
+        }))
     }
 }
 
@@ -252,20 +252,16 @@ fn date(value: f64, claim: &'static str) -> Result<UnixSeconds, TokenError> {
     Err(TokenError::Claim(claim, ClaimError::Value { expected: DATE, found }))
 }
 
-fn channels(
-    names: Vec<String>,
-    claim: &'static str,
-    policy: &Policy,
-) -> Result<Box<[ChannelName]>, TokenError> {
+/// Checks the names of a claim, and sorts them.
+fn channels(mut names: Vec<String>, claim: &'static str, policy: &Policy) -> Result<Vec<String>, TokenError> {
     if names.len() > policy.channels {
         return Err(TokenError::TooManyChannels);
     }
-    let check = |name: &String| ChannelName::new(name, policy.channel_name_bytes);
-    let names: Result<Vec<_>, _> = names.iter().map(check).collect();
-    let mut names = names.map_err(|error| TokenError::Claim(claim, wrong_name(&error, NAMES)))?;
+    let checked = names.iter().try_for_each(|name| ChannelName::check(name, policy.channel_name_bytes));
+    checked.map_err(|error| TokenError::Claim(claim, wrong_name(&error, NAMES)))?;
     names.sort_unstable();
     names.dedup();
-    Ok(names.into_boxed_slice())
+    Ok(names)
 }
 
 /// The contents of a token, valid or not, and the result of its verification.

@@ -11,13 +11,15 @@ const LIMITS: PresenceLimits = PresenceLimits { grace: GRACE, subjects: 3 };
 const SUBJECTS: [&str; 6] = ["ann", "bob", "cy", "dan", "eve", "fay"];
 
 fn claims(subject: Option<&str>, read: bool) -> Arc<Claims> {
-    let names = ["c".to_owned()];
-    let mut claims = allow(&names[usize::from(!read)..], &["c"]);
-    claims.subject = subject.map(Box::from);
-    claims.info = subject.map(|subject| format!("{{\"name\":\"{subject}!\"}}").into());
-    let all = ["*"].iter().map(|all| crate::message::ChannelPattern::new(all, 255).unwrap());
-    claims.presence = Some(Box::new(all.collect()));
-    Arc::new(claims)
+    let name = |subject| ("name".to_owned(), Value::from(format!("{subject}!")));
+    Arc::new(verified(&NewToken {
+        read: read.then(|| "c".to_owned()).into_iter().collect(),
+        may: NewMay { read: vec!["c".to_owned()], write: Vec::new() },
+        subject: subject.map(str::to_owned),
+        info: subject.map(|subject| [name(subject)].into_iter().collect()),
+        presence: true,
+        ..NewToken::default()
+    }))
 }
 
 pub(super) fn connect(hub: &Hub, subject: Option<&str>, read: bool) -> (Arc<Connection>, TestSink) {

@@ -112,7 +112,7 @@ pub(super) fn close_banned(server: &Arc<Server>, subjects: &[Box<str>]) -> Resul
     close(server, &Leave::BannedElsewhere, || {
         let mut found = Vec::new();
         each_connection(server, &ConnectionFilter::default(), |connection| {
-            if connection.claims().subject.as_deref().is_some_and(|subject| subjects.contains(subject)) {
+            if connection.claims().subject().is_some_and(|subject| subjects.contains(subject)) {
                 found.push(connection.id());
             }
         });

@@ -29,7 +29,7 @@ impl ConnectionFilter<'_> {
         let claims = connection.claims();
         let uses = |channel| connection.reads(channel) || claims.may_write(channel);
         self.id.is_none_or(|id| id.matches(&connection.id()))
-            && self.subject.is_none_or(|subject| claims.subject.as_deref() == Some(subject))
+            && self.subject.is_none_or(|subject| claims.subject() == Some(subject))
             && self.address.is_none_or(|address| address.matches(connection.address()))
             && self.channel.is_none_or(uses)
     }
@@ -119,7 +119,7 @@ pub fn count_writers<'a>(server: &Server, channels: impl Iterator<Item = &'a str
         server.hub.each_connection(|connection| {
             let claims = connection.claims();
             let may = claims.may().and_then(|may| may.write.as_ref());
-            for channel in claims.write().iter().map(ChannelName::as_str) {
+            for channel in claims.write().iter() {
                 if let Some(at) = index.get(channel)
                     && !may.is_some_and(|may| may.matches(channel))
                 {

@@ -102,7 +102,7 @@ pub async fn publish(
     let live = server.live_owned();
     let max = live.settings.websocket.max_message_size;
     let has_log = publishing::has_log(server);
-    let subject = claims.and_then(|claims| claims.subject.as_deref());
+    let subject = claims.and_then(|claims| claims.subject());
     let subject = subject.filter(|_| live.settings.websocket.show_subject);
     let mut id = [0; Hyphenated::LENGTH];
     let issuer = &*server.id().hyphenated().encode_lower(&mut id);

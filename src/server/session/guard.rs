@@ -34,11 +34,11 @@ pub(crate) fn access_frame(connection: &Connection, positions: &Positions, live:
     let mut id = [0; Hyphenated::LENGTH];
     AccessReply {
         connection: connection.id().hyphenated().encode_lower(&mut id),
-        subject: claims.subject.as_deref(),
-        read: &claims.read,
+        subject: claims.subject(),
+        read: claims.read(),
         write: claims.write(),
         may: claims.may().map(|may| [may.read.as_ref(), may.write.as_ref()]),
-        expires: claims.expires,
+        expires: claims.expires(),
         max_message_size: live.settings.websocket.max_message_size,
         rates: rates_of(&live.settings.limits),
         recovered: &positions.recovered,
@@ -58,11 +58,11 @@ impl ConnectionGuard {
     ) -> ConnectionGuard {
         let (slot, claims) = admitted.into_parts();
         let server = &slot.server;
-        let expires = claims.expires;
+        let expires = claims.expires();
         let budget = server.hub.budget().clone();
         let connection = Arc::new(Connection::new(address, Arc::new(claims), budget, server.now()));
         // Before it joins channels, so that this is the order of the events.
-        server.hub.feed().opened(connection.id(), connection.claims().subject.as_deref());
+        server.hub.feed().opened(connection.id(), connection.claims().subject());
         if v1 {
             server.hub.enter_since(&connection, since, |positions| {
                 // The outbox holds it back until it has its socket, so nobody has to write it yet.
@@ -79,13 +79,13 @@ impl ConnectionGuard {
         server.heartbeats.watch(&connection, expires, server);
         server.counters.accepted.fetch_add(1, Relaxed);
         let claims = connection.claims();
-        let opened = Opened { connection: connection.id(), subject: claims.subject.as_deref(), address };
+        let opened = Opened { connection: connection.id(), subject: claims.subject(), address };
         server.log.opened(&opened, Instant::now());
         server.events.tell(|| {
             Event::Connected(Arc::new(Connected {
                 at: SystemTime::now(),
                 connection: connection.id(),
-                subject: claims.subject.clone(),
+                subject: claims.subject().map(Box::from),
                 address,
             }))
         });

@@ -119,7 +119,7 @@ impl Inbound<'_> {
             issuer: self.id,
             channel: &publish.channel,
             data: publish.data,
-            subject: self.claims.subject.as_deref().filter(|_| shown),
+            subject: self.claims.subject().filter(|_| shown),
         };
         if self.server.cluster.is_some()
             && let Err(error) = publishing::check_length(self.server, &delivery, 1)
@@ -171,7 +171,7 @@ impl Inbound<'_> {
             && !self.has_waited
             // Whether it is valid is checked again below, and answered there.
             && let Ok(claims) = admission::verify(self.live, &auth.token)
-            && self.waits(message, &claims.read, &auth.since)
+            && self.waits(message, &claims.read().to_vec(), &auth.since)
         {
             return;
         }
@@ -186,7 +186,7 @@ impl Inbound<'_> {
             }
         };
         self.end_waiting();
-        let before = self.claims.expires;
+        let before = self.claims.expires();
         let (connection, flush_list, live) = (self.connection, &mut *self.flush_list, self.live);
         let max = live.policy.channels;
         self.server.hub.replace_claims(connection, Arc::new(claims), &auth.since, max, |positions, left| {

@@ -125,7 +125,7 @@ pub(super) async fn answer(
             Err(rejection) => rejection.to_string(),
         };
         let key = claims.key.as_ref().map_or("no key", |key| key.name());
-        let actor = Actor::Token { subject: claims.subject.as_deref(), key, address: client };
+        let actor = Actor::Token { subject: claims.subject(), key, address: client };
         audit(actor, "disconnect", &format!("of {order}"), &text);
         outcome
     };

@@ -86,7 +86,7 @@ impl Wanted {
 fn visible(claims: &Claims) -> Option<ChannelPatterns> {
     let may = claims.may().and_then(|may| may.read.as_ref());
     let may = may.map(ChannelPatterns::iter).unwrap_or_default().cloned();
-    let all = claims.read.iter().map(ChannelPattern::from).chain(may);
+    let all = claims.read().iter().map(ChannelPattern::of_channel).chain(may);
     claims.sees_only_some().then(|| all.collect())
 }
 
@@ -107,7 +107,7 @@ impl Streaming {
     /// Returns why the stream must end.
     fn revoked(&self) -> Option<CloseReason> {
         let leeway = self.server.live().policy.leeway;
-        let expired = self.claims.expires.is_some_and(|expires| expires + leeway <= unix_now());
+        let expired = self.claims.expires().is_some_and(|expires| expires + leeway <= unix_now());
         if expired {
             return Some(CloseReason::TokenExpired);
         }

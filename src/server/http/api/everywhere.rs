@@ -91,7 +91,7 @@ impl Visible {
         if !claims.sees_only_some() {
             return Visible::All;
         }
-        let names = claims.read.iter().map(|channel| channel.as_str().to_owned()).collect();
+        let names = claims.read().iter().map(str::to_owned).collect();
         let patterns = claims.may().and_then(|may| may.read.clone()).unwrap_or_default();
         Visible::Some { names, patterns }
     }

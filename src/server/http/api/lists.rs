@@ -159,7 +159,7 @@ fn readers_of(server: &Server, channel: &str, subjects: bool, asked: &Asked) -> 
         writers += u64::from(user.may_write(channel));
         if connection.reads(channel) {
             readers += 1;
-            if let Some(subject) = user.subject.as_deref().filter(|_| subjects) {
+            if let Some(subject) = user.subject().filter(|_| subjects) {
                 page.offer(subject, || (subject.to_owned(), ()));
             }
         }
@@ -199,12 +199,12 @@ fn row(connection: &Connection, visible: &Visible) -> Value {
         }
     });
     let [(read, read_count), (joined, joined_count), (write, write_count)] =
-        [&read, &joined, claims.write()].map(names);
+        [&read, &joined, &claims.write().to_vec()].map(|channels| names(channels));
     json!({
         "connection": connection.id(),
-        "subject": claims.subject,
+        "subject": claims.subject(),
         "connected_at": rfc3339(SystemTime::now() - connection.age()).to_string(),
-        "expires_at": claims.expires.map(|expires| rfc3339(from_unix(expires)).to_string()),
+        "expires_at": claims.expires().map(|expires| rfc3339(from_unix(expires)).to_string()),
         "read": read,
         "read_count": read_count,
         "joined": joined,
