@@ -210,7 +210,7 @@ mod tests {
     use crate::hub::{Connection, Hub};
     use crate::message::{ChannelName, Delivery};
     use crate::outbox::testing::{PanickingSink, TestSink};
-    use crate::outbox::{Budget, Sink};
+    use crate::outbox::{Budget, Sink, Socket};
     use crate::token::Claims;
 
     const READERS: usize = 5 * OUTBOXES_PER_PART + 1;
@@ -222,13 +222,12 @@ mod tests {
 
     /// Adds a reader of the one channel.
     fn enter(hub: &Hub, sink: Box<dyn Sink>) -> Arc<Connection> {
-        let mut claims = Claims::nobody();
-        claims.read = [ChannelName::internal("c")].into();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let reader = Connection::new(address, Arc::new(claims), hub.budget().clone(), 0);
+        let reader = Connection::new(address, Arc::new(Claims::nobody()), hub.budget().clone(), 0);
         let reader = Arc::new(reader);
-        reader.outbox.attach(sink);
+        reader.outbox.attach(Socket::Other(sink));
         hub.enter(&reader);
+        hub.subscribe(&reader, &[ChannelName::internal("c")]);
         reader
     }
 

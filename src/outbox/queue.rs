@@ -8,52 +8,112 @@ use super::{Budget, Phase};
 use crate::close::CloseReason;
 use crate::frame::Frame;
 
-/// The queued frames and their counts.
+/// What stands for the backlog of an outbox that has none.
+static NONE: Backlog = Backlog { frames: VecDeque::new(), offset: 0, messages: 0, bytes: 0, counted: 0 };
+
+/// The state behind the lock. Nearly all outboxes are idle, so the backlog is elsewhere.
 #[derive(Default)]
 pub(super) struct Queue {
-    /// The queued frames, except those that the holder of the promise is writing.
-    pub(super) frames: VecDeque<Frame>,
-    /// Bytes of the first frame that are written.
-    pub(super) offset: u32,
-    /// Messages that are queued or being written.
-    pub(super) messages: u32,
-    /// Bytes that are queued or being written.
-    pub(super) bytes: usize,
-    /// The bytes that the budget counts.
-    pub(super) counted: usize,
+    backlog: Option<Box<Backlog>>,
+    /// Messages that were queued so far, but not those of frames that were written without.
+    pub(super) total: u64,
+    /// Wakes the connection's task.
+    pub(super) task: Option<Waker>,
     pub(super) closing: Option<CloseReason>,
     /// The holder of the promise must drop the frames that it has not begun to write.
     pub(super) dropping: bool,
     /// The socket failed, so nothing more can be written.
     pub(super) broken: bool,
-    /// Wakes the connection's task.
-    pub(super) task: Option<Waker>,
-    /// Messages that were queued so far, but not those of frames that were written without.
-    pub(super) total: u64,
 }
 
-impl Queue {
+/// The queued frames and their counts.
+#[derive(Default)]
+struct Backlog {
+    /// The queued frames, except those that the holder of the promise is writing.
+    frames: VecDeque<Frame>,
+    /// Bytes of the first frame that are written.
+    offset: u32,
+    /// Messages that are queued or being written.
+    messages: u32,
+    /// Bytes that are queued or being written.
+    bytes: usize,
+    /// The bytes that the budget counts.
+    counted: usize,
+}
+
+impl Backlog {
     /// Counts a frame that is queued or about to be written.
-    pub(super) fn count(&mut self, frame: &Frame) {
+    fn count(&mut self, frame: &Frame) {
         self.messages += frame.messages() as u32;
         self.bytes += frame.len();
     }
 
+    /// Drops the queued frames from this position on.
+    fn drop_from(&mut self, first: usize) {
+        for frame in self.frames.drain(first.min(self.frames.len())..) {
+            self.messages -= frame.messages() as u32;
+            self.bytes -= frame.len();
+        }
+    }
+}
+
+impl Queue {
+    fn look(&self) -> &Backlog {
+        self.backlog.as_deref().unwrap_or(&NONE)
+    }
+
+    fn backlog(&mut self) -> &mut Backlog {
+        self.backlog.get_or_insert_default()
+    }
+
+    /// Returns whether no frames are queued, apart from those that the holder of the promise is writing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.look().frames.is_empty()
+    }
+
+    /// Returns how many messages are queued or being written.
+    pub(super) fn messages(&self) -> u32 {
+        self.look().messages
+    }
+
+    /// Returns how many bytes are queued or being written.
+    pub(super) fn bytes(&self) -> usize {
+        self.look().bytes
+    }
+
+    /// Returns the bytes that the budget counts.
+    pub(super) fn counted(&self) -> usize {
+        self.look().counted
+    }
+
+    /// Returns the bytes that the list of frames has allocated.
+    #[cfg(test)]
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.look().frames.capacity() * size_of::<Frame>()
+    }
+
     pub(super) fn enqueue(&mut self, frame: Frame) {
-        self.count(&frame);
-        self.frames.push_back(frame);
+        let backlog = self.backlog();
+        backlog.count(&frame);
+        backlog.frames.push_back(frame);
     }
 
     /// Queues a frame before all others, which was not counted yet. `taken` of its bytes are written.
     pub(super) fn put_first(&mut self, frame: &Frame, taken: usize) {
         self.total += frame.messages() as u64;
-        self.count(frame);
+        self.backlog().count(frame);
         self.put_back([frame.clone()].into(), taken, taken, 0);
     }
 
     pub(super) fn over_limit(&self, budget: &Budget) -> bool {
-        self.messages as usize > budget.queue_messages.load(Relaxed)
-            || self.bytes > budget.queue_bytes.load(Relaxed)
+        self.messages() as usize > budget.queue_messages.load(Relaxed)
+            || self.bytes() > budget.queue_bytes.load(Relaxed)
+    }
+
+    /// Lets the holder of the promise write the queued frames, the first of them from an offset on.
+    pub(super) fn take_frames(&mut self) -> (VecDeque<Frame>, usize) {
+        let backlog = self.backlog();
+        (std::mem::take(&mut backlog.frames), backlog.offset as usize)
     }
 
     /// `alone` says whether a frame that was never queued is being written.
@@ -61,48 +121,60 @@ impl Queue {
         self.closing = Some(reason);
         if reason.drops_queue() {
             // Frames that are being written are not in the queue. The writer drops those that it has not begun.
-            self.dropping = alone || self.messages as usize > self.frames.iter().map(Frame::messages).sum();
-            self.drop_from(usize::from(self.offset > 0 && !self.dropping));
+            let backlog = self.backlog.get_or_insert_default();
+            let queued: usize = backlog.frames.iter().map(Frame::messages).sum();
+            self.dropping = alone || backlog.messages as usize > queued;
+            backlog.drop_from(usize::from(backlog.offset > 0 && !self.dropping));
         }
         self.enqueue(close);
     }
 
-    /// Drops the queued frames from this position on.
-    pub(super) fn drop_from(&mut self, first: usize) {
-        for frame in self.frames.drain(first.min(self.frames.len())..) {
-            self.messages -= frame.messages() as u32;
-            self.bytes -= frame.len();
+    /// Puts back the frames that the writer had taken and did not finish.
+    pub(super) fn put_back(&mut self, frames: VecDeque<Frame>, offset: usize, taken: usize, finished: usize) {
+        let dropping = std::mem::take(&mut self.dropping);
+        let backlog = self.backlog();
+        let mut since = std::mem::replace(&mut backlog.frames, frames);
+        backlog.offset = offset as u32;
+        backlog.messages -= finished as u32;
+        backlog.bytes -= taken;
+        if dropping {
+            backlog.drop_from(usize::from(offset > 0));
+        }
+        if !since.is_empty() {
+            backlog.frames.append(&mut since);
         }
     }
 
-    /// Puts back the frames that the writer had taken and did not finish.
-    pub(super) fn put_back(&mut self, frames: VecDeque<Frame>, offset: usize, taken: usize, finished: usize) {
-        let mut since = std::mem::replace(&mut self.frames, frames);
-        self.offset = offset as u32;
-        self.messages -= finished as u32;
-        self.bytes -= taken;
-        if std::mem::take(&mut self.dropping) {
-            self.drop_from(usize::from(offset > 0));
-        }
-        if !since.is_empty() {
-            self.frames.append(&mut since);
+    /// Drops all frames, because the socket failed.
+    pub(super) fn clear(&mut self) {
+        if let Some(backlog) = &mut self.backlog {
+            backlog.frames.clear();
+            (backlog.messages, backlog.bytes, backlog.offset) = (0, 0, 0);
         }
     }
 
     /// Frees memory beyond what an idle outbox keeps.
     pub(super) fn shrink(&mut self, budget: &Budget) {
         let kept = budget.kept_bytes.load(Relaxed) / size_of::<Frame>();
-        if self.frames.capacity() > kept {
-            self.frames.shrink_to(kept);
+        if self.look().frames.capacity() > kept {
+            if kept == 0 { self.trim() } else { self.backlog().frames.shrink_to(kept) }
+        }
+    }
+
+    /// Frees the memory of an empty queue.
+    pub(super) fn trim(&mut self) {
+        if self.messages() == 0 && self.counted() == 0 {
+            self.backlog = None;
         }
     }
 
     /// Tells the budget how many bytes wait in this phase.
     pub(super) fn recount(&mut self, phase: Phase, budget: &Budget) {
+        let Some(backlog) = &mut self.backlog else { return };
         let counts = matches!(phase, Phase::Waiting | Phase::Held);
-        let now = if counts { self.bytes } else { 0 };
-        budget.recount(self.counted, now);
-        self.counted = now;
+        let now = if counts { backlog.bytes } else { 0 };
+        budget.recount(backlog.counted, now);
+        backlog.counted = now;
     }
 }
 

@@ -249,9 +249,9 @@ fn memory_of_a_burst_is_freed() {
     while !poll(&outbox, &Arc::default()).drained {
         publisher.flush(&outbox);
     }
-    assert!(lock(&outbox.queue).frames.capacity() * size_of::<Frame>() <= 1024);
+    assert!(lock(&outbox.queue).kept_bytes() <= 1024);
     outbox.trim();
-    assert_eq!(lock(&outbox.queue).frames.capacity(), 0);
+    assert_eq!(lock(&outbox.queue).kept_bytes(), 0);
 }
 
 /// What may happen to an outbox, in any order.

@@ -1,4 +1,4 @@
-//! The stream of a connection: TCP, a Unix socket, or TLS over TCP. It is whole for HTTP and in halves for a session.
+//! The stream of a connection: TCP, a Unix socket, or TLS over TCP. A session leaves it to its outbox.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -10,11 +10,10 @@ use rustix::io::Errno;
 use rustix::net::sockopt::set_tcp_user_timeout;
 use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::{TcpStream, UnixStream, tcp, unix};
+use tokio::net::{TcpStream, UnixStream};
 
-use super::sink::{TcpSink, UnixSink};
-use super::tls::{TlsReader, TlsStream};
-use crate::outbox::Sink;
+use super::tls::TlsStream;
+use crate::outbox::Socket;
 
 /// The least time after which the system ends a connection: a slow reader may keep its window closed for this long.
 const LEAST_USER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -78,31 +77,22 @@ impl Stream {
         set_user_timeout(socket, timeout);
     }
 
-    /// Returns the two halves that a session works with.
-    pub(crate) fn into_split(self) -> (Reader, Box<dyn Sink>) {
+    /// Returns the socket that a session works with.
+    pub(crate) fn into_socket(self) -> Socket {
         match self {
-            Stream::Tcp(stream) => {
-                let (reader, writer) = stream.into_split();
-                (Reader::Tcp(reader), Box::new(TcpSink(writer)))
-            }
-            Stream::Unix(stream) => {
-                let (reader, writer) = stream.into_split();
-                (Reader::Unix(reader), Box::new(UnixSink(writer)))
-            }
-            Stream::Tls(stream) => {
-                let (reader, writer) = stream.into_split();
-                (Reader::Tls(reader), Box::new(writer))
-            }
+            Stream::Tcp(stream) => Socket::Tcp(stream),
+            Stream::Unix(stream) => Socket::Other(Box::new(stream)),
+            Stream::Tls(stream) => Socket::Other(stream),
         }
     }
 }
 
 macro_rules! each {
-    ($type:ident, $self:expr, $stream:ident => $call:expr) => {
+    ($self:expr, $stream:ident => $call:expr) => {
         match $self.get_mut() {
-            $type::Tcp($stream) => $call,
-            $type::Unix($stream) => $call,
-            $type::Tls($stream) => $call,
+            Stream::Tcp($stream) => $call,
+            Stream::Unix($stream) => $call,
+            Stream::Tls($stream) => $call,
         }
     };
 }
@@ -113,42 +103,20 @@ impl AsyncRead for Stream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        each!(Stream, self, stream => Pin::new(stream).poll_read(context, buffer))
+        each!(self, stream => Pin::new(stream).poll_read(context, buffer))
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        each!(Stream, self, stream => Pin::new(stream).poll_write(context, bytes))
+        each!(self, stream => Pin::new(stream).poll_write(context, bytes))
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(Stream, self, stream => Pin::new(stream).poll_flush(context))
+        each!(self, stream => Pin::new(stream).poll_flush(context))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(Stream, self, stream => Pin::new(stream).poll_shutdown(context))
-    }
-}
-
-/// The receiving half. Every idle connection keeps one, so it is a pointer in each variant.
-pub(crate) enum Reader {
-    Tcp(tcp::OwnedReadHalf),
-    Unix(unix::OwnedReadHalf),
-    Tls(Box<TlsReader>),
-}
-
-impl AsyncRead for Reader {
-    #[inline]
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Reader::Tcp(reader) => Pin::new(reader).poll_read(context, buffer),
-            Reader::Unix(reader) => Pin::new(reader).poll_read(context, buffer),
-            Reader::Tls(reader) => Pin::new(reader.as_mut()).poll_read(context, buffer),
-        }
+        each!(self, stream => Pin::new(stream).poll_shutdown(context))
     }
 }

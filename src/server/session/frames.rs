@@ -183,22 +183,35 @@ pub(crate) enum Received<'a> {
 }
 
 thread_local! {
-    /// The context of all connections of this thread that are between two messages.
-    static SPARE: Cell<Option<Box<WebSocketContext>>> = const { Cell::new(None) };
+    /// The state of all connections of this thread that are between two messages.
+    static SPARE: Cell<Option<Box<Partial>>> = const { Cell::new(None) };
 }
 
 /// One connection's side of the protocol.
 #[derive(Debug, Default)]
 pub(crate) struct FrameReader {
+    /// Its own state, only in the middle of a message.
+    partial: Option<Box<Partial>>,
+}
+
+/// The state of the protocol in the middle of a message.
+#[derive(Debug)]
+struct Partial {
     boundary: Boundary,
-    /// Its own context, only in the middle of a message.
-    context: Option<Box<WebSocketContext>>,
+    context: WebSocketContext,
+}
+
+impl Partial {
+    fn new(read_buffer: usize) -> Partial {
+        let config = WebSocketConfig::default().read_buffer_size(read_buffer).write_buffer_size(0);
+        Partial { boundary: Boundary::default(), context: WebSocketContext::new(Role::Server, Some(config)) }
+    }
 }
 
 impl FrameReader {
     /// Returns when the message in progress began, if there is one.
     pub(crate) fn message_began(&self) -> Option<Seconds> {
-        self.boundary.began()
+        self.partial.as_ref()?.boundary.began()
     }
 
     /// Calls `take` with what is in `bytes`, until it returns false or no whole frame is left. Removes the bytes that
@@ -219,15 +232,14 @@ impl FrameReader {
                 return Ok(());
             }
         }
-        let mut context = self.context.take().or_else(|| SPARE.take()).unwrap_or_else(|| {
-            let config = WebSocketConfig::default().read_buffer_size(limits.read_buffer).write_buffer_size(0);
-            Box::new(WebSocketContext::new(Role::Server, Some(config)))
-        });
+        let partial = self.partial.take().or_else(|| SPARE.take());
+        let mut partial = partial.unwrap_or_else(|| Box::new(Partial::new(limits.read_buffer)));
+        let Partial { boundary, context } = &mut *partial;
         context.set_config(|config| {
             config.max_message_size = Some(limits.message);
             config.max_frame_size = Some(limits.message);
         });
-        let mut feed = Feed { bytes, boundary: &mut self.boundary, now, replies: Vec::new() };
+        let mut feed = Feed { bytes, boundary, now, replies: Vec::new() };
         let result = loop {
             match context.read(&mut feed) {
                 Ok(Message::Ping(_)) => {
@@ -272,10 +284,10 @@ impl FrameReader {
             }
         };
         *bytes = feed.bytes;
-        if self.boundary.began().is_none() {
-            SPARE.set(Some(context));
+        if boundary.began().is_none() {
+            SPARE.set(Some(partial));
         } else {
-            self.context = Some(context);
+            self.partial = Some(partial);
         }
         result
     }

@@ -11,8 +11,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::io::{AsyncRead, ReadBuf};
+use bytes::{Buf, Bytes};
+use tokio::io::ReadBuf;
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 use uuid::fmt::Hyphenated;
@@ -25,7 +25,7 @@ use crate::close::CloseReason;
 use crate::hub::{FlushList, Target, Writing, yield_to_sockets};
 use crate::message::Batch;
 use crate::outbox::{Seconds, Standing};
-use crate::server::accept::stream::{Reader, Stream};
+use crate::server::accept::stream::Stream;
 use crate::server::limits::{Rate, Verdict};
 
 /// The most that one read takes from a socket. This bounds what a publisher may send before its readers' queues are
@@ -61,13 +61,13 @@ pub(crate) fn with_read_buffer<T>(read: impl FnOnce(&mut [u8]) -> T) -> T {
     result
 }
 
-/// The future that serves a connection.
+/// The future that serves a connection. With at most 160 bytes, its task has 256, which is one step of tasks' sizes.
 pub(crate) struct Session {
     guard: ConnectionGuard,
-    reader: Reader,
     frames: FrameReader,
-    /// Bytes that were read and not handled yet: those after the handshake, or the rest of a large batch.
-    unhandled: Bytes,
+    /// Bytes that were read and not handled yet: those after the handshake, or the rest of a large batch. In a box,
+    /// because it is seldom needed.
+    unhandled: Option<Box<Bytes>>,
     target: Target,
     /// The writing of what this connection published, if it goes to many outboxes.
     flushing: Option<Writing>,
@@ -97,15 +97,12 @@ enum Step {
 impl Session {
     /// Takes over the socket after the 101, with the bytes that were read after the request.
     pub(crate) fn new(guard: ConnectionGuard, stream: Stream, read_ahead: &[u8]) -> Session {
-        let (reader, writer) = stream.into_split();
         guard.connection.received(read_ahead.len(), guard.server().now());
-        guard.connection.outbox.attach(writer);
+        guard.connection.outbox.attach(stream.into_socket());
         Session {
             guard,
-            reader,
             frames: FrameReader::default(),
-            // A copy: even an empty slice would keep hyper's buffer of 8 KiB.
-            unhandled: Bytes::copy_from_slice(read_ahead),
+            unhandled: keep(read_ahead),
             target: Target::default(),
             flushing: None,
             handing_over: None,
@@ -149,16 +146,17 @@ impl Session {
 
     /// Handles what has arrived: the bytes of one read, or those that an earlier one left.
     fn receive(&mut self, context: &mut Context<'_>) -> Poll<Result<Step, Ended>> {
-        if !self.unhandled.is_empty() {
-            let bytes = std::mem::take(&mut self.unhandled);
+        if let Some(mut bytes) = self.unhandled.take() {
             let mut rest = &bytes[..];
             self.handle(None, &mut rest, self.guard.server().now());
-            self.unhandled = bytes.slice(bytes.len() - rest.len()..);
+            let handled = bytes.len() - rest.len();
+            bytes.advance(handled);
+            self.unhandled = Some(bytes).filter(|bytes| !bytes.is_empty());
             return Poll::Ready(Ok(Step::Yield));
         }
         let mut buffer = READ_BUFFER.take().unwrap_or_else(|| vec![0; READ_BYTES].into_boxed_slice());
         let mut target = ReadBuf::new(&mut buffer);
-        let result = Pin::new(&mut self.reader).poll_read(context, &mut target);
+        let result = self.guard.connection.outbox.poll_read(context, &mut target);
         let count = target.filled().len();
         let step = match result {
             Poll::Pending => Poll::Pending,
@@ -167,7 +165,7 @@ impl Session {
                 self.guard.connection.received(count, now);
                 let mut rest = &buffer[..count];
                 self.handle(None, &mut rest, now);
-                self.unhandled = Bytes::copy_from_slice(rest);
+                self.unhandled = keep(rest);
                 Poll::Ready(Ok(if count == READ_BYTES { Step::Yield } else { Step::Again }))
             }
             // The stream ended without a Close, or was reset: nobody is left to tell.
@@ -293,7 +291,7 @@ impl Session {
         if !self.ending {
             self.ending = true;
             self.frames = FrameReader::default();
-            self.unhandled = Bytes::new();
+            self.unhandled = None;
             let deadline = self.guard.server().drain.close_by();
             self.deadline = Some(Box::pin(tokio::time::sleep_until(deadline)));
         }
@@ -309,7 +307,7 @@ impl Session {
         let mut result = Poll::Ready(Ok(Step::Yield));
         for _ in 0..DISCARDED_READS {
             let mut target = ReadBuf::new(&mut buffer);
-            match Pin::new(&mut self.reader).poll_read(context, &mut target) {
+            match self.guard.connection.outbox.poll_read(context, &mut target) {
                 Poll::Ready(Ok(())) if !target.filled().is_empty() => {}
                 // The client sends no more, but may still read what is to be written.
                 Poll::Ready(Ok(())) if !self.shut => {
@@ -329,6 +327,11 @@ impl Session {
         READ_BUFFER.set(Some(buffer));
         result
     }
+}
+
+/// Copies bytes that are handled later, if there are any.
+fn keep(bytes: &[u8]) -> Option<Box<Bytes>> {
+    (!bytes.is_empty()).then(|| Box::new(Bytes::copy_from_slice(bytes)))
 }
 
 /// The connection has ended.
@@ -379,6 +382,12 @@ mod tests {
     use crate::server::Server;
     use crate::server::accept::{accept_loop, listener};
     use crate::token::{NewToken, issue, verify};
+
+    /// tokio adds 96 bytes and aligns tasks to 128, so this is the most for a task of 256 bytes.
+    #[test]
+    fn the_task_of_a_connection_stays_small() {
+        assert!(size_of::<Session>() <= 160, "{} bytes", size_of::<Session>());
+    }
 
     type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
 

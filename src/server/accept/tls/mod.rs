@@ -1,6 +1,6 @@
 //! TLS between a socket and HTTP: the server's side of the handshake, and its certificate.
 //!
-//! [`connection`] has the two halves of a connection, [`state`] what they share.
+//! [`connection`] reads and writes, [`state`] is what both share.
 
 mod connection;
 mod state;
@@ -13,7 +13,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, version};
 use tokio::net::TcpStream;
 
-pub(crate) use self::connection::{TlsReader, TlsStream};
+pub(crate) use self::connection::TlsStream;
 use crate::config::{TlsSettings, provider};
 
 /// The server's side of all handshakes: one configuration, whose certificate can be replaced.
@@ -77,7 +77,7 @@ impl Acceptor {
         match stream.shake_hands(heard).await {
             Ok(()) => Ok(stream),
             Err((error, looks_plain)) => {
-                let plain = looks_plain.then(|| stream.into_plain()).flatten();
+                let plain = looks_plain.then(|| stream.into_plain());
                 Err(HandshakeError { error, plain })
             }
         }

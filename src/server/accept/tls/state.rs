@@ -1,24 +1,27 @@
-//! The state of rustls that both halves of a connection share, and the bytes that wait with it.
+//! The state of rustls that reading and writing share, and the bytes that wait with it.
 
 use std::io::{self, IoSlice};
 
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus, WriteTraffic};
+use tokio::io::ReadBuf;
+use tokio::net::TcpStream;
 
 use crate::outbox::Sink;
-use crate::server::accept::sink::TcpSink;
 
 /// The most bytes that a record adds to its plaintext, in TLS 1.2 and 1.3.
 const RECORD_OVERHEAD: usize = 64;
 
-/// The state that both halves share.
+/// The state that reading and writing share.
 pub(crate) struct State {
     pub(crate) connection: UnbufferedServerConnection,
     /// The beginning of a record that has not arrived whole.
     pub(crate) incoming: Vec<u8>,
+    /// Plaintext for which its reader had no room. This happens only during HTTP, whose buffers are small.
+    pub(crate) plain: Vec<u8>,
     /// Ciphertext that the socket has not taken.
     pub(crate) outgoing: Vec<u8>,
-    /// The first byte that will be offered has been encrypted already: see [`crate::server::accept::tls::connection::TlsSink`].
+    /// The first byte that will be offered has been encrypted already: see [`super::TlsStream`].
     pub(crate) ahead: bool,
     /// The client has announced that it sends no more.
     pub(crate) ended: bool,
@@ -40,11 +43,23 @@ impl State {
         State {
             connection,
             incoming: Vec::new(),
+            plain: Vec::new(),
             outgoing: Vec::new(),
             ahead: false,
             ended: false,
             failed: false,
         }
+    }
+
+    /// Moves plaintext to its reader. Returns whether there was any.
+    pub(crate) fn take_plain(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
+        let count = self.plain.len().min(buffer.remaining());
+        buffer.put_slice(&self.plain[..count]);
+        self.plain.drain(..count);
+        if self.plain.is_empty() {
+            self.plain = Vec::new();
+        }
+        count > 0
     }
 
     /// Lets rustls work through `bytes`: plaintext goes to `plain`, its own messages to `cipher`. Returns how many
@@ -158,9 +173,9 @@ impl State {
     }
 
     /// Offers the socket what it refused earlier. Returns whether it took all.
-    pub(crate) fn flush(&mut self, socket: &TcpSink) -> io::Result<bool> {
+    pub(crate) fn flush(&mut self, socket: &TcpStream) -> io::Result<bool> {
         while !self.outgoing.is_empty() {
-            match socket.try_write(&[IoSlice::new(&self.outgoing)]) {
+            match Sink::try_write(socket, &[IoSlice::new(&self.outgoing)]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => drop(self.outgoing.drain(..count)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
@@ -172,10 +187,10 @@ impl State {
     }
 
     /// Offers `cipher` to the socket, and keeps what it refuses. Returns whether it took all.
-    pub(crate) fn send(&mut self, socket: &TcpSink, cipher: &[u8]) -> io::Result<bool> {
+    pub(crate) fn send(&mut self, socket: &TcpStream, cipher: &[u8]) -> io::Result<bool> {
         let mut taken = 0;
         while taken < cipher.len() {
-            match socket.try_write(&[IoSlice::new(&cipher[taken..])]) {
+            match Sink::try_write(socket, &[IoSlice::new(&cipher[taken..])]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => taken += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
