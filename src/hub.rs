@@ -1,7 +1,7 @@
 //! The shared state of message routing: which connections there are, and which of them read which channel. It uses no
 //! socket.
 //!
-//! In reading order: [`Channel`] is one channel, [`publish`] queues a message to its readers, [`flush_list`] collects the
+//! In reading order: [`Channel`] is one channel with its [`reader_set`], [`publish`] queues a message to its readers, [`flush_list`] collects the
 //! outboxes to write, and [`flush`] writes them. [`history`] keeps a channel's last messages, as many as its [`retention`]
 //! tells, [`resume`] delivers them
 //! to a client that returns, and [`sweep`] drops the oldest, which it finds by the index in [`ages`]. [`connection`] is one
@@ -27,6 +27,7 @@ mod memberships;
 mod peers;
 mod presence;
 mod publish;
+mod reader_set;
 mod resume;
 mod retention;
 mod sweep;
@@ -38,10 +39,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use indexmap::IndexSet;
 use uuid::Uuid;
 
 use self::ages::Ages;
+use self::connection::ById;
 pub use self::connection::{Connection, ConnectionStats};
 pub use self::enter::EnterError;
 pub use self::flush::{Flusher, Writing, yield_to_sockets};
@@ -54,6 +55,7 @@ pub use self::peers::{Changes, Followed, MAX_FOLLOWED};
 pub use self::presence::PresenceFigures;
 use self::presence::Watched;
 pub use self::publish::{Queued, Target};
+use self::reader_set::ReaderSet;
 pub use self::resume::Positions;
 pub use self::retention::{Retention, Retentions};
 pub use self::sweep::Outdated;
@@ -95,7 +97,7 @@ impl Channel {
             round: AtomicU32::new(0),
             reader_count: AtomicU32::new(0),
             readers: Mutex::new(Readers {
-                connections: IndexSet::new(),
+                connections: ReaderSet::default(),
                 history: None,
                 watch: None,
                 told: false,
@@ -140,8 +142,7 @@ pub struct ChannelStats {
 
 /// A channel's readers and its history.
 struct Readers {
-    /// An index set, because a publish visits all of them, and one that leaves is found by its hash.
-    connections: IndexSet<Arc<Connection>>,
+    connections: ReaderSet,
     /// The channel's last messages, if there is a history.
     history: Option<Box<History>>,
     /// Who reads it, while somebody follows that.
@@ -156,14 +157,11 @@ struct Readers {
 
 impl Readers {
     fn remove(&mut self, connection: &Arc<Connection>) {
-        self.connections.swap_remove(connection);
+        self.connections.remove(connection);
         if self.connections.is_empty()
             && let Some(history) = &mut self.history
         {
             history.left(Instant::now());
-        }
-        if self.connections.len() < self.connections.capacity() / 8 {
-            self.connections.shrink_to(self.connections.len() * 2);
         }
     }
 
@@ -205,7 +203,7 @@ impl Readers {
 /// All connections, and all channels that have readers or a history.
 pub struct Hub {
     channels: Sharded<ChannelName, Arc<Channel>, SHARDS>,
-    connections: Sharded<Uuid, Arc<Connection>, SHARDS>,
+    connections: Sharded<ById, (), SHARDS>,
     budget: Arc<Budget>,
     deliveries: AtomicU64,
     /// Channels that have a reader. Many more may have a history only.
@@ -248,8 +246,8 @@ impl Hub {
 
     /// Registers a connection and joins it to the channels that it may read. Its outbox may still be held back.
     pub fn enter(&self, connection: &Arc<Connection>) {
-        lock(self.connections.shard(&connection.id())).insert(connection.id(), connection.clone());
-        self.subscribe(connection, &connection.claims().read);
+        lock(self.connections.shard(&connection.id())).insert(ById(connection.clone()), ());
+        self.subscribe(connection, &connection.claims().read().to_vec());
     }
 
     /// Registers a connection as [`Hub::enter`] does. Calls `announce` with its positions before anything is queued.
@@ -259,9 +257,9 @@ impl Hub {
         since: &[Since<'_>],
         announce: impl FnOnce(&Positions),
     ) {
-        lock(self.connections.shard(&connection.id())).insert(connection.id(), connection.clone());
-        let read = (&*connection.claims().read, false);
-        self.resume(connection, |_, _| true, read, since, |positions, _| announce(positions));
+        lock(self.connections.shard(&connection.id())).insert(ById(connection.clone()), ());
+        let read = connection.claims().read().to_vec();
+        self.resume(connection, |_, _| true, (&read, false), since, |positions, _| announce(positions));
     }
 
     /// Removes a connection from its channels and from the hub.
@@ -299,7 +297,7 @@ impl Hub {
             self.watch_for_others(&channel, &mut readers);
         }
         if readers.told {
-            self.feed.joined(&channel.name, connection.id(), connection.claims().subject.as_deref());
+            self.feed.joined(&channel.name, connection.id(), connection.claims().subject());
         }
         channel.reader_count.store(readers.connections.len() as u32, Relaxed);
         drop(readers);
@@ -329,13 +327,13 @@ impl Hub {
 
     /// Returns the connection with this id.
     pub fn connection(&self, id: &Uuid) -> Option<Arc<Connection>> {
-        lock(self.connections.shard(id)).get(id).cloned()
+        lock(self.connections.shard(id)).get_key_value(id).map(|(ById(connection), ())| connection.clone())
     }
 
     /// Calls `visit` for each connection, with one shard locked at a time.
     pub fn each_connection(&self, mut visit: impl FnMut(&Arc<Connection>)) {
         for shard in self.connections.shards() {
-            lock(shard).values().for_each(&mut visit);
+            lock(shard).keys().for_each(|ById(connection)| visit(connection));
         }
     }
 

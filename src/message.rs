@@ -5,6 +5,7 @@ mod encode;
 mod id;
 mod ignored_value;
 mod name;
+mod names;
 mod number;
 mod parse;
 mod pattern;
@@ -16,6 +17,7 @@ mod reply;
 pub use self::delivery::{Batch, Delivery};
 pub use self::id::MessageId;
 pub use self::name::{ChannelName, ChannelNameError};
+pub use self::names::ChannelNames;
 pub(crate) use self::number::number;
 pub use self::parse::{
     ApiMessage, Auth, BadMessage, FromClient, Join, MAX_EXCLUDED, MAX_KEY_BYTES, Presence, Since,

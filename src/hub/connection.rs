@@ -1,5 +1,6 @@
 //! One connection: its id and address, its claims, and its outbox.
 
+use std::borrow::Borrow;
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -10,7 +11,7 @@ use arc_swap::{ArcSwap, Guard};
 use uuid::Uuid;
 
 use super::Heartbeat;
-use super::memberships::{Memberships, find};
+use super::memberships::Memberships;
 use crate::message::ChannelName;
 use crate::outbox::{Budget, Outbox, OutboxStats, Seconds};
 use crate::sync::lock;
@@ -20,22 +21,26 @@ use crate::token::Claims;
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// One connection, shared by its task, its channels and the heartbeat.
+///
+/// The fields keep their order: the outbox begins with what a delivery touches, next to the count of references, and what
+/// its own messages touch comes behind the outbox.
+#[repr(C)]
 pub struct Connection {
-    id: Uuid,
-    address: SocketAddr,
-    /// Nanoseconds from [`EPOCH`], which take half the room of an `Instant`.
-    opened: u64,
-    claims: ArcSwap<Claims>,
     /// Frames that wait for its socket.
     pub outbox: Outbox,
-    pub(super) memberships: Mutex<Memberships>,
-    received: AtomicU32,
-    /// Whether its client is alive, as the heartbeat knows it.
-    pub(crate) heartbeat: Mutex<Heartbeat>,
-    /// Returns when its last message arrived, or when it connected.
-    spoke: AtomicU32,
+    claims: ArcSwap<Claims>,
     messages_in: AtomicU64,
     bytes_in: AtomicU64,
+    received: AtomicU32,
+    /// Returns when its last message arrived, or when it connected.
+    spoke: AtomicU32,
+    id: Uuid,
+    pub(super) memberships: Mutex<Memberships>,
+    /// Nanoseconds from [`EPOCH`], which take half the room of an `Instant`.
+    opened: u64,
+    /// Whether its client is alive, as the heartbeat knows it.
+    pub(crate) heartbeat: Mutex<Heartbeat>,
+    address: SocketAddr,
     /// It gets no messages any more, see [`super::Hub::detach`].
     pub(super) detached: AtomicBool,
 }
@@ -63,6 +68,16 @@ impl Eq for Connection {}
 impl Hash for Connection {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.id.hash(state);
+    }
+}
+
+/// A connection as the key of a map, found by its id, so that the map keeps no ids of its own.
+#[derive(PartialEq, Eq, Hash)]
+pub(super) struct ById(pub(super) Arc<Connection>);
+
+impl Borrow<Uuid> for ById {
+    fn borrow(&self) -> &Uuid {
+        &self.0.id
     }
 }
 
@@ -116,12 +131,12 @@ impl Connection {
 
     /// Returns whether it reads this channel now.
     pub fn reads(&self, channel: &str) -> bool {
-        find(&lock(&self.memberships).0, channel).is_ok()
+        lock(&self.memberships).get(channel).is_some()
     }
 
     /// Calls `visit` with the name of each channel that it reads now, in order, and whether its client entered it.
     pub fn each_channel(&self, mut visit: impl FnMut(&ChannelName, bool)) {
-        for membership in &lock(&self.memberships).0 {
+        for membership in lock(&self.memberships).as_slice() {
             visit(&membership.channel.name, membership.entered);
         }
     }

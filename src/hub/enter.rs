@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use super::memberships::{Membership, find};
+use super::memberships::{Membership, Memberships, find};
 use super::resume::Resume;
 use super::{Connection, Hub, Positions, sweep};
 use crate::message::{ChannelName, Since};
@@ -40,7 +40,7 @@ impl Hub {
     ) {
         let before = connection.claims().clone();
         connection.set_claims(claims.clone());
-        let mut room = max.saturating_sub(claims.read.len());
+        let mut room = max.saturating_sub(claims.read().len());
         let stays = |name: &ChannelName, entered: bool| {
             claims.may_read(name.as_str()) || {
                 let stays = entered && room > 0 && claims.may_join(name.as_str());
@@ -48,7 +48,7 @@ impl Hub {
                 stays
             }
         };
-        self.resume(connection, stays, (&claims.read, false), since, announce);
+        self.resume(connection, stays, (&claims.read().to_vec(), false), since, announce);
         self.claims_changed(connection, &before, &claims);
         self.subject_changed(connection, &before, &claims);
     }
@@ -74,8 +74,8 @@ impl Hub {
         }
         {
             let memberships = lock(&connection.memberships);
-            let room = max.saturating_sub(memberships.0.len());
-            let mut new = names.iter().filter(|name| find(&memberships.0, name.as_str()).is_err());
+            let room = max.saturating_sub(memberships.as_slice().len());
+            let mut new = names.iter().filter(|name| memberships.get(name.as_str()).is_none());
             if let Some(name) = new.nth(room) {
                 return Err(EnterError::TooMany(name));
             }
@@ -140,7 +140,7 @@ impl Hub {
         let mut lock = lock(&connection.memberships);
         let detached = connection.detached.load(Relaxed);
         let wanted = if detached { &[] } else { wanted };
-        let mut memberships = std::mem::take(&mut lock.0).into_vec();
+        let mut memberships = std::mem::take(&mut *lock).into_vec();
         let mut left = Vec::new();
         memberships.retain(|membership| {
             let name = &membership.channel.name;
@@ -182,7 +182,7 @@ impl Hub {
             }
         }
         memberships.sort_unstable_by(|a, b| a.channel.name.cmp(&b.channel.name));
-        lock.0 = memberships.into_boxed_slice();
+        *lock = Memberships::of(memberships);
         drop((lock, resume));
         if self.keeping.is_on() {
             // Joining began histories of new channels.

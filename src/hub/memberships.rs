@@ -13,12 +13,53 @@ pub(super) struct Membership {
 
 /// The channels that a connection reads now, sorted by name. They alone decide what it reads; its claims only say what it
 /// may.
-#[derive(Default)]
-pub(super) struct Memberships(pub(super) Box<[Membership]>);
+pub(super) enum Memberships {
+    /// One channel, as most connections read. It spares them an allocation.
+    One(Membership),
+    /// Any number of channels.
+    Many(Box<[Membership]>),
+}
+
+impl Default for Memberships {
+    fn default() -> Memberships {
+        Memberships::Many(Box::default())
+    }
+}
 
 impl Memberships {
+    /// Takes a list that is sorted by name.
+    pub(super) fn of(mut sorted: Vec<Membership>) -> Memberships {
+        match sorted.pop() {
+            Some(only) if sorted.is_empty() => Memberships::One(only),
+            last => {
+                sorted.extend(last);
+                Memberships::Many(sorted.into_boxed_slice())
+            }
+        }
+    }
+
+    pub(super) fn into_vec(self) -> Vec<Membership> {
+        match self {
+            Memberships::One(only) => vec![only],
+            Memberships::Many(all) => all.into_vec(),
+        }
+    }
+
+    pub(super) fn as_slice(&self) -> &[Membership] {
+        match self {
+            Memberships::One(only) => std::slice::from_ref(only),
+            Memberships::Many(all) => all,
+        }
+    }
+
     pub(super) fn channels(&self) -> impl Iterator<Item = &Arc<Channel>> {
-        self.0.iter().map(|membership| &membership.channel)
+        self.as_slice().iter().map(|membership| &membership.channel)
+    }
+
+    /// Returns the membership of a channel.
+    pub(super) fn get(&self, channel: &str) -> Option<&Membership> {
+        let all = self.as_slice();
+        find(all, channel).ok().map(|at| &all[at])
     }
 }
 

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
-use super::memberships::find;
 use super::peers::Followed;
 use super::told::Peer;
 use super::watch::{PresenceLimits, Watch};
@@ -93,8 +92,8 @@ impl Hub {
     ) -> bool {
         // The lock keeps the connection from leaving the channel meanwhile.
         let memberships = lock(&connection.memberships);
-        let Ok(at) = find(&memberships.0, name.as_str()) else { return false };
-        let channel = &memberships.0[at].channel;
+        let Some(membership) = memberships.get(name.as_str()) else { return false };
+        let channel = &membership.channel;
         let mut readers = lock(&channel.readers);
         self.watched.changes.fetch_add(1, Relaxed);
         let now = Instant::now();
@@ -147,8 +146,9 @@ impl Hub {
 
     /// Counts a connection again whose claims were replaced, and ends its following where they do not allow it any more.
     pub(super) fn claims_changed(&self, connection: &Arc<Connection>, before: &Claims, now: &Claims) {
-        let same =
-            before.subject == now.subject && before.info == now.info && before.presence == now.presence;
+        let same = before.subject() == now.subject()
+            && before.info() == now.info()
+            && before.presence() == now.presence();
         if same || self.watched.count.load(Relaxed) == 0 {
             return;
         }

@@ -116,12 +116,11 @@ impl Hub {
         let mut queued = 0;
         // A plain store suffices, because only the holder of the lock writes.
         channel.messages.store(channel.messages.load(Relaxed) + frame.messages() as u64, Relaxed);
-        for reader in &readers.connections {
-            if is_excluded(reader) {
-                continue;
+        readers.connections.iter().for_each(|reader| {
+            if !is_excluded(reader) {
+                queued += usize::from(flush_list.push(reader, frame) != Pushed::Closing);
             }
-            queued += usize::from(flush_list.push(reader, frame) != Pushed::Closing);
-        }
+        });
         self.deliveries.fetch_add((queued * frame.messages()) as u64, Relaxed);
         queued
     }
