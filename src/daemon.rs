@@ -1,6 +1,6 @@
 //! The daemon: reads its settings, opens its listeners, serves until a signal stops it, and drains.
 //!
-//! In reading order: [`main`] and `serve` in this file, `listeners`, `announce`, `drain`, `reload`; then `control`, which answers the
+//! In reading order: [`main`] and `serve` in this file, `listeners`, `announce`, `drain`, `handover`, `reload`; then `control`, which answers the
 //! admin socket with `lists`, `actions`, `doctor` and, for all nodes of a cluster, `everywhere`; then what runs once a second
 //! or on request: `metrics`, `rates`, `recent`,
 //! `certificate_expiry`, `watchdog`; and for `--dev`, `dev` and `hangup`.
@@ -15,6 +15,7 @@ mod doctor;
 mod drain;
 mod error;
 mod everywhere;
+mod handover;
 mod hangup;
 mod listeners;
 mod lists;
@@ -32,6 +33,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tracing::level_filters::LevelFilter;
 
@@ -41,6 +43,7 @@ use self::control::DaemonControl;
 use self::drain::drain;
 use self::error::StartError;
 use self::everywhere::Everywhere;
+use self::handover::Handover;
 use self::hangup::StartTerminal;
 use self::listeners::Listeners;
 use self::metrics::Metrics;
@@ -48,14 +51,16 @@ use self::rates::Rates;
 use self::recent::{Recent, Troubles};
 use self::reload::{ReloadRequest, Reloader};
 use self::watchdog::{Watchdog, Workers};
-use crate::admin::{self, api::Timestamp, socket::Access};
+use crate::admin;
+use crate::admin::api::Timestamp;
+use crate::admin::socket::{Access, Socket};
 use crate::completions;
 use crate::config::{self, AdminSocket, CommandLine, Environment, LogFormat, LogLevel, Settings};
 use crate::escape::escape;
 use crate::log::{self, LogHandle};
 use crate::server::{BanFile, Server, listener, unix_now};
 use crate::signals::{self, Signal};
-use crate::systemd::Notifier;
+use crate::systemd::{self, Notifier};
 
 /// The time that the log gets at the end to write its queued records.
 const LAST_LOG: Duration = Duration::from_secs(1);
@@ -150,12 +155,9 @@ fn serve(
     server.bans.remember_in(refused)?;
     // Before the link is up, so that this node hears of bans as soon as it is.
     let everywhere = Everywhere::new(server.clone(), runtime.handle().clone());
-    if let Some(cluster) = &server.cluster {
-        runtime.spawn(cluster.clone().run());
-        // Clients that connect before would have to connect again.
-        runtime.block_on(cluster.first_contact(FIRST_CONTACT)).map_err(StartError::Cluster)?;
-    }
-    let listeners = Listeners::open(&server, &runtime, &settings)?;
+    join_cluster(&server, &runtime)?;
+    let passed = systemd::passed(handover::STORED_NAME)?;
+    let mut listeners = Listeners::open(&server, passed.listeners, &settings)?;
     runtime.spawn(server.clone().look_after());
 
     let (requests, reloads) = mpsc::channel::<ReloadRequest>(1);
@@ -179,7 +181,12 @@ fn serve(
         everywhere,
         metrics: metrics.clone(),
     };
-    let admin = start_admin(&settings, &reloader, control)?;
+    let sockets = bind_admin(&settings, &reloader)?;
+    // While this process has the socket, no other one takes or leaves an image beside it.
+    let handover = Handover::new(notifier.clone(), sockets.first());
+    handover.take_over(&server, passed.stored);
+    let admin = admin::server::Server::start(sockets, Arc::new(control)).map_err(StartError::Runtime)?;
+    listeners.accept(&server, &runtime);
     if let Some(address) = settings.metrics.listen {
         serve_metrics(address, &admin, metrics, server.clone())?;
     }
@@ -212,6 +219,7 @@ fn serve(
             cluster.leave().await;
         }
     });
+    handover.hand_over(&server);
     server.events.end();
     admin.stop();
     runtime.shutdown_background();
@@ -273,11 +281,15 @@ impl MainLoop<'_> {
     }
 }
 
-fn start_admin(
-    settings: &Settings,
-    reloader: &Reloader,
-    control: DaemonControl,
-) -> Result<admin::server::Server, StartError> {
+/// Connects to the other nodes, and waits a while for them: clients that connect before would have to connect again.
+fn join_cluster(server: &Server, runtime: &Runtime) -> Result<(), StartError> {
+    let Some(cluster) = &server.cluster else { return Ok(()) };
+    runtime.spawn(cluster.clone().run());
+    runtime.block_on(cluster.first_contact(FIRST_CONTACT)).map_err(StartError::Cluster)
+}
+
+/// Binds the admin socket, which comes first, and the observe socket.
+fn bind_admin(settings: &Settings, reloader: &Reloader) -> Result<Vec<Socket>, StartError> {
     let variable = |name: &str| reloader.environment().get(name).map(std::ffi::OsStr::to_os_string);
     let path = match &settings.admin.socket {
         AdminSocket::At(path) => Some(path.clone()),
@@ -289,10 +301,9 @@ fn start_admin(
         (settings.admin.observe_socket.clone(), settings.admin.observe_mode, Access::Observe),
     ];
     let bind = |(path, mode, access): (Option<PathBuf>, u32, Access)| {
-        path.map(|path| admin::socket::Socket::bind(&path, mode, access))
+        path.map(|path| Socket::bind(&path, mode, access))
     };
-    let sockets = sockets.into_iter().filter_map(bind).collect::<Result<Vec<_>, _>>()?;
-    admin::server::Server::start(sockets, Arc::new(control)).map_err(StartError::Runtime)
+    Ok(sockets.into_iter().filter_map(bind).collect::<Result<_, _>>()?)
 }
 
 /// Serves the metrics at this address.

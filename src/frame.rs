@@ -84,6 +84,38 @@ impl Frame {
         Frame { bytes: Arc::from(bytes), messages }
     }
 
+    /// Wraps bytes of any origin if they are whole text frames as [`Frame::append_text`] makes them, at least one.
+    pub(crate) fn checked(bytes: &[u8]) -> Option<Frame> {
+        let (mut rest, mut messages) = (bytes, 0);
+        while !rest.is_empty() {
+            let (start, length) = match *rest {
+                [TEXT, length @ 0..=125, ..] => (2, usize::from(length)),
+                [TEXT, 126, a, b, ..] => (4, usize::from(u16::from_be_bytes([a, b]))),
+                [TEXT, 127, a, b, c, d, e, f, g, h, ..] => {
+                    (MAX_HEADER, usize::try_from(u64::from_be_bytes([a, b, c, d, e, f, g, h])).ok()?)
+                }
+                _ => return None,
+            };
+            let payload = rest.get(start..start.checked_add(length)?)?;
+            if header_size(length) != start || std::str::from_utf8(payload).is_err() {
+                return None;
+            }
+            rest = &rest[start + length..];
+            messages += 1;
+        }
+        (messages > 0 && u32::try_from(bytes.len()).is_ok()).then(|| Frame::finished(bytes, messages))
+    }
+
+    /// Returns the end of each message in the bytes.
+    pub(crate) fn ends(&self) -> Box<[u32]> {
+        let mut end = 0;
+        let ends = self.payloads().map(|payload| {
+            end += header_size(payload.len()) + payload.len();
+            end as u32
+        });
+        ends.collect()
+    }
+
     /// Returns whether both share their bytes.
     pub(crate) fn is(&self, other: &Frame) -> bool {
         Arc::ptr_eq(&self.bytes, &other.bytes)
@@ -166,6 +198,30 @@ mod tests {
             let twice = Frame::finished(&[&frame[..], &frame[..]].concat(), 2);
             assert!(twice.payloads().all(|payload| payload == "x".repeat(length).as_bytes()));
             assert_eq!(twice.payloads().count(), 2);
+        }
+    }
+
+    #[test]
+    fn only_whole_text_frames_are_taken_from_bytes() {
+        let frames =
+            [text("a"), text(&"ü".repeat(300)), text(&"x".repeat(70_000))].map(|frame| frame.to_vec());
+        let good = frames.concat();
+        let frame = Frame::checked(&good).unwrap();
+        assert_eq!((&frame[..], frame.messages()), (&good[..], 3));
+        assert_eq!(*frame.ends(), [3, 607, good.len() as u32]);
+        for length in (0..700).chain([good.len() - 1]) {
+            let is_whole = [3, 607].contains(&length);
+            assert_eq!(Frame::checked(&good[..length]).is_some(), is_whole, "{length}");
+        }
+        for bad in [
+            &[BINARY, 1, b'a'][..],
+            &[1, 1, b'a'],
+            &[TEXT, 0x81, 0, 0, 0, 0, b'a'],
+            &[TEXT, 126, 0, 1, b'a'],
+            &[TEXT, 127, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, b'a'],
+            &[TEXT, 1, 0xff],
+        ] {
+            assert_eq!(Frame::checked(bad), None, "{bad:?}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Functions for tests/fuzz: each takes any bytes, as a stranger may send them, and panics if what must hold does not.
 //!
 //! Only the feature `fuzz` builds this. What needs private items is beside them: `server/fuzz.rs`,
-//! `config/public_keys/fuzz.rs` and `cluster/fuzz.rs`.
+//! `config/public_keys/fuzz.rs`, `hub/image/fuzz.rs` and `cluster/fuzz.rs`.
 
 #![allow(
     clippy::unwrap_used,
@@ -27,7 +27,7 @@ use crate::hub::{Connection, Hub, PresenceLimits};
 use crate::message::{ApiMessage, ChannelName, Delivery, FromClient};
 use crate::outbox::Budget;
 use crate::token::{Claims, Keys, NewToken, Policy, claimed_subject, inspect, issue, verify};
-use crate::{admin, cluster, server};
+use crate::{admin, cluster, hub, server};
 
 /// A function that takes any bytes.
 pub type Target = fn(&[u8]);
@@ -42,6 +42,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("events", server::fuzz::events),
     ("forwarded", server::fuzz::forwarded),
     ("frames", server::fuzz::frames),
+    ("image", hub::image::fuzz::image),
     ("message", message),
     ("order", cluster::fuzz::order),
     ("presence", presence),

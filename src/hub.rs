@@ -8,7 +8,8 @@
 //! connection, [`enter`] changes its [`memberships`], which are the channels that it reads, and [`heartbeat`] decides whether
 //! its client is alive. [`presence`] tells clients who reads a channel, by its [`watch`]. For a cluster, [`interest`] tells
 //! which channels have readers here, [`log`] fills the histories from the cluster's log, and [`peers`] are the other nodes,
-//! which tell their readers. [`feed`] has backends told who reads the channels that they select.
+//! which tell their readers. [`feed`] has backends told who reads the channels that they select. [`image`] hands the histories
+//! over to the next process.
 //!
 //! Locks are taken in the order connection, shard, channel, and then the index of ages, the feed or an outbox, at most one of each.
 //! None is held across a system call or an await.
@@ -21,6 +22,7 @@ mod flush;
 mod flush_list;
 mod heartbeat;
 mod history;
+pub(crate) mod image;
 mod interest;
 mod log;
 mod memberships;
@@ -49,6 +51,7 @@ pub use self::flush::{Flusher, Writing, yield_to_sockets};
 pub use self::flush_list::FlushList;
 pub(crate) use self::heartbeat::{Heartbeat, Pulse};
 use self::history::{History, Keeping};
+pub use self::image::{Boot, HandedOver, ImageError, TakenOver};
 pub use self::interest::{Expected, Interest};
 pub use self::log::Logged;
 pub use self::peers::{Changes, Followed, MAX_FOLLOWED};
@@ -165,7 +168,7 @@ impl Readers {
         }
     }
 
-    /// Returns the history, and begins it if there is none. Returns `None` if the channel must not have one.
+    /// Returns the history, and begins it if there is none. Returns `None` if the channel must not have one, or none any more.
     fn history_from(
         &mut self,
         keeping: &Arc<Keeping>,
@@ -173,7 +176,7 @@ impl Readers {
         now: Instant,
     ) -> Option<&mut History> {
         let retention = self.retention;
-        retention.is_on().then(|| {
+        (retention.is_on() && !keeping.is_sealed()).then(|| {
             &mut **self.history.get_or_insert_with(|| Box::new(History::new(keeping, retention, name, now)))
         })
     }

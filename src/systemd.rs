@@ -1,4 +1,4 @@
-//! Notifications to systemd, and the sockets that systemd passes.
+//! Notifications to systemd, what it stores for the next process, and the descriptors that it passes.
 //!
 //! The crate sd-notify formats the messages. It could also send them, but only on a blocking socket, so that a stopped
 //! service manager would stop the daemon. This module sends them without blocking.
@@ -6,26 +6,32 @@
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::fmt::Write;
-use std::io;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg_addr};
 use sd_notify::NotifyState;
 
 mod passed;
 #[cfg(test)]
 mod tests;
 
-pub use passed::{PassedListener, PassedSocket, SystemdError, passed_listeners};
+pub use passed::{Passed, PassedListener, PassedSocket, SystemdError, passed};
 
 /// The longest status text, in bytes. systemd discards datagrams of more than 4,096 bytes.
 pub const MAX_STATUS_BYTES: usize = 1024;
 
 /// The most required messages that wait while the manager's socket is full: a reload needs two, a stop needs one.
 const MAX_WAITING: usize = 8;
+
+/// How long [`Notifier::store`] tries while the manager's socket is full.
+const STORE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A connection to the service manager. Calls never block, and do nothing if there is no manager or it is dead.
 /// Messages that found its socket full are sent by a later call, such as the next periodic status.
@@ -108,6 +114,40 @@ impl Notifier {
         self.send(&[NotifyState::Watchdog], false);
     }
 
+    /// Returns whether there is a manager.
+    pub fn has_manager(&self) -> bool {
+        self.manager.is_some()
+    }
+
+    /// Stores a descriptor in the manager, which passes it to the next process of this service under this name. Unlike the
+    /// other calls it waits up to [`STORE_PATIENCE`], because nothing would send it later.
+    ///
+    /// # Errors
+    /// There is no manager, or it does not take the message in time.
+    pub fn store(&self, name: &str, descriptor: &impl AsFd) -> io::Result<()> {
+        let manager = self.manager.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        let message = format!("FDSTORE=1\nFDNAME={name}\n");
+        let began = Instant::now();
+        loop {
+            let manager = manager.lock().unwrap_or_else(PoisonError::into_inner);
+            match manager.try_send_with(&message, descriptor.as_fd()) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::WouldBlock && began.elapsed() < STORE_PATIENCE => {}
+                result => return result,
+            }
+            drop(manager);
+            std::thread::sleep(STORE_PATIENCE / 100);
+        }
+    }
+
+    /// Removes what was stored under this name from the manager.
+    pub fn remove_stored(&self, name: &str) {
+        if let Some(manager) = &self.manager {
+            let message = format!("FDSTOREREMOVE=1\nFDNAME={name}\n");
+            manager.lock().unwrap_or_else(PoisonError::into_inner).send(message, true);
+        }
+    }
+
     /// Sends a message. If `must_arrive`, because the manager waits for it, it is kept while the socket is full and
     /// sent first later. The daemon repeats the other messages anyway.
     fn send(&self, states: &[NotifyState<'_>], must_arrive: bool) {
@@ -152,6 +192,21 @@ impl Manager {
                 Err(_) => {}
             }
         }
+    }
+
+    fn try_send_with(&self, message: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        let address = match (self.address.as_pathname(), self.address.as_abstract_name()) {
+            (Some(path), _) => SocketAddrUnix::new(path)?,
+            (_, Some(name)) => SocketAddrUnix::new_abstract_name(name)?,
+            _ => return Err(io::ErrorKind::NotConnected.into()),
+        };
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let descriptor = [descriptor];
+        let mut descriptors = SendAncillaryBuffer::new(&mut space);
+        descriptors.push(SendAncillaryMessage::ScmRights(&descriptor));
+        let message = [IoSlice::new(message.as_bytes())];
+        sendmsg_addr(&self.socket, &address, &message, &mut descriptors, SendFlags::NOSIGNAL)?;
+        Ok(())
     }
 
     fn try_send(&self, message: &str) -> io::Result<()> {

@@ -12,7 +12,7 @@ use crate::admin::api::{
 use crate::message::{ApiMessage, ChannelName, Publish, ReaderCount};
 use crate::orders::DisconnectOrder;
 use crate::server::ops::disconnect::DisconnectError;
-use crate::server::ops::publish::{Outcome, PublishError};
+use crate::server::ops::publish::PublishError;
 use crate::server::ops::{bans, disconnect, publish};
 use crate::server::{BanError, Server};
 
@@ -74,17 +74,12 @@ impl Actions {
         let channels = || request.messages.iter().map(|message| message.channel.as_str());
         let messages: Vec<_> = channels().zip(texts.iter().map(Option::as_deref)).map(message).collect();
         let published = self.runtime.block_on(publish::publish(&self.server, &messages, None))?;
-        let failed = |outcome| published.iter().filter(|published| published.outcome == outcome).count();
-        let (unavailable, unanswered) = (failed(Outcome::Unavailable), failed(Outcome::Unanswered));
-        if unavailable + unanswered > 0 {
-            let sentence = format!(
-                "of {} messages the cluster could not store {unavailable}, and did not confirm {unanswered}, which may \
-                 have been published or not",
-                published.len()
-            );
-            return Err(
-                Failure::new(Code::Conflict, sentence).hint("see the link to NATS: philotectl status")
-            );
+        if let Some(sentence) = publish::unpublished(&self.server, &published) {
+            let hint = match self.server.cluster {
+                Some(_) => "see the link to NATS: philotectl status",
+                None => "publish again when it serves: philotectl wait-ready",
+            };
+            return Err(Failure::new(Code::Conflict, sentence).hint(hint));
         }
         let published = channels().zip(published).map(|(channel, published)| {
             let (readers, readers_here) = match published.readers {

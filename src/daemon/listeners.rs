@@ -11,14 +11,15 @@ use tokio::task::JoinHandle;
 use super::error::{self, StartError};
 use crate::config::{Address, Listener, Settings};
 use crate::server::{Server, accept_loop, listener};
-use crate::systemd::{self, PassedListener, PassedSocket};
+use crate::systemd::{PassedListener, PassedSocket};
 
-/// The open listeners, each with a running accept loop.
+/// The open listeners. Their clients wait until the accept loops run.
 pub(super) struct Listeners {
     /// The listeners, with the addresses at which they are bound.
     pub(super) open: Vec<Listener>,
     /// Whether systemd passed the sockets. It keeps them open after the daemon stops.
     pub(super) from_systemd: bool,
+    waiting: Vec<(listener::ListeningSocket, Listener)>,
     accept_loops: Vec<JoinHandle<()>>,
     _created: Created,
 }
@@ -46,13 +47,12 @@ impl Drop for Created {
 }
 
 impl Listeners {
-    /// Takes the sockets that systemd passed, or else binds those of `listen`, and starts their accept loops.
+    /// Takes the sockets that systemd passed, or else binds those of `listen`.
     pub(super) fn open(
-        server: &Arc<Server>,
-        runtime: &Runtime,
+        server: &Server,
+        passed: Vec<PassedListener>,
         settings: &Settings,
     ) -> Result<Listeners, StartError> {
-        let passed = systemd::passed_listeners()?;
         let from_systemd = !passed.is_empty();
         let (sockets, created) = if from_systemd {
             let described = passed.into_iter().map(|passed| describe(passed, settings));
@@ -60,7 +60,7 @@ impl Listeners {
         } else {
             bind(settings)?
         };
-        let (mut open, mut accept_loops) = (Vec::new(), Vec::new());
+        let (mut open, mut waiting) = (Vec::new(), Vec::new());
         for (socket, listener) in sockets {
             let (socket, address): (listener::ListeningSocket, _) = match socket {
                 PassedSocket::Tcp(socket) => {
@@ -77,10 +77,17 @@ impl Listeners {
                     listener.address.clone(),
                 ),
             };
-            accept_loops.push(runtime.spawn(accept_loop::run(server.clone(), socket.of(&listener))));
-            open.push(Listener { address, ..listener });
+            open.push(Listener { address, ..listener.clone() });
+            waiting.push((socket, listener));
         }
-        Ok(Listeners { open, from_systemd, accept_loops, _created: created })
+        Ok(Listeners { open, from_systemd, waiting, accept_loops: Vec::new(), _created: created })
+    }
+
+    /// Starts the accept loops.
+    pub(super) fn accept(&mut self, server: &Arc<Server>, runtime: &Runtime) {
+        for (socket, listener) in self.waiting.drain(..) {
+            self.accept_loops.push(runtime.spawn(accept_loop::run(server.clone(), socket.of(&listener))));
+        }
     }
 
     /// Stops accepting connections.

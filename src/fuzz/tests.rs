@@ -120,6 +120,7 @@ replays! {
     any_query_for_events_gets_a_stream_or_an_error: "events",
     fault_73_any_header_of_a_proxy_gives_an_address: "forwarded",
     fault_32_any_frames_are_answered_by_whole_frames: "frames",
+    no_image_of_a_history_is_taken_that_no_history_can_have: "image",
     fault_43_any_message_is_taken_or_gets_an_error: "message",
     fault_77_no_order_of_another_node_is_accepted_without_the_secret: "order",
     fault_77_any_message_of_presence_changes_what_it_says_or_nothing: "presence",

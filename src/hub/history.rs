@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+mod image;
+
 use arc_swap::ArcSwap;
 use uuid::Uuid;
 
@@ -38,6 +40,8 @@ pub(super) struct Keeping {
     bytes: AtomicUsize,
     /// The retentions have changed, and the histories are not cut to them yet.
     cut: AtomicBool,
+    /// The histories are or were handed over, so that no message may be added.
+    sealed: AtomicBool,
     /// The number of histories.
     pub(super) histories: AtomicUsize,
     /// The epoch of the next history. The first one is random, so that no other run of the daemon has the same.
@@ -65,6 +69,7 @@ impl Keeping {
             max_bytes: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             cut: AtomicBool::new(false),
+            sealed: AtomicBool::new(false),
             histories: AtomicUsize::new(0),
             next_epoch: AtomicU64::new(uuid::Uuid::new_v4().as_u64_pair().1),
             log: LogPosition::default(),
@@ -95,6 +100,15 @@ impl Keeping {
 
     pub(super) fn is_on(&self) -> bool {
         self.on.load(Relaxed)
+    }
+
+    /// Lets no message into a history any more, once the lock of its channel was taken.
+    pub(super) fn seal(&self) {
+        self.sealed.store(true, Relaxed);
+    }
+
+    pub(super) fn is_sealed(&self) -> bool {
+        self.sealed.load(Relaxed)
     }
 
     /// Returns the bytes that all histories hold.

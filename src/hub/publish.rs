@@ -17,6 +17,8 @@ pub struct Queued {
     pub readers: usize,
     /// The id of the last message, if there is a history.
     pub last: Option<MessageId>,
+    /// The messages were published to nobody and not kept, because the histories are handed over to the next process.
+    pub refused: bool,
 }
 
 /// The channel that a connection published to last. The next message to it is spared the search.
@@ -69,7 +71,11 @@ impl Hub {
             return 0;
         }
         let queued = self.queue_to(batch.channel(), target, || batch.encode(), is(publisher), flush_list);
-        batch.clear(queued.last);
+        if queued.refused {
+            batch.refuse();
+        } else {
+            batch.clear(queued.last);
+        }
         queued.readers
     }
 
@@ -101,7 +107,8 @@ impl Hub {
             drop(readers);
             return self.queue_kept(name, target, &frame, is_excluded, flush_list);
         }
-        Queued { readers: self.push(channel, &readers, &frame, is_excluded, flush_list), last: None }
+        let readers = self.push(channel, &readers, &frame, is_excluded, flush_list);
+        Queued { readers, ..Queued::default() }
     }
 
     /// Pushes a frame to a channel's readers. The channel is locked.
@@ -137,12 +144,16 @@ impl Hub {
     ) -> Queued {
         let now = Instant::now();
         let queued = self.keep_in(name, &mut target.0, now, |channel, readers| {
+            if self.keeping.is_sealed() && readers.retention.is_on() {
+                return Queued { refused: true, ..Queued::default() };
+            }
             let (frame, last) = match readers.history_from(&self.keeping, &channel.name, now) {
                 Some(history) => (history.record(frame, now), Some(history.id_of(history.last()))),
                 None => (readers.end_history(frame, None), None),
             };
             let is_excluded = |reader: &Arc<Connection>| is_excluded(reader) || readers.holds_back(reader);
-            Queued { readers: self.push(channel, readers, &frame, is_excluded, flush_list), last }
+            let readers = self.push(channel, readers, &frame, is_excluded, flush_list);
+            Queued { readers, last, refused: false }
         });
         self.relieve_history(now, sweep::CHANNELS_PER_PUBLISH);
         queued

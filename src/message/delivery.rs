@@ -118,6 +118,13 @@ impl Batch {
         Frame::finished(&self.bytes, self.messages)
     }
 
+    /// Empties the batch after its messages were refused. Nothing is replied to their `ack`s: their publisher is about to be
+    /// disconnected, and must not take them for published.
+    pub fn refuse(&mut self) {
+        self.acks.clear();
+        self.clear(None);
+    }
+
     /// Empties the batch after its messages were queued, the last with this id, and frees memory that only large messages need.
     pub fn clear(&mut self, last: Option<MessageId>) {
         self.queued = (self.messages, last);

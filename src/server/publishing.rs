@@ -51,7 +51,7 @@ pub(super) fn publish(
     let frame = delivery.encode();
     let readers = server.hub.publish_frame(delivery.channel, &frame, &connections, flush_list);
     cluster.relay(delivery.channel, &frame, excluded);
-    Queued { readers, last: None }
+    Queued { readers, ..Queued::default() }
 }
 
 /// Returns whether messages are published by the log of a cluster, which delivers them on this node, too.

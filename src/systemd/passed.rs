@@ -1,11 +1,14 @@
-//! Listening sockets passed by systemd (`philote.socket`) or by another program with the same protocol.
+//! Descriptors passed by systemd or by another program with the same protocol: listening sockets (`philote.socket`), and
+//! what the process before has stored ([`Notifier::store`](super::Notifier::store)).
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 
 use listenfd::ListenFd;
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::sockopt::socket_acceptconn;
 
 /// The first passed file descriptor; 0 to 2 are the standard streams.
@@ -18,6 +21,15 @@ pub enum PassedSocket {
     Tcp(TcpListener),
     /// Unix.
     Unix(UnixListener),
+}
+
+/// What was passed.
+#[derive(Debug, Default)]
+pub struct Passed {
+    /// The listening sockets, in order.
+    pub listeners: Vec<PassedListener>,
+    /// The descriptor that the process before has stored.
+    pub stored: Option<File>,
 }
 
 /// A listening socket in non-blocking mode, which is closed on exec.
@@ -79,15 +91,17 @@ impl fmt::Display for SystemdError {
 
 impl std::error::Error for SystemdError {}
 
-/// Takes the sockets of `LISTEN_FDS`, in order. Returns none if nothing was passed or `LISTEN_PID` is another process.
-/// Without `LISTEN_PID` it takes them, as listenfd does for tools that cannot know the process id.
+/// Takes the descriptors of `LISTEN_FDS`: those with the name `stored_name` as stored, and all others as sockets. Returns
+/// none if nothing was passed or `LISTEN_PID` is another process. Without `LISTEN_PID` it takes sockets, as listenfd does for
+/// tools that cannot know the process id.
 ///
 /// Call it once, before other threads read the environment, because listenfd removes the variables.
 ///
 /// # Errors
 /// A descriptor is not a listening stream socket, or the numbers of names and sockets differ.
-pub fn passed_listeners() -> Result<Vec<PassedListener>, SystemdError> {
+pub fn passed(stored_name: &str) -> Result<Passed, SystemdError> {
     let names = std::env::var("LISTEN_FDNAMES").ok();
+    let mut all = Passed { stored: take_stored(stored_name), ..Passed::default() };
     let mut passed = ListenFd::from_env();
     let names: Vec<String> = match names {
         Some(names) => names.split(':').map(str::to_owned).collect(),
@@ -96,7 +110,29 @@ pub fn passed_listeners() -> Result<Vec<PassedListener>, SystemdError> {
     if passed.len() > 0 && names.len() != passed.len() {
         return Err(SystemdError::Names { names: names.len(), sockets: passed.len() });
     }
-    (0..passed.len()).zip(names).map(|(index, name)| take(&mut passed, index, name)).collect()
+    for (index, name) in names.into_iter().enumerate().take(passed.len()) {
+        if all.stored.is_none() || name != stored_name {
+            all.listeners.push(take(&mut passed, index, name)?);
+        }
+    }
+    Ok(all)
+}
+
+/// Takes the last descriptor with this name, and closes others. listenfd takes nothing but sockets.
+fn take_stored(stored_name: &str) -> Option<File> {
+    let mut stored = None;
+    for (name, descriptor) in sd_listen_fds::get().unwrap_or_default() {
+        if name.as_deref() == Some(stored_name) {
+            stored = Some(File::from(descriptor.into_std()));
+        } else {
+            // It stays open for listenfd.
+            let _ = descriptor.into_raw();
+        }
+    }
+    // The daemon starts no programs, so a failure changes nothing.
+    stored.inspect(|stored| {
+        let _ = fcntl_setfd(stored, FdFlags::CLOEXEC);
+    })
 }
 
 fn take(passed: &mut ListenFd, index: usize, name: String) -> Result<PassedListener, SystemdError> {

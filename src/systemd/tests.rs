@@ -1,9 +1,13 @@
 //! Tests with a fake service manager, and with sockets passed to child processes.
 
+use std::fs::File;
+use std::io::{Read, Seek, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::*;
 use crate::testing;
@@ -79,6 +83,53 @@ fn an_abstract_socket_receives_messages() {
     Notifier::new(Some(format!("@{name}").as_ref()), None).ready();
     let mut datagram = [0; 100];
     assert_eq!(socket.recv(&mut datagram).unwrap(), "READY=1\n".len());
+}
+
+/// Returns the next datagram, and the content of the file that came with it.
+fn with_file(socket: &UnixDatagram) -> (String, String) {
+    let (mut datagram, mut text) = ([0; 100], String::new());
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut descriptors = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [std::io::IoSliceMut::new(&mut datagram)];
+    let length = recvmsg(socket, &mut parts, &mut descriptors, RecvFlags::empty()).unwrap().bytes;
+    for message in descriptors.drain() {
+        let RecvAncillaryMessage::ScmRights(descriptors) = message else { continue };
+        for descriptor in descriptors {
+            let mut file = File::from(descriptor);
+            file.rewind().unwrap();
+            file.read_to_string(&mut text).unwrap();
+        }
+    }
+    (String::from_utf8(datagram[..length].to_vec()).unwrap(), text)
+}
+
+#[test]
+fn a_descriptor_is_stored_and_removed_by_its_name() {
+    let manager = FakeManager::new();
+    let notifier = manager.notifier();
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(b"kept").unwrap();
+    notifier.store("mine", &file).unwrap();
+    assert_eq!(with_file(&manager.socket), ("FDSTORE=1\nFDNAME=mine\n".to_owned(), "kept".to_owned()));
+    notifier.remove_stored("mine");
+    assert_eq!(manager.received(), ["FDSTOREREMOVE=1\nFDNAME=mine\n"]);
+    let name = format!("philote-store-{}", std::process::id());
+    let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    Notifier::new(Some(format!("@{name}").as_ref()), None).store("mine", &file).unwrap();
+    assert_eq!(with_file(&socket).1, "kept");
+}
+
+#[test]
+fn a_descriptor_that_no_manager_takes_is_an_error_and_not_a_wait_without_end() {
+    let file = tempfile::tempfile().unwrap();
+    assert!(!Notifier::new(None, None).has_manager());
+    Notifier::new(None, None).store("mine", &file).unwrap_err();
+    Notifier::new(Some("/nonexistent/notify".as_ref()), None).store("mine", &file).unwrap_err();
+    let manager = FakeManager::new();
+    let notifier = manager.notifier();
+    while notifier.manager.as_ref().unwrap().lock().unwrap().try_send("WATCHDOG=1\n").is_ok() {}
+    let error = notifier.store("mine", &file).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
 }
 
 #[test]
@@ -158,7 +209,7 @@ fn says(child: &str, script: &str, third: Stdio, fourth: Stdio) -> Vec<String> {
     output.lines().filter_map(|line| Some(line.split_once("says ")?.1.to_owned())).collect()
 }
 
-fn passed(script: &str, third: impl Into<OwnedFd>, fourth: impl Into<OwnedFd>) -> Vec<String> {
+fn child_passed(script: &str, third: impl Into<OwnedFd>, fourth: impl Into<OwnedFd>) -> Vec<String> {
     says("systemd::tests::child_with_sockets", script, third.into().into(), fourth.into().into())
 }
 
@@ -167,10 +218,15 @@ fn child_with_sockets() {
     if !testing::is_child() {
         return;
     }
-    match passed_listeners() {
+    match passed("kept") {
         Err(error) => println!("says {error}"),
-        Ok(passed) => {
-            for PassedListener { socket, name } in passed {
+        Ok(Passed { listeners, stored }) => {
+            if let Some(mut stored) = stored {
+                let mut text = String::new();
+                stored.read_to_string(&mut text).unwrap();
+                println!("says stored {text}");
+            }
+            for PassedListener { socket, name } in listeners {
                 let listener = match socket {
                     PassedSocket::Tcp(listener) => listener,
                     PassedSocket::Unix(listener) => {
@@ -194,11 +250,32 @@ fn listening_sockets_are_passed_with_their_names_and_never_block() {
     let (place, other) = (first.local_addr().unwrap(), second.local_addr().unwrap());
     let client = TcpStream::connect(place).unwrap();
     let script = "export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=public:inner";
-    let said = passed(script, first.try_clone().unwrap(), second);
+    let said = child_passed(script, first.try_clone().unwrap(), second);
     assert_eq!(said, [format!(r#"public {place} Ok("a client")"#), format!("inner {other} Err(WouldBlock)")]);
     drop(client);
-    let said = passed("export LISTEN_PID=$$ LISTEN_FDS=1", first, OwnedFd::from(null()));
+    let said = child_passed("export LISTEN_PID=$$ LISTEN_FDS=1", first, OwnedFd::from(null()));
     assert_eq!(said, [format!("unknown {place} Err(WouldBlock)")]);
+}
+
+#[test]
+fn what_was_stored_is_no_listener() {
+    let file = |text: &str| {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file.rewind().unwrap();
+        file
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let script = "export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=";
+    let said = child_passed(&format!("{script}public:kept"), listener.try_clone().unwrap(), file("a"));
+    assert_eq!(said, ["stored a".to_owned(), format!("public {address} Err(WouldBlock)")]);
+    let said = child_passed(&format!("{script}kept:public"), file("b"), listener);
+    assert_eq!(said, ["stored b".to_owned(), format!("public {address} Err(WouldBlock)")]);
+    let said = child_passed("export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=kept", file("c"), null());
+    assert_eq!(said, ["stored c"]);
+    let said = child_passed("export LISTEN_PID=1 LISTEN_FDS=1 LISTEN_FDNAMES=kept", file("d"), null());
+    assert_eq!(said, [""; 0]);
 }
 
 fn null() -> std::fs::File {
@@ -208,8 +285,8 @@ fn null() -> std::fs::File {
 #[test]
 fn fault_64_sockets_of_another_process_are_ignored() {
     let listener = || TcpListener::bind("127.0.0.1:0").unwrap();
-    assert_eq!(passed("export LISTEN_PID=1 LISTEN_FDS=1", listener(), null()), [""; 0]);
-    assert_eq!(passed("export LISTEN_PID=$$ LISTEN_FDS=0", listener(), null()), [""; 0]);
+    assert_eq!(child_passed("export LISTEN_PID=1 LISTEN_FDS=1", listener(), null()), [""; 0]);
+    assert_eq!(child_passed("export LISTEN_PID=$$ LISTEN_FDS=0", listener(), null()), [""; 0]);
 }
 
 #[test]
@@ -219,14 +296,14 @@ fn fault_64_an_error_names_a_descriptor_of_the_wrong_type() {
     let unix = UnixListener::bind(directory.path().join("socket")).unwrap();
     let script = "export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=a:b";
     let path = unix.local_addr().unwrap().as_pathname().unwrap().display().to_string();
-    let said = passed(script, tcp(), unix);
+    let said = child_passed(script, tcp(), unix);
     assert!(said[1].contains(&path), "a Unix socket is accepted too: {said:?}");
 
     let server = tcp();
     let connected = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     for wrong in [OwnedFd::from(connected), OwnedFd::from(udp), OwnedFd::from(null())] {
-        let said = passed(script, wrong, tcp());
+        let said = child_passed(script, wrong, tcp());
         let expected = "the passed descriptor 3 (\"a\") is not a listening stream socket";
         assert!(said[0].starts_with(expected), "{said:?}");
     }
@@ -235,7 +312,7 @@ fn fault_64_an_error_names_a_descriptor_of_the_wrong_type() {
 #[test]
 fn fault_64_names_that_do_not_match_are_an_error() {
     let tcp = || TcpListener::bind("127.0.0.1:0").unwrap();
-    let said = passed("export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=a:b:c", tcp(), tcp());
+    let said = child_passed("export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=a:b:c", tcp(), tcp());
     assert_eq!(said, ["LISTEN_FDNAMES has 3 names, but LISTEN_FDS has 2 sockets: give each socket one name"]);
 }
 

@@ -36,6 +36,7 @@ mod pending;
 mod pending_listeners;
 mod pipelining;
 mod presence;
+mod restarts;
 mod resumes;
 mod rooms;
 mod rooms_model;

@@ -1,5 +1,6 @@
 //! History: what it gives back, with threads, and within its bounds.
 
+mod image;
 mod memory;
 mod model;
 mod quiet;

@@ -74,6 +74,24 @@ pub struct Published {
     pub outcome: Outcome,
 }
 
+/// Returns why messages of a batch were not published, or may not have been. `None` if all were.
+pub fn unpublished(server: &Server, published: &[Published]) -> Option<String> {
+    let count = |outcome| published.iter().filter(|published| published.outcome == outcome).count();
+    let (unavailable, unanswered) = (count(Outcome::Unavailable), count(Outcome::Unanswered));
+    match (unavailable + unanswered, &server.cluster) {
+        (0, _) => None,
+        (_, Some(_)) => Some(format!(
+            "of {} messages the cluster could not store {unavailable}, and did not confirm {unanswered}, which may have been \
+             published or not",
+            published.len()
+        )),
+        (refused, None) => Some(format!(
+            "of {} messages {refused} were not published, because this daemon stops",
+            published.len()
+        )),
+    }
+}
+
 /// Whether a message was published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -81,7 +99,7 @@ pub enum Outcome {
     Published,
     /// It was already: this is a repetition of a message with the same key.
     Repeated,
-    /// It was not, because the log of the cluster cannot store it now.
+    /// It was not, because the log of the cluster cannot store it now, or because this daemon stops.
     Unavailable,
     /// The log of the cluster did not confirm it: it may have been published or not.
     Unanswered,
@@ -128,7 +146,7 @@ pub async fn publish(
     let published = |queued: Queued| Published {
         readers: publishing::count(server, queued.readers),
         id: queued.last,
-        outcome: Outcome::Published,
+        outcome: if queued.refused { Outcome::Unavailable } else { Outcome::Published },
     };
     Ok(queued.into_iter().map(published).collect())
 }
@@ -183,7 +201,9 @@ async fn publish_batch<'a>(
     for (message, excluded) in messages {
         let delivery = Delivery { issuer: id, channel: &message.channel, data: message.data, subject };
         let queued = publishing::publish(server, &delivery, excluded, &mut flush_list);
-        server.events.tell_message(&delivery, queued.readers);
+        if !queued.refused {
+            server.events.tell_message(&delivery, queued.readers);
+        }
         published.push(queued);
         bytes += message.data.map_or(0, str::len);
         let at = published.len();
@@ -200,4 +220,30 @@ async fn publish_batch<'a>(
     }
     server.counters.messages_in.fetch_add(count as u64, Relaxed);
     published
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Environment, Overrides, load};
+    use crate::hub::Boot;
+
+    #[tokio::test]
+    async fn nothing_is_published_after_the_histories_were_handed_over() {
+        let variables =
+            [("SECRET", "a secret of more than thirty-two characters"), ("PHILOTE_HISTORY_MESSAGES", "5")];
+        let settings = load(&Overrides::default(), &Environment::new(variables)).unwrap().settings;
+        let server = Server::new(settings, 1024);
+        let messages =
+            ApiMessage::parse_many(r#"[{"channel": "a"}, {"channel": "b", "data": "x"}]"#, 255).unwrap();
+        let published = publish(&server, &messages, None).await.unwrap();
+        assert!(published.iter().all(|one| one.outcome == Outcome::Published && one.id.is_some()));
+        assert_eq!(unpublished(&server, &published), None);
+        let handed = server.hub.hand_over(Vec::new(), &Boot { id: None, ends_with_it: true }).unwrap();
+        assert_eq!((handed.channels, handed.messages), (2, 2));
+        let published = publish(&server, &messages, None).await.unwrap();
+        assert!(published.iter().all(|one| one.outcome == Outcome::Unavailable && one.id.is_none()));
+        let sentence = "of 2 messages 2 were not published, because this daemon stops";
+        assert_eq!(unpublished(&server, &published).as_deref(), Some(sentence));
+    }
 }

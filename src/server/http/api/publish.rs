@@ -11,7 +11,7 @@ use crate::message::{ApiMessage, ReaderCount};
 use crate::server::Server;
 use crate::server::accept::pending::Waiting;
 use crate::server::http::answer::{Answer, json_answer};
-use crate::server::ops::publish::{Outcome, PublishError, Published, publish};
+use crate::server::ops::publish::{Outcome, PublishError, Published, publish, unpublished};
 use crate::server::rejection::Rejection;
 use crate::token::Claims;
 
@@ -41,19 +41,14 @@ async fn publish_body(server: &Arc<Server>, claims: &Claims, body: &[u8]) -> Res
     let messages = ApiMessage::parse_many(text, channel_name_bytes)
         .map_err(|(at, error)| Rejection::BadMessage(format!("message {at}: {error}")))?;
     let published = publish(server, &messages, Some(claims)).await?;
-    let count = |outcome| published.iter().filter(|published| published.outcome == outcome).count();
-    let (unavailable, unanswered) = (count(Outcome::Unavailable), count(Outcome::Unanswered));
     let entries = messages.iter().zip(&published).map(|(message, published)| entry(message, published));
     let mut body = Body { error: None, message: None, published: entries.collect() };
     let mut status = StatusCode::OK;
-    if unavailable + unanswered > 0 {
+    if let Some(sentence) = unpublished(server, &published) {
+        let is_unavailable = |published: &Published| published.outcome == Outcome::Unavailable;
         status = StatusCode::SERVICE_UNAVAILABLE;
-        body.error = Some(if unavailable > 0 { UNAVAILABLE } else { UNANSWERED });
-        body.message = Some(format!(
-            "of {} messages the cluster could not store {unavailable}, and did not confirm {unanswered}, which may have \
-             been published or not",
-            messages.len()
-        ));
+        body.error = Some(if published.iter().any(is_unavailable) { UNAVAILABLE } else { UNANSWERED });
+        body.message = Some(sentence);
     }
     let text = serde_json::to_string(&body).map_err(|_| Rejection::Internal)?;
     Ok(json_answer(status, text))
