@@ -343,6 +343,19 @@ impl Outbox {
         self.close_with(reason, None)
     }
 
+    /// Ends the connection without a Close, as a broken network does. Returns false if it was closing already.
+    pub(crate) fn cut(&self) -> bool {
+        let mut queue = lock(&self.queue);
+        if queue.closing.is_some() {
+            return false;
+        }
+        self.phase.leave(Phase::Waiting, Phase::Followed);
+        queue.broken = true;
+        queue.closing = Some(CloseReason::ClientGone);
+        unlock_and_wake(queue);
+        true
+    }
+
     /// Closes as [`Outbox::close`] does, with a Close frame that answers the client's own.
     pub(crate) fn close_with(&self, reason: CloseReason, answer: Option<Frame>) -> bool {
         let mut queue = lock(&self.queue);

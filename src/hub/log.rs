@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+use super::history::History;
 use super::publish::are;
 use super::{Connection, FlushList, Hub, sweep};
 use crate::frame::Frame;
@@ -35,15 +36,30 @@ impl Hub {
         log.epoch.store(epoch, Relaxed);
         log.applied.store(position, Relaxed);
         log.forgotten.store(position, Relaxed);
+        self.each_history(History::restart);
+        // A history that was dropped meanwhile had numbers of the log before.
+        log.forgotten.store(position, Relaxed);
+    }
+
+    /// Begins all histories again with other epochs, as a restart of the daemon does. A history that is being delivered to a
+    /// client that was promised it is left as it is.
+    pub(crate) fn forget_histories(&self) {
+        self.each_history(|history| {
+            if !history.is_pinned() {
+                history.restart();
+            }
+        });
+    }
+
+    /// Calls `change` for each history, with one shard locked at a time.
+    fn each_history(&self, change: impl Fn(&mut History)) {
         for shard in self.channels.shards() {
             for channel in lock(shard).values() {
                 if let Some(history) = &mut lock(&channel.readers).history {
-                    history.restart();
+                    change(history);
                 }
             }
         }
-        // A history that was dropped meanwhile had numbers of the log before.
-        log.forgotten.store(position, Relaxed);
     }
 
     /// Keeps messages of the log in their channel's history, and queues them to its readers as [`Hub::publish`] does. The

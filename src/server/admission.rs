@@ -146,8 +146,11 @@ fn take_slot(server: &Arc<Server>, live: &Live, address: IpAddr) -> Result<Slot,
     Ok(slot)
 }
 
-/// During a restart nobody is rejected: the socket stays open for the next daemon, which accepts all others.
+/// A developer may have asked for a refusal (`--dev`). During a restart nobody is rejected: the socket stays open for the next daemon, which accepts all others.
 fn check_not_stopping(server: &Server) -> Result<(), Rejection> {
+    if server.faults.refuses(|| server.started().elapsed()) {
+        return Err(Rejection::Refusing);
+    }
     match server.drain.reason() {
         None | Some(CloseReason::Restarting) => Ok(()),
         Some(_) => Err(Rejection::Draining),

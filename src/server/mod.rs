@@ -5,7 +5,7 @@
 //! channel, and [`shutdown`] closes many connections. [`publishing`] passes messages to the hub and to a cluster, and
 //! [`steering`] answers its other nodes. [`live`] is what a reload replaces. [`counters`], [`closed`] (of [`record`]s) and
 //! [`events`] tell administrators what happened, and [`feed`] tells backends. [`ops`] is what administrators and backends can
-//! do, [`background`] their long work.
+//! do, [`background`] their long work. [`faults`] are what a developer asks a server of `--dev` to do to its clients.
 //! The file `cost.md` has the cost of a message in instructions.
 //!
 //! A connection without a token holds a *place*, which others may take from it. An admitted connection holds a [`slot`],
@@ -18,6 +18,7 @@ mod bans;
 mod closed;
 mod counters;
 mod events;
+mod faults;
 mod feed;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) mod fuzz;
@@ -81,6 +82,7 @@ pub struct Server {
     pub events: Arc<Events>,
     /// The banned subjects.
     pub bans: Bans,
+    faults: faults::Faults,
     id: Uuid,
     started: Instant,
     live: ArcSwap<Live>,
@@ -137,6 +139,7 @@ impl Server {
             closed: ClosedRing::default(),
             events: Arc::default(),
             bans: Bans::default(),
+            faults: faults::Faults::default(),
             accept_loops: accept::accept_loop::AcceptLoops::default(),
             cleanup: Arc::default(),
             tls: acceptor,

@@ -49,6 +49,8 @@ pub enum Rejection {
     Kept(usize),
     /// The daemon stops.
     Draining,
+    /// A developer asked the server to refuse connections for a short time (`--dev`).
+    Refusing,
     /// No valid token.
     Token(TokenError),
     /// The token is valid but does not open the API.
@@ -156,6 +158,7 @@ impl Rejection {
             | Rejection::FirstMessages(_)
             | Rejection::Requests(_)
             | Rejection::Draining
+            | Rejection::Refusing
             | Rejection::Spreads(_)
             | Rejection::Streams(_)
             | Rejection::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -185,7 +188,8 @@ impl Rejection {
             | Rejection::OutOfDescriptors { .. }
             | Rejection::Pending(_)
             | Rejection::FirstMessages(_)
-            | Rejection::Draining => 1013,
+            | Rejection::Draining
+            | Rejection::Refusing => 1013,
             Rejection::Token(_) | Rejection::TokenTimeout | Rejection::TokenFirst => 4401,
             Rejection::Frames(reason) => reason.code(),
             Rejection::PerAddress(_)
@@ -222,6 +226,7 @@ impl Rejection {
             | Rejection::FirstMessages(_)
             | Rejection::Requests(_)
             | Rejection::Draining
+            | Rejection::Refusing
             | Rejection::Spreads(_)
             | Rejection::Streams(_)
             | Rejection::Busy(_) => "unavailable",
@@ -252,6 +257,7 @@ impl Rejection {
             Rejection::Pending(_) => "max_pending",
             Rejection::Kept(_) => "max_kept",
             Rejection::Draining => "draining",
+            Rejection::Refusing => "dev_fault",
             Rejection::Token(error) => error.name(),
             Rejection::TokenTimeout => "token_timeout",
             Rejection::TokenFirst => "token_not_first",
@@ -306,6 +312,9 @@ impl fmt::Display for Rejection {
                 write!(f, "{max} connections with a token are kept open, and this one was idle longest")
             }
             Rejection::Draining => f.write_str("the server is stopping"),
+            Rejection::Refusing => {
+                f.write_str("a developer asked this server to refuse connections for a short time")
+            }
             Rejection::Token(error) => error.fmt(f),
             Rejection::TokenTimeout => f.write_str("no token: send {\"auth\": TOKEN} as the first frame"),
             Rejection::Pings(max) => write!(f, "more than {max} pings before the token: send it first"),

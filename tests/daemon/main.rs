@@ -16,6 +16,7 @@ mod bodies;
 mod command_line;
 mod connections;
 mod dev;
+mod dev_faults;
 mod doctor;
 mod first_start;
 mod frames;

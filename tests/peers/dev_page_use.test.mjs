@@ -186,3 +186,36 @@ test("--dev: the page fits a screen of 375 px, and works with the keyboard alone
   await page.keyboard.press("Shift+Tab");
   await tabTo("copy");
 });
+
+test("--dev: each button causes its fault, and the client of the page gets over it", DEADLINE, async (t) => {
+  const philote = await start(t);
+  const page = await openPage(await openBrowser(t), philote);
+  const press = (fault) => page.click(`[data-fault=${fault}]`);
+  const row = (text) => page.locator("#log li", { hasText: text }).last();
+  const again = async () => {
+    await page.waitForFunction(() => document.querySelector("#reconnects").textContent === "1 reconnect");
+    // Another client, which does not wait longer because of the faults before.
+    await page.click("#connect");
+    await page.waitForFunction(() => document.querySelector("#reconnects").textContent === "");
+    await state(page, "open");
+  };
+  await press("cut");
+  await row("connect first").waitFor();
+  await connect(page, "ann");
+  for (const [fault, code] of [["cut", "1006"], ["expire", "4401"], ["slow", "4413"], ["restart", "1012"]]) {
+    await press(fault);
+    await row("ended 1 connection").waitFor();
+    await row(new RegExp(`waiting.*${code}`)).waitFor();
+    await again();
+  }
+  await press("forget");
+  await row(/fault.*forget/).waitFor();
+  await press("cut");
+  await row("something may have been missed").waitFor();
+  await again();
+  await press("refuse");
+  await row(/fault.*refuse/).waitFor();
+  await press("cut");
+  await row(/waiting.*1013/).waitFor();
+  await picture(page, "faults");
+});

@@ -47,6 +47,7 @@ impl Rejection {
             | Rejection::Pending(_)
             | Rejection::Kept(_)
             | Rejection::Draining
+            | Rejection::Refusing
             | Rejection::Spreads(_)
             | Rejection::Busy(_)
             | Rejection::Streams(_)

@@ -345,12 +345,14 @@ impl Exchange {
         let headers = request.headers();
         let chunked = http::check_framing(headers, hidden).map_err(Rejection::BadRequest)?;
         check_repeated(headers)?;
-        if self.server.live().settings.dev {
+        let is_dev = self.server.live().settings.dev;
+        if is_dev {
             dev::check(headers, &self.server.live().settings.websocket.allowed_origins)?;
         }
+        let is_fault = is_dev && dev::fault::is_wanted(&request);
         let path = request.uri().path();
         let api = path == "/api" || path.starts_with("/api/");
-        if chunked && !(api && request.method() == Method::POST) {
+        if chunked && !(api && request.method() == Method::POST || is_fault) {
             return Err(Rejection::BadRequest(
                 "a request like this has no body, so it must not have Transfer-Encoding",
             )
@@ -379,9 +381,13 @@ impl Exchange {
                 Err(rejection) => Err(rejection.into()),
             };
         }
-        if self.server.live().settings.dev
-            && let Some(page) = dev::answer(&request)
-        {
+        if is_fault {
+            let deadline = self.lock().deadline;
+            // Boxed as above.
+            let answer = Box::pin(dev::fault::answer(&self.server, &self.waiting, deadline, request));
+            return Ok((answer.await?, None));
+        }
+        if is_dev && let Some(page) = dev::answer(&request) {
             return Ok((page, None));
         }
         let head = Head {

@@ -1,5 +1,7 @@
 //! The page that a server for development (`--dev`) shows at `/`, for trying channels by hand, and the client that it
-//! uses.
+//! uses. It also causes faults, by [`fault`].
+
+pub(crate) mod fault;
 
 use std::sync::LazyLock;
 
