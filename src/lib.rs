@@ -46,7 +46,7 @@
 //! ([`hub::Hub::relieve`]). When all histories together do, the oldest messages go ([`hub::Hub::relieve_history`]).
 //!
 //! [`jane`] is a client for people at a terminal, and [`bench`](mod@bench) the load generator of `philotectl bench` and
-//! `benches/`. [`completions`] completes the command lines of all three programs. The rest serves several of them:
+//! `benches/`. [`conformance`] tests clients, for `philotectl conformance`. [`completions`] completes the command lines of all three programs. The rest serves several of them:
 //! [`root_certificates`], [`timestamp`], [`installation`] (which commands work here), [`terminal`], [`escape`] (characters that
 //! people cannot see), [`regular_file`], `unix_socket`, `http` (what all HTTP listeners share) and `sync` (locks). `fuzz`, which no
 //! shipped build has, tries all
@@ -54,7 +54,7 @@
 //!
 //! # Which part may use which
 //!
-//! Binaries > daemon, ctl, jane > bench, server, admin > cluster > hub > outbox, feed > message, frame, close, token > timestamp, orders.
+//! Binaries > daemon, ctl, jane > bench, conformance, server, admin > cluster > hub > outbox, feed > message, frame, close, token > timestamp, orders.
 //! The hub uses no socket, ctl neither hub nor server, bench only tokens and root certificates, config only what it
 //! parses with. `tests/architecture` checks this.
 
@@ -64,6 +64,7 @@ pub mod close;
 pub mod cluster;
 pub mod completions;
 pub mod config;
+pub mod conformance;
 pub mod ctl;
 pub mod daemon;
 pub mod escape;

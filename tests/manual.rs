@@ -310,6 +310,33 @@ fn every_right_of_the_http_api_is_described() {
     expect_nothing(&missing.map(|name| format!("{} has no {name}", page.name)).collect::<Vec<_>>());
 }
 
+/// The text of a part of a page, without the macros of its lines.
+fn plain(page: &Page) -> String {
+    let mut text = String::new();
+    for line in page.text.lines() {
+        let line = line.strip_prefix(".Ql ").unwrap_or(line).replace("\\(dq", "\"");
+        let (word, mark) = line.rsplit_once(' ').unwrap_or((&line, ""));
+        match line.starts_with('.') {
+            true => text.push('\n'),
+            // A mark after the argument of a macro follows it directly.
+            false if [",", ".", ";"].contains(&mark) => text += &format!("{word}{mark} "),
+            false => text += &format!("{line} "),
+        }
+    }
+    text
+}
+
+#[test]
+fn every_case_of_conformance_tests_a_sentence_of_the_manual() {
+    let text = plain(&Page::read("philote-v1.7").section("WRITING A CLIENT"));
+    let cases: Vec<_> = philote::conformance::cases().collect();
+    assert!(cases.len() > 20);
+    let missing = cases.iter().filter(|case| !text.contains(&format!("{} ", case.sentence)));
+    let missing =
+        missing.map(|case| format!("philote-v1(7) lacks the sentence of {}: {}", case.name, case.sentence));
+    expect_nothing(&missing.collect::<Vec<_>>());
+}
+
 /// mdoc takes a quotation mark at the beginning of an argument as its own and does not print it.
 #[test]
 fn no_quotation_mark_is_lost_in_mdoc() {

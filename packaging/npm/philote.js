@@ -1245,7 +1245,7 @@ export class Philote {
         this.#joined.clear();
         this.#replay.clear();
         this.#pace = new Pace();
-        this.#socket?.close();
+        this.#socket?.close(1000);
         this.#socket = undefined;
         for (const { reject } of this.#sent.values())
             reject(new PhiloteError(code, sentence));

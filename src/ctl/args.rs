@@ -8,6 +8,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 
 use super::actions::{DisconnectArgs, LevelArgs, PublishArgs};
 use super::complete;
+use super::conformance::ConformanceArgs;
 use super::follow::EventsArgs;
 use super::lists::{ChannelsArgs, ConnectionsArgs, RefusedArgs, Watch};
 use super::top::TopArgs;
@@ -38,7 +39,8 @@ pub(super) struct Arguments {
     /// Print one JSON document, with times in RFC 3339 UTC, sizes in bytes and durations in seconds
     #[arg(long, global = true, help_heading = COMMON)]
     pub(super) json: bool,
-    /// How long to wait for the daemon [default: 10s; reload 2m, wait-ready 30s]
+    /// How long to wait for the daemon, or for a case of conformance [default: 10s; reload 2m, wait-ready 30s,
+    /// conformance 45s]
     #[arg(long, global = true, value_name = "DURATION", value_parser = positive, help_heading = COMMON)]
     pub(super) timeout: Option<Duration>,
     #[command(subcommand)]
@@ -109,6 +111,8 @@ pub(super) enum Command {
     WaitReady,
     /// Load a Philote server, and measure the cost of each delivery and each connection
     Bench(Options),
+    /// Test a client of philote.v1 with faults, and print what it got wrong; exit status 1 if it failed a case
+    Conformance(ConformanceArgs),
     /// Print a script that makes a shell complete this program's command lines
     Completions {
         /// The shell

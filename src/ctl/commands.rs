@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::args::{Arguments, Command, Secret, Token};
 use super::print::{Facts, bytes, count, in_json, list, many};
 use super::{
-    Complaint, Exit, PROGRAM, Report, actions, bench, cluster, doctor, follow, instances, lists, top,
+    Complaint, Exit, PROGRAM, Report, actions, bench, cluster, conformance, doctor, follow, instances, lists,
+    top,
 };
 use crate::admin::api::{
     ClusterStatus, Hidden, InspectRequest, Inspection, IssuedToken, Reloaded, SecretChanged, SecretSet,
@@ -69,6 +70,9 @@ pub(super) fn run(arguments: &Arguments, style: Style) -> Result<Report, Complai
             Command::Publish(args) => actions::publish(&client(ANSWER), args, json).await?,
             Command::LogLevel(args) => actions::log_level(&client(ANSWER), args, json).await?,
             Command::Events(args) => follow::events(&client(ANSWER), args, json, style).await?,
+            Command::Conformance(args) => {
+                conformance::conformance(args, arguments.timeout, json, style).await?
+            }
             Command::Completions { shell } => Report::new(completions::script(PROGRAM, *shell)),
             Command::Token(token) => {
                 let answer = client(ANSWER).issue_token(&request(token)).await?;

@@ -6,6 +6,7 @@ mod bench;
 mod cluster;
 mod commands;
 mod complete;
+mod conformance;
 mod doctor;
 mod follow;
 mod instances;
@@ -125,7 +126,7 @@ fn several() -> Option<Arguments> {
 
 /// Says which daemon has answered if several run here and none was named, for instance a system's and one's own.
 fn tell_of_others(arguments: &Arguments) {
-    if matches!(arguments.command, Command::Instances) {
+    if matches!(arguments.command, Command::Instances | Command::Conformance(_)) {
         return;
     }
     let paths = path::for_client(arguments.named(), |name| std::env::var_os(name));

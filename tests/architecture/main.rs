@@ -16,6 +16,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("token", &["message", "timestamp", "regular_file"]),
     ("admin", &["http", "installation", "orders", "sync", "timestamp", "token", "unix_socket"]),
     ("bench", &["token", "root_certificates"]),
+    ("conformance", &["timestamp"]),
     ("config", &["escape", "timestamp", "regular_file"]),
     (
         "ctl",
@@ -24,6 +25,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "admin",
             "bench",
             "completions",
+            "conformance",
             "escape",
             "installation",
             "timestamp",

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that fails should say where")]
 
 mod commands;
+mod conformance;
 mod fake;
 mod instances;
 mod lists;
