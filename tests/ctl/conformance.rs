@@ -1,10 +1,16 @@
 //! `philotectl conformance`: its list, its table, its document and its exit statuses. tests/peers tests it with clients.
 
 use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::process::{Ended, philotectl, run};
+
+/// How long a step may take before the test fails.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs it with a shell script as the client. No daemon is there.
 fn conformance(options: &str, script: &str) -> Ended {
@@ -48,6 +54,38 @@ fn a_client_that_fails_is_shown_with_what_was_found() {
         "{}",
         ended.out
     );
+}
+
+/// Whether a process is there and not a zombie.
+fn runs(pid: &str) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:") && !line.contains('Z'))
+}
+
+/// They are in process groups of their own, so that the terminal does not interrupt them.
+#[test]
+fn the_clients_end_with_a_test_that_is_interrupted() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("pid");
+    let hello = "echo '{\"event\":\"hello\",\"version\":1}'";
+    let script = format!("sleep 600 & echo $! >{0}.new; mv {0}.new {0}; {hello}; wait", file.display());
+    let mut command = philotectl(Path::new("/no/such.sock"), "conformance --case cut --");
+    command.args(["/bin/sh", "-c", &script]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut philotectl = command.spawn().unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let pid = loop {
+        assert!(Instant::now() < deadline, "the client has not started");
+        match std::fs::read_to_string(&file) {
+            Ok(pid) => break pid.trim().to_owned(),
+            Err(_) => std::thread::yield_now(),
+        }
+    };
+    kill_process(Pid::from_child(&philotectl), Signal::INT).unwrap();
+    assert_eq!(philotectl.wait().unwrap().code(), Some(1));
+    while runs(&pid) {
+        assert!(Instant::now() < deadline, "the client still runs");
+        std::thread::yield_now();
+    }
 }
 
 #[test]

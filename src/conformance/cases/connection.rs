@@ -1,6 +1,7 @@
 //! When to reconnect, how long to wait, and when to stop.
 
-use std::future::Future;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
@@ -43,7 +44,7 @@ pub(super) async fn cut(scene: &mut Scene) -> Result<(), Broken> {
 }
 
 pub(super) async fn unavailable(scene: &mut Scene) -> Result<(), Broken> {
-    refused(scene, |attempt| attempt.unavailable()).await
+    refused(scene, Attempt::unavailable).await
 }
 
 pub(super) async fn full(scene: &mut Scene) -> Result<(), Broken> {
@@ -57,11 +58,23 @@ pub(super) async fn full(scene: &mut Scene) -> Result<(), Broken> {
     .await
 }
 
+pub(super) async fn rejected(scene: &mut Scene) -> Result<(), Broken> {
+    let (tokens, was_repeated) = (RefCell::new(BTreeSet::new()), Cell::new(false));
+    refused(scene, async |attempt| {
+        let Ok(mut peer) = attempt.upgrade().await else { return };
+        let Ok(auth) = peer.auth().await else { return };
+        was_repeated.set(was_repeated.get() || !tokens.borrow_mut().insert(auth.token));
+        peer.close(4401, "the token's signature is invalid").await;
+    })
+    .await?;
+    if was_repeated.get() {
+        return Err(Broken("it sent a refused token again".into()));
+    }
+    Ok(())
+}
+
 /// Refuses attempts for some time, counts them, and accepts the next one.
-async fn refused<F: Future<Output = ()>>(
-    scene: &mut Scene,
-    refuse: impl Fn(Attempt) -> F,
-) -> Result<(), Broken> {
+async fn refused(scene: &mut Scene, refuse: impl AsyncFn(Attempt)) -> Result<(), Broken> {
     scene.connect(Timers::QUICK.backoff(FIRST_WAIT, LONGEST_WAIT)).await;
     let first = scene.attempt().await;
     let began = Instant::now();

@@ -72,6 +72,9 @@ cases! {
     "expired", tokens::expired:
         "closes the connection with 4401",
         "After 4401, get another token for the next attempt.";
+    "rejected", connection::rejected:
+        "closes each connection with 4401 for three seconds",
+        "A token that was refused is not sent again, and its refusal is a failed attempt.";
     "renewal", tokens::renewal:
         "accepts a token that expires in 16 seconds",
         "Get another token before expires_at, and send it on the open connection.";

@@ -86,7 +86,7 @@ function lost(code, reason) {
   const { backoff_first: first, backoff_longest: longest } = options.timers;
   attempts = wasOpen ? 0 : attempts + 1;
   let wait = Math.random() * Math.min(longest, first * 2 ** Math.min(attempts, DOUBLINGS));
-  if (is("unavailable") || is("full")) wait = 0;
+  if (["unavailable", "full", "rejected"].some(is)) wait = 0;
   if (is("restart")) wait = 0;
   setTimeout(connect, wait);
 }
