@@ -39,6 +39,8 @@ close_reasons! {
     ProtocolError: 1002, "protocol_error", "the WebSocket protocol was broken";
     /// Text that is not UTF-8.
     InvalidUtf8: 1007, "invalid_utf8", "text that is not UTF-8";
+    /// A compressed message that cannot be decompressed.
+    BadCompression: 1007, "bad_compression", "a compressed message is corrupt";
     /// A message did not arrive whole in time.
     MessageTooSlow: 1008, "message_too_slow", "a message took too long to arrive";
     /// A message came in too many fragments.

@@ -1,9 +1,13 @@
 //! Encoded WebSocket frames, which all readers share.
 
+mod compressed;
+
 use std::ops::Deref;
 use std::sync::Arc;
 
+pub(crate) use self::compressed::{Compressed, Deflated};
 use crate::close::CloseReason;
+use crate::deflate::Window;
 
 /// The longest header of a server's frame: two bytes and a 64-bit length (RFC 6455 section 5.2; servers do not mask).
 const MAX_HEADER: usize = 10;
@@ -29,12 +33,18 @@ impl Frame {
     ///
     /// The length of the header is known only after the payload is written, so the payload is moved up to the header.
     pub(crate) fn append_text(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+        Frame::append(out, TEXT, write);
+    }
+
+    /// Appends a frame with this first byte.
+    #[inline]
+    fn append(out: &mut Vec<u8>, first: u8, write: impl FnOnce(&mut Vec<u8>)) {
         let start = out.len();
         out.extend_from_slice(&[0; MAX_HEADER]);
         write(out);
         let length = out.len() - start - MAX_HEADER;
         let (size, mut header) = (header_size(length), [0; MAX_HEADER]);
-        header[0] = TEXT;
+        header[0] = first;
         match size {
             2 => header[1] = length as u8,
             4 => {
@@ -69,12 +79,18 @@ impl Frame {
         Frame::control(PING, &[])
     }
 
-    /// Encodes a client's message as the server would send it.
-    pub(crate) fn echo(message: &[u8], is_binary: bool) -> Frame {
+    /// Encodes a client's message as the server would send it to a reader with this window.
+    pub(crate) fn echo(message: &[u8], is_binary: bool, window: Option<Window>) -> Frame {
         let mut bytes = Vec::new();
         Frame::append_text(&mut bytes, |out| out.extend_from_slice(message));
+        if window.is_some()
+            && let Some((compressed, _)) = Compressed::new(&Frame::finished(&bytes, 1), 1, false)
+            && let Some(frame) = compressed.whole().and_then(|deflated| deflated.for_window(window))
+        {
+            bytes = frame.to_vec();
+        }
         if is_binary {
-            bytes[0] = BINARY;
+            bytes[0] = bytes[0] & !TEXT | BINARY;
         }
         Frame::finished(&bytes, 1)
     }

@@ -2,7 +2,7 @@
 //! socket.
 //!
 //! In reading order: [`Channel`] is one channel with its [`reader_set`], [`publish`] queues a message to its readers, [`flush_list`] collects the
-//! outboxes to write, and [`flush`] writes them. [`history`] keeps a channel's last messages, as many as its [`retention`]
+//! outboxes to write, and [`flush`] writes them. [`compression`] compresses a message before that. [`history`] keeps a channel's last messages, as many as its [`retention`]
 //! tells, [`resume`] delivers them
 //! to a client that returns, and [`sweep`] drops the oldest, which it finds by the index in [`ages`]. [`connection`] is one
 //! connection, [`enter`] changes its [`memberships`], which are the channels that it reads, and [`heartbeat`] decides whether
@@ -15,6 +15,7 @@
 //! None is held across a system call or an await.
 
 mod ages;
+mod compression;
 mod connection;
 mod enter;
 mod feed;
@@ -44,6 +45,8 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use self::ages::Ages;
+use self::compression::Compression;
+pub use self::compression::CompressionFigures;
 use self::connection::ById;
 pub use self::connection::{Connection, ConnectionStats};
 pub use self::enter::EnterError;
@@ -87,6 +90,8 @@ struct Channel {
     round: AtomicU32,
     /// The number of `readers`. A list of channels reads it without waiting for a publish to a large channel.
     reader_count: AtomicU32,
+    /// How many of them take compressed messages. A publish reads it without the lock.
+    compressing: AtomicU32,
     readers: Mutex<Readers>,
 }
 
@@ -99,6 +104,7 @@ impl Channel {
             rate: AtomicU32::new(0),
             round: AtomicU32::new(0),
             reader_count: AtomicU32::new(0),
+            compressing: AtomicU32::new(0),
             readers: Mutex::new(Readers {
                 connections: ReaderSet::default(),
                 history: None,
@@ -220,6 +226,7 @@ pub struct Hub {
     feed: Arc<Feed>,
     /// The channels with a history, by the age of their oldest message.
     ages: Ages<Arc<Channel>>,
+    compression: Compression,
     /// Learns which channels got their first reader or lost their last one.
     interest: OnceLock<Arc<Interest>>,
 }
@@ -238,6 +245,7 @@ impl Hub {
             ages: Ages::new(),
             watched: Watched::default(),
             feed: Arc::default(),
+            compression: Compression::default(),
             interest: OnceLock::new(),
         }
     }
@@ -295,6 +303,7 @@ impl Hub {
             channel.sampled.store(channel.messages.load(Relaxed) as u32, Relaxed);
         }
         readers.connections.insert(connection.clone());
+        channel.compressing.fetch_add(connection.compresses().into(), Relaxed);
         self.change_watch(&channel, &mut readers, |watch, now| watch.join(connection, now));
         if readers.connections.len() == 1 {
             self.watch_for_others(&channel, &mut readers);
@@ -311,6 +320,7 @@ impl Hub {
         let mut shard = lock(self.channels.shard(channel.name.as_str()));
         let mut readers = lock(&channel.readers);
         readers.remove(connection);
+        channel.compressing.fetch_sub(connection.compresses().into(), Relaxed);
         self.change_watch(channel, &mut readers, |watch, now| watch.part(connection, now));
         if readers.told {
             self.feed.left(&channel.name, connection.id());

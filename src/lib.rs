@@ -25,7 +25,8 @@
 //! 4. [`hub`] finds the channel's readers and has the delivery encoded once, as a finished [`frame`]. `hub/publish.rs` takes
 //!    the channel's lock, which makes the one order in which all readers see its messages. With a history, `hub/history.rs` numbers and keeps
 //!    the message; `hub/resume.rs` delivers what a client missed when it returns.
-//! 5. The same bytes go into each reader's [`outbox`], which judges slow readers and closes their connections.
+//! 5. The same bytes go into each reader's [`outbox`], or a compressed form that `hub/compression.rs` has made before (`deflate`,
+//!    `frame/compressed.rs`), if the reader negotiated that. The outbox judges slow readers and closes their connections.
 //! 6. When the messages of one read are queued, the publisher's task writes each of these outboxes with one system call
 //!    (`hub/flush.rs`, `outbox/write.rs`, `server/accept/sink.rs`). A reader's own task is woken only if its socket was full.
 //!
@@ -54,7 +55,7 @@
 //!
 //! # Which part may use which
 //!
-//! Binaries > daemon, ctl, jane > bench, conformance, server, admin > cluster > hub > outbox, feed > message, frame, close, token > timestamp, orders.
+//! Binaries > daemon, ctl, jane > bench, conformance, server, admin > cluster > hub > outbox, feed > message, frame, close, token > deflate, timestamp, orders.
 //! The hub uses no socket, ctl neither hub nor server, bench only tokens and root certificates, config only what it
 //! parses with. `tests/architecture` checks this.
 
@@ -67,6 +68,7 @@ pub mod config;
 pub mod conformance;
 pub mod ctl;
 pub mod daemon;
+mod deflate;
 pub mod escape;
 pub mod feed;
 pub mod frame;

@@ -28,6 +28,7 @@ use self::queue::Queue;
 pub use self::socket::{Sink, Socket};
 use self::write::{write, write_one};
 use crate::close::CloseReason;
+use crate::deflate::Window;
 use crate::frame::Frame;
 use crate::sync::lock;
 
@@ -76,6 +77,8 @@ pub struct Outbox {
     /// The most messages that were queued at once.
     greatest: AtomicU32,
     phase: AtomicPhase,
+    /// The window of the compressed messages that its reader takes, if any.
+    pub(crate) window: Option<Window>,
     queue: Mutex<Queue>,
     budget: Arc<Budget>,
 }
@@ -130,6 +133,7 @@ impl Outbox {
             alone: AtomicU32::new(0),
             greatest: AtomicU32::new(0),
             phase: AtomicPhase::new(Phase::Held),
+            window: None,
             queue: Mutex::new(Queue::default()),
             budget,
         }

@@ -72,6 +72,7 @@ fn defaults(memory: usize) -> Settings {
             ping_interval: seconds(25),
             pong_timeout: seconds(10),
             show_subject: true,
+            compression: None,
         },
         http: HttpSettings { keep_alive_timeout: seconds(75) },
         limits: LimitSettings {

@@ -13,8 +13,8 @@ use super::unresolved::Unresolved;
 use super::value_types::{
     ChannelHistories, Choice, DrainPeriod, Flag, GIB, JwksFile, KIB, MESSAGES, MIB, Mode, NatsServers,
     NodeName, Number, OptionalAddress, OptionalPath, OptionalSecretFile, OptionalText, Period, Proxies,
-    PublicKeyFiles, Raw, Size, SubjectPrefix, TIB, TTL, ValueType, WebOrigins, quoted, read_listen, seconds,
-    show_listen, socket_path,
+    PublicKeyFiles, Raw, Size, SizeOrOff, SubjectPrefix, TIB, TTL, ValueType, WebOrigins, quoted,
+    read_listen, seconds, show_listen, socket_path,
 };
 
 /// The value of `admin.socket` for no admin socket.
@@ -271,6 +271,7 @@ pub static KEYS: &[Key] = &[
     key!("websocket.ping_interval", None, Live, websocket.ping_interval, Period(PERIODS)),
     key!("websocket.pong_timeout", None, Live, websocket.pong_timeout, Period(PERIODS)),
     key!("websocket.show_subject", None, Live, websocket.show_subject, Flag),
+    key!("websocket.compression", None, Live, websocket.compression, SizeOrOff(1..=LARGEST_MESSAGE)),
     key!("http.keep_alive_timeout", None, Live, http.keep_alive_timeout, Period(PERIODS)),
     key!("limits.queue_messages", None, Live, limits.queue_messages, Number(1..=10_000_000)),
     key!("limits.queue_bytes", None, Live, limits.queue_bytes, Size(4 * KIB..=GIB)),

@@ -89,6 +89,9 @@ pub struct WebSocketSettings {
     pub pong_timeout: Duration,
     /// Whether readers see the publisher's `sub`.
     pub show_subject: bool,
+    /// The length from which a message is compressed for clients that offer it, in bytes. `None` if compression is off: then
+    /// it is not negotiated.
+    pub compression: Option<usize>,
 }
 
 /// HTTP connections: the API, health checks, and upgrades to WebSocket.

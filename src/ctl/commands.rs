@@ -179,6 +179,11 @@ fn status(status: &Status, style: Style) -> String {
         facts.add("over their rate", many(status.rate_limited, "message"));
     }
     facts.add("deliveries", rate(status.deliveries_per_second, status.deliveries));
+    if let Some(compression) = &status.compression {
+        let (before, after) = (bytes(style, compression.bytes_before), bytes(style, compression.bytes_after));
+        let messages = many(compression.messages, "message");
+        facts.add("compressed", format!("{messages}, {before} to {after}"));
+    }
     facts.add(
         "queued",
         format!("{} of {}", bytes(style, status.queued_bytes), bytes(style, status.max_queued_bytes)),

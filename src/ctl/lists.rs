@@ -190,7 +190,7 @@ fn columns(columns: &[Column], with_node: bool) -> Vec<Column> {
     columns.iter().copied().chain(with_node.then_some(NODE)).collect()
 }
 
-const OPEN: [Column; 10] = [
+const OPEN: [Column; 11] = [
     Column::whole("ID"),
     Column::text("SUBJECT"),
     Column::whole("ADDRESS").spare(1),
@@ -201,6 +201,7 @@ const OPEN: [Column; 10] = [
     Column::figure("IN"),
     Column::figure("OUT"),
     Column::text("CHANNELS").spare(2),
+    Column::whole("COMPRESSED").spare(5),
 ];
 
 fn open(answer: &Connections, style: Style) -> Report {
@@ -219,6 +220,7 @@ fn open(answer: &Connections, style: Style) -> Report {
             count(style, connection.messages_in),
             count(style, connection.messages_out),
             channels_cell(connection),
+            if connection.compression { "yes" } else { "no" }.to_owned(),
         ];
         table.add(row.into_iter().chain(connection.node.clone()).collect());
     }

@@ -109,6 +109,14 @@ impl Control for DaemonControl {
             secret_source: secrets.source().to_string(),
             secrets: secrets.iter().count() as u64,
             rate_limited: server.counters.rate_limited.load(Relaxed),
+            compression: live.settings.websocket.compression.map(|_| {
+                let figures = server.hub.compression();
+                api::CompressionStatus {
+                    messages: figures.messages,
+                    bytes_before: figures.before,
+                    bytes_after: figures.after,
+                }
+            }),
             last_reload: crate::sync::lock(&self.last_reload).clone(),
             log_records_dropped: self.log.dropped(),
             cluster: server.cluster.as_ref().map(|cluster| cluster_status(cluster.status())),

@@ -152,6 +152,7 @@ fn row(server: &Server, connection: &hub::Connection, names: usize) -> Connectio
         may: may.unwrap_or_default(),
         expires_at: claims.expires().map(Timestamp::from_unix),
         closing: connection.outbox.closing().map(|reason| reason.name().to_owned()),
+        compression: connection.compresses(),
     }
 }
 

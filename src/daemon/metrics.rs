@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::reload::LastReload;
 use crate::cluster::ClusterStatus;
+use crate::hub::CompressionFigures;
 use crate::log::LogHandle;
 use crate::metrics::{Exposition, Kind::Counter, Kind::Gauge};
 use crate::server::Server;
@@ -67,6 +68,7 @@ impl Metrics {
         all.add("philote_messages_received_total", Counter, "Messages from clients and backends.", messages);
         let deliveries = server.hub.deliveries();
         all.add("philote_deliveries_total", Counter, "Messages queued for readers.", deliveries);
+        compression(server.hub.compression(), &mut all);
         let refused =
             [("bad_message", count(&counters.bad_messages)), ("forbidden", count(&counters.forbidden))];
         let name = "philote_messages_refused_total";
@@ -179,6 +181,16 @@ impl Metrics {
             all.add("process_cpu_seconds_total", Counter, "Processor time used.", seconds);
         }
     }
+}
+
+/// Adds what compression has saved.
+fn compression(figures: CompressionFigures, all: &mut Exposition) {
+    let help = "Messages compressed, each once for all its readers.";
+    all.add("philote_messages_compressed_total", Counter, help, figures.messages);
+    let help = "Bytes of the messages that were compressed, before that.";
+    all.add("philote_compression_input_bytes_total", Counter, help, figures.before);
+    let help = "Bytes of the messages that were compressed, after that.";
+    all.add("philote_compression_output_bytes_total", Counter, help, figures.after);
 }
 
 /// Adds what this node knows of its cluster.

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::Heartbeat;
 use super::memberships::Memberships;
+use crate::deflate::Window;
 use crate::message::ChannelName;
 use crate::outbox::{Budget, Outbox, OutboxStats, Seconds};
 use crate::sync::lock;
@@ -98,6 +99,18 @@ impl Connection {
             bytes_in: AtomicU64::new(0),
             detached: AtomicBool::new(false),
         }
+    }
+
+    /// Has it send and receive compressed messages, with this window for those that are sent.
+    #[must_use]
+    pub(crate) fn with_window(mut self, window: Option<Window>) -> Connection {
+        self.outbox.window = window;
+        self
+    }
+
+    /// Returns whether it has negotiated compression.
+    pub fn compresses(&self) -> bool {
+        self.outbox.window.is_some()
     }
 
     /// Returns its id, a random UUID, which is the `issuer` of its messages.

@@ -61,6 +61,12 @@ impl FlushList {
     /// Returns the index of a frame, which is the last one if it is pushed to many readers in turn.
     fn index(&mut self, frame: &Frame) -> u32 {
         if !self.frames.last().is_some_and(|last| last.is(frame)) {
+            // Readers with and without compression take the last two frames in turn.
+            if let [.., before, _] = &self.frames[..]
+                && before.is(frame)
+            {
+                return self.frames.len() as u32 - 2;
+            }
             self.frames.push(frame.clone());
         }
         self.frames.len() as u32 - 1

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use super::history::History;
-use super::publish::are;
+use super::publish::Excluded;
 use super::{Connection, FlushList, Hub, sweep};
 use crate::frame::Frame;
 use crate::message::{ChannelName, MessageId};
@@ -66,7 +66,10 @@ impl Hub {
     /// caller hands them over in the order of the log. Returns the number of readers.
     pub fn deliver_logged(&self, logged: &Logged<'_>, flush_list: &mut FlushList) -> usize {
         let now = Instant::now();
-        let queued = self.keep_in(logged.channel.as_str(), &mut None, now, |channel, readers| {
+        let mut found = self.find_or_keep(logged.channel.as_str());
+        let compressed = found.as_ref().filter(|_| logged.live);
+        let compressed = compressed.and_then(|channel| self.compress(channel, logged.frame, logged.excluded));
+        let queued = self.keep_in(logged.channel.as_str(), &mut found, now, |channel, readers| {
             let frame = match readers.history_from(&self.keeping, logged.channel, now) {
                 Some(history) => history.record_at(logged.frame, logged.first, logged.at, now),
                 None => readers.end_history(logged.frame, Some(logged.first)),
@@ -74,9 +77,10 @@ impl Hub {
             if !logged.live {
                 return 0;
             }
-            let is_excluded = are(logged.excluded);
-            let is_excluded = |reader: &Arc<Connection>| is_excluded(reader) || readers.holds_back(reader);
-            self.push(channel, readers, &frame, is_excluded, flush_list)
+            let deflated = compressed.as_ref().and_then(|compressed| compressed.end(&frame));
+            let is_excluded =
+                |reader: &Arc<Connection>| logged.excluded.excludes(reader) || readers.holds_back(reader);
+            self.push(channel, readers, (&frame, deflated.as_ref()), is_excluded, flush_list)
         });
         self.reach(logged.first + logged.frame.messages() as u64 - 1);
         self.relieve_history(now, sweep::CHANNELS_PER_PUBLISH);

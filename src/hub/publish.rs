@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use super::{Channel, Connection, FlushList, Hub, Readers, sweep};
-use crate::frame::Frame;
+use crate::frame::{Compressed, Deflated, Frame};
 use crate::message::{Batch, ChannelName, Delivery, MessageId};
 use crate::outbox::Pushed;
 use crate::sync::lock;
@@ -35,7 +35,7 @@ impl Hub {
         publisher: Option<&Arc<Connection>>,
         flush_list: &mut FlushList,
     ) -> usize {
-        self.queue(delivery.channel, || delivery.encode(), is(publisher), flush_list).readers
+        self.queue(delivery.channel, || delivery.encode(), publisher, flush_list).readers
     }
 
     /// Publishes as [`Hub::publish`] does, to all readers except these. Returns the message's id, too.
@@ -45,7 +45,7 @@ impl Hub {
         excluded: &[Arc<Connection>],
         flush_list: &mut FlushList,
     ) -> Queued {
-        self.queue(delivery.channel, || delivery.encode(), are(excluded), flush_list)
+        self.queue(delivery.channel, || delivery.encode(), excluded, flush_list)
     }
 
     /// Publishes a frame that is encoded already, as [`Hub::publish_except`] does.
@@ -56,7 +56,7 @@ impl Hub {
         excluded: &[Arc<Connection>],
         flush_list: &mut FlushList,
     ) -> usize {
-        self.queue(channel, || frame.clone(), are(excluded), flush_list).readers
+        self.queue(channel, || frame.clone(), excluded, flush_list).readers
     }
 
     /// Publishes the messages of `batch` together, as [`Hub::publish`] does, and empties it.
@@ -70,7 +70,7 @@ impl Hub {
         if batch.is_empty() {
             return 0;
         }
-        let queued = self.queue_to(batch.channel(), target, || batch.encode(), is(publisher), flush_list);
+        let queued = self.queue_to(batch.channel(), target, || batch.encode(), publisher, flush_list);
         if queued.refused {
             batch.refuse();
         } else {
@@ -83,10 +83,10 @@ impl Hub {
         &self,
         name: &str,
         encode: impl FnOnce() -> Frame,
-        is_excluded: impl Fn(&Arc<Connection>) -> bool,
+        excluded: impl Excluded,
         flush_list: &mut FlushList,
     ) -> Queued {
-        self.queue_to(name, &mut Target::default(), encode, is_excluded, flush_list)
+        self.queue_to(name, &mut Target::default(), encode, excluded, flush_list)
     }
 
     fn queue_to(
@@ -94,7 +94,7 @@ impl Hub {
         name: &str,
         target: &mut Target,
         encode: impl FnOnce() -> Frame,
-        is_excluded: impl Fn(&Arc<Connection>) -> bool,
+        excluded: impl Excluded,
         flush_list: &mut FlushList,
     ) -> Queued {
         if target.0.as_ref().is_none_or(|channel| channel.name.as_str() != name) {
@@ -102,32 +102,38 @@ impl Hub {
         }
         let Some(channel) = &target.0 else { return Queued::default() };
         let frame = encode();
+        let compressed = self.compress(channel, &frame, excluded.connections());
         let readers = lock(&channel.readers);
         if readers.retention.is_on() || readers.history.is_some() || readers.gone {
             drop(readers);
-            return self.queue_kept(name, target, &frame, is_excluded, flush_list);
+            return self.queue_kept(name, target, &frame, compressed.as_deref(), excluded, flush_list);
         }
-        let readers = self.push(channel, &readers, &frame, is_excluded, flush_list);
+        let deflated = compressed.as_deref().and_then(Compressed::whole);
+        let is_excluded = |reader: &Arc<Connection>| excluded.excludes(reader);
+        let readers = self.push(channel, &readers, (&frame, deflated), is_excluded, flush_list);
         Queued { readers, ..Queued::default() }
     }
 
-    /// Pushes a frame to a channel's readers. The channel is locked.
+    /// Pushes a frame, or its compressed form to those that take it, to a channel's readers. The channel is locked.
     pub(super) fn push(
         &self,
         channel: &Channel,
         readers: &Readers,
-        frame: &Frame,
+        (frame, deflated): (&Frame, Option<&Deflated>),
         is_excluded: impl Fn(&Arc<Connection>) -> bool,
         flush_list: &mut FlushList,
     ) -> usize {
-        let mut queued = 0;
         // A plain store suffices, because only the holder of the lock writes.
         channel.messages.store(channel.messages.load(Relaxed) + frame.messages() as u64, Relaxed);
-        readers.connections.iter().for_each(|reader| {
-            if !is_excluded(reader) {
-                queued += usize::from(flush_list.push(reader, frame) != Pushed::Closing);
+        let readers = readers.connections.iter().filter(|reader| !is_excluded(reader));
+        let mut push = |reader, frame| usize::from(flush_list.push(reader, frame) != Pushed::Closing);
+        let queued: usize = match deflated {
+            None => readers.map(|reader| push(reader, frame)).sum(),
+            Some(deflated) => {
+                let taken = |reader: &Connection| deflated.for_window(reader.outbox.window).unwrap_or(frame);
+                readers.map(|reader| push(reader, taken(reader))).sum()
             }
-        });
+        };
         self.deliveries.fetch_add((queued * frame.messages()) as u64, Relaxed);
         queued
     }
@@ -139,7 +145,8 @@ impl Hub {
         name: &str,
         target: &mut Target,
         frame: &Frame,
-        is_excluded: impl Fn(&Arc<Connection>) -> bool,
+        compressed: Option<&Compressed>,
+        excluded: impl Excluded,
         flush_list: &mut FlushList,
     ) -> Queued {
         let now = Instant::now();
@@ -151,8 +158,11 @@ impl Hub {
                 Some(history) => (history.record(frame, now), Some(history.id_of(history.last()))),
                 None => (readers.end_history(frame, None), None),
             };
-            let is_excluded = |reader: &Arc<Connection>| is_excluded(reader) || readers.holds_back(reader);
-            let readers = self.push(channel, readers, &frame, is_excluded, flush_list);
+            let deflated = compressed.and_then(|compressed| compressed.end(&frame));
+            let is_excluded =
+                |reader: &Arc<Connection>| excluded.excludes(reader) || readers.holds_back(reader);
+            let frames = (&frame, deflated.as_ref());
+            let readers = self.push(channel, readers, frames, is_excluded, flush_list);
             Queued { readers, last, refused: false }
         });
         self.relieve_history(now, sweep::CHANNELS_PER_PUBLISH);
@@ -160,7 +170,7 @@ impl Hub {
     }
 
     /// Returns a channel. Creates it if there is none and it would have a history.
-    fn find_or_keep(&self, name: &str) -> Option<Arc<Channel>> {
+    pub(super) fn find_or_keep(&self, name: &str) -> Option<Arc<Channel>> {
         let mut shard = lock(self.channels.shard(name));
         if let Some(channel) = shard.get(name) {
             return Some(channel.clone());
@@ -199,12 +209,32 @@ impl Hub {
     }
 }
 
-/// Returns a test of whether a reader is one of these.
-pub(super) fn are(excluded: &[Arc<Connection>]) -> impl Fn(&Arc<Connection>) -> bool {
-    |reader| excluded.iter().any(|excluded| Arc::ptr_eq(excluded, reader))
+/// The connections that a message must not reach.
+pub(super) trait Excluded {
+    /// Returns whether a reader is one of them.
+    fn excludes(&self, reader: &Arc<Connection>) -> bool;
+
+    /// Returns all of them.
+    fn connections(&self) -> &[Arc<Connection>];
 }
 
-/// Returns a test of whether a reader is the publisher.
-fn is(publisher: Option<&Arc<Connection>>) -> impl Fn(&Arc<Connection>) -> bool {
-    move |reader| publisher.is_some_and(|publisher| Arc::ptr_eq(publisher, reader))
+/// The publisher.
+impl Excluded for Option<&Arc<Connection>> {
+    fn excludes(&self, reader: &Arc<Connection>) -> bool {
+        self.is_some_and(|publisher| Arc::ptr_eq(publisher, reader))
+    }
+
+    fn connections(&self) -> &[Arc<Connection>] {
+        self.map_or(&[], std::slice::from_ref)
+    }
+}
+
+impl Excluded for &[Arc<Connection>] {
+    fn excludes(&self, reader: &Arc<Connection>) -> bool {
+        self.iter().any(|excluded| Arc::ptr_eq(excluded, reader))
+    }
+
+    fn connections(&self) -> &[Arc<Connection>] {
+        self
+    }
 }

@@ -394,6 +394,7 @@ fn what_each_connection_keeps_stays_small() {
     }
 }
 
+mod compression;
 mod feed;
 mod history;
 mod peers;

@@ -26,6 +26,7 @@ use super::http::connection::{self, Undecided};
 use super::http::direct;
 use super::http::forwarded::{self, UNIX_PEER};
 use crate::config::{Environment, Overrides, load};
+use crate::deflate::{RSV1, inflate};
 
 #[cfg(test)]
 mod tests;
@@ -35,13 +36,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 const SECRET: &str = "the secret of the fuzzer, of more than 32 bytes";
 
-const SETTINGS: [(&str, &str); 6] = [
+const SETTINGS: [(&str, &str); 7] = [
     ("SECRET", SECRET),
     ("CHECK_ORIGIN", "true"),
     ("PHILOTE_HISTORY_MESSAGES", "20"),
     ("PHILOTE_LIMITS_CHANNELS_PER_TOKEN", "16"),
     ("PHILOTE_LIMITS_TRUSTED_PROXIES", "unix,10.0.0.0/8"),
     ("PHILOTE_WEBSOCKET_MAX_MESSAGE_SIZE", "4KiB"),
+    ("PHILOTE_WEBSOCKET_COMPRESSION", "64B"),
 ];
 
 thread_local! {
@@ -288,16 +290,18 @@ fn query(bytes: &[u8]) -> String {
     bytes.iter().map(encode).collect()
 }
 
-/// Frames after an upgrade: raw bytes, or a list of frames with correct lengths and masks, in any splits.
+/// Frames after an upgrade: raw bytes, or a list of frames with correct lengths and masks, in any splits. With compression, the
+/// payload of a frame that is marked as compressed is, too.
 pub(crate) fn frames(data: &[u8]) {
     let [flags, seed, rest @ ..] = data else { return };
-    let v1 = flags & 1 != 0;
+    let (v1, offers, deflates) = (flags & 1 != 0, flags & 4 != 0, flags & 8 != 0);
     let answer = converse(Way::Direct, |token| {
-        let stream = if flags & 2 != 0 { rest.to_vec() } else { masked(rest, token) };
+        let stream = if flags & 2 != 0 { rest.to_vec() } else { masked(rest, token, offers && deflates) };
         let protocol = if v1 { "Sec-WebSocket-Protocol: philote.v1\r\n" } else { "" };
+        let offer = if offers { "Sec-WebSocket-Extensions: permessage-deflate\r\n" } else { "" };
         let head = format!(
             "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer {token}\r\n{protocol}\r\n"
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer {token}\r\n{protocol}{offer}\r\n"
         );
         let mut chunks = vec![head.into_bytes()];
         chunks.extend(split(&stream, *seed));
@@ -305,17 +309,20 @@ pub(crate) fn frames(data: &[u8]) {
     });
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("a head") + 4;
     assert!(answer.starts_with(b"HTTP/1.1 101 "));
-    check_frames(&answer[end..]);
+    check_frames(&answer[end..], offers);
 }
 
 /// Encodes a list of frames: a first byte, a length, and the payload for each. `TOKEN` stands for a valid token. The mask
-/// changes with every frame.
-fn masked(mut list: &[u8], token: &str) -> Vec<u8> {
+/// changes with every frame. With `deflates` the payload of a frame that is marked as compressed is compressed first.
+fn masked(mut list: &[u8], token: &str, deflates: bool) -> Vec<u8> {
     let mut stream = Vec::new();
     let mut mask = [0x12, 0x34, 0x56, 0x78_u8];
     while let [first, length, rest @ ..] = list {
         let (payload, rest) = rest.split_at(usize::from(*length).min(rest.len()));
-        let payload = replace(payload, b"TOKEN", token.as_bytes());
+        let mut payload = replace(payload, b"TOKEN", token.as_bytes());
+        if deflates && first & RSV1 != 0 {
+            payload = deflated(&payload);
+        }
         stream.push(*first);
         match u16::try_from(payload.len()) {
             Ok(short @ 0..126) => stream.push(0x80 | short as u8),
@@ -332,11 +339,22 @@ fn masked(mut list: &[u8], token: &str) -> Vec<u8> {
     stream
 }
 
-/// What the server sends must be whole frames without a mask; text must be JSON, and a Close must not report its own fault.
-fn check_frames(mut bytes: &[u8]) {
+fn deflated(payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(2 * payload.len() + 100);
+    let mut compressor = flate2::Compress::new(flate2::Compression::default(), false);
+    compressor.compress_vec(payload, &mut out, flate2::FlushCompress::Sync).unwrap();
+    out.truncate(out.len() - 4);
+    out
+}
+
+/// What the server sends must be whole frames without a mask; text must be JSON, and a Close must not report its own fault. Only
+/// with `deflate` may a text be compressed.
+fn check_frames(mut bytes: &[u8], deflate: bool) {
+    let json = |text: &[u8]| drop(serde_json::from_slice::<serde_json::Value>(text).expect("JSON"));
     while let Some((first, payload, rest)) = frame(bytes) {
         match first {
-            0x81 => drop(serde_json::from_slice::<serde_json::Value>(payload).expect("JSON")),
+            0x81 => json(payload),
+            0xc1 if deflate => inflate(payload, 1 << 20, json).expect("compressed data"),
             0x88 => {
                 let code = payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code));
                 assert_ne!(code, 1011, "{}", String::from_utf8_lossy(payload));

@@ -117,6 +117,7 @@ impl Server {
         let hub = Arc::new(Hub::new(Arc::new(budget)));
         let history = &live.settings.history;
         hub.keep_by_name(retentions(history), history.bytes);
+        hub.compress_from(live.settings.websocket.compression);
         if let Some(cluster) = &live.settings.cluster {
             hub.feed().set_node(&cluster.name);
         }
@@ -204,6 +205,7 @@ impl Server {
         budget.kept_bytes.store(live.settings.websocket.write_buffer_size, Relaxed);
         let history = &live.settings.history;
         self.hub.keep_by_name(retentions(history), history.bytes);
+        self.hub.compress_from(live.settings.websocket.compression);
         if let (Some(cluster), Some(settings)) = (&self.cluster, &live.settings.cluster) {
             cluster.reload(settings.clone(), history);
         }

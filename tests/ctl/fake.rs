@@ -182,12 +182,19 @@ pub(crate) fn connection() -> Connection {
         may: philote::token::NewMay { read: vec!["ne*".into()], write: Vec::new() },
         expires_at: Some(Timestamp::from_unix(1_795_347_900)),
         closing: None,
+        compression: true,
     }
 }
 
 fn slow_connection() -> Connection {
     let id = "00000001-6c3c-4c0e-9a53-0d8e3c1f3b7a".parse().unwrap();
-    Connection { id, subject: None, closing: Some("slow_consumer".into()), ..connection() }
+    Connection {
+        id,
+        subject: None,
+        closing: Some("slow_consumer".into()),
+        compression: false,
+        ..connection()
+    }
 }
 
 /// A closed connection as `connections --state closed` lists it.
@@ -406,6 +413,7 @@ pub(crate) fn status() -> Status {
         secrets: 2,
         last_reload: None,
         rate_limited: 0,
+        compression: None,
         log_records_dropped: 0,
         cluster: None,
     }

@@ -29,8 +29,8 @@ fn connections_in_a_pipe_are_plain_and_not_truncated() {
             "{id}-6c3c-4c0e-9a53-0d8e3c1f3b7a\t{subject}\t192.0.2.7:51234\t303\t7\t2048\t4\t1234\t56789\t{channels}\n"
         )
     };
-    let rows = row("5f0c6b0e", "alice\\u{1b}", "reads chat, news, 18 more; writes chat")
-        + &row("00000001", "", "(closing: slow_consumer)");
+    let rows = row("5f0c6b0e", "alice\\u{1b}", "reads chat, news, 18 more; writes chat\tyes")
+        + &row("00000001", "", "(closing: slow_consumer)\tno");
     assert_eq!(daemon.ctl("connections"), ended(0, &rows, "showing 2 of 12345 connections\n"));
     assert_eq!(
         daemon.fake.last_seen(),
@@ -51,9 +51,9 @@ fn lists_fit_the_terminal_and_report_omitted_rows() {
     let daemon = Daemon::start();
     let wide = on_terminal(&daemon, "connections", 160, "12,345 connections");
     let expected = "\
-ID        SUBJECT          ADDRESS            AGE  IDLE   QUEUED  MOST QUEUED     IN     OUT  CHANNELS
-5f0c6b0e  alice\\u{1b}  192.0.2.7:51234  5m03s    7s  2.0 KiB            4  1,234  56,789  reads chat, news, 18 more; writes chat
-00000001               192.0.2.7:51234  5m03s    7s  2.0 KiB            4  1,234  56,789  (closing: slow_consumer)
+ID        SUBJECT          ADDRESS            AGE  IDLE   QUEUED  MOST QUEUED     IN     OUT  CHANNELS                                COMPRESSED
+5f0c6b0e  alice\\u{1b}  192.0.2.7:51234  5m03s    7s  2.0 KiB            4  1,234  56,789  reads chat, news, 18 more; writes chat  yes
+00000001               192.0.2.7:51234  5m03s    7s  2.0 KiB            4  1,234  56,789  (closing: slow_consumer)                no
 showing 2 of 12,345 connections";
     let squeezed = |text: &str| {
         text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
@@ -131,6 +131,7 @@ fn json_documents_keep_their_shapes() {
         "may": {"read": ["ne*"]},
         "expires_at": "2026-11-22T11:45:00Z",
         "closing": null,
+        "compression": true,
     });
     let connections = daemon.ctl("connections --json").json();
     assert_eq!((&connections["matched"], &connections["connections"][0]), (&json!(12345), &connection));

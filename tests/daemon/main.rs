@@ -14,6 +14,7 @@ mod admin;
 mod api;
 mod bodies;
 mod command_line;
+mod compression;
 mod connections;
 mod dev;
 mod dev_faults;

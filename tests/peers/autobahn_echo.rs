@@ -1,6 +1,7 @@
 //! The daemon's own connection code, except that each message is returned to its sender. For tests/autobahn.
 //!
-//! Prints `listening on HOST:PORT/?auth=TOKEN` and serves until it is ended.
+//! The arguments are an address and a value of `[websocket] compression`. Prints `listening on HOST:PORT/?auth=TOKEN` and serves
+//! until it is ended.
 
 use philote::config::{Environment, Overrides, load};
 use philote::server::{Server, accept_loop, listener};
@@ -9,7 +10,9 @@ use philote::token::{NewToken, issue};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:0".to_owned()).parse()?;
     let secret = "no secret at all, for an echo on loopback";
-    let settings = load(&Overrides::default(), &Environment::new([("SECRET", secret)]))?.settings;
+    let compression = std::env::args().nth(2).unwrap_or_else(|| "off".to_owned());
+    let environment = [("SECRET", secret), ("PHILOTE_WEBSOCKET_COMPRESSION", &compression)];
+    let settings = load(&Overrides::default(), &Environment::new(environment))?.settings;
     let server = Server::new(settings, 1024);
     let token = issue(&NewToken::default(), &server.live().keys)?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {

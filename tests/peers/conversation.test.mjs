@@ -1,11 +1,14 @@
-// A browser, a Python program and a Node program exchange 1,000 messages through one channel.
+// A browser, a Python program and a Node program exchange 1,000 messages through one channel, as they are and compressed. All
+// three offer compression by default.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFile } from "node:fs/promises";
-import { createServer } from "node:http";
+import { createServer, request } from "node:http";
+import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { text } from "node:stream/consumers";
 import test from "node:test";
 import WebSocket from "ws";
 import { converse } from "./converse.mjs";
@@ -21,6 +24,7 @@ const TEXTS = [
   "lines\r\n\u2028\u2029\tand a mark \ufeff",
   "\"quoted\" \\back\\slashed\\ {\"channel\":\"x\"}",
   "e\u0301 is not \u00e9; 漢字 ﷽ \u{10ffff}",
+  "a long text, which ws compresses, too: ".repeat(40),
   "",
 ];
 
@@ -102,8 +106,20 @@ async function joinAudience(t, philote) {
   return { token, received, all };
 }
 
-test("a browser, a Python program and a Node program exchange 1,000 messages", DEADLINE, async (t) => {
-  const philote = await startPhilote(t);
+/** What the admin socket answers. */
+async function ask(philote, path) {
+  const socketPath = join(philote.directory, "admin.sock");
+  const [answer] = await once(request({ socketPath, path, headers: { Host: "philote" } }).end(), "response");
+  return JSON.parse(await text(answer));
+}
+
+for (const compression of ["off", "64B"]) {
+  const name = `a browser, a Python program and a Node program exchange 1,000 messages, with compression ${compression}`;
+  test(name, DEADLINE, (t) => exchange(t, compression));
+}
+
+async function exchange(t, compression) {
+  const philote = await startPhilote(t, { PHILOTE_WEBSOCKET_COMPRESSION: compression });
   const peers = {
     browser: await joinFromBrowser(t, philote),
     python: await joinFromPython(t, philote),
@@ -111,6 +127,9 @@ test("a browser, a Python program and a Node program exchange 1,000 messages", D
   };
   const audience = await joinAudience(t, philote);
   const everyone = Promise.all([...Object.values(peers), audience].map(({ received }) => received));
+
+  const { connections } = await ask(philote, "/v1/connections");
+  assert.deepEqual(connections.map((one) => one.compression), Array(4).fill(compression !== "off"));
 
   const started = await publish(philote, CHANNEL, "go");
   assert.deepEqual(started, { channel: CHANNEL, readers: 4 });
@@ -141,5 +160,9 @@ test("a browser, a Python program and a Node program exchange 1,000 messages", D
     assert(!token || !philote.output.includes(token), "a token was logged");
   }
   assert(!philote.output.includes(philote.secret), "the secret was logged");
-  t.diagnostic(`${order.length - 2} messages, one order at all readers`);
-});
+  const compressed = (await ask(philote, "/v1/status")).compression;
+  // Most of the texts are too short to become shorter.
+  if (compression === "off") assert.equal(compressed, null);
+  else assert(compressed.messages > 100 && compressed.bytes_after < compressed.bytes_before / 3, JSON.stringify(compressed));
+  t.diagnostic(`${order.length - 2} messages, one order at all readers; compressed: ${JSON.stringify(compressed)}`);
+}

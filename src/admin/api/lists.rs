@@ -136,6 +136,9 @@ pub struct Connection {
     pub expires_at: Option<Timestamp>,
     /// Why it is being closed, if it is.
     pub closing: Option<String>,
+    /// Whether it has negotiated permessage-deflate.
+    #[serde(default)]
+    pub compression: bool,
 }
 
 /// The order of closed connections, greatest first.

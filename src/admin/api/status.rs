@@ -91,6 +91,9 @@ pub struct Status {
     /// Messages, pings and pongs that exceeded `[limits] messages_per_second` or `bytes_per_second` since the start.
     #[serde(default)]
     pub rate_limited: u64,
+    /// What compression has saved; `None` if it is off.
+    #[serde(default)]
+    pub compression: Option<CompressionStatus>,
     /// The last reload, if there has been one.
     pub last_reload: Option<ReloadReport>,
     /// Log records dropped because the log was not written fast enough.
@@ -141,6 +144,17 @@ pub struct ClusterStatus {
     pub repeated: u64,
     /// Readers asked to reconnect since the start, because messages may have been missing.
     pub readers_closed: u64,
+}
+
+/// What compression has saved since the start. Each message counts once, whatever its number of readers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompressionStatus {
+    /// Messages that were compressed.
+    pub messages: u64,
+    /// Their bytes before that.
+    pub bytes_before: u64,
+    /// Their bytes after that.
+    pub bytes_after: u64,
 }
 
 /// The certificate in use.

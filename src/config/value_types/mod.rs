@@ -23,7 +23,7 @@ pub(super) use durations::{DrainPeriod, Period, seconds};
 pub(super) use histories::{ChannelHistories, MESSAGES, TTL};
 pub(super) use listen::{read_listen, set_port, show_listen, socket_path};
 pub(super) use networks::Proxies;
-pub(super) use numbers::{GIB, KIB, MIB, Number, Size, TIB, size};
+pub(super) use numbers::{GIB, KIB, MIB, Number, Size, SizeOrOff, TIB, size};
 pub(super) use public_key_files::{JwksFile, PublicKeyFiles};
 pub(super) use raw::Raw;
 pub(super) use scalars::{Choice, Flag, Mode, OptionalAddress, OptionalPath, OptionalText};

@@ -59,6 +59,28 @@ impl ValueType for Size {
     }
 }
 
+/// A number of bytes, or `off`.
+pub(in crate::config) struct SizeOrOff(pub(in crate::config) RangeInclusive<usize>);
+
+impl ValueType for SizeOrOff {
+    type Value = Option<usize>;
+
+    fn read(&self, raw: &Raw) -> Result<Option<usize>, ProblemKind> {
+        const EXPECTED: &str = "\"off\", or a size such as \"256B\" or 1024";
+        let bytes = match raw {
+            Raw::Untyped(text) | Raw::String(text) if text.eq_ignore_ascii_case("off") => return Ok(None),
+            Raw::Integer(integer) => *integer,
+            Raw::Untyped(text) | Raw::String(text) => bytes(text).ok_or_else(|| invalid(EXPECTED, text))?,
+            _ => return Err(raw.wrong_type(EXPECTED)),
+        };
+        within(bytes, &self.0, size).map(Some)
+    }
+
+    fn show(&self, value: &Option<usize>) -> Option<String> {
+        value.map_or_else(|| Some(quoted("off")), |bytes| Size(self.0.clone()).show(&bytes))
+    }
+}
+
 fn bytes(text: &str) -> Option<i128> {
     let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len()));
     let unit = match unit {

@@ -24,7 +24,7 @@ fn upgrades() -> Vec<Vec<String>> {
 
 /// Each request, and each with one thing changed.
 fn requests() -> Vec<Vec<u8>> {
-    const LINES: [&str; 30] = [
+    const LINES: [&str; 32] = [
         "Content-Length: 0",
         "Content-Length: 3",
         "Content-Length: x",
@@ -49,6 +49,8 @@ fn requests() -> Vec<Vec<u8>> {
         "Connection: close",
         "Connection: close, upgrade",
         "Sec-WebSocket-Protocol: philote.v1",
+        "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits",
+        "Sec-WebSocket-Extensions: x; y=\"z\", permessage-deflate; server_max_window_bits=9",
         "X-Forwarded-For: 198.51.100.1, 10.0.0.1",
         "Forwarded: for=198.51.100.2",
         " folded",

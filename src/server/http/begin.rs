@@ -56,9 +56,8 @@ pub(super) async fn begin(
     // In boxes, so that a client that showed a token with its request does not pay for their size.
     let refused = match upgraded {
         Upgraded::Admitted(guard) => return Some(Session::new(guard, stream, read_ahead)),
-        Upgraded::TokenFollows => {
-            let timeout = server.live().settings.websocket.handshake_timeout;
-            let entered = first_frame::enter(server, &mut stream, client, read_ahead, timeout, waiting);
+        Upgraded::TokenFollows(window) => {
+            let entered = first_frame::enter(server, &mut stream, client, window, read_ahead, waiting);
             match Box::pin(entered).await {
                 Ok((guard, rest)) => return Some(Session::new(guard, stream, &rest)),
                 Err(refused) => refused,

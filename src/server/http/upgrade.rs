@@ -9,8 +9,8 @@ use base64::engine::GeneralPurpose;
 use base64::engine::general_purpose::{PAD, STANDARD};
 use bytes::Bytes;
 use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use hyper::{Response, StatusCode};
 
@@ -18,6 +18,7 @@ use super::answer::{Answer, whole};
 use super::credentials::Credentials;
 use super::lines::{Lines, visible};
 use super::origin;
+use crate::deflate::{Agreement, Window, negotiate};
 use crate::server::accept::listener::Protocols;
 use crate::server::admission::Shown;
 use crate::server::rejection::{Rejected, Rejection};
@@ -28,8 +29,8 @@ use crate::server::{Live, Server, admission};
 pub(crate) enum Upgraded {
     /// It was admitted.
     Admitted(ConnectionGuard),
-    /// On philote.v1: its token comes in the first frame.
-    TokenFollows,
+    /// On philote.v1: its token comes in the first frame, which may be compressed if there is a window.
+    TokenFollows(Option<Window>),
     /// On philote.v1: it is rejected, and a Close tells why.
     Rejected(Rejected),
 }
@@ -53,6 +54,7 @@ pub(crate) struct Accepted {
     pub(crate) upgraded: Upgraded,
     accept: [u8; ACCEPT_BYTES],
     v1: bool,
+    deflate: Option<Agreement>,
 }
 
 impl Accepted {
@@ -66,6 +68,10 @@ impl Accepted {
         if self.v1 {
             headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(V1));
         }
+        if let Some(agreement) = self.deflate {
+            let extensions = HeaderValue::from_str(&agreement.answer()).map_err(|_| Rejection::Internal)?;
+            headers.insert(SEC_WEBSOCKET_EXTENSIONS, extensions);
+        }
         let accept = HeaderValue::from_bytes(&self.accept).map_err(|_| Rejection::Internal)?;
         headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
         Ok(answer)
@@ -76,7 +82,10 @@ impl Accepted {
         const BEFORE: &[u8] =
             b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: ";
         let protocol: &[u8] = if self.v1 { b"\r\nsec-websocket-protocol: philote.v1" } else { b"" };
-        [BEFORE, &self.accept, protocol, b"\r\n\r\n"].concat()
+        let extensions =
+            |agreement: Agreement| format!("\r\nsec-websocket-extensions: {}", agreement.answer());
+        let extensions = self.deflate.map(extensions).unwrap_or_default();
+        [BEFORE, &self.accept, protocol, extensions.as_bytes(), b"\r\n\r\n"].concat()
     }
 }
 
@@ -95,22 +104,26 @@ pub(crate) fn upgrade<L: Lines + ?Sized>(
     let tokens = Credentials::of(head.query, head.lines)?;
     let live = server.live();
     let v1 = head.lines.has_word(&SEC_WEBSOCKET_PROTOCOL, V1);
+    let is_offered = live.settings.websocket.compression.is_some();
+    let deflate = is_offered.then(|| negotiate(head.lines.all(&SEC_WEBSOCKET_EXTENSIONS))).flatten();
+    let window = deflate.map(|agreement| agreement.window);
     let origin = check_origin(head.lines, &live);
     let upgraded = if v1 {
         origin?;
         let entered = if let Err(rejection) = admission::count_handshake(server, &live, address.ip()) {
             Err(rejection.into())
         } else if tokens.is_empty() {
-            admission::check_room(server, &live).map(|()| Upgraded::TokenFollows).map_err(Rejected::from)
+            let room = admission::check_room(server, &live);
+            room.map(|()| Upgraded::TokenFollows(window)).map_err(Rejected::from)
         } else {
-            enter(server, &live, address, &tokens, Ok(()), true)
+            enter(server, &live, address, &tokens, Ok(()), (true, window))
         };
         entered.unwrap_or_else(Upgraded::Rejected)
     } else {
         admission::count_handshake(server, &live, address.ip())?;
-        enter(server, &live, address, &tokens, origin, false)?
+        enter(server, &live, address, &tokens, origin, (false, window))?
     };
-    Ok(Accepted { upgraded, accept: accept_of(key), v1 })
+    Ok(Accepted { upgraded, accept: accept_of(key), v1, deflate })
 }
 
 /// Returns the proof that a server has read this key (RFC 6455 section 4.2.2).
@@ -131,10 +144,10 @@ fn enter(
     address: SocketAddr,
     tokens: &Credentials<'_>,
     origin: Result<(), Rejection>,
-    v1: bool,
+    (v1, window): (bool, Option<Window>),
 ) -> Result<Upgraded, Rejected> {
     let admitted = admission::admit(server, live, address.ip(), &Shown::InRequest(tokens), origin)?;
-    Ok(Upgraded::Admitted(ConnectionGuard::enter(admitted, address, v1, &[])))
+    Ok(Upgraded::Admitted(ConnectionGuard::enter(admitted, address, v1, window, &[])))
 }
 
 /// Checks what RFC 6455 section 4.2.1 requires of a request. Returns the key.

@@ -145,7 +145,7 @@ mod tests {
 
     fn enter(server: &Arc<Server>) -> ConnectionGuard {
         let Ok(admitted) = admitted(server) else { panic!("no slot") };
-        ConnectionGuard::enter(admitted, ADDRESS, false, &[])
+        ConnectionGuard::enter(admitted, ADDRESS, false, None, &[])
     }
 
     #[tokio::test]

@@ -6,13 +6,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
-
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::frames::{FrameLimits, FrameReader, Received};
 use super::guard::ConnectionGuard;
+use crate::deflate::Window;
 use crate::frame::Frame;
 use crate::http::write;
 use crate::message::FromClient;
@@ -36,11 +35,11 @@ pub(crate) async fn enter(
     server: &Arc<Server>,
     stream: &mut Stream,
     address: SocketAddr,
+    window: Option<Window>,
     read_ahead: &[u8],
-    timeout: Duration,
     waiting: &Waiting,
 ) -> Result<(ConnectionGuard, Vec<u8>), Option<Rejected>> {
-    let deadline = Instant::now() + timeout;
+    let deadline = Instant::now() + server.live().settings.websocket.handshake_timeout;
     let key = server.address_key(address);
     waiting.belong(key).map_err(Rejected::from)?;
     waiting.go_on();
@@ -50,7 +49,7 @@ pub(crate) async fn enter(
             stream.readable().await;
             waiting.speak(key).await.map_err(Rejected::from)?;
         }
-        first_message(server, stream, read_ahead, waiting).await
+        first_message(server, stream, window.is_some(), read_ahead, waiting).await
     };
     let (message, rest) = match waiting.within(deadline, first).await {
         Ok(first) => first?,
@@ -60,7 +59,7 @@ pub(crate) async fn enter(
     // The message is there, so its place is not judged by silence.
     waiting.begin().map_err(Rejected::from)?;
     reach(server, &message).await;
-    let guard = let_in(server, address, &message)?;
+    let guard = let_in(server, address, window, &message)?;
     server.joined().await;
     Ok((guard, rest))
 }
@@ -75,6 +74,7 @@ pub(crate) async fn refuse(server: &Server, stream: &mut Stream, address: Socket
 async fn first_message(
     server: &Server,
     stream: &mut Stream,
+    deflate: bool,
     read_ahead: &[u8],
     waiting: &Waiting,
 ) -> Result<(String, Vec<u8>), Option<Rejected>> {
@@ -86,7 +86,7 @@ async fn first_message(
         let limits = {
             let live = server.live();
             let read_buffer = live.settings.websocket.read_buffer_size;
-            FrameLimits { message: live.policy.longest_auth(), read_buffer }
+            FrameLimits { message: live.policy.longest_auth(), read_buffer, deflate }
         };
         memory.hold(bytes.len()).map_err(Rejected::from)?;
         let mut first = None;
@@ -150,7 +150,12 @@ async fn reach(server: &Server, message: &str) {
 }
 
 /// Admits the client if the first message has a good token.
-fn let_in(server: &Arc<Server>, address: SocketAddr, message: &str) -> Result<ConnectionGuard, Rejected> {
+fn let_in(
+    server: &Arc<Server>,
+    address: SocketAddr,
+    window: Option<Window>,
+    message: &str,
+) -> Result<ConnectionGuard, Rejected> {
     let live = server.live();
     let first = FromClient::parse(message, live.settings.limits.channel_name_bytes, true);
     let Ok(FromClient::Auth(auth)) = first else { return Err(Rejection::TokenFirst.into()) };
@@ -158,5 +163,5 @@ fn let_in(server: &Arc<Server>, address: SocketAddr, message: &str) -> Result<Co
         return Err(Rejection::TokenFirst.into());
     }
     let admitted = admit(server, &live, address.ip(), &Shown::InFrame(&auth.token), Ok(()))?;
-    Ok(ConnectionGuard::enter(admitted, address, true, &auth.since))
+    Ok(ConnectionGuard::enter(admitted, address, true, window, &auth.since))
 }

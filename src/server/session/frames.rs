@@ -2,7 +2,8 @@
 //! connections that are between two messages.
 //!
 //! A WebSocket context costs several hundred bytes and a read buffer. Between two messages a fresh one is as good as
-//! the old one, so only a connection in the middle of a message owns one. [`Boundary`] finds these moments.
+//! the old one, so only a connection in the middle of a message owns one. [`Boundary`] finds these moments. A compressed
+//! message is a binary one to tungstenite.
 
 use std::cell::Cell;
 use std::io::{self, Read, Write};
@@ -11,8 +12,10 @@ use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig, WebSocketContext};
 
+use super::boundary::{Boundary, Compressed};
 use super::whole::{self, Data};
 use crate::close::CloseReason;
+use crate::deflate::{InflateError, inflate, longest_compressed};
 use crate::frame::Frame;
 use crate::outbox::Seconds;
 
@@ -26,6 +29,15 @@ pub(crate) struct FrameLimits {
     pub message: usize,
     /// `read_buffer_size`: what a context takes from its feed at once, in bytes.
     pub read_buffer: usize,
+    /// Whether permessage-deflate was negotiated.
+    pub deflate: bool,
+}
+
+impl FrameLimits {
+    /// Returns the limit on the frames of a message. A compressed one may become longer by that.
+    fn frames(&self) -> usize {
+        if self.deflate { longest_compressed(self.message) } else { self.message }
+    }
 }
 
 impl Received<'_> {
@@ -41,104 +53,13 @@ impl Received<'_> {
     }
 }
 
-/// Follows the frames of a stream without reading their payload (RFC 6455 section 5.2).
-#[derive(Debug, Default)]
-pub(crate) struct Boundary {
-    header: [u8; 14],
-    /// Header bytes seen of the current frame; 0 between two frames.
-    have: u8,
-    /// Payload bytes of the current frame that are still to come.
-    remaining: u64,
-    /// Data frames of the current message so far; 0 between two messages.
-    fragments: u32,
-    /// When the current message began, or the frame that is about to begin one.
-    began: Seconds,
-}
-
-impl Boundary {
-    /// Returns when the message in progress began, if there is one.
-    pub(crate) fn began(&self) -> Option<Seconds> {
-        (self.have > 0 || self.fragments > 0).then_some(self.began)
-    }
-
-    /// Takes bytes up to the end of the current frame, and returns how many.
-    fn advance(&mut self, bytes: &[u8], now: Seconds) -> usize {
-        let mut used = 0;
-        while used < bytes.len() {
-            let have = usize::from(self.have);
-            let missing = self.header_length() - have;
-            if missing > 0 {
-                if self.began().is_none() {
-                    self.began = now;
-                }
-                let taken = missing.min(bytes.len() - used);
-                self.header[have..have + taken].copy_from_slice(&bytes[used..used + taken]);
-                self.have += taken as u8;
-                used += taken;
-                if have + taken == self.header_length() {
-                    self.begin_payload();
-                }
-            } else {
-                let taken = self.remaining.min((bytes.len() - used) as u64);
-                self.remaining -= taken;
-                used += taken as usize;
-            }
-            if self.remaining == 0 && usize::from(self.have) == self.header_length() {
-                self.end_frame();
-                break;
-            }
-        }
-        used
-    }
-
-    /// Returns the length of the current frame's header, as far as its first two bytes tell.
-    fn header_length(&self) -> usize {
-        if self.have < 2 {
-            return 2;
-        }
-        let length = match self.header[1] & 0x7f {
-            126 => 2,
-            127 => 8,
-            _ => 0,
-        };
-        let mask = if self.header[1] & 0x80 != 0 { 4 } else { 0 };
-        2 + length + mask
-    }
-
-    fn begin_payload(&mut self) {
-        self.remaining = match self.header[1] & 0x7f {
-            126 => u64::from(u16::from_be_bytes([self.header[2], self.header[3]])),
-            127 => {
-                let mut length = [0; 8];
-                length.copy_from_slice(&self.header[2..10]);
-                u64::from_be_bytes(length)
-            }
-            length => u64::from(length),
-        };
-        if !self.is_control() {
-            self.fragments += 1;
-        }
-    }
-
-    fn end_frame(&mut self) {
-        let is_final = self.header[0] & 0x80 != 0;
-        if is_final && !self.is_control() {
-            self.fragments = 0;
-        }
-        self.have = 0;
-    }
-
-    /// Control frames may come between the fragments of a message.
-    fn is_control(&self) -> bool {
-        self.header[0] & 0x08 != 0
-    }
-}
-
 /// The stream that a context reads from and answers to. It never gives the context more than the current frame.
 struct Feed<'bytes, 'reader> {
     bytes: &'bytes [u8],
     boundary: &'reader mut Boundary,
     now: Seconds,
+    /// Whether permessage-deflate was negotiated.
+    deflate: bool,
     replies: Vec<u8>,
 }
 
@@ -151,8 +72,11 @@ impl Read for Feed<'_, '_> {
         if offered.is_empty() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
+        let begins = self.deflate && self.boundary.have == 0;
+        let first = if begins { self.boundary.begin_compressed(offered[0]) } else { offered[0] };
         let taken = self.boundary.advance(offered, self.now);
         buffer[..taken].copy_from_slice(&offered[..taken]);
+        buffer[0] = first;
         self.bytes = &self.bytes[taken..];
         Ok(taken)
     }
@@ -227,7 +151,8 @@ impl FrameReader {
         mut take: impl FnMut(Received<'_>) -> bool,
     ) -> Result<(), CloseReason> {
         if self.message_began().is_none() {
-            let goes_on = whole::read(bytes, limits.message, |message| take(Received::Message(message)));
+            let take = |message: Data<'_>| take(Received::Message(message));
+            let goes_on = whole::read(bytes, limits.message, limits.deflate, take);
             if bytes.is_empty() || !goes_on {
                 return Ok(());
             }
@@ -236,10 +161,10 @@ impl FrameReader {
         let mut partial = partial.unwrap_or_else(|| Box::new(Partial::new(limits.read_buffer)));
         let Partial { boundary, context } = &mut *partial;
         context.set_config(|config| {
-            config.max_message_size = Some(limits.message);
-            config.max_frame_size = Some(limits.message);
+            config.max_message_size = Some(limits.frames());
+            config.max_frame_size = Some(limits.frames());
         });
-        let mut feed = Feed { bytes, boundary, now, replies: Vec::new() };
+        let mut feed = Feed { bytes, boundary, now, deflate: limits.deflate, replies: Vec::new() };
         let result = loop {
             match context.read(&mut feed) {
                 Ok(Message::Ping(_)) => {
@@ -268,12 +193,15 @@ impl FrameReader {
                     return Ok(());
                 }
                 Ok(Message::Text(text)) => {
-                    if !take(Received::Message(Data::Text(text.as_str()))) {
+                    let text = within(&limits, text.as_bytes()).map(|_| Data::Text(text.as_str()))?;
+                    if !take(Received::Message(text)) {
                         break Ok(());
                     }
                 }
                 Ok(Message::Binary(bytes)) => {
-                    if !take(Received::Message(Data::Binary(&bytes))) {
+                    let compressed = std::mem::take(&mut feed.boundary.compressed);
+                    let take = |message: Data<'_>| take(Received::Message(message));
+                    if !binary(&bytes, compressed, &limits, take)? {
                         break Ok(());
                     }
                 }
@@ -293,6 +221,31 @@ impl FrameReader {
     }
 }
 
+/// Calls `take` with a message that tungstenite has read as a binary one. Returns what it returns.
+fn binary(
+    bytes: &[u8],
+    compressed: Compressed,
+    limits: &FrameLimits,
+    take: impl FnOnce(Data<'_>) -> bool,
+) -> Result<bool, CloseReason> {
+    let is_binary = match compressed {
+        Compressed::No => return within(limits, bytes).map(|bytes| take(Data::Binary(bytes))),
+        Compressed::Text => false,
+        Compressed::Binary => true,
+    };
+    let taken = inflate(bytes, limits.message, |payload| Data::of(is_binary, payload).map(take));
+    match taken {
+        Ok(taken) => taken.ok_or(CloseReason::InvalidUtf8),
+        Err(InflateError::Corrupt) => Err(CloseReason::BadCompression),
+        Err(InflateError::TooLong) => Err(CloseReason::MessageTooBig),
+    }
+}
+
+/// Returns a message if it is within the limit on messages.
+fn within<'a>(limits: &FrameLimits, message: &'a [u8]) -> Result<&'a [u8], CloseReason> {
+    if message.len() <= limits.message { Ok(message) } else { Err(CloseReason::MessageTooBig) }
+}
+
 /// Returns the close reason of a protocol error.
 fn reason(error: &Error) -> CloseReason {
     match error {
@@ -310,14 +263,22 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: FrameLimits = FrameLimits { message: 300, read_buffer: 4096 };
+    const LIMITS: FrameLimits = FrameLimits { message: 300, read_buffer: 4096, deflate: true };
 
     /// Reads a stream that arrives in pieces of this size. Returns all that was received, and the reason for the end.
     fn received(stream: &[u8], piece: usize) -> (Vec<String>, Option<CloseReason>) {
+        received_within(LIMITS, stream, piece)
+    }
+
+    fn received_within(
+        limits: FrameLimits,
+        stream: &[u8],
+        piece: usize,
+    ) -> (Vec<String>, Option<CloseReason>) {
         let (mut reader, mut all) = (FrameReader::default(), Vec::new());
         for mut piece in stream.chunks(piece) {
             while !piece.is_empty() {
-                let result = reader.read(&mut piece, LIMITS, 0, |received| {
+                let result = reader.read(&mut piece, limits, 0, |received| {
                     all.push(format!("{received:?}"));
                     // It goes on with the next call, as after a flush.
                     !all.len().is_multiple_of(3)
@@ -357,9 +318,70 @@ mod tests {
             text(0..40),
             text(120..131),
             text(295..305),
+            text(0..400).prop_map(|text| deflated(&text)),
             vec(any::<u8>(), 0..20),
             "\\PC{0,20}".prop_map(String::into_bytes)
         ]
+    }
+
+    /// The compressed form of a message.
+    fn deflated(text: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(2 * text.len() + 100);
+        let mut compressor = flate2::Compress::new(flate2::Compression::default(), false);
+        compressor.compress_vec(text, &mut out, flate2::FlushCompress::Sync).unwrap();
+        out.truncate(out.len() - 4);
+        out
+    }
+
+    #[test]
+    fn a_compressed_message_in_fragments_is_one_message() {
+        let payload = deflated("schön ".repeat(40).as_bytes());
+        for (first, kind) in [(0x41, "Text"), (0x42, "Binary")] {
+            for cut in 0..=payload.len() {
+                let (one, two) = payload.split_at(cut);
+                let pong = frame(0x8a, 0x80, b"");
+                let stream =
+                    [frame(first, 0x80, one), pong, frame(0, 0x80, b""), frame(0x80, 0x80, two)].concat();
+                // The next message is not compressed.
+                let stream = [stream, frame(0x81, 0x80, b"plain")].concat();
+                let (all, end) = received(&stream, 11);
+                assert_eq!(end, None);
+                assert!(all[0] == "Pong" && all[1].starts_with(&format!("Message({kind}(")), "{all:?}");
+                assert_eq!(all[2..], ["Message(Text(\"plain\"))"]);
+            }
+        }
+    }
+
+    #[test]
+    fn compression_has_its_own_close_reasons() {
+        let (long, text) = (deflated(&[b'x'; 301]), deflated(b"text"));
+        let not_utf8 = deflated(b"\xff");
+        for (what, stream, reason) in [
+            ("too long", frame(0xc1, 0x80, &long), CloseReason::MessageTooBig),
+            ("corrupt", frame(0xc1, 0x80, b"text"), CloseReason::BadCompression),
+            ("cut short", frame(0xc1, 0x80, &text[..3]), CloseReason::BadCompression),
+            ("no text", frame(0xc1, 0x80, &not_utf8), CloseReason::InvalidUtf8),
+            ("a control frame", frame(0xc9, 0x80, &text), CloseReason::ProtocolError),
+            (
+                "a continuation",
+                [frame(0x41, 0x80, &text), frame(0xc0, 0x80, b"")].concat(),
+                CloseReason::ProtocolError,
+            ),
+            ("another reserved bit", frame(0xe1, 0x80, &text), CloseReason::ProtocolError),
+            ("an unknown opcode", frame(0xc3, 0x80, &text), CloseReason::ProtocolError),
+            ("an unmasked frame", frame(0xc1, 0, &text), CloseReason::ProtocolError),
+            ("a long message as it is", frame(0x82, 0x80, &[b'x'; 301]), CloseReason::MessageTooBig),
+        ] {
+            for piece in [1, 1000] {
+                assert_eq!(received(&stream, piece), (vec![], Some(reason)), "{what}, {piece} bytes at once");
+            }
+        }
+        assert_eq!(received(&frame(0xc2, 0x80, &not_utf8), 1).1, None, "binary messages may be anything");
+        let off = FrameLimits { deflate: false, ..LIMITS };
+        for piece in [1, 1000] {
+            let ended = received_within(off, &frame(0xc1, 0x80, &text), piece);
+            assert_eq!(ended, (vec![], Some(CloseReason::ProtocolError)), "it was not negotiated");
+        }
     }
 
     proptest! {
@@ -368,7 +390,8 @@ mod tests {
         fn whole_frames_are_read_as_those_in_pieces(frames in vec(
             (
                 prop_oneof![6 => Just(0x81), 3 => Just(0x82), 1 => Just(0x01), 1 => Just(0x80), 1 => Just(0x89),
-                    1 => Just(0x8a), 1 => Just(0x88), 1 => Just(0xc1), 1 => any::<u8>()],
+                    1 => Just(0x8a), 1 => Just(0x88), 3 => Just(0xc1), 1 => Just(0xc2), 1 => Just(0x41),
+                    1 => any::<u8>()],
                 prop_oneof![30 => Just(0x80), 1 => Just(0)],
                 payload(),
             ),

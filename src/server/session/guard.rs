@@ -9,6 +9,7 @@ use uuid::fmt::Hyphenated;
 
 use super::cleanup::EndedConnection;
 use crate::close::CloseReason;
+use crate::deflate::Window;
 use crate::frame::Frame;
 use crate::hub::{Connection, Positions};
 use crate::log::Opened;
@@ -49,18 +50,21 @@ pub(crate) fn access_frame(connection: &Connection, positions: &Positions, live:
 
 impl ConnectionGuard {
     /// Lets a connection join its channels. Its outbox holds messages back until it has its socket. On philote.v1 it
-    /// is told first what its token allows; `since` is what it wants to resume.
+    /// is told first what its token allows; `window` is that of compressed messages, if they were negotiated, and `since` is
+    /// what it wants to resume.
     pub(crate) fn enter(
         admitted: Admitted,
         address: SocketAddr,
         v1: bool,
+        window: Option<Window>,
         since: &[Since<'_>],
     ) -> ConnectionGuard {
         let (slot, claims) = admitted.into_parts();
         let server = &slot.server;
         let expires = claims.expires();
         let budget = server.hub.budget().clone();
-        let connection = Arc::new(Connection::new(address, Arc::new(claims), budget, server.now()));
+        let connection = Connection::new(address, Arc::new(claims), budget, server.now());
+        let connection = Arc::new(connection.with_window(window));
         // Before it joins channels, so that this is the order of the events.
         server.hub.feed().opened(connection.id(), connection.claims().subject());
         if v1 {

@@ -83,7 +83,8 @@ impl Inbound<'_> {
     /// message is too long.
     pub(crate) fn take(&mut self, message: Data<'_>) -> bool {
         if cfg!(feature = "echo") {
-            self.answer(Frame::echo(message.bytes(), matches!(message, Data::Binary(_))));
+            let is_binary = matches!(message, Data::Binary(_));
+            self.answer(Frame::echo(message.bytes(), is_binary, self.connection.outbox.window));
             return true;
         }
         let text = message.text().ok_or(BadMessage::NotUtf8);

@@ -213,6 +213,7 @@ impl Session {
         let limits = FrameLimits {
             message: publisher.longest_message(),
             read_buffer: live.settings.websocket.read_buffer_size,
+            deflate: connection.compresses(),
         };
         let rates = &live.settings.limits;
         let mut rate = if rates.messages_per_second == 0 && rates.bytes_per_second == 0 {
@@ -220,7 +221,7 @@ impl Session {
         } else {
             Some(self.rate.get_or_insert_default())
         };
-        let mut handled = 0;
+        let (mut handled, mut handled_bytes) = (0, 0);
         let mut messages = 0;
         let result = self.frames.read(bytes, limits, now, |received| {
             handled += 1;
@@ -233,6 +234,7 @@ impl Session {
             match received {
                 Received::Message(message) => {
                     messages += 1;
+                    handled_bytes += message.bytes().len();
                     if !publisher.take(message) {
                         return false;
                     }
@@ -243,7 +245,8 @@ impl Session {
                     connection.outbox.close_with(reason, Some(answer));
                 }
             }
-            handled < MESSAGES_PER_FLUSH && !publisher.pause
+            // Decompressed, what was read may be a thousand times as long.
+            handled < MESSAGES_PER_FLUSH && handled_bytes < READ_BYTES && !publisher.pause
         });
         publisher.send();
         if publisher.appended {

@@ -5,6 +5,8 @@
 
 use std::cell::Cell;
 
+use crate::deflate::{RSV1, inflate};
+
 /// First bytes of a message in one frame: FIN and the opcode (RFC 6455 section 5.2).
 const TEXT: u8 = 0x81;
 const BINARY: u8 = 0x82;
@@ -20,6 +22,15 @@ pub(crate) enum Data<'a> {
 }
 
 impl<'a> Data<'a> {
+    /// Returns the message with this payload; `None` if it is a text and not UTF-8.
+    pub(super) fn of(is_binary: bool, payload: &'a [u8]) -> Option<Data<'a>> {
+        if is_binary {
+            Some(Data::Binary(payload))
+        } else {
+            std::str::from_utf8(payload).ok().map(Data::Text)
+        }
+    }
+
     pub(crate) fn bytes(self) -> &'a [u8] {
         match self {
             Data::Text(text) => text.as_bytes(),
@@ -41,27 +52,34 @@ thread_local! {
     static PAYLOAD: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// Calls `take` with each message at the beginning of `bytes` that has arrived whole in one frame of at most `max` bytes,
-/// until one is none or `take` returns false. Removes their bytes. Returns false if `take` did.
-pub(super) fn read(bytes: &mut &[u8], max: usize, mut take: impl FnMut(Data<'_>) -> bool) -> bool {
+/// Calls `take` with each message at the beginning of `bytes` that has arrived whole in one frame and has at most `max` bytes,
+/// until one is none or `take` returns false. With `deflate` a message may be compressed. Removes their bytes. Returns false
+/// if `take` did.
+pub(super) fn read(
+    bytes: &mut &[u8],
+    max: usize,
+    deflate: bool,
+    mut take: impl FnMut(Data<'_>) -> bool,
+) -> bool {
     let mut payload = PAYLOAD.take();
     let mut goes_on = true;
+    let compressed = if deflate { RSV1 } else { 0 };
     while goes_on
-        && let Some((frame, rest)) = whole_frame(bytes)
+        && let Some((frame, rest)) = whole_frame(bytes, compressed)
         && frame.masked.len() <= max
     {
         payload.clear();
         payload.extend_from_slice(frame.masked);
         unmask(&mut payload, frame.mask);
-        let data = if frame.first == BINARY {
-            Data::Binary(&payload)
-        } else if let Ok(text) = std::str::from_utf8(&payload) {
-            Data::Text(text)
+        let mut take = |payload: &[u8]| Data::of(frame.first & !RSV1 == BINARY, payload).map(&mut take);
+        let taken = if frame.first & RSV1 == 0 {
+            take(&payload)
         } else {
-            break;
+            inflate(&payload, max, take).unwrap_or_default()
         };
+        let Some(taken) = taken else { break };
         *bytes = rest;
-        goes_on = take(data);
+        goes_on = taken;
     }
     PAYLOAD.set(payload);
     goes_on
@@ -75,9 +93,10 @@ struct WholeFrame<'a> {
 }
 
 /// Returns the frame at the beginning of `bytes`, if it is a whole message with at most 65,535 bytes, and the bytes after it.
-fn whole_frame(bytes: &[u8]) -> Option<(WholeFrame<'_>, &[u8])> {
+/// Its first byte may have the bits of `compressed`.
+fn whole_frame(bytes: &[u8], compressed: u8) -> Option<(WholeFrame<'_>, &[u8])> {
     let (&[first, second], rest) = bytes.split_first_chunk()?;
-    if !matches!(first, TEXT | BINARY) {
+    if !matches!(first & !compressed, TEXT | BINARY) {
         return None;
     }
     let (length, rest) = match second.checked_sub(MASKED)? {

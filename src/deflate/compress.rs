@@ -1,0 +1,84 @@
+//! Compresses single messages.
+
+use std::cell::Cell;
+
+use flate2::{Compress, Compression, FlushCompress};
+
+use super::{Window, with_spare};
+
+/// The level of compression, of 1 to 9. 1 KiB of JSON becomes 419 bytes in 19 us, with level 1 570 bytes in 6 us, and with level
+/// 9 414 bytes in 24 us. It is paid once a message, and the bytes for each reader.
+const LEVEL: u32 = 6;
+
+/// The longest message that is compressed, in bytes. A longer one would hold up the other connections of its thread for more
+/// than some ten milliseconds.
+const LONGEST: usize = 1024 * 1024;
+
+/// What a flush ends with: an empty block without compression, whose last bytes a sender leaves out (RFC 7692 section
+/// 7.2.1).
+const FLUSHED: [u8; 4] = [0, 0, 0xff, 0xff];
+
+/// The bytes that [`end_open`] adds to a short end: the header of a block without compression, and the first byte of the
+/// empty block.
+const OPEN_OVERHEAD: usize = 5 + 1;
+
+thread_local! {
+    /// The compressor of this thread, some 300 KB.
+    static COMPRESSOR: Cell<Option<Box<Compress>>> = const { Cell::new(None) };
+}
+
+/// Appends the compressed form of a message, if it is shorter. Returns whether it did; if not, `out` is as before.
+///
+/// With `open` it is the form of the beginning of a message, which [`end_open`] must complete.
+pub(crate) fn compress(payload: &[u8], open: bool, out: &mut Vec<u8>) -> bool {
+    if payload.len() > LONGEST {
+        return false;
+    }
+    let start = out.len();
+    out.reserve(payload.len());
+    let new = || Compress::new_with_window_bits(Compression::new(LEVEL), false, Window::OURS.bits());
+    let complete = with_spare(&COMPRESSOR, new, |compressor| {
+        compressor.reset();
+        let done = compressor.compress_vec(payload, out, FlushCompress::Sync);
+        // With room left, nothing waits in the compressor.
+        done.is_ok() && compressor.total_in() == payload.len() as u64 && out.len() < out.capacity()
+    });
+    let flushed = complete && out.ends_with(&FLUSHED);
+    if flushed && !open {
+        out.truncate(out.len() - FLUSHED.len());
+    }
+    let overhead = if open { OPEN_OVERHEAD } else { 0 };
+    let is_shorter = flushed && out.len() - start + overhead < payload.len();
+    if !is_shorter {
+        out.truncate(start);
+    }
+    is_shorter
+}
+
+/// Appends the end of a message whose beginning [`compress`] has appended, as blocks without compression, so that no
+/// compressor is needed.
+pub(crate) fn end_open(end: &[u8], out: &mut Vec<u8>) {
+    for block in end.chunks(usize::from(u16::MAX)) {
+        let length = block.len() as u16;
+        out.push(0);
+        out.extend_from_slice(&length.to_le_bytes());
+        out.extend_from_slice(&(!length).to_le_bytes());
+        out.extend_from_slice(block);
+    }
+    // The empty block, without its last bytes.
+    out.push(0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_would_take_too_long_is_not_compressed() {
+        let mut out = Vec::new();
+        assert!(compress(&vec![b'x'; LONGEST], false, &mut out));
+        out.clear();
+        assert!(!compress(&vec![b'x'; LONGEST + 1], false, &mut out));
+        assert!(out.is_empty());
+    }
+}
