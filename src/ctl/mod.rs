@@ -9,11 +9,14 @@ mod complete;
 mod conformance;
 mod doctor;
 mod follow;
+mod input;
 mod instances;
 mod lists;
 mod print;
-
+mod secrets;
+mod status;
 mod table;
+mod tokens;
 mod top;
 mod values;
 
