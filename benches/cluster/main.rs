@@ -19,7 +19,7 @@ use socket::{Socket, frame};
 /// A token names this many channels at most.
 const CHANNELS_PER_TOKEN: usize = 1_000;
 
-/// How long to wait for everything that is kept.
+/// How long to wait for everything that is kept, or for the last deliveries.
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// How long a publisher at a fixed rate sleeps between two batches.
@@ -120,11 +120,13 @@ fn cpu(pids: &[u32]) -> Vec<f64> {
     pids.iter().map(of).collect()
 }
 
-/// Reads one connection until it ends; latencies of what was sent after `from`, in microseconds.
+/// Reads one connection until it ends, and counts each message in `arrived`; latencies of what was sent after `from`, in
+/// microseconds.
 fn read(
     mut socket: Socket,
     began: Instant,
     from: Arc<AtomicU64>,
+    arrived: Arc<AtomicU64>,
 ) -> thread::JoinHandle<(u64, Histogram<u64>)> {
     thread::spawn(move || {
         let (mut count, mut latencies) = (0, Histogram::new(3).unwrap());
@@ -132,6 +134,7 @@ fn read(
             let now = began.elapsed().as_micros() as u64;
             for payload in payloads {
                 let Some(sent) = stamp(&payload) else { continue };
+                arrived.fetch_add(1, Relaxed);
                 if sent >= from.load(Relaxed) {
                     count += 1;
                     latencies.record(now.saturating_sub(sent)).unwrap();
@@ -158,14 +161,16 @@ fn message(channel: &str, time: u64, ack: Option<u64>) -> Vec<u8> {
 fn flow(options: &Flow, secret: &str) -> Value {
     let (began, channels) = (Instant::now(), names(options.channels));
     let from = Arc::new(AtomicU64::new(u64::MAX));
-    let mut ends = Vec::new();
+    let (mut ends, mut arrivals) = (Vec::new(), Vec::new());
     let readers: Vec<_> = options
         .read
         .iter()
         .map(|address| {
             let socket = Socket::open(*address, secret, &channels, &[], &Value::Null);
             ends.push(socket.try_clone());
-            read(socket, began, from.clone())
+            let arrived = Arc::new(AtomicU64::new(0));
+            arrivals.push(arrived.clone());
+            read(socket, began, from.clone(), arrived)
         })
         .collect();
     let publisher = Socket::open(options.publish, secret, &[], &channels, &Value::Null);
@@ -198,8 +203,12 @@ fn flow(options: &Flow, secret: &str) -> Value {
     from.store(began.elapsed().as_micros() as u64, Relaxed);
     let (before, started) = (cpu(&options.pids), Instant::now());
     let published = publish(Duration::from_secs(options.seconds));
-    // What is still under way belongs to the measurement.
-    thread::sleep(Duration::from_millis(500));
+    // What is still under way belongs to the measurement. Messages that are lost never arrive.
+    let ended = Instant::now();
+    let missing = |arrived: &Arc<AtomicU64>| arrived.load(Relaxed) + refused.load(Relaxed) < sent;
+    while arrivals.iter().any(missing) && ended.elapsed() < LONGEST {
+        thread::sleep(TICK);
+    }
     let (after, seconds) = (cpu(&options.pids), started.elapsed().as_secs_f64());
     ends.iter().for_each(Socket::end);
     writer.end();
