@@ -3,7 +3,6 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { once } from "node:events";
-import { readFileSync } from "node:fs";
 import { delimiter } from "node:path";
 import { createInterface } from "node:readline";
 import test from "node:test";
@@ -11,29 +10,10 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import WebSocket from "ws";
 import { BINARIES, DEADLINE, openBrowser, PYTHON, sign, startPhilote } from "./philote.mjs";
+import { program, read } from "./programs.mjs";
 import { startProxy } from "./proxy.mjs";
 
 const HERE = fileURLToPath(new URL(".", import.meta.url));
-const read = (path) => readFileSync(new URL(`../../${path}`, import.meta.url), "utf8");
-
-/** The blocks of code of a Markdown file, each as a list of lines. */
-const markdownBlocks = (text) =>
-  text.match(/^```.*\n[^`][^]*?^```$/gm).map((block) => block.split("\n").slice(1, -1));
-
-/** The literal blocks of a manual page, each as a list of lines without mdoc's escapes. */
-const mdocBlocks = (text) =>
-  text.match(/^\.Bd -literal.*\n[^]*?^\.Ed$/gm).map((block) =>
-    block.split("\n").slice(1, -1).map((line) => line.replace(/^\\&/, "").replaceAll("\\e", "\\")),
-  );
-
-const BLOCKS = [...markdownBlocks(read("README.md")), ...mdocBlocks(read("man/philote-protocol.7"))];
-
-/** The block of code whose first line names it, such as `# sign_token.py`. */
-function program(name, philote) {
-  const found = BLOCKS.filter(([first]) => first.endsWith(` ${name}`));
-  assert.equal(found.length, 1, `one block of code of the README or philote-protocol(7) begins with the name ${name}`);
-  return found[0].join("\n").replaceAll("localhost:6380", philote.address);
-}
 
 /** Runs a program followed by `after`, and returns what they printed. */
 async function run(philote, name, environment = {}, after = "") {
