@@ -26,7 +26,7 @@ if (mode === "page") {
     return one;
   };
   const ann = await open(page, "ann");
-  const bob = await open(await page.context().newPage(), "bob");
+  const bob = await open(await page.context().browser().newPage(), "bob");
   await ann.fill("#publish [name=channel]", "chat");
   await ann.fill("#publish [name=data]", "hello from ann");
   await ann.click("#publish button");

@@ -1,6 +1,6 @@
 //! How streams of events end, and their limits.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
