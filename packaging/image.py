@@ -97,8 +97,8 @@ def main(directory, version, epoch, path):
         image(blobs, f"{directory}/{machine}", ARCHITECTURES[machine], version, epoch) for machine in sorted(os.listdir(directory))
     ]
     index = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": images}
-    # The reference names the index of all architectures.
-    annotations = {"org.opencontainers.image.ref.name": version}
+    # The reference names the index of all architectures; podman and Docker take the image's name from containerd's annotation.
+    annotations = {"io.containerd.image.name": f"docker.io/library/philote:{version}", "org.opencontainers.image.ref.name": version}
     top = {"schemaVersion": 2, "manifests": [blobs.add(json.dumps(index).encode(), "index.v1+json", annotations=annotations)]}
     with tarfile.open(path, "w") as tar:
         member(tar, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}', 0o644, epoch=epoch)
