@@ -61,13 +61,15 @@ pub struct Policy {
 /// the claims that few tokens have are another.
 #[derive(Debug)]
 pub struct Claims {
-    /// The names of `read`, those of `write`, and the subject.
+    /// The names of `read`, those of `write` if they are others, and the subject.
     text: Box<str>,
     read_bytes: u32,
-    write_bytes: u32,
     /// The length of the token, in bytes; 0 for the daemon itself.
     token_bytes: u32,
+    subject_bytes: u16,
     has_subject: bool,
+    /// Whether the claim `write` names the same channels as `read`, so that the text has them once.
+    writes_what_it_reads: bool,
     /// Whether the token has the claim `read`, which restricts the channels that the API shows.
     reads: bool,
     /// Whether it has the claim `write`.
@@ -114,18 +116,22 @@ impl From<CheckedClaims> for Claims {
     fn from(checked: CheckedClaims) -> Claims {
         let (reads, writes) = (checked.read.is_some(), checked.write.is_some());
         let (read, write) = (checked.read.unwrap_or_default(), checked.write.unwrap_or_default());
-        let (read_bytes, write_bytes) = (ChannelNames::length_of(&read), ChannelNames::length_of(&write));
+        let read_bytes = ChannelNames::length_of(&read);
         let subject = checked.subject.as_deref().unwrap_or_default();
-        let mut text = String::with_capacity(read_bytes + write_bytes + subject.len());
+        let writes_what_it_reads = read == write;
+        let own = if writes_what_it_reads { &[][..] } else { &write[..] };
+        let mut text = String::with_capacity(read_bytes + ChannelNames::length_of(own) + subject.len());
         ChannelNames::append(&read, &mut text);
-        ChannelNames::append(&write, &mut text);
+        ChannelNames::append(own, &mut text);
         text.push_str(subject);
         Claims {
             text: text.into_boxed_str(),
             // Smaller than the token, which has at most MAX_TOKEN_BYTES.
             read_bytes: read_bytes as u32,
-            write_bytes: write_bytes as u32,
             token_bytes: checked.token_bytes as u32,
+            // At most MAX_SUBJECT_BYTES.
+            subject_bytes: subject.len() as u16,
+            writes_what_it_reads,
             has_subject: checked.subject.is_some(),
             reads,
             writes,
@@ -150,16 +156,17 @@ impl Claims {
 
     /// Returns the channels on which the client publishes.
     pub fn write(&self) -> ChannelNames<'_> {
-        ChannelNames::of(&self.text[self.read_bytes as usize..self.names_bytes()])
+        let start = if self.writes_what_it_reads { 0 } else { self.read_bytes as usize };
+        ChannelNames::of(&self.text[start..self.subject_at()])
     }
 
     /// Returns the name of the client (`sub`), if the token has one.
     pub fn subject(&self) -> Option<&str> {
-        self.has_subject.then(|| &self.text[self.names_bytes()..])
+        self.has_subject.then(|| &self.text[self.subject_at()..])
     }
 
-    fn names_bytes(&self) -> usize {
-        self.read_bytes as usize + self.write_bytes as usize
+    fn subject_at(&self) -> usize {
+        self.text.len() - usize::from(self.subject_bytes)
     }
 
     /// Returns the claim `exp`. The token is refused from this time plus the leeway on.

@@ -479,3 +479,36 @@ fn no_error_quotes_the_token() {
     let error = refused(claims);
     assert!(!format!("{error} {error:?} {:?}", keys()).contains("mark"));
 }
+
+#[test]
+fn the_lists_and_the_subject_stay_apart_in_one_text() {
+    fn sorted(list: &Value) -> Vec<&str> {
+        let mut names: Vec<_> = list.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+    let lists = [json!(null), json!([]), json!(["a"]), json!(["b", "a"]), json!(["ab"])];
+    for read in &lists {
+        for write in &lists {
+            for subject in [json!(null), json!(""), json!("a"), json!("a\nb\n")] {
+                let claims = json!({"read": read, "write": write, "sub": subject});
+                let access = check(&sign(claims.clone())).unwrap();
+                assert!(access.read().iter().eq(sorted(read)), "{claims}");
+                assert!(access.write().iter().eq(sorted(write)), "{claims}");
+                assert_eq!(access.subject(), subject.as_str(), "{claims}");
+                for channel in ["a", "b", "ab", "", "a\nb"] {
+                    assert_eq!(
+                        access.may_read(channel),
+                        sorted(read).contains(&channel),
+                        "{claims} {channel:?}"
+                    );
+                    assert_eq!(
+                        access.may_write(channel),
+                        sorted(write).contains(&channel),
+                        "{claims} {channel:?}"
+                    );
+                }
+            }
+        }
+    }
+}

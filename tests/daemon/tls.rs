@@ -10,12 +10,16 @@ use std::time::Duration;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustix::process::Signal;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion, version};
+use rustls::{
+    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned, SupportedProtocolVersion,
+    version,
+};
 use serde_json::json;
 use tokio_tungstenite::tungstenite::client;
 
 use crate::admin::{ctl, ctl_json};
 use crate::support::*;
+use crate::wire::frame;
 
 pub type Tls = StreamOwned<ClientConnection, TcpStream>;
 
@@ -59,6 +63,12 @@ impl Authority {
     }
 
     pub fn connect_to(&self, stream: TcpStream, versions: &[&'static SupportedProtocolVersion]) -> Tls {
+        let name = ServerName::try_from("localhost").unwrap();
+        StreamOwned::new(ClientConnection::new(self.config(versions), name).unwrap(), stream)
+    }
+
+    /// A client's configuration, which remembers its sessions.
+    fn config(&self, versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -68,16 +78,14 @@ impl Authority {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let name = ServerName::try_from("localhost").unwrap();
-        let connection = ClientConnection::new(Arc::new(config), name).unwrap();
-        StreamOwned::new(connection, stream)
+        Arc::new(config)
     }
 
     fn client(&self, daemon: &Daemon) -> Client<Tls> {
         self.client_of(daemon, self.connect(daemon, &[&version::TLS13]))
     }
 
-    fn client_of(&self, daemon: &Daemon, stream: Tls) -> Client<Tls> {
+    fn client_of<S: Read + Write>(&self, daemon: &Daemon, stream: S) -> Client<S> {
         let token = sign(&json!({"read": ["c"], "write": ["c"]}));
         let mut request = daemon.request("/");
         request.headers_mut().insert("Authorization", format!("Bearer {token}").parse().unwrap());
@@ -429,4 +437,105 @@ fn a_get_on_a_tls_port_gets_an_error_that_names_wss() {
     stream.read_to_string(&mut answer).unwrap();
     assert_eq!(status(&answer), 426);
     assert_eq!(body_of(&answer)["message"], "this is a WebSocket server: connect with wss://");
+}
+
+/// A socket that counts the records of application data which are read from it.
+struct Counted {
+    stream: TcpStream,
+    /// The header of the record that is being read, and the bytes of its body that are still to come.
+    header: Vec<u8>,
+    left: usize,
+    records: usize,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.stream.read(buffer)?;
+        for byte in &buffer[..count] {
+            if self.left > 0 {
+                self.left -= 1;
+                continue;
+            }
+            self.header.push(*byte);
+            if let [kind, _, _, high, low] = self.header[..] {
+                self.records += usize::from(kind == 23);
+                self.left = usize::from(u16::from_be_bytes([high, low]));
+                self.header.clear();
+            }
+        }
+        Ok(count)
+    }
+}
+
+impl Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+#[test]
+fn a_message_is_one_record_and_a_batch_few() {
+    let authority = Authority::new();
+    let daemon = start(&authority, "");
+    let Tls { conn, sock: stream } = authority.connect(&daemon, &[&version::TLS13]);
+    let counted = Counted { stream, header: Vec::new(), left: 0, records: 0 };
+    let mut reader = authority.client_of(&daemon, StreamOwned::new(conn, counted));
+    let mut writer = authority.client(&daemon);
+    writer.publish("c", "first");
+    assert_eq!(reader.data(), "first");
+    let records = |reader: &mut Client<StreamOwned<ClientConnection, Counted>>, expected: usize| {
+        let before = reader.stream().sock.records;
+        (0..expected).for_each(|_| drop(reader.data()));
+        reader.stream().sock.records - before
+    };
+    writer.publish("c", "a small one");
+    assert_eq!(records(&mut reader, 1), 1);
+    // A record has at most 16 KiB.
+    writer.publish("c", &"x".repeat(60_000));
+    assert_eq!(records(&mut reader, 1), 4);
+    // Frames that arrive in one record of the client are one batch.
+    let message = json!({"channel": "c", "data": "one of many"}).to_string();
+    let batch = frame(0x81, message.as_bytes()).repeat(16);
+    writer.stream().write_all(&batch).unwrap();
+    writer.stream().flush().unwrap();
+    assert_eq!(records(&mut reader, 16), 1);
+}
+
+/// Connects with the sessions that `config` remembers, and returns whether one was resumed.
+fn resumes(daemon: &Daemon, config: &Arc<ClientConfig>) -> bool {
+    let name = ServerName::try_from("localhost").unwrap();
+    let connection = ClientConnection::new(config.clone(), name).unwrap();
+    let mut stream = StreamOwned::new(connection, daemon.connect());
+    // The ticket comes before the answer.
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    stream.conn.handshake_kind().unwrap() == HandshakeKind::Resumed
+}
+
+#[test]
+fn fault_71_a_session_outlives_a_reload_but_not_its_certificate() {
+    let authority = Authority::new();
+    let daemon = start(&authority, "");
+    let reload = |applied: serde_json::Value| {
+        assert_eq!(daemon.admin("POST", "/v1/reload", "")["applied"], applied);
+    };
+    for version in [&version::TLS13, &version::TLS12] {
+        let config = authority.config(&[version]);
+        assert!(!resumes(&daemon, &config));
+        // Each client shares the keys of the tickets, whichever connection gave it one.
+        assert!(resumes(&daemon, &config));
+        reload(json!([]));
+        assert!(resumes(&daemon, &config), "the same certificate");
+        // A certificate may be replaced because its key is known to others.
+        authority.issue(daemon.directory.path());
+        reload(json!(["tls.certificate"]));
+        assert!(!resumes(&daemon, &config), "another certificate");
+        assert!(resumes(&daemon, &config));
+    }
 }

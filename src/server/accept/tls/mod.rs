@@ -1,9 +1,10 @@
 //! TLS between a socket and HTTP: the server's side of the handshake, and its certificate.
 //!
-//! [`connection`] reads and writes, [`state`] is what both share.
+//! [`connection`] reads and writes, [`state`] is what both share, and [`tickets`] let clients resume.
 
 mod connection;
 mod state;
+mod tickets;
 
 use std::sync::Arc;
 
@@ -14,12 +15,14 @@ use rustls::{ServerConfig, version};
 use tokio::net::TcpStream;
 
 pub(crate) use self::connection::TlsStream;
+use self::tickets::Tickets;
 use crate::config::{TlsSettings, provider};
 
 /// The server's side of all handshakes: one configuration, whose certificate can be replaced.
 pub(crate) struct Acceptor {
     config: Arc<ServerConfig>,
     certificate: Arc<Certificate>,
+    tickets: Arc<Tickets>,
 }
 
 #[derive(Debug, Default)]
@@ -40,24 +43,29 @@ impl Acceptor {
     pub(crate) fn new() -> Result<Acceptor, rustls::Error> {
         let certificate = Arc::new(Certificate::default());
         let provider = provider();
-        let ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+        let tickets = Arc::new(Tickets::new()?);
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&version::TLS13, &version::TLS12])?
             .with_no_client_auth()
             .with_cert_resolver(certificate.clone());
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        config.ticketer = ticketer;
+        config.ticketer = tickets.clone();
         // Tickets carry the session, so that the server stores none.
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.send_tls13_tickets = 1;
-        Ok(Acceptor { config: Arc::new(config), certificate })
+        Ok(Acceptor { config: Arc::new(config), certificate, tickets })
     }
 
     /// Uses this certificate for handshakes from now on. Without one the last certificate stays, because its
     /// listeners stay too.
+    ///
+    /// With another certificate no session of before is resumed. A certificate may be replaced because others know its
+    /// key, and a client that resumes does not look at the certificate.
     pub(crate) fn set(&self, tls: Option<&TlsSettings>) {
-        if let Some(tls) = tls {
-            self.certificate.0.store(Some(tls.certified.clone()));
+        let Some(tls) = tls else { return };
+        let before = self.certificate.0.swap(Some(tls.certified.clone()));
+        if before.is_some_and(|before| before.cert != tls.certified.cert) {
+            self.tickets.replace();
         }
     }
 
