@@ -13,7 +13,8 @@ const page = await openBrowser({ after: (end) => ends.push(end) });
 if (mode === "page") {
   await page.goto(/Open <(http:\S+)>, paste this program/.exec(read("README.md"))[1]);
   page.on("dialog", (dialog) => dialog.accept(token));
-  const printed = page.waitForEvent("console");
+  // The browser also complains there that the server has no icon.
+  const printed = page.waitForEvent("console", (message) => message.type() === "log");
   await page.addScriptTag({ content: program("browser.js", { address: "localhost:6380" }) });
   console.log((await printed).text());
 } else {
