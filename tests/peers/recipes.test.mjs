@@ -189,6 +189,8 @@ test("recipes: rooms.py knows the members and counts each visit once, whenever i
   const cy = await joins("cy");
   await postgres.until("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'", "1");
   await worker.kill();
+  // Otherwise the server would still finish the statement, and only then notice that its client is gone.
+  await postgres.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'");
   await lock.run("ROLLBACK;");
   await leaves("bob", bob);
   worker = start(t, "rooms.py", first, environment);
