@@ -35,13 +35,19 @@ pub(crate) fn compress(payload: &[u8], open: bool, out: &mut Vec<u8>) -> bool {
         return false;
     }
     let start = out.len();
-    out.reserve(payload.len());
+    // Room for all of it, even if it becomes longer: zlib-rs 0.6 keeps what did not fit over a reset, and panics later.
+    out.reserve(payload.len() + payload.len() / 8 + 64);
     let new = || Compress::new_with_window_bits(Compression::new(LEVEL), false, Window::OURS.bits());
     let complete = with_spare(&COMPRESSOR, new, |compressor| {
         compressor.reset();
         let done = compressor.compress_vec(payload, out, FlushCompress::Sync);
         // With room left, nothing waits in the compressor.
-        done.is_ok() && compressor.total_in() == payload.len() as u64 && out.len() < out.capacity()
+        let complete =
+            done.is_ok() && compressor.total_in() == payload.len() as u64 && out.len() < out.capacity();
+        if !complete {
+            *compressor = new();
+        }
+        complete
     });
     let flushed = complete && out.ends_with(&FLUSHED);
     if flushed && !open {
@@ -80,5 +86,21 @@ mod tests {
         out.clear();
         assert!(!compress(&vec![b'x'; LONGEST + 1], false, &mut out));
         assert!(out.is_empty());
+    }
+
+    #[test]
+    fn much_noise_does_not_make_the_compressor_panic() {
+        let (mut state, mut out) = (1_u32, Vec::new());
+        for round in 0..40 {
+            let noise: Vec<u8> = std::iter::repeat_with(|| {
+                state ^= state << 13;
+                state ^= state >> 17;
+                state ^= state << 5;
+                state as u8
+            })
+            .take(65_536 - round)
+            .collect();
+            assert!(!compress(&noise, false, &mut out));
+        }
     }
 }
