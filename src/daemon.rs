@@ -1,7 +1,7 @@
 //! The daemon: reads its settings, opens its listeners, serves until a signal stops it, and drains.
 //!
 //! In reading order: [`main`] and `serve` in this file, `listeners`, `announce`, `drain`, `handover`, `reload`; then `control`, which answers the
-//! admin socket with `lists`, `actions`, `doctor` and, for all nodes of a cluster, `everywhere`; then what runs once a second
+//! admin socket with `lists`, `explain`, `actions`, `doctor` and, for all nodes of a cluster, `everywhere`; then what runs once a second
 //! or on request: `metrics`, `rates`, `recent`,
 //! `certificate_expiry`, `watchdog`; and for `--dev`, `dev` and `hangup`.
 
@@ -15,6 +15,7 @@ mod doctor;
 mod drain;
 mod error;
 mod everywhere;
+mod explain;
 mod handover;
 mod hangup;
 mod listeners;

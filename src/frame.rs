@@ -104,19 +104,9 @@ impl Frame {
     pub(crate) fn checked(bytes: &[u8]) -> Option<Frame> {
         let (mut rest, mut messages) = (bytes, 0);
         while !rest.is_empty() {
-            let (start, length) = match *rest {
-                [TEXT, length @ 0..=125, ..] => (2, usize::from(length)),
-                [TEXT, 126, a, b, ..] => (4, usize::from(u16::from_be_bytes([a, b]))),
-                [TEXT, 127, a, b, c, d, e, f, g, h, ..] => {
-                    (MAX_HEADER, usize::try_from(u64::from_be_bytes([a, b, c, d, e, f, g, h])).ok()?)
-                }
-                _ => return None,
-            };
-            let payload = rest.get(start..start.checked_add(length)?)?;
-            if header_size(length) != start || std::str::from_utf8(payload).is_err() {
-                return None;
-            }
-            rest = &rest[start + length..];
+            let payload;
+            (payload, rest) = first_text(rest)?;
+            std::str::from_utf8(payload).ok()?;
             messages += 1;
         }
         (messages > 0 && u32::try_from(bytes.len()).is_ok()).then(|| Frame::finished(bytes, messages))
@@ -130,6 +120,16 @@ impl Frame {
             end as u32
         });
         ends.collect()
+    }
+
+    /// Returns the payload of each message with its end in the bytes, up to the first frame that is no text frame.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = (&[u8], usize)> {
+        let mut rest = &self.bytes[..];
+        std::iter::from_fn(move || {
+            let payload;
+            (payload, rest) = first_text(rest)?;
+            Some((payload, self.bytes.len() - rest.len()))
+        })
     }
 
     /// Returns whether both share their bytes.
@@ -167,6 +167,21 @@ impl Frame {
         bytes.extend_from_slice(payload);
         Frame::finished(&bytes, 1)
     }
+}
+
+/// Returns the payload of the text frame that bytes begin with, and the rest; `None` if they do not begin with a whole one that
+/// has the shortest header.
+fn first_text(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (start, length) = match *bytes {
+        [TEXT, length @ 0..=125, ..] => (2, usize::from(length)),
+        [TEXT, 126, a, b, ..] => (4, usize::from(u16::from_be_bytes([a, b]))),
+        [TEXT, 127, a, b, c, d, e, f, g, h, ..] => {
+            (MAX_HEADER, usize::try_from(u64::from_be_bytes([a, b, c, d, e, f, g, h])).ok()?)
+        }
+        _ => return None,
+    };
+    let payload = bytes.get(start..start.checked_add(length)?)?;
+    (header_size(length) == start).then(|| (payload, &bytes[start + length..]))
 }
 
 /// Returns the length of the shortest header for a payload (RFC 6455 section 5.2).

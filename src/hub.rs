@@ -5,7 +5,8 @@
 //! outboxes to write, and [`flush`] writes them. [`compression`] compresses a message before that. [`history`] keeps a channel's last messages, as many as its [`retention`]
 //! tells, [`resume`] delivers them
 //! to a client that returns, and [`sweep`] drops the oldest, which it finds by the index in [`ages`]. [`connection`] is one
-//! connection, [`enter`] changes its [`memberships`], which are the channels that it reads, and [`heartbeat`] decides whether
+//! connection, [`enter`] changes its [`memberships`], which are the channels that it reads, [`places`] tells how far it has read
+//! them, which [`explain`] looks up, and [`heartbeat`] decides whether
 //! its client is alive. [`presence`] tells clients who reads a channel, by its [`watch`]. For a cluster, [`interest`] tells
 //! which channels have readers here, [`log`] fills the histories from the cluster's log, and [`peers`] are the other nodes,
 //! which tell their readers. [`feed`] has backends told who reads the channels that they select. [`image`] hands the histories
@@ -18,6 +19,7 @@ mod ages;
 mod compression;
 mod connection;
 mod enter;
+mod explain;
 mod feed;
 mod flush;
 mod flush_list;
@@ -28,6 +30,7 @@ mod interest;
 mod log;
 mod memberships;
 mod peers;
+mod places;
 mod presence;
 mod publish;
 mod reader_set;
@@ -57,7 +60,10 @@ use self::history::{History, Keeping};
 pub use self::image::{Boot, HandedOver, ImageError, TakenOver};
 pub use self::interest::{Expected, Interest};
 pub use self::log::Logged;
+use self::memberships::Membership;
 pub use self::peers::{Changes, Followed, MAX_FOLLOWED};
+use self::places::{Joined, LeftPlace};
+pub use self::places::{Kept, Place};
 pub use self::presence::PresenceFigures;
 use self::presence::Watched;
 pub use self::publish::{Queued, Target};
@@ -72,7 +78,7 @@ use crate::close::CloseReason;
 use crate::feed::Feed;
 use crate::frame::Frame;
 use crate::message::{ChannelName, Since};
-use crate::outbox::Budget;
+use crate::outbox::{Budget, MAX_CHANNELS};
 use crate::sync::{Sharded, lock};
 
 /// The number of parts of each map, so that connections on different cores seldom wait for each other.
@@ -286,8 +292,13 @@ impl Hub {
     }
 
     /// Joins a channel. Queues the history after the message `after` in the same step, so that no message is missing or
-    /// delivered twice.
-    fn join(&self, connection: &Arc<Connection>, name: &ChannelName, after: Option<u64>) -> Arc<Channel> {
+    /// delivered twice. Returns the channel, and after which message the connection is queued all.
+    fn join(
+        &self,
+        connection: &Arc<Connection>,
+        name: &ChannelName,
+        after: Option<u64>,
+    ) -> (Arc<Channel>, Joined) {
         let mut shard = lock(self.channels.shard(name.as_str()));
         let channel = self.channel_in(&mut shard, name);
         // Locked while the shard is locked, so that nobody removes the channel in between.
@@ -312,13 +323,21 @@ impl Hub {
             self.feed.joined(&channel.name, connection.id(), connection.claims().subject());
         }
         channel.reader_count.store(readers.connections.len() as u32, Relaxed);
+        let joined = readers.history.as_ref().map_or(Joined::default(), |history| {
+            Joined::after(history.id_of(after.unwrap_or(history.complete_to())))
+        });
         drop(readers);
-        channel
+        (channel, joined)
     }
 
-    fn part(&self, connection: &Arc<Connection>, channel: &Arc<Channel>) {
+    fn part(&self, connection: &Arc<Connection>, membership: &Membership, left: &mut Vec<LeftPlace>) {
+        let channel = &membership.channel;
         let mut shard = lock(self.channels.shard(channel.name.as_str()));
         let mut readers = lock(&channel.readers);
+        if left.len() < MAX_CHANNELS {
+            let last = readers.history.as_ref().map(|history| history.id_of(history.complete_to()));
+            left.extend(last.and_then(|last| LeftPlace::of(channel, last, membership.joined)));
+        }
         readers.remove(connection);
         channel.compressing.fetch_sub(connection.compresses().into(), Relaxed);
         self.change_watch(channel, &mut readers, |watch, now| watch.part(connection, now));

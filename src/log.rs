@@ -25,7 +25,7 @@ mod sink;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use closed_record::ClosedRecord;
+pub use closed_record::{ClosedPlace, ClosedRecord};
 pub use connections::{ConnectionLog, FULL_LINES, MAX_LOGGED_SUBJECT_BYTES, Opened, WINDOW};
 pub use queue::QUEUE_RECORDS;
 pub use record::MAX_TEXT_BYTES;

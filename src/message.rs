@@ -1,5 +1,6 @@
 //! The wire format. A client's message is parsed once, and a delivery is encoded once for all readers.
 
+mod delivered;
 mod delivery;
 mod encode;
 mod id;
@@ -14,6 +15,7 @@ mod presence;
 mod publish;
 mod reply;
 
+pub(crate) use self::delivered::delivered;
 pub use self::delivery::{Batch, Delivery};
 pub use self::id::MessageId;
 pub use self::name::{ChannelName, ChannelNameError};

@@ -8,11 +8,13 @@
 //! refused bytes while the queue exceeds its limits. A queue that exceeds them without a refusal is written first.
 //!
 //! `phase` says who writes next, `queue` holds the frames and their counts, `write` the system call, `socket` the sockets, `budget` the limits that all outboxes share.
+//! `unwritten` tells administrators what the socket has not got.
 
 mod budget;
 mod phase;
 mod queue;
 mod socket;
+mod unwritten;
 mod write;
 
 use std::io;
@@ -26,6 +28,7 @@ pub use self::budget::Budget;
 use self::phase::{AtomicPhase, Phase};
 use self::queue::Queue;
 pub use self::socket::{Sink, Socket};
+pub use self::unwritten::{First, MAX_CHANNELS, Unwritten};
 use self::write::{write, write_one};
 use crate::close::CloseReason;
 use crate::deflate::Window;
@@ -172,6 +175,7 @@ impl Outbox {
     pub fn push_all(&self, frames: impl Iterator<Item = Frame>) -> Pushed {
         let mut queue = lock(&self.queue);
         if queue.closing.is_some() {
+            frames.for_each(|frame| queue.note_refused(&frame));
             return Pushed::Closing;
         }
         let before = queue.messages();
@@ -462,6 +466,15 @@ impl Outbox {
         }
     }
 
+    /// Returns what was not written so far. Returns `None` while somebody writes, who will know soon.
+    pub fn unwritten(&self) -> Option<Unwritten> {
+        let queue = lock(&self.queue);
+        match self.phase.get() {
+            Phase::Alone | Phase::Followed => None,
+            _ => queue.unwritten(),
+        }
+    }
+
     /// Returns the bytes that wait because the socket refuses them.
     pub fn refused_bytes(&self) -> usize {
         lock(&self.queue).counted()
@@ -513,7 +526,9 @@ struct OnUnwind<'a>(&'a Outbox);
 impl Drop for OnUnwind<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.break_off(lock(&self.0.queue), CloseReason::ClientGone);
+            let mut queue = lock(&self.0.queue);
+            queue.note_unknown();
+            self.0.break_off(queue, CloseReason::ClientGone);
         }
     }
 }

@@ -5,6 +5,7 @@
 mod disconnect;
 mod doctor;
 mod events;
+mod explain;
 mod failure;
 mod lists;
 mod nodes;
@@ -18,6 +19,7 @@ mod tokens;
 pub use self::disconnect::*;
 pub use self::doctor::*;
 pub use self::events::*;
+pub use self::explain::*;
 pub use self::failure::*;
 pub use self::lists::*;
 pub use self::nodes::*;
@@ -52,6 +54,8 @@ pub const READY: &str = "/v1/ready";
 pub const CONNECTIONS: &str = "/v1/connections";
 /// `GET` with [`ClosedQuery`] in the URL: [`ClosedConnections`].
 pub const CLOSED: &str = "/v1/connections/closed";
+/// `GET` with [`ExplainQuery`] in the URL: [`Explanation`].
+pub const EXPLAIN: &str = "/v1/explain";
 /// `GET` with [`ChannelQuery`] in the URL: [`Channels`].
 pub const CHANNELS: &str = "/v1/channels";
 /// `POST` [`DisconnectRequest`]: [`Disconnected`].

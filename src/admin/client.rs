@@ -23,10 +23,10 @@ use self::error::OUR_VERSION;
 pub use self::events::Events;
 use super::api::{
     self, ChannelQuery, Channels, Checkup, ClosedConnections, ClosedQuery, ClusterNodes, Code,
-    ConnectionQuery, Connections, DisconnectRequest, Disconnected, EventQuery, Failure, InspectRequest,
-    Inspection, IssuedToken, Level, LevelRequest, Levels, LiftRequest, Lifted, PublishRequest, Published,
-    Ready, RefusedQuery, RefusedSubjects, ReloadRequest, Reloaded, SecretChanged, SecretSet, Secrets, Status,
-    TokenRequest,
+    ConnectionQuery, Connections, DisconnectRequest, Disconnected, EventQuery, ExplainQuery, Explanation,
+    Failure, InspectRequest, Inspection, IssuedToken, Level, LevelRequest, Levels, LiftRequest, Lifted,
+    PublishRequest, Published, Ready, RefusedQuery, RefusedSubjects, ReloadRequest, Reloaded, SecretChanged,
+    SecretSet, Secrets, Status, TokenRequest,
 };
 
 /// The most bytes of an answer, far more than a daemon sends.
@@ -121,6 +121,11 @@ impl Client {
     /// `GET /v1/connections/closed`.
     pub async fn closed(&self, query: &ClosedQuery) -> Result<ClosedConnections, Error> {
         self.list(api::CLOSED, query).await
+    }
+
+    /// `GET /v1/explain`.
+    pub async fn explain(&self, query: &ExplainQuery) -> Result<Explanation, Error> {
+        self.list(api::EXPLAIN, query).await
     }
 
     /// `GET /v1/channels`.

@@ -64,6 +64,7 @@ pub(super) enum Command {
     Ready,
     Connections,
     Closed,
+    Explain,
     Channels,
     Disconnect,
     Refused,
@@ -93,7 +94,7 @@ pub(super) enum Answer {
 }
 
 /// The routes, and what they need. Events with messages need more; see [`follow`].
-const ROUTES: [(Method, &str, Command, Access); 21] = [
+const ROUTES: [(Method, &str, Command, Access); 22] = [
     (Method::GET, api::STATUS, Command::Status, Access::Observe),
     (Method::GET, api::DOCTOR, Command::Doctor, Access::Observe),
     (Method::GET, api::METRICS, Command::Metrics, Access::Observe),
@@ -106,6 +107,7 @@ const ROUTES: [(Method, &str, Command, Access); 21] = [
     (Method::GET, api::READY, Command::Ready, Access::Observe),
     (Method::GET, api::CONNECTIONS, Command::Connections, Access::Observe),
     (Method::GET, api::CLOSED, Command::Closed, Access::Observe),
+    (Method::GET, api::EXPLAIN, Command::Explain, Access::Observe),
     (Method::GET, api::CHANNELS, Command::Channels, Access::Observe),
     (Method::POST, api::DISCONNECT, Command::Disconnect, Access::Administer),
     (Method::GET, api::REFUSED, Command::Refused, Access::Observe),
@@ -208,6 +210,7 @@ pub(super) fn run(
         }
         Command::Connections => json(control.connections(&parse_query(query)?)),
         Command::Closed => json(control.closed(&parse_query(query)?)),
+        Command::Explain => json(control.explain(&parse_query(query)?)),
         Command::Channels => json(control.channels(&parse_query(query)?)),
         Command::Refused => json(control.refused(&parse_query(query)?)),
         Command::Nodes => json(control.nodes()),

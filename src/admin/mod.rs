@@ -17,9 +17,9 @@ use futures_util::Stream;
 
 use api::{
     ChannelQuery, Channels, Checkup, ClosedConnections, ClosedQuery, ClusterNodes, ConnectionQuery,
-    Connections, DisconnectRequest, Disconnected, Event, EventQuery, Failure, Inspection, IssuedToken, Level,
-    Levels, Lifted, PublishRequest, Published, Ready, RefusedQuery, RefusedSubjects, Reloaded, SecretChanged,
-    Secrets, Status, TokenRequest,
+    Connections, DisconnectRequest, Disconnected, Event, EventQuery, ExplainQuery, Explanation, Failure,
+    Inspection, IssuedToken, Level, Levels, Lifted, PublishRequest, Published, Ready, RefusedQuery,
+    RefusedSubjects, Reloaded, SecretChanged, Secrets, Status, TokenRequest,
 };
 
 /// Events as they happen, until the stream is dropped.
@@ -59,6 +59,8 @@ pub trait Control: Send + Sync + 'static {
     fn connections(&self, query: &ConnectionQuery) -> Result<Connections, Failure>;
     /// Lists the closed connections and rejected requests that are remembered.
     fn closed(&self, query: &ClosedQuery) -> Result<ClosedConnections, Failure>;
+    /// Tells what a subject has got of a channel.
+    fn explain(&self, query: &ExplainQuery) -> Result<Explanation, Failure>;
     /// Lists the channels that have readers.
     fn channels(&self, query: &ChannelQuery) -> Result<Channels, Failure>;
     /// Closes connections, and bans a subject if the request contains a ban.

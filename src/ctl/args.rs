@@ -9,6 +9,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 use super::actions::{DisconnectArgs, LevelArgs, PublishArgs};
 use super::complete;
 use super::conformance::ConformanceArgs;
+use super::explain::ExplainArgs;
 use super::follow::EventsArgs;
 use super::lists::{ChannelsArgs, ConnectionsArgs, RefusedArgs, Watch};
 use super::top::TopArgs;
@@ -77,6 +78,8 @@ pub(super) enum Command {
     Connections(ConnectionsArgs),
     /// List the channels that have readers
     Channels(ChannelsArgs),
+    /// Tell up to which message of a channel a subject has got all, over its connections
+    Explain(ExplainArgs),
     /// List the nodes of the cluster
     Nodes(Watch),
     /// Close connections; exit status 6 if none match

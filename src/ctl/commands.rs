@@ -8,8 +8,8 @@ use super::args::{Arguments, Command, Secret};
 use super::input::standard_input;
 use super::print::{Facts, in_json, many};
 use super::{
-    Complaint, Exit, PROGRAM, Report, actions, bench, cluster, conformance, doctor, follow, instances, lists,
-    secrets, status, tokens, top,
+    Complaint, Exit, PROGRAM, Report, actions, bench, cluster, conformance, doctor, explain, follow,
+    instances, lists, secrets, status, tokens, top,
 };
 use crate::admin::api::{Hidden, InspectRequest, Reloaded, SecretSet};
 use crate::admin::client::{Client, Error};
@@ -60,6 +60,7 @@ pub(super) fn run(arguments: &Arguments, style: Style) -> Result<Report, Complai
             Command::Doctor => doctor::doctor(&client(ANSWER), json, style).await?,
             Command::Connections(args) => lists::connections(&client(ANSWER), args, json, style).await?,
             Command::Channels(args) => lists::channels(&client(ANSWER), args, json, style).await?,
+            Command::Explain(args) => explain::explain(&client(ANSWER), args, json, style).await?,
             Command::Refused(args) => lists::refused(&client(ANSWER), args, json, style).await?,
             Command::Nodes(_) => cluster::nodes(&client(ANSWER), json, style).await?,
             Command::Disconnect(args) => actions::disconnect(&client(ANSWER), args, json).await?,

@@ -8,6 +8,7 @@ mod commands;
 mod complete;
 mod conformance;
 mod doctor;
+mod explain;
 mod follow;
 mod input;
 mod instances;

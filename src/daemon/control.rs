@@ -16,9 +16,9 @@ use super::recent::{Recent, Troubles};
 use super::reload::{LastReload, MaxConnectionsSource, ReloadRequest};
 use crate::admin::api::{
     self, ChannelQuery, Channels, Checkup, ClosedConnections, ClosedQuery, ClusterNodes, Code,
-    ConnectionQuery, Connections, DisconnectRequest, Disconnected, EventQuery, Failure, Hidden, Inspection,
-    IssuedToken, Level, Levels, Lifted, PublishRequest, Published, Ready, RefusedQuery, RefusedSubjects,
-    Reloaded, SecretChanged, Secrets, State, Status, Timestamp, TokenRequest,
+    ConnectionQuery, Connections, DisconnectRequest, Disconnected, EventQuery, ExplainQuery, Explanation,
+    Failure, Hidden, Inspection, IssuedToken, Level, Levels, Lifted, PublishRequest, Published, Ready,
+    RefusedQuery, RefusedSubjects, Reloaded, SecretChanged, Secrets, State, Status, Timestamp, TokenRequest,
 };
 use crate::admin::{Control, EventStream};
 use crate::cluster::ClusterStatus;
@@ -217,6 +217,10 @@ impl Control for DaemonControl {
 
     fn closed(&self, query: &ClosedQuery) -> Result<ClosedConnections, Failure> {
         Ok(self.everywhere.closed(query))
+    }
+
+    fn explain(&self, query: &ExplainQuery) -> Result<Explanation, Failure> {
+        self.everywhere.explain(query)
     }
 
     fn channels(&self, query: &ChannelQuery) -> Result<Channels, Failure> {

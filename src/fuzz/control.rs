@@ -47,6 +47,9 @@ impl Control for Nobody {
     fn closed(&self, _: &ClosedQuery) -> Result<ClosedConnections, Failure> {
         refused()
     }
+    fn explain(&self, _: &ExplainQuery) -> Result<Explanation, Failure> {
+        refused()
+    }
     fn channels(&self, _: &ChannelQuery) -> Result<Channels, Failure> {
         refused()
     }

@@ -140,13 +140,13 @@ impl Hub {
         let mut lock = lock(&connection.memberships);
         let detached = connection.detached.load(Relaxed);
         let wanted = if detached { &[] } else { wanted };
-        let mut memberships = std::mem::take(&mut *lock).into_vec();
+        let (mut memberships, mut places) = std::mem::take(&mut *lock).into_parts();
         let mut left = Vec::new();
         memberships.retain(|membership| {
             let name = &membership.channel.name;
             let stays = !detached && stays(name, membership.entered);
             if !stays {
-                self.part(connection, &membership.channel);
+                self.part(connection, membership, &mut places);
                 if membership.entered {
                     left.push(name.clone());
                 }
@@ -176,13 +176,17 @@ impl Hub {
         for name in &looked_at {
             let after = resume.as_ref().and_then(|resume| resume.after(name));
             if joins(&memberships, name) {
-                memberships.push(Membership { channel: self.join(connection, name, after), entered });
+                let (channel, joined) = self.join(connection, name, after);
+                memberships.push(Membership { channel, joined, entered });
             } else if let Some(after) = after {
-                self.deliver_again(connection, name, after);
+                let after = self.deliver_again(connection, name, after);
+                if let (Some(after), Ok(at)) = (after, find(&memberships[..kept], name.as_str())) {
+                    memberships[at].joined = memberships[at].joined.earlier(after);
+                }
             }
         }
         memberships.sort_unstable_by(|a, b| a.channel.name.cmp(&b.channel.name));
-        *lock = Memberships::of(memberships);
+        *lock = Memberships::of(memberships, places);
         drop((lock, resume));
         if self.keeping.is_on() {
             // Joining began histories of new channels.

@@ -151,6 +151,8 @@ pub(super) struct History {
     last: u64,
     /// The number up to which messages may have been dropped.
     dropped: u64,
+    /// The number up to which messages may have been published before this process.
+    inherited: u64,
     entries: VecDeque<Entry>,
     messages: usize,
     /// The bytes of the entries, without their slots in the queue.
@@ -221,6 +223,7 @@ impl History {
             epoch,
             last,
             dropped,
+            inherited: last,
             entries: VecDeque::new(),
             messages: 0,
             held: 0,
@@ -250,6 +253,7 @@ impl History {
             self.drop_oldest();
         }
         (self.epoch, self.last, self.dropped) = self.keeping.begin();
+        self.inherited = self.last;
         self.recount();
     }
 
@@ -412,7 +416,7 @@ impl History {
 
     /// Returns the number after which all messages are kept, at most `messages` of its retention. The oldest entry may have
     /// more, because messages that were published together are dropped together.
-    fn kept_after(&self) -> u64 {
+    pub(super) fn kept_after(&self) -> u64 {
         let surplus = self.messages.saturating_sub(self.retention.messages()) as u64;
         match self.entries.front() {
             Some(oldest) if surplus > 0 => oldest.first - 1 + surplus,
@@ -459,6 +463,11 @@ impl History {
     /// Returns the id of this number.
     pub(super) fn id_of(&self, number: u64) -> MessageId {
         MessageId { epoch: self.epoch, number }
+    }
+
+    /// Returns the number up to which messages may have been published before this process.
+    pub(super) fn inherited(&self) -> u64 {
+        self.inherited
     }
 
     /// Returns the number of the last message; 0 before the first.

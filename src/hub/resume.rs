@@ -133,14 +133,19 @@ impl Hub {
 
     /// Queues the history after the message `after` to a connection that reads the channel already, and lets it have new
     /// messages again, which were held back. This is one step in the channel's order, so that only messages of the history
-    /// are delivered twice, and all of them in order.
-    pub(super) fn deliver_again(&self, connection: &Arc<Connection>, name: &ChannelName, after: u64) {
-        let channel = lock(self.channels.shard(name.as_str())).get(name).cloned();
-        let Some(channel) = channel else { return };
-        if let Some(history) = &mut lock(&channel.readers).history {
-            history.release(connection.id());
-            deliver(history, after, connection);
-        }
+    /// are delivered twice, and all of them in order. Returns the id after which it got all.
+    pub(super) fn deliver_again(
+        &self,
+        connection: &Arc<Connection>,
+        name: &ChannelName,
+        after: u64,
+    ) -> Option<MessageId> {
+        let channel = lock(self.channels.shard(name.as_str())).get(name).cloned()?;
+        let mut readers = lock(&channel.readers);
+        let history = readers.history.as_mut()?;
+        history.release(connection.id());
+        deliver(history, after, connection);
+        Some(history.id_of(after))
     }
 }
 

@@ -398,5 +398,6 @@ mod compression;
 mod feed;
 mod history;
 mod peers;
+mod places;
 mod presence;
 mod rooms;

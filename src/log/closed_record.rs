@@ -6,6 +6,21 @@ use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
 
+/// How far a connection had read a channel with a history: the numbers of messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClosedPlace {
+    /// The channel's name.
+    pub channel: Box<str>,
+    /// The history.
+    pub epoch: u64,
+    /// The number after which it was to get all messages.
+    pub after: u64,
+    /// The number up to which all were written to its socket; `None` if that is not known.
+    pub up_to: Option<u64>,
+    /// The number of the last message while it read the channel.
+    pub last: u64,
+}
+
 /// A connection that was closed, or a request that was rejected.
 ///
 /// The log writes a line for it, administrators who follow events receive it, and the server remembers it for lists.
@@ -39,4 +54,6 @@ pub struct ClosedRecord {
     pub bytes_out: u64,
     /// The most messages that were in its queue at once.
     pub greatest_queue: u64,
+    /// How far it had read channels with a history, at most 16.
+    pub places: Box<[ClosedPlace]>,
 }

@@ -71,6 +71,7 @@ pub(crate) fn rejection(reason: &'static str, address: &str) -> ClosedRecord {
         bytes_in: 0,
         bytes_out: 0,
         greatest_queue: 0,
+        places: Box::default(),
     }
 }
 

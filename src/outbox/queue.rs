@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Waker;
 
-use super::{Budget, Phase};
+use super::{Budget, Phase, Unwritten};
 use crate::close::CloseReason;
 use crate::frame::Frame;
 
 /// What stands for the backlog of an outbox that has none.
-static NONE: Backlog = Backlog { frames: VecDeque::new(), offset: 0, messages: 0, bytes: 0, counted: 0 };
+static NONE: Backlog =
+    Backlog { frames: VecDeque::new(), offset: 0, messages: 0, bytes: 0, counted: 0, lost: None };
 
 /// The state behind the lock. Nearly all outboxes are idle, so the backlog is elsewhere.
 #[derive(Default)]
@@ -39,6 +40,8 @@ struct Backlog {
     bytes: usize,
     /// The bytes that the budget counts.
     counted: usize,
+    /// Messages that were dropped or refused, if there are any.
+    lost: Option<Box<Unwritten>>,
 }
 
 impl Backlog {
@@ -48,11 +51,20 @@ impl Backlog {
         self.bytes += frame.len();
     }
 
-    /// Drops the queued frames from this position on.
-    fn drop_from(&mut self, first: usize) {
+    /// Drops the queued frames from this position on. `offset` bytes of the first queued frame are written.
+    fn drop_from(&mut self, first: usize, offset: usize) {
+        self.note_lost(first, offset);
         for frame in self.frames.drain(first.min(self.frames.len())..) {
             self.messages -= frame.messages() as u32;
             self.bytes -= frame.len();
+        }
+    }
+
+    /// Notes that the queued frames from this position on will not be written.
+    fn note_lost(&mut self, first: usize, offset: usize) {
+        let written = std::iter::once(offset).chain(std::iter::repeat(0));
+        for (frame, written) in self.frames.iter().zip(written).skip(first) {
+            self.lost.get_or_insert_default().note(frame, written);
         }
     }
 }
@@ -116,6 +128,28 @@ impl Queue {
         (std::mem::take(&mut backlog.frames), backlog.offset as usize)
     }
 
+    /// Notes that a frame was refused, because the connection closes.
+    pub(super) fn note_refused(&mut self, frame: &Frame) {
+        self.backlog().lost.get_or_insert_default().note(frame, 0);
+    }
+
+    /// Notes that it is not known what was written, because a writer has panicked.
+    pub(super) fn note_unknown(&mut self) {
+        self.backlog().lost.get_or_insert_default().note_unknown();
+    }
+
+    /// Returns what was not written so far; `None` while frames are being written.
+    pub(super) fn unwritten(&self) -> Option<Unwritten> {
+        let backlog = self.look();
+        if backlog.messages as usize > backlog.frames.iter().map(Frame::messages).sum() {
+            return None;
+        }
+        let mut unwritten = backlog.lost.as_deref().cloned().unwrap_or_default();
+        let written = std::iter::once(backlog.offset as usize).chain(std::iter::repeat(0));
+        backlog.frames.iter().zip(written).for_each(|(frame, written)| unwritten.note(frame, written));
+        Some(unwritten)
+    }
+
     /// `alone` says whether a frame that was never queued is being written.
     pub(super) fn close(&mut self, reason: CloseReason, close: Frame, alone: bool) {
         self.closing = Some(reason);
@@ -124,7 +158,9 @@ impl Queue {
             let backlog = self.backlog.get_or_insert_default();
             let queued: usize = backlog.frames.iter().map(Frame::messages).sum();
             self.dropping = alone || backlog.messages as usize > queued;
-            backlog.drop_from(usize::from(backlog.offset > 0 && !self.dropping));
+            // The offset is that of a frame which its writer has taken, if there is one.
+            let offset = if self.dropping { 0 } else { backlog.offset as usize };
+            backlog.drop_from(usize::from(offset > 0), offset);
         }
         self.enqueue(close);
     }
@@ -138,7 +174,7 @@ impl Queue {
         backlog.messages -= finished as u32;
         backlog.bytes -= taken;
         if dropping {
-            backlog.drop_from(usize::from(offset > 0));
+            backlog.drop_from(usize::from(offset > 0), offset);
         }
         if !since.is_empty() {
             backlog.frames.append(&mut since);
@@ -148,6 +184,7 @@ impl Queue {
     /// Drops all frames, because the socket failed.
     pub(super) fn clear(&mut self) {
         if let Some(backlog) = &mut self.backlog {
+            backlog.note_lost(0, backlog.offset as usize);
             backlog.frames.clear();
             (backlog.messages, backlog.bytes, backlog.offset) = (0, 0, 0);
         }
@@ -163,7 +200,7 @@ impl Queue {
 
     /// Frees the memory of an empty queue.
     pub(super) fn trim(&mut self) {
-        if self.messages() == 0 && self.counted() == 0 {
+        if self.messages() == 0 && self.counted() == 0 && self.look().lost.is_none() {
             self.backlog = None;
         }
     }

@@ -9,8 +9,8 @@ use super::events::Event;
 use super::rejection::{Rejected, Rejection};
 use super::{Server, closed};
 use crate::close::CloseReason;
-use crate::hub::Connection;
-use crate::log::ClosedRecord;
+use crate::hub::{Connection, Place};
+use crate::log::{ClosedPlace, ClosedRecord};
 
 /// Counts, logs and remembers a rejected request.
 pub(super) fn rejected(server: &Server, address: SocketAddr, rejected: Rejected) {
@@ -35,6 +35,7 @@ pub(super) fn rejected(server: &Server, address: SocketAddr, rejected: Rejected)
             bytes_in: 0,
             bytes_out: 0,
             greatest_queue: 0,
+            places: Box::default(),
         },
     );
 }
@@ -65,8 +66,15 @@ pub(super) fn ended(server: &Server, connection: &Connection, reason: CloseReaso
             bytes_in: stats.bytes_in,
             bytes_out: stats.out.bytes,
             greatest_queue: stats.out.greatest_queue as u64,
+            places: connection.left_places().iter().map(place).collect(),
         },
     );
+}
+
+/// Returns a place as it is remembered.
+fn place(place: &Place) -> ClosedPlace {
+    let Place { channel, epoch, after, up_to, last } = place;
+    ClosedPlace { channel: channel.as_str().into(), epoch: *epoch, after: *after, up_to: *up_to, last: *last }
 }
 
 /// Logs a record, remembers it, and passes it to those who follow events.

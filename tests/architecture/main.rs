@@ -68,7 +68,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("log", &["escape", "timestamp"]),
     ("message", &["frame", "timestamp"]),
     ("metrics", &["http", "places", "sync"]),
-    ("outbox", &["close", "deflate", "frame", "sync"]),
+    ("outbox", &["close", "deflate", "frame", "message", "sync"]),
     ("places", &["sync"]),
     (
         "server",

@@ -14,7 +14,7 @@ use crate::process::{Ended, philotectl, run};
 use crate::terminal::OnTerminal;
 
 /// All but `doctor`, which reports a daemon that it cannot reach as one of its findings.
-pub(crate) const EVERY_COMMAND: [&str; 21] = [
+pub(crate) const EVERY_COMMAND: [&str; 22] = [
     "instances",
     "status",
     "status --max-used 80%",
@@ -29,6 +29,7 @@ pub(crate) const EVERY_COMMAND: [&str; 21] = [
     "reload --dry-run",
     "connections",
     "connections --state closed",
+    "explain --subject alice --channel chat",
     "channels",
     "disconnect --all",
     "refused",

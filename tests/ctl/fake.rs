@@ -96,6 +96,10 @@ impl Control for Fake {
             nodes: None,
         })
     }
+    fn explain(&self, query: &ExplainQuery) -> Result<Explanation, Failure> {
+        self.see(&format!("{query:?}"));
+        Ok(explanation(query.id.as_deref()))
+    }
     fn channels(&self, query: &ChannelQuery) -> Result<Channels, Failure> {
         self.see(&format!("{query:?}"));
         Ok(Channels { matched: 1, channels: vec![a_channel()], nodes: None })
@@ -234,6 +238,54 @@ pub(crate) fn bad_signature() -> ClosedConnection {
         bytes_out: 0,
         greatest_queue: 0,
         ..slow_consumer()
+    }
+}
+
+/// A subject that was cut off, came back, left without a gap, missed something, and is here.
+pub(crate) fn explanation(id: Option<&str>) -> Explanation {
+    let at = |seconds| Timestamp::from_unix(1_795_344_300 + seconds);
+    let row = |from, until: Option<(u64, u16, &str)>, place: Option<[&str; 3]>| Reading {
+        node: None,
+        id: connection().id,
+        address: connection().address,
+        connected_at: at(from),
+        closed: until.map(|(until, code, message)| ClosedReading {
+            at: at(until),
+            reason: "r".into(),
+            code,
+            message: message.into(),
+        }),
+        reads: until.is_none(),
+        place: place.map(|[after, up_to, last]| ReadPlace {
+            after: after.into(),
+            up_to: (up_to != "?").then(|| up_to.into()),
+            last: last.into(),
+        }),
+    };
+    Explanation {
+        subject: "alice".into(),
+        channel: "room:42".into(),
+        history: Some(KeptHistory {
+            after: "a1-10".into(),
+            last: "a1-50".into(),
+            before_start: "a1-0".into(),
+        }),
+        connections: vec![
+            row(0, Some((9, 4413, "too slow\u{1b}")), Some(["a1-0", "a1-41", "a1-43"])),
+            row(10, Some((19, 1001, "stopping")), Some(["a1-41", "a1-43", "a1-43"])),
+            row(20, Some((29, 1006, "gone")), Some(["a1-45", "a1-45", "a1-46"])),
+            row(30, Some((39, 1006, "gone")), None),
+            row(40, None, Some(["a1-46", "?", "a1-50"])),
+        ],
+        matched: 7,
+        since: at(0),
+        complete: false,
+        verdict: id.map(|id| Judged {
+            id: id.into(),
+            verdict: if id == "a1-41" { MessageOutcome::Written } else { MessageOutcome::NotWritten },
+            message: "because".into(),
+        }),
+        nodes: None,
     }
 }
 

@@ -374,6 +374,35 @@ fn a_dry_run_prints_what_would_be_done() {
 }
 
 #[test]
+fn explain_tells_what_each_connection_has_got() {
+    let daemon = Daemon::start();
+    let lines = "\
+connected 2026-11-22T10:45:00Z to 2026-11-22T10:45:09Z, had 1 up to 41 of 43; closed 4413, too slow\\u{1b}
+back 2026-11-22T10:45:10Z to 2026-11-22T10:45:19Z, recovered, had 42 up to 43 of 43; closed 1001, stopping
+back 2026-11-22T10:45:20Z to 2026-11-22T10:45:29Z, missed 44 to 45, had nothing after 45 of 46; closed 1006, gone
+back 2026-11-22T10:45:30Z to 2026-11-22T10:45:39Z, no place in this channel is known; closed 1006, gone
+back 2026-11-22T10:45:40Z, missed 46 to 46, joined after 46, and how far it got of 50 is not known
+";
+    let footer = "the channel is at a1-50 and keeps what came after a1-10; showing 5 of 7 connections; some connections that have \
+                  ended are no longer remembered; nothing is known from before 2026-11-22T10:45:00Z\n";
+    let line = "explain --subject alice --channel room:42";
+    assert_eq!(daemon.ctl(line), ended(0, &format!("{lines}{footer}"), ""));
+    assert_eq!(
+        daemon.fake.last_seen(),
+        "ExplainQuery { subject: \"alice\", channel: \"room:42\", id: None, local: false }"
+    );
+    let asked = daemon.ctl(&format!("{line} --id a1-41 --local"));
+    assert_eq!((asked.code, asked.out), (0, format!("{lines}a1-41: written: because\n{footer}")));
+    assert!(daemon.fake.last_seen().ends_with("id: Some(\"a1-41\"), local: true }"));
+    let asked = daemon.ctl(&format!("{line} --id a1-42"));
+    assert_eq!((asked.code, asked.out), (6, format!("{lines}a1-42: not written: because\n{footer}")));
+    let answer = daemon.ctl(&format!("{line} --id a1-42 --json"));
+    assert_eq!((answer.code, &answer.json()["verdict"]["verdict"]), (6, &json!("not_written")));
+    assert_eq!(answer.json()["connections"][0]["place"]["up_to"], "a1-41");
+    assert_eq!(daemon.ctl("explain --subject alice").code, 2, "a channel is needed");
+}
+
+#[test]
 fn completions_include_channels_and_connections() {
     let daemon = Daemon::start();
     let complete = |words: &str, at: usize| {

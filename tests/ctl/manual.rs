@@ -35,6 +35,7 @@ fn every_example_in_the_manual_has_the_shape_of_its_type() {
                 round::<Event>(&event.unwrap().to_string());
             }
         }),
+        ("Explanation", round::<Explanation>),
         ("Failure", round::<Failure>),
         ("InspectRequest", round::<InspectRequest>),
         ("Inspection", round::<Inspection>),

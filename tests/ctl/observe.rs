@@ -76,7 +76,16 @@ fn an_observer_does_not_see_messages() {
 fn philotectl_works_on_the_socket_of_observers_as_far_as_that_goes() {
     let daemon = Daemon::start();
     let observe = |line: &str| run(philotectl(&daemon.observe, line), b"secret");
-    for line in ["status", "connections", "channels", "refused", "log-level", "wait-ready", "nodes"] {
+    for line in [
+        "status",
+        "connections",
+        "explain --subject a --channel c",
+        "channels",
+        "refused",
+        "log-level",
+        "wait-ready",
+        "nodes",
+    ] {
         assert_eq!(observe(line).code, 0, "{line}");
     }
     // The socket of everyone is no fault here.

@@ -19,6 +19,7 @@ mod connections;
 mod dev;
 mod dev_faults;
 mod doctor;
+mod explain;
 mod first_start;
 mod frames;
 mod half_closed;

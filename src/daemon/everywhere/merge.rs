@@ -8,9 +8,12 @@ use serde::de::DeserializeOwned;
 
 use crate::admin::api::{
     Channel, ChannelQuery, ChannelSort, Channels, ClosedConnection, ClosedConnections, ClosedQuery,
-    ClosedSort, Connection, ConnectionQuery, ConnectionSort, Connections, DEFAULT_ROWS, MAX_ROWS, Timestamp,
+    ClosedSort, Connection, ConnectionQuery, ConnectionSort, Connections, DEFAULT_ROWS, ExplainQuery,
+    Explanation, MAX_ROWS, Timestamp,
 };
 use crate::cluster::steering::Rows;
+use crate::daemon::explain::sort;
+use crate::message::MessageId;
 use crate::orders::Coverage;
 
 /// A list that nodes send each other. `Q` is its query.
@@ -127,6 +130,50 @@ impl Mergeable<ClosedQuery> for ClosedConnections {
         };
         self.connections.sort_by_key(|row| Reverse(rank(row)));
         self.keep(limit(query.limit));
+    }
+
+    fn set_coverage(&mut self, coverage: Option<Coverage>) {
+        self.nodes = coverage;
+    }
+}
+
+impl Rows for Explanation {
+    fn rows(&self) -> usize {
+        self.connections.len()
+    }
+
+    fn keep(&mut self, rows: usize) {
+        self.connections.truncate(rows);
+    }
+}
+
+impl Mergeable<ExplainQuery> for Explanation {
+    fn widened(query: &ExplainQuery) -> ExplainQuery {
+        query.clone()
+    }
+
+    fn name(&mut self, node: &str) {
+        self.connections.iter_mut().for_each(|row| row.node = Some(node.to_owned()));
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.matched += other.matched;
+        self.connections.extend(other.connections);
+        self.since = Timestamp(self.since.0.max(other.since.0));
+        self.complete &= other.complete;
+        let number = |id: &str| MessageId::parse(id).number;
+        match (&mut self.history, other.history) {
+            (Some(own), Some(other)) if number(&other.before_start) > number(&own.before_start) => {
+                own.before_start = other.before_start;
+            }
+            (Some(_), _) => {}
+            // A node without readers of the channel keeps it all the same, if the cluster has a log.
+            (own @ None, other) => *own = other,
+        }
+    }
+
+    fn finish(&mut self, _: &ExplainQuery) {
+        sort(&mut self.connections);
     }
 
     fn set_coverage(&mut self, coverage: Option<Coverage>) {

@@ -10,16 +10,17 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use self::merge::Mergeable;
-use self::remote::{CHANNELS, CLOSED, CONNECTIONS};
+use self::remote::{CHANNELS, CLOSED, CONNECTIONS, EXPLAIN};
 use super::actions::Actions;
-use super::lists;
+use super::{explain, lists};
 use crate::admin::api::{
     ChannelQuery, Channels, ClosedConnections, ClosedQuery, ClusterNode, ClusterNodes, Code, ConnectionQuery,
-    Connections, DisconnectRequest, Disconnected, Failure, Lifted, Link, RefusedQuery, RefusedSubjects,
-    Timestamp,
+    Connections, DisconnectRequest, Disconnected, ExplainQuery, Explanation, Failure, Lifted, Link,
+    RefusedQuery, RefusedSubjects, Timestamp,
 };
 use crate::cluster::Node;
 use crate::cluster::steering::Wait;
+use crate::message::MessageId;
 use crate::server::Server;
 use crate::server::ops::everywhere::{
     Reach, add_counts_of_others, disconnect_others, exchange_bans, lift_others, resolve_everywhere,
@@ -79,6 +80,21 @@ impl Everywhere {
 
     pub(super) fn closed(&self, query: &ClosedQuery) -> ClosedConnections {
         self.list(CLOSED, query, query.local, |query| lists::closed(&self.server, query))
+    }
+
+    /// Tells what a subject has got of a channel, and what became of one message.
+    pub(super) fn explain(&self, query: &ExplainQuery) -> Result<Explanation, Failure> {
+        let id = match query.id.as_deref().map(MessageId::parse) {
+            Some(MessageId::NONE) => {
+                let message = "id must be the id of a message, such as 5f0c-41";
+                return Err(Failure::new(Code::BadRequest, message));
+            }
+            id => id,
+        };
+        let mut explanation: Explanation =
+            self.list(EXPLAIN, query, query.local, |query| explain::explain(&self.server, query));
+        explanation.verdict = id.map(|id| explain::judge(&explanation, id));
+        Ok(explanation)
     }
 
     pub(super) fn channels(&self, query: &ChannelQuery) -> Channels {

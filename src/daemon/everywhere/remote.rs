@@ -5,8 +5,8 @@ use std::sync::{Arc, Weak};
 
 use tokio::runtime::Handle;
 
-use super::lists;
-use crate::admin::api::{ChannelQuery, ClosedQuery, ConnectionQuery};
+use super::{explain, lists};
+use crate::admin::api::{ChannelQuery, ClosedQuery, ConnectionQuery, ExplainQuery};
 use crate::cluster::steering::{Orders, reply};
 use crate::server::ops::everywhere::exchange_bans_on_link;
 use crate::server::{Server, steering};
@@ -15,6 +15,7 @@ use crate::server::{Server, steering};
 pub(super) const CONNECTIONS: &str = "connections";
 pub(super) const CLOSED: &str = "closed";
 pub(super) const CHANNELS: &str = "channels";
+pub(super) const EXPLAIN: &str = "explain";
 
 struct Remote {
     /// The server holds the cluster, which holds this.
@@ -38,6 +39,7 @@ impl Orders for Remote {
                 reply(body, room, |query: ConnectionQuery| Ok(lists::connections(&server, &query)))
             }
             CLOSED => reply(body, room, |query: ClosedQuery| Ok(lists::closed(&server, &query))),
+            EXPLAIN => reply(body, room, |query: ExplainQuery| Ok(explain::explain(&server, &query))),
             CHANNELS => reply(body, room, |query: ChannelQuery| Ok(lists::channels(&server, &query))),
             _ => return steering::carry_out(&server, from, kind, body, room),
         })

@@ -46,6 +46,7 @@ impl History {
             history.held += entry.cost();
             history.entries.push_back(entry);
         }
+        history.inherited = history.last;
         history.recount();
         history.trim(now);
         history
