@@ -16,9 +16,9 @@ const MAX_HEADER: usize = 10;
 const MAX_CONTROL_PAYLOAD: usize = 125;
 
 /// First bytes of final frames: FIN and the opcode (RFC 6455 section 5.2).
-const TEXT: u8 = 0x81;
+pub(crate) const TEXT: u8 = 0x81;
 const BINARY: u8 = 0x82;
-const CLOSE: u8 = 0x88;
+pub(crate) const CLOSE: u8 = 0x88;
 const PING: u8 = 0x89;
 
 /// The bytes of one or more encoded frames. Each frame is a whole message. Clones share the bytes.
@@ -146,17 +146,9 @@ impl Frame {
     pub(crate) fn payloads(&self) -> impl Iterator<Item = &[u8]> {
         let mut rest = &self.bytes[..];
         std::iter::from_fn(move || {
-            let (start, length) = match *rest {
-                [_, 126, a, b, ..] => (4, usize::from(u16::from_be_bytes([a, b]))),
-                [_, 127, a, b, c, d, e, f, g, h, ..] => {
-                    (MAX_HEADER, u64::from_be_bytes([a, b, c, d, e, f, g, h]) as usize)
-                }
-                [_, length, ..] => (2, usize::from(length)),
-                _ => return None,
-            };
-            let payload;
-            (payload, rest) = rest[start..].split_at(length);
-            Some(payload)
+            let part;
+            (part, rest) = split(rest)?;
+            Some(part.payload)
         })
     }
 
@@ -172,16 +164,34 @@ impl Frame {
 /// Returns the payload of the text frame that bytes begin with, and the rest; `None` if they do not begin with a whole one that
 /// has the shortest header.
 fn first_text(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (start, length) = match *bytes {
-        [TEXT, length @ 0..=125, ..] => (2, usize::from(length)),
-        [TEXT, 126, a, b, ..] => (4, usize::from(u16::from_be_bytes([a, b]))),
-        [TEXT, 127, a, b, c, d, e, f, g, h, ..] => {
-            (MAX_HEADER, usize::try_from(u64::from_be_bytes([a, b, c, d, e, f, g, h])).ok()?)
+    let (Part { first, payload, length }, rest) = split(bytes)?;
+    (first == TEXT && header_size(payload.len()) + payload.len() == length).then_some((payload, rest))
+}
+
+/// One frame of those that lie one after the other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part<'a> {
+    /// The first byte: FIN and the opcode.
+    pub(crate) first: u8,
+    /// The payload, which is not masked.
+    pub(crate) payload: &'a [u8],
+    /// The length of the whole frame, in bytes.
+    pub(crate) length: usize,
+}
+
+/// Returns the first of the whole frames that lie in `bytes`, and the rest; `None` if there is none.
+#[inline]
+pub(crate) fn split(bytes: &[u8]) -> Option<(Part<'_>, &[u8])> {
+    let (start, payload) = match *bytes {
+        [_, 126, a, b, ..] => (4, usize::from(u16::from_be_bytes([a, b]))),
+        [_, 127, a, b, c, d, e, f, g, h, ..] => {
+            (MAX_HEADER, u64::from_be_bytes([a, b, c, d, e, f, g, h]) as usize)
         }
+        [_, length, ..] => (2, usize::from(length)),
         _ => return None,
     };
-    let payload = bytes.get(start..start.checked_add(length)?)?;
-    (header_size(length) == start).then(|| (payload, &bytes[start + length..]))
+    let (frame, rest) = bytes.split_at_checked(start.saturating_add(payload))?;
+    Some((Part { first: frame[0], payload: &frame[start..], length: frame.len() }, rest))
 }
 
 /// Returns the length of the shortest header for a payload (RFC 6455 section 5.2).

@@ -51,7 +51,7 @@ use self::ages::Ages;
 use self::compression::Compression;
 pub use self::compression::CompressionFigures;
 use self::connection::ById;
-pub use self::connection::{Connection, ConnectionStats};
+pub use self::connection::{Connection, ConnectionStats, Transport};
 pub use self::enter::EnterError;
 pub use self::flush::{Flusher, Writing, yield_to_sockets};
 pub use self::flush_list::FlushList;

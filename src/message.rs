@@ -29,7 +29,7 @@ pub use self::pattern::{ChannelPattern, ChannelPatterns};
 pub use self::presence::{PresenceChange, PresenceReply, Present};
 pub use self::publish::{MAX_ACK_BYTES, Publish};
 pub use self::reply::{
-    AccessReply, Denial, ErrorReply, JoinedReply, Rates, ReaderCount, ack_reply, encode_left,
+    AccessReply, Denial, ErrorReply, JoinedReply, Rates, ReaderCount, ack_reply, encode_left, published_reply,
 };
 
 #[cfg(test)]

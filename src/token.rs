@@ -189,6 +189,20 @@ impl Claims {
         self.rooms.as_ref()?.may.as_ref()
     }
 
+    /// Returns the claims with these channels in `read`, sorted and without duplicates, all of which the client may join.
+    pub(crate) fn reading(self, channels: &[String]) -> Claims {
+        let write: Vec<String> = self.write().iter().map(str::to_owned).collect();
+        let writes_what_it_reads = channels == write;
+        let own = if writes_what_it_reads { &[][..] } else { &write[..] };
+        let read_bytes = ChannelNames::length_of(channels);
+        let mut text = String::new();
+        ChannelNames::append(channels, &mut text);
+        ChannelNames::append(own, &mut text);
+        text.push_str(self.subject().unwrap_or_default());
+        let text = text.into_boxed_str();
+        Claims { text, read_bytes: read_bytes as u32, writes_what_it_reads, ..self }
+    }
+
     /// Returns whether the claim `read` names this channel. What a connection reads now, [`Connection::reads`] knows.
     ///
     /// [`Connection::reads`]: crate::hub::Connection::reads

@@ -190,7 +190,7 @@ fn columns(columns: &[Column], with_node: bool) -> Vec<Column> {
     columns.iter().copied().chain(with_node.then_some(NODE)).collect()
 }
 
-const OPEN: [Column; 11] = [
+const OPEN: [Column; 12] = [
     Column::whole("ID"),
     Column::text("SUBJECT"),
     Column::whole("ADDRESS").spare(1),
@@ -202,6 +202,7 @@ const OPEN: [Column; 11] = [
     Column::figure("OUT"),
     Column::text("CHANNELS").spare(2),
     Column::whole("COMPRESSED").spare(5),
+    Column::whole("TRANSPORT").spare(6),
 ];
 
 fn open(answer: &Connections, style: Style) -> Report {
@@ -221,6 +222,7 @@ fn open(answer: &Connections, style: Style) -> Report {
             count(style, connection.messages_out),
             channels_cell(connection),
             if connection.compression { "yes" } else { "no" }.to_owned(),
+            connection.transport.clone(),
         ];
         table.add(row.into_iter().chain(connection.node.clone()).collect());
     }

@@ -133,6 +133,7 @@ fn row(server: &Server, connection: &hub::Connection, names: usize) -> Connectio
         id: connection.id(),
         subject: claims.subject().map(str::to_owned),
         address: connection.address(),
+        transport: connection.transport().name().to_owned(),
         connected_at: Timestamp(SystemTime::now() - age),
         age_seconds: age.as_secs(),
         idle_seconds: u64::from(server.now().saturating_sub(connection.last_message())),

@@ -21,6 +21,26 @@ use crate::token::Claims;
 /// Some moment before the first connection.
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
+/// How a connection is served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// As a WebSocket.
+    #[default]
+    WebSocket,
+    /// As a stream of Server-Sent Events, on which the client sends nothing.
+    Events,
+}
+
+impl Transport {
+    /// Returns its name in lists.
+    pub fn name(self) -> &'static str {
+        match self {
+            Transport::WebSocket => "websocket",
+            Transport::Events => "events",
+        }
+    }
+}
+
 /// One connection, shared by its task, its channels and the heartbeat.
 ///
 /// The fields keep their order: the outbox begins with what a delivery touches, next to the count of references, and what
@@ -42,6 +62,7 @@ pub struct Connection {
     /// Whether its client is alive, as the heartbeat knows it.
     pub(crate) heartbeat: Mutex<Heartbeat>,
     address: SocketAddr,
+    transport: Transport,
     /// It gets no messages any more, see [`super::Hub::detach`].
     pub(super) detached: AtomicBool,
 }
@@ -88,6 +109,7 @@ impl Connection {
         Connection {
             id: Uuid::new_v4(),
             address,
+            transport: Transport::default(),
             opened: EPOCH.elapsed().as_nanos() as u64,
             claims: ArcSwap::new(claims),
             outbox: Outbox::new(budget),
@@ -111,6 +133,16 @@ impl Connection {
     /// Returns whether it has negotiated compression.
     pub fn compresses(&self) -> bool {
         self.outbox.window.is_some()
+    }
+
+    /// Has it served in this way.
+    pub(crate) fn over(self, transport: Transport) -> Connection {
+        Connection { transport, ..self }
+    }
+
+    /// Returns how it is served.
+    pub fn transport(&self) -> Transport {
+        self.transport
     }
 
     /// Returns its id, a random UUID, which is the `issuer` of its messages.

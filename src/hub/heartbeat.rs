@@ -75,6 +75,11 @@ impl Heartbeat {
         self.written = if is_written { self.end } else { stream.written as u32 };
     }
 
+    /// Returns whether a ping waits for an answer, and all of it was written.
+    pub(crate) fn is_ping_written(&self, stream: Progress) -> bool {
+        self.pinged && (stream.written as u32).wrapping_sub(self.end) as i32 >= 0
+    }
+
     fn wait(&mut self, now: Seconds, written: u32, patience: Seconds) -> Pulse {
         let is_written = written.wrapping_sub(self.end) as i32 >= 0;
         let written = if is_written { self.end } else { written };

@@ -303,6 +303,13 @@ pub fn ack_reply(ack: &str, readers: usize, id: Option<MessageId>) -> Frame {
     encode_text(|out| write_ack(out, ack, ReaderCount::Here(readers), id))
 }
 
+/// Encodes the same reply as JSON text. Its `ack` is null if the message has none.
+pub fn published_reply(ack: Option<&str>, readers: ReaderCount, id: Option<MessageId>) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_ack(&mut out, ack.unwrap_or("null"), readers, id);
+    out
+}
+
 /// Appends the reply to a message with an `ack`, whose JSON text it repeats: `{"ack": TEXT, "readers": N, "id": ID}`,
 /// where `id` is there if the channel has a history. In a cluster `readers` is null, and `readers_here` is the number.
 pub(super) fn write_ack(out: &mut Vec<u8>, ack: &str, readers: ReaderCount, id: Option<MessageId>) {

@@ -24,6 +24,21 @@ pub(crate) struct Admitted {
 }
 
 impl Admitted {
+    /// Has the client read the channels that `choose` returns, sorted and without duplicates, and no others.
+    ///
+    /// # Errors
+    /// Those of `choose`.
+    pub(crate) fn reading(
+        self,
+        choose: impl FnOnce(&Claims) -> Result<Vec<String>, Rejection>,
+    ) -> Result<Admitted, Rejected> {
+        let Admitted { slot, claims } = self;
+        match choose(&claims) {
+            Ok(channels) => Ok(Admitted { slot, claims: claims.reading(&channels) }),
+            Err(rejection) => Err(rejection.of(claims.subject().map(Box::from))),
+        }
+    }
+
     pub(crate) fn into_parts(self) -> (Slot, Claims) {
         (self.slot, self.claims)
     }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{Server, unix_now};
 use crate::close::CloseReason;
 use crate::frame::Frame;
-use crate::hub::{Connection, FlushList, Pulse};
+use crate::hub::{Connection, FlushList, Pulse, Transport};
 use crate::outbox::Seconds;
 use crate::sync::lock;
 use crate::token::UnixSeconds;
@@ -173,6 +173,12 @@ fn look_at(
     let patience = seconds(live.settings.websocket.pong_timeout);
     let outbox = &connection.outbox;
     let mut heartbeat = lock(&connection.heartbeat);
+    // The client of a stream of events answers no ping, so writing one must do. A client that is gone without a word is
+    // noticed by the system, see `Stream::set_user_timeout`.
+    let answers = connection.transport() == Transport::WebSocket;
+    if !answers && heartbeat.is_ping_written(outbox.progress()) {
+        connection.received(0, now);
+    }
     match heartbeat.look(now, connection.last_received(), outbox.progress(), interval, patience) {
         Pulse::Alive(next) => next,
         Pulse::Unwritten(next) => {
@@ -186,7 +192,11 @@ fn look_at(
             outbox.trim();
             let written = flush_list.push(connection, &Frame::ping()).is_promised();
             heartbeat.pinged(now, outbox.progress(), written);
-            now + if written { patience } else { 1 }
+            match written {
+                true if answers => now + patience,
+                true => now + interval,
+                false => now + 1,
+            }
         }
         Pulse::Dead => {
             outbox.close(CloseReason::NoPong);

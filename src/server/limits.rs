@@ -90,6 +90,14 @@ pub(super) struct Limits {
     addresses: Counts<AddressKey>,
     subjects: Counts<Box<str>>,
     handshakes: Sharded<AddressKey, Nanoseconds, SHARDS>,
+    posts: Sharded<PostKey, Rate, SHARDS>,
+}
+
+/// What the rate of messages that are posted counts: all those of a subject, or of an address if they have none.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum PostKey {
+    Subject(Box<str>),
+    Address(AddressKey),
 }
 
 impl Limits {
@@ -153,6 +161,34 @@ impl Limits {
         }
         shard.insert(key, paid);
         Ok(())
+    }
+}
+
+impl Limits {
+    /// Counts a posted message of this many bytes. Returns false if its subject, or its address if it has none, exceeds the
+    /// rate of one connection, so that it must not be published.
+    pub(super) fn post(
+        &self,
+        subject: Option<&str>,
+        address: IpAddr,
+        bytes: usize,
+        limits: &LimitSettings,
+        now: Duration,
+    ) -> bool {
+        if limits.messages_per_second == 0 && limits.bytes_per_second == 0 {
+            return true;
+        }
+        let key = match subject {
+            Some(subject) => Some(PostKey::Subject(subject.into())),
+            None => AddressKey::of(address).map(PostKey::Address),
+        };
+        let Some(key) = key else { return true };
+        let mut shard = lock(self.posts.shard(&key));
+        // A rate without anything to pay is the same as no entry.
+        if shard.len() >= SWEEP && shard.len() == shard.capacity() {
+            shard.retain(|_, rate| !rate.is_paid(nanoseconds(now)));
+        }
+        shard.entry(key).or_default().judge(bytes, limits, now) == Verdict::Taken
     }
 }
 
@@ -254,6 +290,11 @@ pub(super) enum Verdict {
 }
 
 impl Rate {
+    /// Returns whether it would judge the next message as a new one does.
+    fn is_paid(&self, now: Nanoseconds) -> bool {
+        self.messages <= now && self.bytes <= now
+    }
+
     /// Judges a message, ping or pong of this many bytes.
     pub(super) fn judge(&mut self, bytes: usize, limits: &LimitSettings, now: Duration) -> Verdict {
         let now = nanoseconds(now);

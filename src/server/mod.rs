@@ -1,6 +1,6 @@
 //! The network side: listeners, HTTP and the upgrade, one connection's life, and what watches all connections.
 //!
-//! In the order in which a client meets them: [`accept`], [`http`], [`admission`], [`session`]. [`limits`] and [`bans`]
+//! In the order in which a client meets them: [`accept`], [`http`], [`admission`], [`session`], or [`sse`] without a WebSocket. [`limits`] and [`bans`]
 //! keep clients out, and [`rejection`] tells them why. [`heartbeat`] watches all connections, [`presence`] tells who reads a
 //! channel, and [`shutdown`] closes many connections. [`publishing`] passes messages to the hub and to a cluster, and
 //! [`steering`] answers its other nodes. [`live`] is what a reload replaces. [`counters`], [`closed`] (of [`record`]s) and
@@ -34,6 +34,7 @@ mod rejection;
 mod session;
 mod shutdown;
 mod slot;
+mod sse;
 pub mod steering;
 
 use std::net::SocketAddr;

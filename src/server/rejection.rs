@@ -69,6 +69,12 @@ pub enum Rejection {
     Busy(usize),
     /// All places of streams of events are taken.
     Streams(usize),
+    /// Posted messages exceed the rate of one connection.
+    TooFast,
+    /// The log of the cluster cannot store the message now.
+    NotStored,
+    /// The log of the cluster did not confirm the message.
+    NotConfirmed,
     /// The ban could not be written to the disk.
     NotRemembered,
     /// The `Host` of a request to a server for development does not name this machine.
@@ -161,6 +167,8 @@ impl Rejection {
             | Rejection::Refusing
             | Rejection::Spreads(_)
             | Rejection::Streams(_)
+            | Rejection::NotStored
+            | Rejection::NotConfirmed
             | Rejection::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
             Rejection::Token(_) | Rejection::TokenTimeout | Rejection::TokenFirst | Rejection::Frames(_) => {
                 StatusCode::UNAUTHORIZED
@@ -176,6 +184,7 @@ impl Rejection {
             Rejection::PerAddress(_)
             | Rejection::PerSubject(_)
             | Rejection::Handshakes(_)
+            | Rejection::TooFast
             | Rejection::Pings(_) => StatusCode::TOO_MANY_REQUESTS,
             Rejection::Internal | Rejection::NotRemembered => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -195,10 +204,16 @@ impl Rejection {
             Rejection::PerAddress(_)
             | Rejection::PerSubject(_)
             | Rejection::Handshakes(_)
+            | Rejection::TooFast
             | Rejection::Pings(_) => 4429,
             Rejection::Internal => 1011,
             _ => 4403,
         }
+    }
+
+    /// Returns whether the same client may be admitted a little later.
+    pub(crate) fn is_temporary(&self) -> bool {
+        matches!(self.close_code(), 1013 | 4429)
     }
 
     /// Returns the Close on philote.v1.
@@ -229,7 +244,9 @@ impl Rejection {
             | Rejection::Refusing
             | Rejection::Spreads(_)
             | Rejection::Streams(_)
+            | Rejection::NotStored
             | Rejection::Busy(_) => "unavailable",
+            Rejection::NotConfirmed => "unanswered",
             Rejection::Token(_) | Rejection::TokenTimeout | Rejection::TokenFirst | Rejection::Frames(_) => {
                 "unauthorized"
             }
@@ -244,6 +261,7 @@ impl Rejection {
             Rejection::PerAddress(_)
             | Rejection::PerSubject(_)
             | Rejection::Handshakes(_)
+            | Rejection::TooFast
             | Rejection::Pings(_) => "rate_limited",
             Rejection::Internal | Rejection::NotRemembered => "internal_error",
         }
@@ -344,6 +362,15 @@ impl fmt::Display for Rejection {
                 write!(f, "nothing was done: {max} requests like this are in progress already")
             }
             Rejection::Streams(max) => write!(f, "{max} streams of events are open already"),
+            Rejection::TooFast => {
+                f.write_str("too fast: this message exceeds the server's rate and was not published")
+            }
+            Rejection::NotStored => f.write_str(
+                "the cluster cannot store messages now, and this one was not published; send it again later",
+            ),
+            Rejection::NotConfirmed => f.write_str(
+                "the cluster did not confirm this message in time: it may have been published or not",
+            ),
             Rejection::NotRemembered => f.write_str(
                 "nothing was done: the refused subjects could not be saved; the server's log has the reason",
             ),

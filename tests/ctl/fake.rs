@@ -167,6 +167,7 @@ pub(crate) fn connection() -> Connection {
         id: "5f0c6b0e-6c3c-4c0e-9a53-0d8e3c1f3b7a".parse().unwrap(),
         subject: Some("alice\u{1b}".into()),
         address: "192.0.2.7:51234".parse().unwrap(),
+        transport: "websocket".into(),
         connected_at: Timestamp::from_unix(1_795_344_300),
         age_seconds: 303,
         idle_seconds: 7,

@@ -26,7 +26,7 @@ fn connections_in_a_pipe_are_plain_and_not_truncated() {
     let daemon = Daemon::start();
     let row = |id: &str, subject: &str, channels: &str| {
         format!(
-            "{id}-6c3c-4c0e-9a53-0d8e3c1f3b7a\t{subject}\t192.0.2.7:51234\t303\t7\t2048\t4\t1234\t56789\t{channels}\n"
+            "{id}-6c3c-4c0e-9a53-0d8e3c1f3b7a\t{subject}\t192.0.2.7:51234\t303\t7\t2048\t4\t1234\t56789\t{channels}\twebsocket\n"
         )
     };
     let rows = row("5f0c6b0e", "alice\\u{1b}", "reads chat, news, 18 more; writes chat\tyes")
@@ -51,9 +51,9 @@ fn lists_fit_the_terminal_and_report_omitted_rows() {
     let daemon = Daemon::start();
     let wide = on_terminal(&daemon, "connections", 160, "12,345 connections");
     let expected = "\
-ID        SUBJECT          ADDRESS            AGE  IDLE   QUEUED  MOST QUEUED     IN     OUT  CHANNELS                                COMPRESSED
-5f0c6b0e  alice\\u{1b}  192.0.2.7:51234  5m03s    7s  2.0 KiB            4  1,234  56,789  reads chat, news, 18 more; writes chat  yes
-00000001               192.0.2.7:51234  5m03s    7s  2.0 KiB            4  1,234  56,789  (closing: slow_consumer)                no
+ID        SUBJECT          ADDRESS            AGE  IDLE   QUEUED  MOST QUEUED     IN     OUT  CHANNELS                                COMPRESSED  TRANSPORT
+5f0c6b0e  alice\\u{1b}  192.0.2.7:51234  5m03s    7s  2.0 KiB            4  1,234  56,789  reads chat, news, 18 more; writes chat  yes  websocket
+00000001               192.0.2.7:51234  5m03s    7s  2.0 KiB            4  1,234  56,789  (closing: slow_consumer)                no  websocket
 showing 2 of 12,345 connections";
     let squeezed = |text: &str| {
         text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
@@ -112,6 +112,7 @@ fn json_documents_keep_their_shapes() {
         "id": "5f0c6b0e-6c3c-4c0e-9a53-0d8e3c1f3b7a",
         "subject": "alice\u{1b}",
         "address": "192.0.2.7:51234",
+        "transport": "websocket",
         "connected_at": "2026-11-22T10:45:00Z",
         "age_seconds": 303,
         "idle_seconds": 7,

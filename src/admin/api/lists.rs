@@ -94,6 +94,9 @@ pub struct Connection {
     pub subject: Option<String>,
     /// The client's address.
     pub address: SocketAddr,
+    /// How it is served: `websocket`, or `events` for Server-Sent Events.
+    #[serde(default)]
+    pub transport: String,
     /// When its token was accepted.
     pub connected_at: Timestamp,
     /// Seconds since then.

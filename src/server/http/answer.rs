@@ -54,7 +54,9 @@ impl Rejection {
             | Rejection::Requests(_)
             | Rejection::PerAddress(_)
             | Rejection::PerSubject(_)
-            | Rejection::Handshakes(_) => {
+            | Rejection::Handshakes(_)
+            | Rejection::TooFast
+            | Rejection::NotStored => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS))
             }
             Rejection::Token(_) => headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),

@@ -13,7 +13,7 @@ use crate::server::accept::stream::Stream;
 use crate::server::rejection::Rejection;
 use crate::server::session::first_frame;
 use crate::server::session::task::Session;
-use crate::server::{Server, record};
+use crate::server::{Server, record, sse};
 
 /// Sends what is left of the answer to a request that was accepted, and then does what [`begin`] does.
 pub(super) async fn accepted(
@@ -56,6 +56,10 @@ pub(super) async fn begin(
     // In boxes, so that a client that showed a token with its request does not pay for their size.
     let refused = match upgraded {
         Upgraded::Admitted(guard) => return Some(Session::new(guard, stream, read_ahead)),
+        Upgraded::Events(opened) => {
+            Box::pin(sse::begin(server, stream, opened, waiting)).await;
+            return None;
+        }
         Upgraded::TokenFollows(window) => {
             let entered = first_frame::enter(server, &mut stream, client, window, read_ahead, waiting);
             match Box::pin(entered).await {

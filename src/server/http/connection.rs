@@ -17,12 +17,12 @@ use hyper::header::{
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Version};
+use hyper::{Method, Request, Response, Version};
 use hyper_util::rt::TokioIo;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::answer::Answer;
+use super::answer::{Answer, whole};
 use super::begin::begin;
 use super::lines::Lines;
 use super::upgrade::{Head, Upgraded, upgrade};
@@ -35,6 +35,7 @@ use crate::server::accept::pending::Waiting;
 use crate::server::accept::stream::Stream;
 use crate::server::rejection::{Rejected, Rejection};
 use crate::server::session::task::Session;
+use crate::server::sse::{self, Asked, Opening};
 use crate::server::{Server, admission, record};
 
 /// The longest request head, in bytes.
@@ -66,6 +67,8 @@ struct Exchange {
     progress: Mutex<Progress>,
     /// Notified when the deadline has come nearer.
     hurry: Notify,
+    /// Notified when the connection becomes a stream of events, whose answer hyper does not send.
+    leaves: Notify,
 }
 
 /// The progress of a connection.
@@ -76,7 +79,7 @@ struct Progress {
     unwritten: bool,
     /// No request has come since the last answer.
     idle: bool,
-    /// The upgrade that was answered with 101.
+    /// What follows the last answer, such as the upgrade that was answered with 101.
     upgraded: Option<Upgraded>,
     /// The events that are being sent.
     events: Option<Arc<Following>>,
@@ -140,6 +143,7 @@ pub(crate) async fn serve(
         waiting: waiting.clone(),
         progress: Mutex::new(progress),
         hurry: Notify::new(),
+        leaves: Notify::new(),
     });
     let (mut stream, read_ahead, outcome) = Box::pin(speak(&exchange, stream, read, &waiting)).await;
     let (upgraded, client) = {
@@ -202,6 +206,7 @@ async fn speak(
             result = done => (result, None),
             () = exchange.timed_out() => (Ok(()), Some(Rejection::Timeout)),
             rejection = waiting.told_to_go() => (Ok(()), Some(rejection)),
+            () = exchange.leaves.notified() => (Ok(()), None),
         }
     };
     let parts = http.into_parts();
@@ -298,10 +303,19 @@ impl Exchange {
             self.server.counters.unbelieved.note(self.peer);
         }
         let prefers_html = visit::prefers_html(request.headers());
+        let page = sse::Page::of(&request, &self.server.live());
         let mut result = match rejected {
             Some(rejected) => Err(rejected),
             None => self.route(request, address, hidden).await,
         };
+        if let Ok((_, upgraded @ Some(Upgraded::Events(_)))) = &mut result {
+            {
+                let mut progress = self.lock();
+                (progress.client, progress.upgraded) = (address, upgraded.take());
+            }
+            self.leaves.notify_one();
+            return std::future::pending().await;
+        }
         let mut progress = self.lock();
         progress.client = address;
         progress.unwritten = true;
@@ -326,10 +340,12 @@ impl Exchange {
                     }
                 }
                 progress.upgraded = upgraded;
+                page.allow(answer.headers_mut());
                 answer
             }
             Err(refused) => {
-                let answer = visit::answer(&refused.rejection, prefers_html);
+                let mut answer = visit::answer(&refused.rejection, prefers_html);
+                page.allow(answer.headers_mut());
                 record::rejected(&self.server, address, refused);
                 answer
             }
@@ -352,13 +368,16 @@ impl Exchange {
         let is_fault = is_dev && dev::fault::is_wanted(&request);
         let path = request.uri().path();
         let api = path == "/api" || path.starts_with("/api/");
-        if chunked && !(api && request.method() == Method::POST || is_fault) {
+        let health = path == "/health" || path.starts_with("/health/");
+        let asked = Asked::of(&request);
+        let takes_body =
+            !health && asked == Some(Asked::Publish) || api && request.method() == Method::POST || is_fault;
+        if chunked && !takes_body {
             return Err(Rejection::BadRequest(
                 "a request like this has no body, so it must not have Transfer-Encoding",
             )
             .into());
         }
-        let health = path == "/health" || path.starts_with("/health/");
         if (api || health) && headers.contains_key(SEC_WEBSOCKET_KEY) {
             return Err(Rejection::NotHere.into());
         }
@@ -386,6 +405,14 @@ impl Exchange {
             // Boxed as above.
             let answer = Box::pin(dev::fault::answer(&self.server, &self.waiting, deadline, request));
             return Ok((answer.await?, None));
+        }
+        if let Some(asked) = asked {
+            let deadline = self.lock().deadline;
+            let served = sse::serve(&self.server, &self.waiting, asked, address, deadline, request);
+            return Ok(match Box::pin(served).await? {
+                Opening::Opened(opened) => (Response::new(whole("")), Some(Upgraded::Events(opened))),
+                Opening::Answered(answer) => (answer, None),
+            });
         }
         if is_dev && let Some(page) = dev::answer(&request) {
             return Ok((page, None));

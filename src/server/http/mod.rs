@@ -8,7 +8,7 @@
 //! [`watched`] tells when bytes came and when an answer was sent. This folder knows the session that an upgrade becomes;
 //! only [`api`] knows messages.
 
-mod answer;
+pub(super) mod answer;
 pub(crate) mod api;
 mod begin;
 pub(crate) mod connection;
@@ -16,8 +16,8 @@ pub(crate) mod credentials;
 mod dev;
 pub(crate) mod direct;
 pub(crate) mod forwarded;
-mod lines;
-mod origin;
+pub(super) mod lines;
+pub(super) mod origin;
 mod upgrade;
-mod visit;
+pub(super) mod visit;
 mod watched;

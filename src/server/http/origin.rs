@@ -1,6 +1,27 @@
 //! Which pages may connect: checks the `Origin` header against `[websocket] check_origin` and `allowed_origins`.
 
+use hyper::header::{HOST, ORIGIN};
+
+use super::lines::{Lines, visible};
 use crate::config::{AllowedOrigin, WebOrigin};
+use crate::server::Live;
+use crate::server::rejection::Rejection;
+
+/// Checks the page that sends a request, if it is one.
+///
+/// # Errors
+/// The page may not connect.
+pub(crate) fn check_origin<L: Lines + ?Sized>(lines: &L, live: &Live) -> Result<(), Rejection> {
+    let Some(origin) = lines.first(&ORIGIN) else { return Ok(()) };
+    let origin = String::from_utf8_lossy(origin);
+    let host = lines.first(&HOST).and_then(visible).unwrap_or_default();
+    let websocket = &live.settings.websocket;
+    if allowed(&origin, host, websocket.check_origin, &websocket.allowed_origins) {
+        Ok(())
+    } else {
+        Err(Rejection::Origin(origin.into_owned()))
+    }
+}
 
 /// Returns whether a page of `origin` may connect to `host`.
 ///

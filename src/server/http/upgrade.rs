@@ -9,7 +9,7 @@ use base64::engine::GeneralPurpose;
 use base64::engine::general_purpose::{PAD, STANDARD};
 use bytes::Bytes;
 use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
     SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use hyper::{Response, StatusCode};
@@ -17,15 +17,16 @@ use hyper::{Response, StatusCode};
 use super::answer::{Answer, whole};
 use super::credentials::Credentials;
 use super::lines::{Lines, visible};
-use super::origin;
+use super::origin::check_origin;
 use crate::deflate::{Agreement, Window, negotiate};
 use crate::server::accept::listener::Protocols;
 use crate::server::admission::Shown;
 use crate::server::rejection::{Rejected, Rejection};
 use crate::server::session::guard::ConnectionGuard;
+use crate::server::sse::Opened;
 use crate::server::{Live, Server, admission};
 
-/// What a connection becomes that was answered with 101.
+/// What a connection becomes whose HTTP has ended.
 pub(crate) enum Upgraded {
     /// It was admitted.
     Admitted(ConnectionGuard),
@@ -33,6 +34,8 @@ pub(crate) enum Upgraded {
     TokenFollows(Option<Window>),
     /// On philote.v1: it is rejected, and a Close tells why.
     Rejected(Rejected),
+    /// It was admitted to a stream of events, which is answered with 200.
+    Events(Box<Opened>),
 }
 
 /// The subprotocol that gives browsers what the classic protocol lacks.
@@ -195,16 +198,4 @@ fn is_key(key: &str) -> bool {
         GeneralPurpose::new(&base64::alphabet::STANDARD, PAD.with_decode_allow_trailing_bits(true));
     let mut bytes = [0; 18];
     key.len() == 24 && LENIENT.decode_slice(key, &mut bytes).is_ok_and(|count| count == 16)
-}
-
-fn check_origin<L: Lines + ?Sized>(lines: &L, live: &Live) -> Result<(), Rejection> {
-    let Some(origin) = lines.first(&ORIGIN) else { return Ok(()) };
-    let origin = String::from_utf8_lossy(origin);
-    let host = lines.first(&HOST).and_then(visible).unwrap_or_default();
-    let websocket = &live.settings.websocket;
-    if origin::allowed(&origin, host, websocket.check_origin, &websocket.allowed_origins) {
-        Ok(())
-    } else {
-        Err(Rejection::Origin(origin.into_owned()))
-    }
 }

@@ -105,7 +105,7 @@ pub enum Outcome {
     Unanswered,
 }
 
-/// Publishes all messages, or none if one is invalid, and returns what became of each.
+/// Publishes all messages as [`publish_by`] does.
 ///
 /// The holder of `claims` needs the right to publish on each channel, and readers see its subject if `[websocket]
 /// show_subject` is set. An administrator has no claims and may publish on every channel.
@@ -117,15 +117,30 @@ pub async fn publish(
     messages: &[ApiMessage<'_>],
     claims: Option<&Claims>,
 ) -> Result<Vec<Published>, PublishError> {
+    let subject = claims.and_then(|claims| claims.subject());
+    publish_by(server, messages, subject, |channel| claims.is_none_or(|claims| claims.may_publish(channel)))
+        .await
+}
+
+/// Publishes all messages, or none if one is invalid, and returns what became of each. `may` tells on which channels the
+/// publisher may publish.
+///
+/// # Errors
+/// The first invalid message. Nothing was published.
+pub(crate) async fn publish_by(
+    server: &Arc<Server>,
+    messages: &[ApiMessage<'_>],
+    subject: Option<&str>,
+    may: impl Fn(&str) -> bool,
+) -> Result<Vec<Published>, PublishError> {
     let live = server.live_owned();
     let max = live.settings.websocket.max_message_size;
     let has_log = publishing::has_log(server);
-    let subject = claims.and_then(|claims| claims.subject());
     let subject = subject.filter(|_| live.settings.websocket.show_subject);
     let mut id = [0; Hyphenated::LENGTH];
     let issuer = &*server.id().hyphenated().encode_lower(&mut id);
     for (at, ApiMessage { publish, key, excluded }) in messages.iter().enumerate() {
-        if claims.is_some_and(|claims| !claims.may_publish(&publish.channel)) {
+        if !may(&publish.channel) {
             return Err(PublishError::Forbidden(publish.channel.clone().into_owned()));
         }
         if publish.data.is_some_and(|data| data.len() > max) {

@@ -11,7 +11,7 @@ use super::cleanup::EndedConnection;
 use crate::close::CloseReason;
 use crate::deflate::Window;
 use crate::frame::Frame;
-use crate::hub::{Connection, Positions};
+use crate::hub::{Connection, Positions, Transport};
 use crate::log::Opened;
 use crate::message::{AccessReply, Since};
 use crate::server::admission::{self, Admitted};
@@ -59,11 +59,23 @@ impl ConnectionGuard {
         window: Option<Window>,
         since: &[Since<'_>],
     ) -> ConnectionGuard {
+        ConnectionGuard::enter_over(Transport::WebSocket, admitted, address, v1, window, since)
+    }
+
+    /// Does the same for a connection that is served in this way.
+    pub(crate) fn enter_over(
+        transport: Transport,
+        admitted: Admitted,
+        address: SocketAddr,
+        v1: bool,
+        window: Option<Window>,
+        since: &[Since<'_>],
+    ) -> ConnectionGuard {
         let (slot, claims) = admitted.into_parts();
         let server = &slot.server;
         let expires = claims.expires();
         let budget = server.hub.budget().clone();
-        let connection = Connection::new(address, Arc::new(claims), budget, server.now());
+        let connection = Connection::new(address, Arc::new(claims), budget, server.now()).over(transport);
         let connection = Arc::new(connection.with_window(window));
         // Before it joins channels, so that this is the order of the events.
         server.hub.feed().opened(connection.id(), connection.claims().subject());

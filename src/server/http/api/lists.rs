@@ -203,6 +203,7 @@ fn row(connection: &Connection, visible: &Visible) -> Value {
     json!({
         "connection": connection.id(),
         "subject": claims.subject(),
+        "transport": connection.transport().name(),
         "connected_at": rfc3339(SystemTime::now() - connection.age()).to_string(),
         "expires_at": claims.expires().map(|expires| rfc3339(from_unix(expires)).to_string()),
         "read": read,

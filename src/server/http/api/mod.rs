@@ -154,7 +154,7 @@ fn authorize(server: &Server, request: &Request<Incoming>, right: ApiRight) -> R
 pub(super) const LONGEST_BODY: usize = publish::MAX_BODY_BYTES;
 
 /// Reads the body of a request, at most `max` bytes, which are held until the answer is written.
-pub(super) async fn body(
+pub(crate) async fn body(
     request: Request<Incoming>,
     waiting: &Waiting,
     max: usize,
