@@ -38,6 +38,8 @@ export interface State {
     reason?: string;
     /** The time until the next attempt, in milliseconds. */
     retryIn?: number;
+    /** While it is open: `events` over HTTP where no WebSocket can be opened. */
+    transport?: "websocket" | "events";
 }
 /** Who reads a channel. */
 export interface Presence {
@@ -109,6 +111,8 @@ export interface Options {
    * it is probed only when the browser reports that it is online again.
      */
     probe?: number;
+    /** `false`: does without the events over HTTP that replace a WebSocket after two attempts in a row that no server answered. */
+    events?: boolean;
     /** A WebSocket to use instead of the global one, such as that of npm's `ws`. */
     WebSocket?: new (url: string, protocol: string) => Socket;
 }

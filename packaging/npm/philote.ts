@@ -39,6 +39,8 @@ export interface State {
   reason?: string;
   /** The time until the next attempt, in milliseconds. */
   retryIn?: number;
+  /** While it is open: `events` over HTTP where no WebSocket can be opened. */
+  transport?: "websocket" | "events";
 }
 
 /** Who reads a channel. */
@@ -107,6 +109,8 @@ export interface Options {
  * it is probed only when the browser reports that it is online again.
    */
   probe?: number;
+  /** `false`: does without the events over HTTP that replace a WebSocket after two attempts in a row that no server answered. */
+  events?: boolean;
   /** A WebSocket to use instead of the global one, such as that of npm's `ws`. */
   WebSocket?: new (url: string, protocol: string) => Socket;
 }
@@ -186,6 +190,18 @@ const HELD = 1000;
 const HELD_LENGTH = 2 ** 22;
 /** The pause after `rate_limited`, in milliseconds: a little longer than the time after which the server forgets it. */
 const PAUSE = 1200;
+
+/** The default of the option. */
+const BACKOFF: [number, number] = [500, 30_000];
+/** The attempts in a row to open a WebSocket that fail without a close code before events over HTTP are tried. */
+const FAILED = 2;
+/** The waits of `backoff` after which a WebSocket is tried while events are read: at first, and at most. The time doubles. */
+const TRIES = [60, 20] as const;
+/** The most streams of events at once, fewer than a browser keeps to one server, and the most channels of each. */
+const STREAMS = 4;
+const CHANNELS = 16;
+/** The silence of streams of events, in milliseconds, in which the server sends at least a comment. */
+const QUIET = 90_000;
 
 /** Milliseconds of a monotonic clock. */
 const clock = () => performance.now();
@@ -419,6 +435,222 @@ class Loading {
   }
 }
 
+/** A stream of events, and the channels whose messages it delivers. */
+interface Stream {
+  abort: AbortController;
+  /** The connection's id; empty before its `access`. */
+  id: string;
+  owns: Set<string>;
+}
+
+/**
+ * A socket over HTTP, for networks that let no WebSocket pass: what arrives comes as Server-Sent Events, and what is sent
+ * is a POST. It speaks philote.v1 to its client. Channels that are joined later come on streams of their own, because a
+ * stream that is opened again may miss messages where the server keeps no history.
+ */
+class HttpSocket implements Socket {
+  onopen: ((event: any) => void) | null = null;
+  onmessage: ((event: any) => void) | null = null;
+  onclose: ((event: any) => void) | null = null;
+  onerror: ((event: any) => void) | null = null;
+  #url: string;
+  #token = "";
+  /** The frame `access` of the first stream. */
+  #access: any;
+  #streams = new Set<Stream>();
+  #heard = 0;
+  #isClosed = false;
+  /** The last POST: they are sent one after the other, so that messages stay in order. */
+  #posted: Promise<void> = Promise.resolve();
+
+  constructor(url: string) {
+    this.#url = url.replace(/^ws/, "http");
+    queueMicrotask(() => this.onopen?.({}));
+  }
+
+  send(text: string): void {
+    const frame = JSON.parse(text);
+    if (frame.auth !== undefined) this.#show(frame);
+    else if (frame.join) this.#join(frame.join, frame.since ?? {});
+    else if (frame.leave) this.#leave(frame.leave);
+    else if (frame.presence) this.#deny(frame.presence[0], "who reads a channel is told on a WebSocket only");
+    else this.#posted = this.#posted.then(() => this.#post(text, frame));
+  }
+
+  close(): void {
+    this.#isClosed = true;
+    for (const { abort } of this.#streams) abort.abort();
+  }
+
+  #end(code: number, reason: string): void {
+    if (this.#isClosed) return;
+    this.close();
+    this.onclose?.({ code, reason });
+  }
+
+  #tell(frame: unknown): void {
+    if (!this.#isClosed) this.onmessage?.({ data: JSON.stringify(frame) });
+  }
+
+  #deny(channel: string, message: string): void {
+    queueMicrotask(() => this.#tell({ error: "forbidden", channel, message }));
+  }
+
+  #show({ auth, since = {} }: { auth: string; since?: Record<string, string | null> }): void {
+    if (!this.#access) {
+      this.#token = auth;
+      return void this.#read([], since, (access) => {
+        this.#access = access;
+        this.#tell({ access });
+        return access.read;
+      });
+    }
+    // A stream has one token, and where the server keeps no history the next one may miss messages.
+    if (auth !== this.#token) return queueMicrotask(() => this.#end(1012, "the next token needs another stream"));
+    const again = Object.keys(since).filter((channel) => since[channel] === null);
+    if (again.length && this.#streams.size < STREAMS) {
+      return void this.#read(again, since, (access) => {
+        this.#tell({ access: { ...this.#access, ids: access.ids } });
+        return again;
+      });
+    }
+    // The client probes a silent server, which writes a comment now and then.
+    if (clock() - this.#heard < QUIET) queueMicrotask(() => this.#tell({ access: { ...this.#access, ids: undefined } }));
+  }
+
+  #join(channels: string[], since: Record<string, string | null>): void {
+    if (this.#streams.size >= STREAMS || channels.length > CHANNELS) {
+      return this.#deny(channels.at(-1)!, `without a WebSocket at most ${STREAMS} times ${CHANNELS} channels can be read`);
+    }
+    this.#read(channels, since, ({ ids = {}, recovered = {} }) => {
+      const joined = channels.map((name) => [name, { id: ids[name], recovered: recovered[name] }]);
+      this.#tell({ joined: Object.fromEntries(joined) });
+      return channels;
+    });
+  }
+
+  #leave(channels: string[]): void {
+    for (const channel of channels) this.#own(undefined, channel);
+    queueMicrotask(() => this.#tell({ left: channels }));
+  }
+
+  /** Gives a channel to a stream. A stream that was opened for channels that it has no more ends. */
+  #own(stream: Stream | undefined, channel: string): void {
+    const [first] = this.#streams;
+    for (const other of this.#streams) {
+      if (other === stream || !other.owns.delete(channel) || other.owns.size || other === first) continue;
+      this.#streams.delete(other);
+      other.abort.abort();
+    }
+    stream?.owns.add(channel);
+  }
+
+  /** Opens a stream; `begin` gets its `access` and returns the channels that it delivers from then on. */
+  async #read(channels: string[], since: Record<string, string | null>, begin: (access: any) => string[]): Promise<void> {
+    const url = new URL(this.#url);
+    for (const channel of channels) url.searchParams.append("channel", channel);
+    const positions = Object.entries(since).slice(0, CHANNELS);
+    const headers: Record<string, string> = { Accept: "text/event-stream", Authorization: `Bearer ${this.#token}` };
+    if (positions.length) {
+      headers["Last-Event-ID"] = positions.map(([name, id]) => `${encodeURIComponent(name)}=${id ?? ""}`).join("&");
+    }
+    const stream: Stream = { abort: new AbortController(), id: "", owns: new Set() };
+    const isFirst = !this.#streams.size;
+    this.#streams.add(stream);
+    try {
+      const answer = await fetch(url, { headers, signal: stream.abort.signal, cache: "no-store" });
+      const isEvents = answer.headers.get("Content-Type")?.startsWith("text/event-stream");
+      if (!answer.ok || !isEvents) return this.#rejected(answer.status, await answer.text(), isFirst ? undefined : channels.at(-1));
+      await this.#hear(answer.body!, stream, begin);
+      this.#ended(stream, 1006, "the stream of events ended");
+    } catch (error) {
+      this.#ended(stream, 1006, this.#access ? "the connection was lost" : `cannot connect: ${(error as Error).message}`);
+    }
+  }
+
+  /** The socket ends with each of its streams that has not been left. */
+  #ended(stream: Stream, code: number, reason: string): void {
+    if (this.#streams.has(stream)) this.#end(code, reason);
+  }
+
+  async #hear(body: ReadableStream<Uint8Array>, stream: Stream, begin: (access: any) => string[]): Promise<void> {
+    const reader = body.getReader();
+    const decoder = new TextDecoder();
+    let rest = "";
+    let event = { kind: "", data: "" };
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      this.#heard = clock();
+      const lines = (rest + decoder.decode(value, { stream: true })).split("\n");
+      rest = lines.pop()!;
+      for (const line of lines) {
+        if (line.startsWith("event: ")) event.kind = line.slice(7);
+        else if (line.startsWith("data: ")) event.data = line.slice(6);
+        else if (line === "" && event.data) {
+          this.#take(stream, event.kind, event.data, begin);
+          event = { kind: "", data: "" };
+        }
+      }
+    }
+  }
+
+  #take(stream: Stream, kind: string, data: string, begin: (access: any) => string[]): void {
+    if (!this.#streams.has(stream)) return;
+    const frame = JSON.parse(data);
+    if (kind === "access") {
+      stream.id = frame.access.connection;
+      // From here on this stream delivers them.
+      for (const channel of begin(frame.access)) this.#own(stream, channel);
+    } else if (kind === "close") {
+      this.#ended(stream, frame.code, frame.reason);
+    } else if (stream.owns.has(frame.channel) && !this.#isClosed) {
+      this.onmessage?.({ data });
+    }
+  }
+
+  /** A stream was rejected: one for channels to join leaves the others as they are. */
+  #rejected(status: number, text: string, channel?: string): void {
+    const { error, message = `the server answered ${status}` } = parse(text);
+    if (error === "forbidden" && channel !== undefined) {
+      const [, ...others] = this.#streams;
+      for (const stream of others) if (!stream.id) this.#streams.delete(stream);
+      return this.#tell({ error, channel, message });
+    }
+    const codes: Record<number, number> = { 401: 4401, 403: error === "forbidden" ? 4403 : 1006, 431: 1009 };
+    this.#end(codes[status] ?? 1006, message);
+  }
+
+  async #post(text: string, { channel, ack }: { channel: string; ack: string }): Promise<void> {
+    if (this.#isClosed) return;
+    const url = new URL(this.#url);
+    for (const { id } of this.#streams) if (id) url.searchParams.append("connection", id);
+    const headers = { "Content-Type": "application/json", Authorization: `Bearer ${this.#token}` };
+    try {
+      const abort = new AbortController();
+      const timer = setTimeout(() => abort.abort(), PATIENCE);
+      const answer = await fetch(url, { method: "POST", headers, body: text, signal: abort.signal });
+      const body = parse(await answer.text());
+      clearTimeout(timer);
+      if (answer.ok && body.ack === ack) this.#tell(body);
+      else if (answer.status === 401) this.#end(4401, body.message);
+      else if (typeof body.error === "string") this.#tell({ ...body, channel, ack });
+      else this.#end(1006, `the server answered ${answer.status}`);
+    } catch {
+      this.#end(1006, "the connection was lost");
+    }
+  }
+}
+
+/** Returns the object of a JSON text, or an empty one. */
+function parse(text: string): any {
+  try {
+    return Object(JSON.parse(text));
+  } catch {
+    return {};
+  }
+}
+
 /** One connection to a Philote server, kept open until `close` or until the server forbids to reconnect. */
 export class Philote {
   #url: string;
@@ -434,6 +666,12 @@ export class Philote {
   /** The timer of the next step: a call of `token()`, its time limit, or the end of a wait. */
   #timer?: ReturnType<typeof setTimeout>;
   #pulse?: ReturnType<typeof setTimeout>;
+  /** How the last attempt was made, whether its WebSocket was opened, and how many in a row were not. */
+  #transport: "websocket" | "events" = "websocket";
+  #isUpgraded = false;
+  #failed = 0;
+  /** Before the next attempt to open a WebSocket while events are read. */
+  #trial?: ReturnType<typeof setTimeout>;
   /** When the last frame arrived, and when the server was probed since then; 0 if it was not. */
   #heard = 0;
   #probed = 0;
@@ -703,7 +941,7 @@ export class Philote {
 
   /** Random in the whole range ("full jitter"), so that clients that were cut together do not reconnect together. */
   #wait(attempt = this.#attempt++): number {
-    const [first, longest] = this.#options.backoff ?? [500, 30_000];
+    const [first, longest] = this.#options.backoff ?? BACKOFF;
     return Math.random() * Math.min(longest, first * 2 ** attempt);
   }
 
@@ -733,8 +971,11 @@ export class Philote {
     const turn = this.#turn;
     this.#schedule(PATIENCE, () => this.#lost(1006, "the connection took too long"));
     let socket: Socket;
+    const mayRead = this.#options.events !== false && typeof fetch === "function";
+    this.#transport = this.#failed >= FAILED && mayRead ? "events" : "websocket";
+    this.#isUpgraded = false;
     try {
-      socket = new (this.#options.WebSocket ?? (globalThis.WebSocket as any))(this.#url, "philote.v1");
+      socket = this.#transport === "events" ? new HttpSocket(this.#url) : this.#webSocket();
     } catch (error) {
       // A page of https: may not open ws:.
       return this.#lost(0, `cannot connect: ${(error as Error).message}`);
@@ -743,7 +984,11 @@ export class Philote {
     const now = (what: (event: any) => void) => (event: any) => {
       if (turn === this.#turn) what(event);
     };
-    socket.onopen = now(() => this.#show(token));
+    socket.onopen = now(() => {
+      this.#isUpgraded = true;
+      if (this.#transport === "websocket") this.#failed = 0;
+      this.#show(token);
+    });
     socket.onmessage = now((event) => this.#hear(event.data));
     socket.onerror = () => {}; // a close with the reason follows
     socket.onclose = now(({ code, reason }) => {
@@ -751,6 +996,42 @@ export class Philote {
       if (code === 1009 && !this.#isOpen) this.#bare = true;
       this.#lost(code, reason || (this.#isOpen ? "the connection was lost" : "cannot connect"));
     });
+  }
+
+  #webSocket(): Socket {
+    return new (this.#options.WebSocket ?? (globalThis.WebSocket as any))(this.#url, "philote.v1");
+  }
+
+  /** Tries now and then whether a WebSocket can be opened, which serves the client better than events. */
+  #tryWebSocket(attempt = 0): void {
+    const turn = this.#turn;
+    const [first, longest] = this.#options.backoff ?? BACKOFF;
+    const delay = Math.min(longest * TRIES[1], first * TRIES[0] * 2 ** attempt);
+    const again = () => this.#tryWebSocket(attempt + 1);
+    this.#trial = setTimeout(() => {
+      // What was sent must be answered first.
+      if (this.#sent.size) return again();
+      let socket: Socket;
+      try {
+        socket = this.#webSocket();
+      } catch {
+        return again();
+      }
+      let isDone = false;
+      const done = (isOpen: boolean) => {
+        if (isDone) return;
+        isDone = true;
+        socket.close();
+        if (turn !== this.#turn) return;
+        clearTimeout(this.#trial);
+        if (!isOpen || this.#sent.size) return again();
+        this.#failed = 0;
+        this.#lost(1012, "a WebSocket can be opened again");
+      };
+      socket.onopen = () => done(true);
+      socket.onclose = socket.onerror = () => done(false);
+      this.#trial = setTimeout(() => done(false), PATIENCE);
+    }, delay * (0.5 + Math.random()));
   }
 
   /** Calls `token()`. `use` gets the token or the error, unless a newer call follows or the connection ends. */
@@ -1005,7 +1286,8 @@ export class Philote {
         if (read.has(channel)) missed.set(channel, recovered[channel] === true);
       }
       for (const channel of read) this.#rejoin.delete(channel);
-      this.#become({ state: "open" });
+      if (this.#transport === "events") this.#tryWebSocket();
+      this.#become({ state: "open", transport: this.#transport });
     }
     this.#tell("access", access);
     for (const [channel, recovered] of missed) this.#tell("recovered", { channel, recovered });
@@ -1324,6 +1606,7 @@ export class Philote {
     this.#turn++;
     this.#stopAsking();
     clearTimeout(this.#pulse);
+    clearTimeout(this.#trial);
     clearTimeout(this.#pacer);
     this.#heard = this.#probed = 0;
     this.#doubted = false;
@@ -1345,6 +1628,8 @@ export class Philote {
 
   #lost(code: number, reason: string): void {
     if (code === 4403) return this.#end(code, reason);
+    if (this.#socket && this.#transport === "events" && !this.#isOpen) this.#failed = FAILED - 1;
+    else if (this.#socket && !this.#isUpgraded && code === 1006) this.#failed++;
     if (this.#isOpen && clock() - this.#opened >= STEADY) this.#attempt = 0;
     // The server is full, draining, or was sent too much; a moment is too short.
     if (code === 1013 || code === 4429) this.#attempt = Math.max(this.#attempt, 3);
