@@ -1,7 +1,7 @@
-"""Measures Philote, nats-server and mosquitto over WebSocket with the same clients, in turn.
+"""Measures Philote, uWebSockets, nats-server and mosquitto over WebSocket with the same clients, in turn.
 
-Each run has a server of its own. The peers come from Debian packages, which are installed where they are missing. A run takes
-some four minutes and needs a quiet machine.
+Each run has a server of its own. nats-server and mosquitto come from Debian packages, which are installed where they are
+missing; uWebSockets is a C++ library, whose sources come with a crate. A run takes some five minutes and needs a quiet machine.
 """
 import contextlib
 import json
@@ -16,7 +16,10 @@ import time
 from measure import harness
 
 PROGRAMS = {"nats": "nats-server", "mosquitto": "mosquitto"}
-SERVERS = ["philote", *PROGRAMS]
+SERVERS = ["philote", "uwebsockets", *PROGRAMS]
+# The crate whose package contains the sources of uWebSockets and uSockets.
+CRATE, CRATE_VERSION = "libuwebsockets-sys", "0.0.10"
+UWEBSOCKETS = os.path.join("target", "uwebsockets")
 LOADS = [["fanout", "--in-flight", "1"], ["fanout", "--in-flight", "16"], ["rooms"], ["paced"], ["idle", "--connections", "5000"]]
 FIGURES = [("server us a delivery", "server_time_per_delivery", 1e6, 2), ("deliveries a second", "deliveries_per_second", 1, 0),
            ("p50, ms", "p50", 1e3, 2), ("p99, ms", "p99", 1e3, 2), ("lost", "lost", 1, 0),
@@ -25,8 +28,8 @@ FIGURES = [("server us a delivery", "server_time_per_delivery", 1e6, 2), ("deliv
            ("server us a connect", "server_time_per_accept", 1e6, 1)]
 
 
-def install(programs=PROGRAMS.values()):
-    """Installs the programs of these peers that are missing."""
+def install(programs=(*PROGRAMS.values(), "g++")):
+    """Installs those of these programs that are missing. Their Debian packages have the same names."""
     os.environ["PATH"] += ":/usr/sbin"
     missing = [program for program in programs if not shutil.which(program)]
     if missing:
@@ -34,6 +37,33 @@ def install(programs=PROGRAMS.values()):
         root = [] if os.geteuid() == 0 else ["sudo"]
         subprocess.run([*root, "apt-get", "update", "-qq"], check=True, stdout=sys.stderr)
         subprocess.run([*root, "apt-get", "install", "-qq", "--no-install-recommends", *missing], check=True, stdout=sys.stderr)
+
+
+def sources():
+    """The directory of uWebSockets' sources; cargo fetches them for a package that does nothing but name the crate."""
+    os.makedirs(os.path.join(UWEBSOCKETS, "src"), exist_ok=True)
+    open(os.path.join(UWEBSOCKETS, "src", "lib.rs"), "w").close()
+    with open(os.path.join(UWEBSOCKETS, "Cargo.toml"), "w") as file:
+        file.write(f'[package]\nname = "sources"\nversion = "0.0.0"\nedition = "2021"\n[workspace]\n'
+                   f'[dependencies]\n{CRATE} = "={CRATE_VERSION}"\n')
+    out = subprocess.run(["cargo", "metadata", "--quiet", "--format-version", "1"], cwd=UWEBSOCKETS, check=True,
+                         stdout=subprocess.PIPE, text=True).stdout
+    [found] = [found for found in json.loads(out)["packages"] if found["name"] == CRATE]
+    return os.path.join(os.path.dirname(found["manifest_path"]), "uWebSockets")
+
+
+def build_uwebsockets():
+    """Compiles uwebsockets.cpp with the library, as its authors do, without TLS and compression."""
+    harness.say("compiling uWebSockets")
+    root, program = sources(), os.path.join(UWEBSOCKETS, "server")
+    sockets = os.path.join(root, "uSockets", "src")
+    flags = ["-O3", "-flto=auto", "-DLIBUS_NO_SSL", "-DUWS_NO_ZLIB", "-I", sockets]
+    objects = []
+    for name in ["bsd", "context", "loop", "socket", "udp", "eventing/epoll_kqueue"]:
+        objects.append(f"{program}.{os.path.basename(name)}.o")
+        subprocess.run(["gcc", "-std=c11", *flags, "-c", os.path.join(sockets, f"{name}.c"), "-o", objects[-1]], check=True)
+    subprocess.run(["g++", "-std=c++20", *flags, "-I", os.path.join(root, "src"), "benches/peers/uwebsockets.cpp", *objects,
+                    "-o", program], check=True)
 
 
 def configuration(server, port, directory):
@@ -57,11 +87,14 @@ def running(server, philote):
         probe.bind(("127.0.0.1", 0))
         address = probe.getsockname()
     with tempfile.TemporaryDirectory() as directory:
-        path = os.path.join(directory, "configuration")
-        with open(path, "w") as file:
-            file.write(configuration(server, address[1], directory))
-        option = {"nats": "--config", "mosquitto": "-c"}[server]
-        process = subprocess.Popen(["taskset", "-c", harness.SERVER_CORE, PROGRAMS[server], option, path],
+        if server == "uwebsockets":
+            command = [os.path.join(UWEBSOCKETS, "server"), str(address[1])]
+        else:
+            path = os.path.join(directory, "configuration")
+            with open(path, "w") as file:
+                file.write(configuration(server, address[1], directory))
+            command = [PROGRAMS[server], {"nats": "--config", "mosquitto": "-c"}[server], path]
+        process = subprocess.Popen(["taskset", "-c", harness.SERVER_CORE, *command],
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             wait_until_it_listens(server, process, address)
@@ -78,7 +111,7 @@ def wait_until_it_listens(server, process, address):
             if probe.connect_ex(address) == 0:
                 return
         time.sleep(0.02)
-    sys.exit(f"benches/run peers: {PROGRAMS[server]} did not start")
+    sys.exit(f"benches/run peers: {server} did not start")
 
 
 def once(generator, server, philote, load):
@@ -114,6 +147,7 @@ def main(words):
     parser.add_argument("--duration", default="3s", help="of each run [default: 3s]")
     options = parser.parse_args(words)
     install()
+    build_uwebsockets()
     generator = harness.build("--bins", "--bench", "peers")["peers"]
     rows = []
     if options.keep and os.path.exists(options.keep):

@@ -5,6 +5,7 @@
 
 mod mqtt;
 mod nats;
+mod uwebsockets;
 
 use std::net::SocketAddr;
 
@@ -17,6 +18,7 @@ enum Server {
     Philote,
     Nats,
     Mosquitto,
+    Uwebsockets,
 }
 
 #[derive(Parser)]
@@ -47,6 +49,9 @@ fn main() {
         }
         Server::Nats => load(&arguments.options, nats::Nats, address, |_| Ok(String::new())),
         Server::Mosquitto => load(&arguments.options, mqtt::Mqtt, address, |_| Ok(String::new())),
+        Server::Uwebsockets => {
+            load(&arguments.options, uwebsockets::Uwebsockets, address, |_| Ok(String::new()))
+        }
     };
     println!("{}", serde_json::to_string(&measured.unwrap()).unwrap());
 }
