@@ -11,7 +11,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:0".to_owned()).parse()?;
     let secret = "no secret at all, for an echo on loopback";
     let compression = std::env::args().nth(2).unwrap_or_else(|| "off".to_owned());
-    let environment = [("SECRET", secret), ("PHILOTE_WEBSOCKET_COMPRESSION", &compression)];
+    // A text of 12.4.9 has 65,536 characters and more bytes.
+    let environment = [
+        ("SECRET", secret),
+        ("PHILOTE_WEBSOCKET_COMPRESSION", &compression),
+        ("PHILOTE_WEBSOCKET_MAX_MESSAGE_SIZE", "128KiB"),
+    ];
     let settings = load(&Overrides::default(), &Environment::new(environment))?.settings;
     let server = Server::new(settings, 1024);
     let token = issue(&NewToken::default(), &server.live().keys)?;
