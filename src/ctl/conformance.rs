@@ -40,10 +40,12 @@ pub(super) async fn conformance(
         let cases: Vec<Named> = cases().collect();
         return Ok(in_json(json, &cases).unwrap_or_else(|| Report::new(list(&cases, style))));
     }
+    // From before the first client starts.
+    let interrupted = interrupted();
     let tested = tokio::select! {
         tested = test(&args.program, &args.case, limit.unwrap_or(CASE_LIMIT)) => tested,
         // The clients end when the test is dropped. They do not get the signal.
-        () = interrupted() => {
+        () = interrupted => {
             let message = "interrupted".into();
             return Err(Complaint { message, hint: None, exit: Exit::Failed });
         }
@@ -52,13 +54,16 @@ pub(super) async fn conformance(
     Ok(Report { exit: if tested.failed == 0 { Exit::Done } else { Exit::Failed }, ..report })
 }
 
-/// Waits for SIGINT or SIGTERM.
-async fn interrupted() {
+/// Takes SIGINT and SIGTERM from now on. The future waits for one of them.
+fn interrupted() -> impl Future<Output = ()> {
     let (tell, told) = oneshot::channel();
-    let Ok(mut signals) = Signals::new([SIGINT, SIGTERM]) else { return std::future::pending().await };
-    std::thread::spawn(move || signals.forever().next().map(|_| tell.send(())));
-    if told.await.is_err() {
-        std::future::pending().await
+    if let Ok(mut signals) = Signals::new([SIGINT, SIGTERM]) {
+        std::thread::spawn(move || signals.forever().next().map(|_| tell.send(())));
+    }
+    async {
+        if told.await.is_err() {
+            std::future::pending().await
+        }
     }
 }
 
