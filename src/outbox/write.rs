@@ -32,6 +32,8 @@ pub(super) fn write_one(socket: &Socket, bytes: &[u8]) -> io::Result<(usize, boo
 fn taken(written: io::Result<usize>, offered: usize) -> io::Result<(usize, bool)> {
     match written {
         Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+        // No system reports this; with such a count the queue's own would be wrong, which ends the process.
+        Ok(taken) if taken > offered => Err(io::ErrorKind::InvalidData.into()),
         Ok(taken) => Ok((taken, taken < offered)),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok((0, true)),
         Err(error) => Err(error),

@@ -212,24 +212,24 @@ fn fault_41_writes_that_fail_close_only_their_connection() {
     figures.after(&[]);
 }
 
-/// The system reports more bytes than the buffer holds: the buffer counts as full, and what it holds is no frame.
+/// The system reports more bytes than were asked for. A read fills its buffer, and what that holds is no frame. After a
+/// write it is unknown what the client has got.
 #[test]
 #[ignore = "needs strace: tests/run includes it"]
-fn an_impossible_length_of_a_read_costs_one_connection() {
+fn an_impossible_length_costs_one_connection() {
     let daemon = Daemon::start("");
     let (mut one, mut other) = (daemon.client(&["c"]), daemon.client(&["c"]));
     talk(&mut one, &mut other);
-    let figures = Figures::before(&daemon, "a read has an impossible length");
-    for _ in 0..3 {
+    let figures = Figures::before(&daemon, "a length is impossible");
+    for (call, channel) in [("recvfrom", "c"), ("sendto", "forbidden")] {
         let mut victim = daemon.client_with(&json!({"write": ["c"], "sub": "victim"}));
         victim.settle();
-        let injected = Injection::begin(&daemon, "recvfrom:retval=100000000:when=1");
-        victim.publish("c", "never");
+        let injected = Injection::begin(&daemon, &format!("{call}:retval=100000000:when=1"));
+        victim.publish(channel, "never");
         let closed = victim.end();
         drop(injected);
-        drop(victim);
-        assert!(closed.to_string().contains("the WebSocket protocol was broken"), "{closed}");
-        assert_eq!(daemon.metric("philote_panics_total"), 0);
+        println!("{call}: the client saw {closed}");
+        assert_eq!(daemon.metric("philote_panics_total"), 0, "{call}");
         talk(&mut one, &mut other);
     }
     daemon.wait_until("only two are left", |status| status["connections"] == 2);
