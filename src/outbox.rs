@@ -7,10 +7,12 @@
 //! `Outbox::stopped`, which is called after each write, is the only place that judges a reader slow: its socket has just
 //! refused bytes while the queue exceeds its limits. A queue that exceeds them without a refusal is written first.
 //!
-//! `phase` says who writes next, `queue` holds the frames and their counts, `write` the system call, `socket` the sockets, `budget` the limits that all outboxes share.
+//! `phase` says who writes next, `queue` holds the frames and their counts, `write` the system call, `socket` the sockets, `closing` how it ends,
+//! `budget` the limits that all outboxes share.
 //! `unwritten` tells administrators what the socket has not got.
 
 mod budget;
+mod closing;
 mod phase;
 mod queue;
 mod socket;
@@ -344,40 +346,6 @@ impl Outbox {
         }
     }
 
-    /// Closes the connection for this reason. Its task writes the queued frames, then the Close.
-    ///
-    /// Returns false, and keeps the first reason, if it was closing already.
-    pub fn close(&self, reason: CloseReason) -> bool {
-        self.close_with(reason, None)
-    }
-
-    /// Ends the connection without a Close, as a broken network does. Returns false if it was closing already.
-    pub(crate) fn cut(&self) -> bool {
-        let mut queue = lock(&self.queue);
-        if queue.closing.is_some() {
-            return false;
-        }
-        self.phase.leave(Phase::Waiting, Phase::Followed);
-        queue.broken = true;
-        queue.closing = Some(CloseReason::ClientGone);
-        unlock_and_wake(queue);
-        true
-    }
-
-    /// Closes as [`Outbox::close`] does, with a Close frame that answers the client's own.
-    pub(crate) fn close_with(&self, reason: CloseReason, answer: Option<Frame>) -> bool {
-        let mut queue = lock(&self.queue);
-        if queue.closing.is_some() {
-            return false;
-        }
-        let before = self.phase.leave(Phase::Waiting, Phase::Followed);
-        let alone = matches!(before, Phase::Alone | Phase::Followed);
-        queue.close(reason, answer.unwrap_or_else(|| Frame::close(&reason)), alone);
-        queue.recount(self.phase.get(), &self.budget);
-        unlock_and_wake(queue);
-        true
-    }
-
     /// Writes if the socket has room again. Only the connection's own task calls it.
     ///
     /// The task is woken when it receives the promise and when the connection closes.
@@ -442,18 +410,6 @@ impl Outbox {
         Progress { written, queued: written + u64::from(alone) + queue.bytes() as u64 }
     }
 
-    /// Returns why the connection is closing, if it is.
-    pub fn closing(&self) -> Option<CloseReason> {
-        lock(&self.queue).closing
-    }
-
-    /// Ends the sending direction of the socket.
-    pub fn shutdown(&self) {
-        if let Some(socket) = self.socket.get() {
-            socket.shutdown();
-        }
-    }
-
     /// Returns the counters.
     pub fn stats(&self) -> OutboxStats {
         let queue = lock(&self.queue);
@@ -489,14 +445,6 @@ impl Outbox {
     fn wait_for_socket(&self, mut queue: MutexGuard<'_, Queue>) {
         self.enter(Phase::Waiting, &mut queue);
         unlock_and_wake(queue);
-    }
-
-    /// Drops all frames because the socket failed, and has the task end the connection.
-    fn break_off(&self, mut queue: MutexGuard<'_, Queue>, reason: CloseReason) {
-        queue.broken = true;
-        queue.closing.get_or_insert(reason);
-        queue.clear();
-        self.wait_for_socket(queue);
     }
 }
 

@@ -9,7 +9,8 @@ use philote::admin::api::*;
 use philote::installation::{its_log, restart_it, start_it};
 use serde_json::json;
 
-use crate::fake::{Daemon, SECRET, TOKEN, gate};
+use crate::daemon::Daemon;
+use crate::fake::{SECRET, TOKEN, gate};
 use crate::process::{Ended, philotectl, run};
 use crate::terminal::OnTerminal;
 

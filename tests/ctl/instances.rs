@@ -6,7 +6,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::fake::Daemon;
+use crate::daemon::Daemon;
 use crate::process::{Ended, run};
 
 /// Runs philotectl with the arguments in `line` where /run is this directory.

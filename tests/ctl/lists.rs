@@ -4,7 +4,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::fake::{self, Daemon};
+use crate::daemon::Daemon;
+use crate::fake;
 use crate::process::{Ended, philotectl, run};
 use crate::terminal::OnTerminal;
 

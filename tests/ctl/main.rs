@@ -4,6 +4,7 @@
 
 mod commands;
 mod conformance;
+mod daemon;
 mod fake;
 mod instances;
 mod lists;

@@ -9,7 +9,8 @@ use philote::admin::api::{
 };
 use philote::admin::server::MAX_CLIENTS;
 
-use crate::fake::{Daemon, SECRET, TOKEN};
+use crate::daemon::Daemon;
+use crate::fake::{SECRET, TOKEN};
 use crate::manual::ROUTES;
 use crate::process::{as_nobody, philotectl, run};
 

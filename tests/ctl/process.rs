@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use crate::fake::Daemon;
+use crate::daemon::Daemon;
 use crate::output;
 
 /// An unprivileged user that exists everywhere.

@@ -13,7 +13,8 @@ use philote::admin::server::{DEADLINE, MAX_BODY, MAX_CLIENTS, MAX_HEAD, MAX_PUBL
 use serde_json::json;
 
 use crate::commands::EVERY_COMMAND;
-use crate::fake::{Daemon, SECRET, TOKEN, gate, log};
+use crate::daemon::Daemon;
+use crate::fake::{SECRET, TOKEN, gate, log};
 use crate::process::{Ended, as_nobody, philotectl, run};
 
 /// Set in the process that uses up its descriptors.

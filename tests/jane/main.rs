@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that fails should say where")]
 
+#[path = "../ctl/daemon.rs"]
+#[allow(dead_code, reason = "only its start and its requests are needed")]
+mod daemon;
 #[path = "../ctl/fake.rs"]
 #[allow(dead_code, reason = "only the daemon's tokens are needed")]
 mod fake;

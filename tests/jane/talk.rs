@@ -173,7 +173,7 @@ fn info_prints_the_description_of_the_server() {
 
 #[test]
 fn without_a_secret_the_local_daemon_issues_the_token() {
-    let daemon = crate::fake::Daemon::start();
+    let daemon = crate::daemon::Daemon::start();
     let server = Server::start();
     let line = format!("-p {} -c chat", server.address());
     let mut jane =
