@@ -7,9 +7,9 @@
 //! `Outbox::stopped`, which is called after each write, is the only place that judges a reader slow: its socket has just
 //! refused bytes while the queue exceeds its limits. A queue that exceeds them without a refusal is written first.
 //!
-//! `phase` says who writes next, `queue` holds the frames and their counts, `write` the system call, `socket` the sockets, `closing` how it ends,
-//! `budget` the limits that all outboxes share.
-//! `unwritten` tells administrators what the socket has not got.
+//! `phase` says who writes next, `queue` holds the frames and their counts, `write` the system call, `socket` the sockets,
+//! `closing` how it ends, and `budget` the limits that all outboxes share. `unwritten` tells administrators what the socket has
+//! not got.
 
 mod budget;
 mod closing;

@@ -59,16 +59,24 @@ impl FlushList {
     }
 
     /// Returns the index of a frame, which is the last one if it is pushed to many readers in turn.
+    #[inline]
     fn index(&mut self, frame: &Frame) -> u32 {
-        if !self.frames.last().is_some_and(|last| last.is(frame)) {
-            // Readers with and without compression take the last two frames in turn.
-            if let [.., before, _] = &self.frames[..]
-                && before.is(frame)
-            {
-                return self.frames.len() as u32 - 2;
-            }
-            self.frames.push(frame.clone());
+        match self.frames.last() {
+            Some(last) if last.is(frame) => self.frames.len() as u32 - 1,
+            _ => self.index_before_last(frame),
         }
+    }
+
+    /// Returns the index of a frame that is not the last one. It is out of line, so that [`FlushList::index`] is not.
+    #[inline(never)]
+    fn index_before_last(&mut self, frame: &Frame) -> u32 {
+        // Readers with and without compression take the last two frames in turn.
+        if let [.., before, _] = &self.frames[..]
+            && before.is(frame)
+        {
+            return self.frames.len() as u32 - 2;
+        }
+        self.frames.push(frame.clone());
         self.frames.len() as u32 - 1
     }
 
