@@ -189,8 +189,8 @@ impl Hub {
         *lock = Memberships::of(memberships, places);
         drop((lock, resume));
         if self.keeping.is_on() {
-            // Joining began histories of new channels.
-            self.relieve_history(Instant::now(), looked_at.len() + sweep::CHANNELS_PER_PUBLISH);
+            // Joining began histories of new channels. Each is indexed when it is joined, and again when it is left.
+            self.relieve_history(Instant::now(), 2 * looked_at.len() + sweep::CHANNELS_PER_PUBLISH);
         }
     }
 }

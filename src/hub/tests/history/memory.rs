@@ -19,6 +19,25 @@ fn fault_57_histories_of_channels_without_readers_stay_within_the_bytes() {
     assert_eq!(told.recovered(), [false]);
 }
 
+/// No sweep runs in between: each join makes as much room as it takes.
+#[test]
+fn fault_57_many_channels_that_are_entered_and_left_stay_within_the_bytes() {
+    const BYTES: usize = 1_000_000;
+    const NAMES: usize = 500;
+    let hub = hub();
+    hub.keep(100, TTL, BYTES);
+    let claims = Arc::new(allow(&[], &["*"]));
+    let reader = Arc::new(Connection::new(([127, 0, 0, 1], 1).into(), claims, hub.budget().clone(), 0));
+    hub.enter(&reader);
+    for turn in 0..100 {
+        let name = |number| ChannelName::new(&format!("{turn} {number}"), 255).unwrap();
+        let names: Vec<ChannelName> = (0..NAMES).map(name).collect();
+        hub.enter_channels(&reader, &names, &[], NAMES, |_| {}).unwrap();
+        hub.leave_channels(&reader, &names).unwrap();
+        assert!(hub.history_bytes() <= BYTES, "{} after {turn} turns", hub.history_bytes());
+    }
+}
+
 /// Each of these costs as much as it is counted, so that `bytes` is what the process holds. A process of its own holds
 /// nothing of other tests.
 #[test]
