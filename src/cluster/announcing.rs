@@ -99,7 +99,11 @@ impl Cluster {
         let (lost, mode, leaves) = (announcement.lost.clone(), announcement.mode, announcement.leaves);
         let told = announcement.presence;
         let (origin, now) = (Origin { trusted, sealed_ms }, Instant::now());
-        let Some(heard) = self.nodes.hear(id.clone(), announcement, origin, now) else {
+        let heard = self.nodes.hear(id.clone(), announcement, origin, now);
+        if self.nodes.has_lost() {
+            self.hub.forget_readers();
+        }
+        let Some(heard) = heard else {
             self.dropped.fetch_add(1, Relaxed);
             return;
         };

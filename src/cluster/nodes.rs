@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -140,6 +141,8 @@ struct Seen {
 pub(super) struct Nodes {
     seen: Mutex<BTreeMap<NodeId, Seen>>,
     heard: Notify,
+    /// A node has left or was forgotten since [`Nodes::has_lost`] was called.
+    lost: AtomicBool,
 }
 
 /// What an announcement tells.
@@ -181,7 +184,11 @@ impl Nodes {
     ) -> Option<Heard> {
         let trusted = origin.trusted;
         let mut seen = lock(&self.seen);
-        seen.retain(|_, node| now.saturating_duration_since(node.at) < REMEMBERED);
+        seen.retain(|_, node| {
+            let remembered = now.saturating_duration_since(node.at) < REMEMBERED;
+            self.lost.fetch_or(!remembered && !node.left, Relaxed);
+            remembered
+        });
         let another_start = |other: &NodeId| other.name == id.name && *other != id;
         // It was sealed before the node started again: someone else sends it a second time.
         let replaced = |(other, node): (&NodeId, &Seen)| {
@@ -211,10 +218,16 @@ impl Nodes {
         seen.insert(id, Seen { announcement, origin, left, excused: false, at: now, clock });
         drop(seen);
         if left {
+            self.lost.store(true, Relaxed);
             return Some(Heard::default());
         }
         self.heard.notify_waiters();
         Some(heard)
+    }
+
+    /// Returns whether a node has left or was forgotten since the last call. It remembers its connections for nobody any more.
+    pub(super) fn has_lost(&self) -> bool {
+        self.lost.swap(false, Relaxed)
     }
 
     /// Waits until a node announces itself.
@@ -338,8 +351,9 @@ mod tests {
         hear(&nodes, A, 1, 0, now.checked_sub(REACHABLE).unwrap());
         assert!(!nodes.list()[0].reachable);
         assert_eq!(nodes.reachable(), 0);
+        assert!(!nodes.has_lost());
         hear(&nodes, "b@0000000000000001", 1, 0, now + REMEMBERED);
-        assert_eq!(nodes.list().len(), 1);
+        assert_eq!((nodes.list().len(), nodes.has_lost(), nodes.has_lost()), (1, true, false));
     }
 
     #[test]

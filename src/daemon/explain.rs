@@ -2,10 +2,13 @@
 
 use std::time::SystemTime;
 
+use uuid::Uuid;
+
 use crate::admin::api::{
     ClosedReading, ExplainQuery, Explanation, Judged, KeptHistory, MAX_READINGS, MessageOutcome, ReadPlace,
     Reading, Timestamp,
 };
+use crate::hub::Hub;
 use crate::log::ClosedRecord;
 use crate::message::MessageId;
 use crate::server::Server;
@@ -99,26 +102,58 @@ fn read_place(epoch: u64, after: u64, up_to: Option<u64>, last: u64) -> ReadPlac
 
 /// Sorts connections, oldest first, and keeps the newest.
 pub(super) fn sort(connections: &mut Vec<Reading>) {
+    // Other nodes tell whole seconds. Of those that came in the same one, the first is the one that ended first or had less.
+    let second = |at: Timestamp| at.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let order = |row: &Reading| {
+        let ended = row.closed.as_ref().map_or(u64::MAX, |closed| second(closed.at));
         let number = row.place.as_ref().map_or(0, |place| MessageId::parse(&place.after).number);
-        (row.connected_at.0, row.id, number)
+        (second(row.connected_at), ended, number, row.id)
     };
     connections.sort_by_key(order);
     connections.drain(..connections.len().saturating_sub(MAX_READINGS));
 }
 
-/// Decides what became of the message.
-pub(super) fn judge(explanation: &Explanation, id: MessageId) -> Judged {
-    let (verdict, message) = verdict(explanation, id);
+/// Replaces the numbers of other channels' messages, which share them in a cluster, by that of the channel's last message
+/// before, so that nobody seems to have missed them.
+pub(super) fn count_only_own(hub: &Hub, explanation: &mut Explanation) {
+    for place in explanation.connections.iter_mut().filter_map(|row| row.place.as_mut()) {
+        for id in [&mut place.after, &mut place.last].into_iter().chain(&mut place.up_to) {
+            *id = hub.floor(&explanation.channel, MessageId::parse(id)).to_string();
+        }
+    }
+}
+
+/// Whose connections an explanation is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// A daemon in no cluster.
+    Daemon,
+    /// One node of a cluster.
+    Node,
+    /// All nodes of a cluster.
+    Cluster,
+}
+
+/// Decides what became of the message. `is_of_channel` is false if the history shows that it is one of another channel.
+pub(super) fn judge(explanation: &Explanation, id: MessageId, is_of_channel: bool, scope: Scope) -> Judged {
+    let (verdict, message) = if is_of_channel {
+        verdict(explanation, id, scope)
+    } else {
+        (MessageOutcome::Unknown, "the channel has no message with this id".to_owned())
+    };
     Judged { id: id.to_string(), verdict, message }
 }
 
-fn verdict(explanation: &Explanation, id: MessageId) -> (MessageOutcome, String) {
-    let mut of_connection = None;
+fn verdict(explanation: &Explanation, id: MessageId, scope: Scope) -> (MessageOutcome, String) {
+    let (mut of_connection, mut behind) = (None, None);
     for row in &explanation.connections {
         let Some(place) = &row.place else { continue };
         let [after, last] = [&place.after, &place.last].map(|id| MessageId::parse(id));
         if after.epoch != id.epoch || !(after.number + 1..=last.number).contains(&id.number) {
+            // It was asked before the message came there.
+            if row.reads && last.epoch == id.epoch && last.number < id.number {
+                behind = Some(row.id);
+            }
             continue;
         }
         let found = match (&place.up_to, &row.closed) {
@@ -143,6 +178,20 @@ fn verdict(explanation: &Explanation, id: MessageId) -> (MessageOutcome, String)
         };
         of_connection = Some(found);
     }
+    match of_connection {
+        Some(found) if found.0 != MessageOutcome::NotWritten => found,
+        found => unwritten(explanation, id, scope, found, behind),
+    }
+}
+
+/// Decides whether a message that is written to no known connection, and waits for none, is written to none at all.
+fn unwritten(
+    explanation: &Explanation,
+    id: MessageId,
+    scope: Scope,
+    of_connection: Option<(MessageOutcome, String)>,
+    behind: Option<Uuid>,
+) -> (MessageOutcome, String) {
     let unknown = |why: &str| (MessageOutcome::Unknown, why.to_owned());
     let all_nodes = explanation.nodes.as_ref().is_none_or(|nodes| {
         nodes.unanswered.is_empty() && nodes.failed.is_empty() && nodes.cut.is_empty() && nodes.note.is_none()
@@ -154,27 +203,36 @@ fn verdict(explanation: &Explanation, id: MessageId) -> (MessageOutcome, String)
     ];
     let is_inherited =
         before_start.is_some_and(|before| before.epoch == id.epoch && id.number <= before.number);
-    match of_connection {
-        Some(found) if found.0 != MessageOutcome::NotWritten => found,
+    let is_published = last.is_some_and(|last| last.epoch == id.epoch && last.number >= id.number);
+    match (of_connection, behind) {
         _ if !all_nodes => unknown("not all nodes of the cluster have answered for all their connections"),
         _ if !explanation.complete || explanation.matched > MAX_READINGS as u64 => {
             unknown("not all connections that have ended are remembered ([admin] closed_ring)")
         }
-        _ if is_inherited => {
-            unknown("it was published before the start of this daemon, which knows no earlier connections")
-        }
-        Some(found) => found,
-        None if last.is_none_or(|last| last.epoch != id.epoch) => {
-            unknown("it is of no history that is known")
-        }
-        None if last.is_some_and(|last| last.number < id.number) => unknown("it was not published yet"),
-        None if explanation.connections.iter().any(|row| row.place.is_none()) => {
+        _ if is_inherited => unknown(match scope {
+            Scope::Daemon => {
+                "it was published before the start of this daemon, which knows no earlier connections"
+            }
+            Scope::Node | Scope::Cluster => {
+                "it was published while a node was there that has left the cluster or started again since, whose connections \
+                 are no longer remembered"
+            }
+        }),
+        (_, Some(behind)) if is_published => unknown(&format!(
+            "connection {behind} reads the channel, and the message had not come that far yet: ask again"
+        )),
+        (Some(found), _) => found,
+        _ if last.is_none_or(|last| last.epoch != id.epoch) => unknown("it is of no history that is known"),
+        _ if !is_published => unknown("it was not published yet"),
+        _ if explanation.connections.iter().any(|row| row.place.is_none()) => {
             unknown("it is not known how far all connections have read this channel")
         }
-        None => (
-            MessageOutcome::NotWritten,
-            "no connection of this subject read the channel when it was published, or has fetched it since"
-                .to_owned(),
-        ),
+        _ => {
+            let here = if scope == Scope::Node { "on this node, " } else { "" };
+            let why = format!(
+                "{here}no connection of this subject read the channel when it was published, or has fetched it since"
+            );
+            (MessageOutcome::NotWritten, why)
+        }
     }
 }

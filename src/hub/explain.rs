@@ -1,9 +1,12 @@
 //! Looks up how far connections have read channels, for administrators who ask.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
+use super::history::History;
 use super::places::{Kept, LeftPlace, Place};
 use super::{Connection, Hub};
+use crate::message::MessageId;
 use crate::sync::lock;
 
 /// How often [`Hub::place`] looks for a moment at which nobody writes to the connection.
@@ -53,14 +56,32 @@ impl Hub {
 
     /// Returns what a channel keeps; `None` if it has no history.
     pub fn kept(&self, channel: &str) -> Option<Kept> {
-        let channel = lock(self.channels.shard(channel)).get(channel).cloned()?;
-        let readers = lock(&channel.readers);
-        let history = readers.history.as_ref()?;
-        Some(Kept {
+        let kept = self.with_history(channel, |history| Kept {
             epoch: history.id_of(0).epoch,
             after: history.kept_after(),
             last: history.complete_to(),
             inherited: history.inherited(),
+        });
+        kept.or_else(|| {
+            // Its messages are gone, and it has its numbers from the log all the same.
+            let log = &self.keeping.log;
+            let MessageId { epoch, number: last } = self.log_id(channel, log.applied.load(Relaxed))?;
+            Some(Kept { epoch, after: last, last, inherited: log.unremembered.load(Relaxed) })
         })
+    }
+
+    /// Returns the last message of a channel up to this one, as far as its history knows. In a cluster the messages between may
+    /// be those of other channels.
+    pub fn floor(&self, channel: &str, id: MessageId) -> MessageId {
+        let floor = self.with_history(channel, |history| {
+            (history.id_of(0).epoch == id.epoch).then(|| history.id_of(history.floor(id.number)))
+        });
+        floor.flatten().unwrap_or(id)
+    }
+
+    fn with_history<T>(&self, channel: &str, look: impl FnOnce(&History) -> T) -> Option<T> {
+        let channel = lock(self.channels.shard(channel)).get(channel).cloned()?;
+        let readers = lock(&channel.readers);
+        readers.history.as_deref().map(look)
     }
 }

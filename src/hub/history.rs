@@ -59,6 +59,9 @@ pub(super) struct LogPosition {
     pub(super) applied: AtomicU64,
     /// The number up to which messages may be in no history any more. A channel without a history has no later message.
     pub(super) forgotten: AtomicU64,
+    /// The number up to which messages may have been read by connections that no node remembers: those of nodes that have left
+    /// or started again.
+    pub(super) unremembered: AtomicU64,
 }
 
 impl Keeping {
@@ -465,9 +468,22 @@ impl History {
         MessageId { epoch: self.epoch, number }
     }
 
-    /// Returns the number up to which messages may have been published before this process.
+    /// Returns the number up to which messages may have been published before this process, or in a cluster before one of its
+    /// nodes left or started again.
     pub(super) fn inherited(&self) -> u64 {
-        self.inherited
+        let log = &self.keeping.log;
+        if log.epoch.load(Relaxed) == self.epoch { log.unremembered.load(Relaxed) } else { self.inherited }
+    }
+
+    /// Returns the number of the channel's last message up to this number, as far as it is known. Without a log every number is
+    /// that of a message.
+    pub(super) fn floor(&self, number: u64) -> u64 {
+        if !(self.kept_after()..=self.complete_to()).contains(&number) {
+            return number;
+        }
+        let entries = self.entries.partition_point(|entry| entry.first <= number);
+        let last = entries.checked_sub(1).map(|at| self.entries[at].last());
+        last.map_or(self.kept_after(), |last| last.min(number))
     }
 
     /// Returns the number of the last message; 0 before the first.

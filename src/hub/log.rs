@@ -33,7 +33,9 @@ impl Hub {
     /// The epoch must not be 0.
     pub fn begin_log(&self, epoch: u64, position: u64) {
         let log = &self.keeping.log;
-        log.epoch.store(epoch, Relaxed);
+        if log.epoch.swap(epoch, Relaxed) != epoch {
+            log.unremembered.store(position, Relaxed);
+        }
         log.applied.store(position, Relaxed);
         log.forgotten.store(position, Relaxed);
         self.each_history(History::restart);
@@ -90,6 +92,12 @@ impl Hub {
     /// Notes that all messages of the log up to this number were delivered, or concern no channel.
     pub fn reach(&self, number: u64) {
         self.keeping.log.applied.store(number, Relaxed);
+    }
+
+    /// Notes that connections may have read the messages up to now that no node remembers.
+    pub fn forget_readers(&self) {
+        let log = &self.keeping.log;
+        log.unremembered.fetch_max(log.applied.load(Relaxed), Relaxed);
     }
 
     /// Returns the id of a message of the log; `None` if its channel has no history.

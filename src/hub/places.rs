@@ -62,7 +62,8 @@ pub struct Kept {
     pub after: u64,
     /// The number of the last message.
     pub last: u64,
-    /// The number up to which messages may have been published before this process.
+    /// The number up to which messages may have been published before this process, or in a cluster before one of its nodes left
+    /// or started again.
     pub inherited: u64,
 }
 

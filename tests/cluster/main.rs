@@ -6,6 +6,9 @@
 #[path = "../daemon/output.rs"]
 mod output;
 #[allow(dead_code, reason = "shared with tests/daemon")]
+#[path = "../daemon/sse/client.rs"]
+mod sse_client;
+#[allow(dead_code, reason = "shared with tests/daemon")]
 #[path = "../daemon/support.rs"]
 mod support;
 #[allow(dead_code, reason = "shared with tests/daemon")]
@@ -21,6 +24,8 @@ mod proxy;
 mod traffic;
 
 mod delivery;
+mod events;
+mod explain;
 mod fixture;
 mod hostile;
 mod joins;

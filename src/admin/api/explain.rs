@@ -60,8 +60,8 @@ pub struct KeptHistory {
     pub after: String,
     /// The id of the last message.
     pub last: String,
-    /// The id of the last message that was published before the daemon started, or could have been; in a cluster before the
-    /// node that started last.
+    /// The id of the last message that was published before the daemon started, or could have been; in a cluster before a node
+    /// started again or left.
     pub before_start: String,
 }
 

@@ -254,6 +254,10 @@ impl Log {
         if let Some(place) = &mut *lock(&self.place) {
             place.caught_up = true;
         }
+        if missed {
+            // Connections of the process before this one may have read them.
+            self.hub.forget_readers();
+        }
         follower.caught_up(missed);
     }
 

@@ -142,8 +142,9 @@ impl Rows for Explanation {
         self.connections.len()
     }
 
+    /// Keeps the newest, which are the last.
     fn keep(&mut self, rows: usize) {
-        self.connections.truncate(rows);
+        self.connections.drain(..self.connections.len().saturating_sub(rows));
     }
 }
 
@@ -161,12 +162,18 @@ impl Mergeable<ExplainQuery> for Explanation {
         self.connections.extend(other.connections);
         self.since = Timestamp(self.since.0.max(other.since.0));
         self.complete &= other.complete;
-        let number = |id: &str| MessageId::parse(id).number;
         match (&mut self.history, other.history) {
-            (Some(own), Some(other)) if number(&other.before_start) > number(&own.before_start) => {
-                own.before_start = other.before_start;
+            (Some(own), Some(other)) => {
+                // The nodes are not all as far.
+                for (own, other) in [(&mut own.last, other.last), (&mut own.before_start, other.before_start)]
+                {
+                    let [here, there] = [&*own, &other].map(|id| MessageId::parse(id));
+                    if here.epoch == there.epoch && here.number < there.number {
+                        *own = other;
+                    }
+                }
             }
-            (Some(_), _) => {}
+            (Some(_), None) => {}
             // A node without readers of the channel keeps it all the same, if the cluster has a log.
             (own @ None, other) => *own = other,
         }

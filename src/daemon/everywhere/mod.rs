@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use self::merge::Mergeable;
 use self::remote::{CHANNELS, CLOSED, CONNECTIONS, EXPLAIN};
 use super::actions::Actions;
+use super::explain::Scope;
 use super::{explain, lists};
 use crate::admin::api::{
     ChannelQuery, Channels, ClosedConnections, ClosedQuery, ClusterNode, ClusterNodes, Code, ConnectionQuery,
@@ -93,7 +94,16 @@ impl Everywhere {
         };
         let mut explanation: Explanation =
             self.list(EXPLAIN, query, query.local, |query| explain::explain(&self.server, query));
-        explanation.verdict = id.map(|id| explain::judge(&explanation, id));
+        explain::count_only_own(&self.server.hub, &mut explanation);
+        let scope = match &self.server.cluster {
+            None => Scope::Daemon,
+            Some(_) if query.local => Scope::Node,
+            Some(_) => Scope::Cluster,
+        };
+        explanation.verdict = id.map(|id| {
+            let is_of_channel = self.server.hub.floor(&query.channel, id) == id;
+            explain::judge(&explanation, id, is_of_channel, scope)
+        });
         Ok(explanation)
     }
 
