@@ -170,6 +170,12 @@ impl Outbox {
             self.alone.store(frame.len() as u32, Relaxed);
             return Pushed::First;
         }
+        self.push_behind(frame)
+    }
+
+    /// Queues a frame behind others. It is out of line, so that [`Outbox::push`] is not.
+    #[inline(never)]
+    fn push_behind(&self, frame: &Frame) -> Pushed {
         self.push_all(std::iter::once(frame.clone()))
     }
 

@@ -125,15 +125,13 @@ impl Hub {
     ) -> usize {
         // A plain store suffices, because only the holder of the lock writes.
         channel.messages.store(channel.messages.load(Relaxed) + frame.messages() as u64, Relaxed);
-        let readers = readers.connections.iter().filter(|reader| !is_excluded(reader));
-        let mut push = |reader, frame| usize::from(flush_list.push(reader, frame) != Pushed::Closing);
-        let queued: usize = match deflated {
-            None => readers.map(|reader| push(reader, frame)).sum(),
-            Some(deflated) => {
-                let taken = |reader: &Connection| deflated.for_window(reader.outbox.window).unwrap_or(frame);
-                readers.map(|reader| push(reader, taken(reader))).sum()
-            }
-        };
+        let mut queued = 0;
+        // One loop for readers with and without compression, so that the push is inlined once.
+        for reader in readers.connections.iter().filter(|reader| !is_excluded(reader)) {
+            let taken =
+                deflated.and_then(|deflated| deflated.for_window(reader.outbox.window)).unwrap_or(frame);
+            queued += usize::from(flush_list.push(reader, taken) != Pushed::Closing);
+        }
         self.deliveries.fetch_add((queued * frame.messages()) as u64, Relaxed);
         queued
     }

@@ -2,19 +2,28 @@
 
 use std::sync::Arc;
 
-use indexmap::IndexSet;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 use super::Connection;
 
-/// The most readers that are searched one by one. An index of more pays, but takes five times the memory.
+/// The most readers that are searched one by one. An index of more pays, but takes more memory.
 const FEW: usize = 16;
 
 /// The connections that read a channel. A publish visits all of them, and one that leaves is found quickly.
 pub(super) enum ReaderSet {
     /// At most [`FEW`].
     Few(Vec<Arc<Connection>>),
-    /// Any number, found by their hashes.
-    Many(Box<IndexSet<Arc<Connection>>>),
+    /// Any number.
+    Many(Box<Indexed>),
+}
+
+/// Connections that are found by their ids.
+#[derive(Default)]
+pub(super) struct Indexed {
+    readers: Vec<Arc<Connection>>,
+    /// The position of each among them.
+    positions: HashTable<u32>,
 }
 
 impl Default for ReaderSet {
@@ -24,29 +33,40 @@ impl Default for ReaderSet {
 }
 
 impl ReaderSet {
-    pub(super) fn len(&self) -> usize {
+    /// Returns the readers, which lie side by side.
+    fn as_slice(&self) -> &[Arc<Connection>] {
         match self {
-            ReaderSet::Few(readers) => readers.len(),
-            ReaderSet::Many(readers) => readers.len(),
+            ReaderSet::Few(readers) => readers,
+            ReaderSet::Many(many) => &many.readers,
         }
     }
 
+    pub(super) fn iter(&self) -> std::slice::Iter<'_, Arc<Connection>> {
+        self.as_slice().iter()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.as_slice().is_empty()
     }
 
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
         match self {
             ReaderSet::Few(readers) => readers.capacity(),
-            ReaderSet::Many(readers) => readers.capacity(),
+            ReaderSet::Many(many) => many.readers.capacity().max(many.positions.capacity()),
         }
     }
 
     pub(super) fn contains(&self, connection: &Connection) -> bool {
         match self {
             ReaderSet::Few(readers) => find(readers, connection).is_some(),
-            ReaderSet::Many(readers) => readers.contains(connection),
+            ReaderSet::Many(many) => {
+                many.positions.find(hash(connection), |&at| many.is_at(at, connection)).is_some()
+            }
         }
     }
 
@@ -56,11 +76,11 @@ impl ReaderSet {
             ReaderSet::Few(readers) if find(readers, &connection).is_some() => {}
             ReaderSet::Few(readers) if readers.len() < FEW => readers.push(connection),
             ReaderSet::Few(readers) => {
-                *self = ReaderSet::Many(Box::new(readers.drain(..).chain([connection]).collect()));
+                let mut many = Indexed::default();
+                readers.drain(..).chain([connection]).for_each(|reader| many.insert(reader));
+                *self = ReaderSet::Many(Box::new(many));
             }
-            ReaderSet::Many(readers) => {
-                readers.insert(connection);
-            }
+            ReaderSet::Many(many) => many.insert(connection),
         }
     }
 
@@ -72,25 +92,55 @@ impl ReaderSet {
                     readers.swap_remove(at);
                 }
             }
-            ReaderSet::Many(readers) => {
-                readers.swap_remove(connection);
-                if readers.len() < FEW / 2 {
-                    *self = ReaderSet::Few(readers.drain(..).collect());
-                } else if readers.len() < readers.capacity() / 8 {
-                    readers.shrink_to(readers.len() * 2);
+            ReaderSet::Many(many) => {
+                many.remove(connection);
+                if many.readers.len() < FEW / 2 {
+                    *self = ReaderSet::Few(many.readers.drain(..).collect());
                 }
             }
         }
     }
+}
 
-    /// Returns the readers. `for_each` on it is the fastest way to visit all of them.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Connection>> {
-        let (few, many) = match self {
-            ReaderSet::Few(readers) => (readers.as_slice(), None),
-            ReaderSet::Many(readers) => (&[][..], Some(readers.iter())),
-        };
-        few.iter().chain(many.into_iter().flatten())
+impl Indexed {
+    fn is_at(&self, at: u32, connection: &Connection) -> bool {
+        std::ptr::eq(&*self.readers[at as usize], connection)
     }
+
+    fn insert(&mut self, connection: Arc<Connection>) {
+        let Indexed { readers, positions } = self;
+        let is_it = |at: &u32| Arc::ptr_eq(&readers[*at as usize], &connection);
+        let hash_at = |at: &u32| hash(&readers[*at as usize]);
+        if let Entry::Vacant(position) = positions.entry(hash(&connection), is_it, hash_at) {
+            position.insert(readers.len() as u32);
+            readers.push(connection);
+        }
+    }
+
+    /// Removes a connection. The last one takes its position.
+    fn remove(&mut self, connection: &Connection) {
+        let Indexed { readers, positions } = self;
+        let is_it = |at: &u32| std::ptr::eq(&*readers[*at as usize], connection);
+        let Ok(found) = positions.find_entry(hash(connection), is_it) else { return };
+        let (at, _) = found.remove();
+        let last = readers.len() as u32 - 1;
+        if at != last
+            && let Some(position) = positions.find_mut(hash(&readers[last as usize]), |of| *of == last)
+        {
+            *position = at;
+        }
+        readers.swap_remove(at as usize);
+        if readers.len() < readers.capacity() / 8 {
+            readers.shrink_to(readers.len() * 2);
+            positions.shrink_to(readers.len() * 2, |at| hash(&readers[*at as usize]));
+        }
+    }
+}
+
+/// Returns the hash of a connection: a half of its id, which is random but for the bits that the other half makes random.
+fn hash(connection: &Connection) -> u64 {
+    let (high, low) = connection.id().as_u64_pair();
+    high ^ low
 }
 
 /// Returns the position of a reader. It compares addresses, so that it looks at no other reader's memory.
