@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::reload::LastReload;
 use crate::cluster::ClusterStatus;
-use crate::hub::CompressionFigures;
+use crate::hub::{CompressionFigures, Transport};
 use crate::log::LogHandle;
 use crate::metrics::{Exposition, Kind::Counter, Kind::Gauge};
 use crate::server::Server;
@@ -136,16 +136,20 @@ impl Metrics {
     /// Adds the sums over all connections.
     fn connections(&self, server: &Server, all: &mut Exposition) {
         let mut counts = [0; QUEUES.len() + 1];
+        let mut transports = Transport::ALL.map(|transport| (transport.name(), 0));
         let mut waiting = 0;
         let (mut received, mut sent) = server.counters.bytes_of_the_gone();
         server.hub.each_connection(|connection| {
             let stats = connection.stats();
+            transports[connection.transport() as usize].1 += 1;
             let queued = stats.out.queued_messages as u64;
             counts[QUEUES.partition_point(|bound| *bound < queued)] += 1;
             waiting += queued;
             received += stats.bytes_in;
             sent += stats.out.bytes;
         });
+        let name = "philote_connections_by_transport";
+        all.add_each(name, Gauge, "Open connections, by transport.", "transport", transports);
         received = self.received.fetch_max(received, Relaxed).max(received);
         sent = self.sent.fetch_max(sent, Relaxed).max(sent);
         all.add("philote_received_bytes_total", Counter, "Bytes from clients.", received);

@@ -32,7 +32,10 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// Returns its name in lists.
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Transport; 2] = [Transport::WebSocket, Transport::Events];
+
+    /// Returns its name in lists and metrics.
     pub fn name(self) -> &'static str {
         match self {
             Transport::WebSocket => "websocket",

@@ -266,6 +266,10 @@ fn a_thousand_readers_of_both_kinds_see_one_order() {
     let mut sockets: Vec<Client> = (0..EACH).map(|_| daemon.client(&["c"])).collect();
     let mut streams: Vec<Events> = (0..EACH).map(|_| Events::of(&daemon, &["c"])).collect();
     streams.iter_mut().for_each(|events| drop(events.access()));
+    for transport in ["websocket", "events"] {
+        let name = format!("philote_connections_by_transport{{transport=\"{transport}\"}}");
+        assert_eq!(daemon.metric(&name), EACH as u64, "{transport}");
+    }
     let writers = [0, 1].map(|writer| (writer, daemon.client_with(&json!({"write": ["c"]}))));
     let writing = writers.map(|(writer, mut client)| {
         std::thread::spawn(move || {

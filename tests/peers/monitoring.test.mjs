@@ -121,6 +121,8 @@ test("Prometheus finds every metric of the dashboard and the alerts", { timeout:
   const value = (line) => Number(new RegExp(`^${line.replace(/[{}"]/g, "\\$&")} (.*)$`, "m").exec(text)?.[1]);
   for (const [line, expected] of [
     ["philote_connections", 2],
+    ['philote_connections_by_transport{transport="websocket"}', 2],
+    ['philote_connections_by_transport{transport="events"}', 0],
     ["philote_presence_channels", 1],
     ["philote_presence_followers", 1],
     ["philote_presence_subjects", 1],
