@@ -7,8 +7,8 @@ mod compress;
 mod inflate;
 mod offer;
 
-pub(crate) use self::compress::{compress, end_open};
-pub(crate) use self::inflate::{InflateError, inflate, longest_compressed};
+pub(crate) use self::compress::{compress, end_of_open, end_open};
+pub(crate) use self::inflate::{InflateError, inflate, inflate_beginning, longest_compressed};
 pub(crate) use self::offer::{Agreement, negotiate};
 
 use std::num::NonZeroU8;

@@ -122,13 +122,13 @@ impl Frame {
         ends.collect()
     }
 
-    /// Returns the payload of each message with its end in the bytes, up to the first frame that is no text frame.
-    pub(crate) fn texts(&self) -> impl Iterator<Item = (&[u8], usize)> {
+    /// Returns each of the frames that it consists of.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = Part<'_>> {
         let mut rest = &self.bytes[..];
         std::iter::from_fn(move || {
-            let payload;
-            (payload, rest) = first_text(rest)?;
-            Some((payload, self.bytes.len() - rest.len()))
+            let part;
+            (part, rest) = split(rest)?;
+            Some(part)
         })
     }
 

@@ -30,6 +30,8 @@ pub use self::budget::Budget;
 use self::phase::{AtomicPhase, Phase};
 use self::queue::Queue;
 pub use self::socket::{Sink, Socket};
+#[cfg(test)]
+pub(crate) use self::unwritten::MAX_INFLATED;
 pub use self::unwritten::{First, MAX_CHANNELS, Unwritten};
 use self::write::{write, write_one};
 use crate::close::CloseReason;

@@ -75,6 +75,15 @@ pub(crate) fn end_open(end: &[u8], out: &mut Vec<u8>) {
     out.push(0);
 }
 
+/// Returns the end that [`end_open`] has appended to a message, if it begins with the byte `first` and has it only there.
+pub(crate) fn end_of_open(payload: &[u8], first: u8) -> Option<&[u8]> {
+    let block = payload.strip_suffix(&[0])?;
+    let (before, end) = block.split_at(memchr::memrchr(first, block)?);
+    let length = u16::try_from(end.len()).ok()?;
+    let ([a, b], [c, d]) = (length.to_le_bytes(), (!length).to_le_bytes());
+    before.ends_with(&[0, a, b, c, d]).then_some(end)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

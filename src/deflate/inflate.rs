@@ -52,6 +52,17 @@ pub(crate) fn inflate<T>(
     })
 }
 
+/// Decompresses the first `most` bytes of a message, or all of a shorter one, and calls `take` with them. Returns `None` if it
+/// is corrupt before.
+pub(crate) fn inflate_beginning<T>(payload: &[u8], most: usize, take: impl FnOnce(&[u8]) -> T) -> Option<T> {
+    with_spare(&INFLATER, Inflater::new, |inflater| {
+        let is_known = !matches!(inflater.message(payload, most), Err(InflateError::Corrupt));
+        let result = is_known.then(|| take(&inflater.buffer[..inflater.length.min(most)]));
+        inflater.shrink();
+        result
+    })
+}
+
 struct Inflater {
     decoder: Decompress,
     /// The message, and room for more of it. What is behind `length` may be of an earlier message.
@@ -131,7 +142,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::deflate::{compress, end_open};
+    use crate::deflate::{compress, end_of_open, end_open};
 
     const MAX: usize = 100_000;
 
@@ -226,6 +237,11 @@ mod tests {
                 end_open(end, &mut out);
                 prop_assert!(out.len() < text.len());
                 prop_assert_eq!(inflated(&out), Ok(text.clone()));
+                let found = end_of_open(&out, end.first().copied().unwrap_or(b'a'));
+                let repeats = end.iter().skip(1).any(|byte| Some(byte) == end.first());
+                prop_assert!(end.is_empty() || repeats || found == Some(end));
+                let beginning = inflate_beginning(&out, split, <[u8]>::to_vec);
+                prop_assert_eq!(beginning.as_deref(), Some(&text[..split.min(text.len())]));
             }
         }
 

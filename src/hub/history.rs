@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 mod image;
+mod known;
 
 use arc_swap::ArcSwap;
 use uuid::Uuid;
@@ -466,24 +467,6 @@ impl History {
     /// Returns the id of this number.
     pub(super) fn id_of(&self, number: u64) -> MessageId {
         MessageId { epoch: self.epoch, number }
-    }
-
-    /// Returns the number up to which messages may have been published before this process, or in a cluster before one of its
-    /// nodes left or started again.
-    pub(super) fn inherited(&self) -> u64 {
-        let log = &self.keeping.log;
-        if log.epoch.load(Relaxed) == self.epoch { log.unremembered.load(Relaxed) } else { self.inherited }
-    }
-
-    /// Returns the number of the channel's last message up to this number, as far as it is known. Without a log every number is
-    /// that of a message.
-    pub(super) fn floor(&self, number: u64) -> u64 {
-        if !(self.kept_after()..=self.complete_to()).contains(&number) {
-            return number;
-        }
-        let entries = self.entries.partition_point(|entry| entry.first <= number);
-        let last = entries.checked_sub(1).map(|at| self.entries[at].last());
-        last.map_or(self.kept_after(), |last| last.min(number))
     }
 
     /// Returns the number of the last message; 0 before the first.

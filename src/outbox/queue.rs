@@ -62,10 +62,22 @@ impl Backlog {
 
     /// Notes that the queued frames from this position on will not be written.
     fn note_lost(&mut self, first: usize, offset: usize) {
-        let written = std::iter::once(offset).chain(std::iter::repeat(0));
-        for (frame, written) in self.frames.iter().zip(written).skip(first) {
-            self.lost.get_or_insert_default().note(frame, written);
+        if first < self.frames.len() {
+            let queued = self.unwritten(first, offset);
+            // What was dropped or refused before came after these.
+            self.lost =
+                Some(Box::new(queued.followed_by(self.lost.take().map(|lost| *lost).unwrap_or_default())));
         }
+    }
+
+    /// Returns what is queued from this position on. `offset` bytes of the first queued frame are written.
+    fn unwritten(&self, first: usize, offset: usize) -> Unwritten {
+        let (mut unwritten, written) =
+            (Unwritten::default(), std::iter::once(offset).chain(std::iter::repeat(0)));
+        for (frame, written) in self.frames.iter().zip(written).skip(first) {
+            unwritten.note(frame, written);
+        }
+        unwritten
     }
 }
 
@@ -144,10 +156,8 @@ impl Queue {
         if backlog.messages as usize > backlog.frames.iter().map(Frame::messages).sum() {
             return None;
         }
-        let mut unwritten = backlog.lost.as_deref().cloned().unwrap_or_default();
-        let written = std::iter::once(backlog.offset as usize).chain(std::iter::repeat(0));
-        backlog.frames.iter().zip(written).for_each(|(frame, written)| unwritten.note(frame, written));
-        Some(unwritten)
+        let queued = backlog.unwritten(0, backlog.offset as usize);
+        Some(queued.followed_by(backlog.lost.as_deref().cloned().unwrap_or_default()))
     }
 
     /// `alone` says whether a frame that was never queued is being written.

@@ -3,24 +3,34 @@
 //! Nothing is noted while messages are delivered. What is queued is looked at when somebody asks; what is dropped or refused,
 //! because the connection closes, is looked at then.
 
-use crate::frame::Frame;
+use crate::deflate::{RSV1, end_of_open, inflate_beginning};
+use crate::frame::{Frame, TEXT};
 use crate::message::{MessageId, delivered};
 
 /// The most channels that are noted for one connection. Nothing is told about others.
 pub const MAX_CHANNELS: usize = 16;
 
-/// The bit of a frame's first byte that says that its message is compressed (RFC 7692 section 6). Its channel is not looked up.
-const COMPRESSED: u8 = 0x40;
+/// The first byte of a compressed message.
+const COMPRESSED: u8 = TEXT | RSV1;
+
+/// The most compressed messages of a queue whose channels are looked up. The beginning of each is decompressed, and a thread
+/// that closes many slow connections must not be held up by their queues.
+pub(crate) const MAX_INFLATED: usize = 64;
+
+/// The bytes at the beginning of a message that have its channel: an issuer of 36 bytes, and a name of 4,096 bytes, each of
+/// which JSON may write as two.
+const BEGINNING: usize = 9 * 1024;
 
 /// The first message of each channel that was not written, in the order in which the channels were found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unwritten {
     /// The name of each channel as JSON text, with the id.
     channels: Vec<(Box<[u8]>, MessageId)>,
-    /// Nothing is known of channels that are not noted: there were more than [`MAX_CHANNELS`], or a writer has panicked.
+    /// Nothing is known of channels that are not noted: there were more than [`MAX_CHANNELS`] or [`MAX_INFLATED`], or a writer
+    /// has panicked.
     more: bool,
-    /// A message was compressed, which may have been the first one of any channel.
-    compressed: bool,
+    /// The compressed messages that were looked into.
+    inflated: usize,
 }
 
 /// The first message of a channel that was not written.
@@ -35,30 +45,57 @@ pub enum First {
 }
 
 impl Unwritten {
-    /// Notes the messages of a frame of which `offset` bytes are written.
+    /// Notes the messages of a frame of which `offset` bytes are written. It was queued after those that are noted.
     pub(super) fn note(&mut self, frame: &Frame, offset: usize) {
-        let mut looked_at = 0;
-        for (payload, end) in frame.texts() {
-            looked_at = end;
-            if end <= offset {
-                continue;
-            }
-            let Some((channel, id)) = delivered(payload) else { continue };
-            match self.channels.iter().position(|(known, _)| **known == *channel) {
-                Some(at) => {
-                    let first = &mut self.channels[at].1;
-                    // What was queued before may be noted after it, when its writer gives it back.
-                    if first.epoch == id.epoch {
-                        first.number = first.number.min(id.number);
+        let mut end = 0;
+        for part in frame.parts() {
+            end += part.length;
+            match part.first {
+                _ if end <= offset => {}
+                TEXT => {
+                    if let Some((channel, id)) = delivered(part.payload) {
+                        self.note_first(channel, id);
                     }
                 }
-                None if self.channels.len() < MAX_CHANNELS => self.channels.push((channel.into(), id)),
-                None => self.more = true,
+                COMPRESSED => self.note_compressed(part.payload),
+                _ => {}
             }
         }
-        if frame.get(looked_at).is_some_and(|first| first & COMPRESSED != 0) {
-            self.compressed = true;
+    }
+
+    /// Notes a compressed message. Its id is at its end as it is, because it was not known when the rest was compressed.
+    fn note_compressed(&mut self, payload: &[u8]) {
+        let Some(id) = end_of_open(payload, b',') else { return };
+        if self.inflated == MAX_INFLATED {
+            self.more = true;
+            return;
         }
+        self.inflated += 1;
+        let text = inflate_beginning(payload, BEGINNING, |beginning| [beginning, id].concat());
+        match text.as_deref().and_then(delivered) {
+            Some((channel, id)) => self.note_first(channel, id),
+            None => self.more = true,
+        }
+    }
+
+    fn note_first(&mut self, channel: &[u8], id: MessageId) {
+        if self.channels.iter().any(|(known, _)| **known == *channel) {
+            return;
+        }
+        // One that is not known may have been the first of any channel.
+        if !self.more && self.channels.len() < MAX_CHANNELS {
+            self.channels.push((channel.into(), id));
+        } else {
+            self.more = true;
+        }
+    }
+
+    /// Returns both, of which `later` is of frames that were queued after these.
+    pub(super) fn followed_by(mut self, later: Unwritten) -> Unwritten {
+        self.inflated = MAX_INFLATED.min(self.inflated + later.inflated);
+        later.channels.iter().for_each(|(channel, id)| self.note_first(channel, *id));
+        self.more |= later.more;
+        self
     }
 
     /// Notes that nothing is known of other channels.
@@ -70,7 +107,6 @@ impl Unwritten {
     pub fn first_of(&self, channel: &str) -> First {
         let is_it = |text: &[u8]| serde_json::from_slice::<String>(text).is_ok_and(|name| name == channel);
         match self.channels.iter().find(|(text, _)| is_it(text)) {
-            _ if self.compressed => First::Unknown,
             Some((_, id)) => First::At(*id),
             None if self.more => First::Unknown,
             None => First::AllWritten,

@@ -8,21 +8,21 @@ use serde_json::{Value, json};
 
 use crate::support::{Daemon, frame, header, sign, upgrade};
 
-const ON: &str = "[websocket]\ncompression = \"64B\"\n";
-const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
+pub const ON: &str = "[websocket]\ncompression = \"64B\"\n";
+pub const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
 const AGREED: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
 
 /// The bit of a frame's first byte that marks a compressed message.
 const RSV1: u8 = 0x40;
 
 /// A client that sees the frames as they are on the wire.
-struct Raw {
+pub struct Raw {
     stream: TcpStream,
     answer: String,
 }
 
 impl Raw {
-    fn connect(daemon: &Daemon, claims: &Value, more: &str) -> Raw {
+    pub fn connect(daemon: &Daemon, claims: &Value, more: &str) -> Raw {
         Raw::request(daemon, &upgrade(&sign(claims), more))
     }
 
@@ -69,6 +69,20 @@ impl Raw {
                 0x89 | 0x8a => {}
                 _ => panic!("a frame with the first byte {first:#x}: {}", String::from_utf8_lossy(&payload)),
             }
+        }
+    }
+
+    /// Reads to the Close, and returns the last message, with its code.
+    pub fn last_message(&mut self) -> (Value, u16) {
+        let mut last = Value::Null;
+        loop {
+            let (first, payload) = self.frame();
+            last = match first {
+                0x81 => serde_json::from_slice(&payload).unwrap(),
+                0xc1 => serde_json::from_slice(&inflated(&payload)).unwrap(),
+                0x88 => return (last, u16::from_be_bytes([payload[0], payload[1]])),
+                _ => last,
+            };
         }
     }
 

@@ -5,6 +5,7 @@ use std::io::Write;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::compression::{OFFER, ON, Raw};
 use crate::support::{Client, Daemon, sign};
 
 const CONFIG: &str = "[shutdown]\ndrain = \"1s\"\n[history]\nmessages = 1000\n";
@@ -162,9 +163,19 @@ fn what_is_told_of_a_client_that_comes_and_goes_is_true() {
     );
 }
 
+/// A text that becomes only half as long when it is compressed.
+fn text(length: usize) -> String {
+    let mut state = 1_u32;
+    let mut digit = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        char::from_digit(state >> 28, 16).unwrap()
+    };
+    (0..length).map(|_| digit()).collect()
+}
+
 /// Publishes until the queue of a client that does not read is full, or the client closed. Returns the id of the last message.
 fn flood(daemon: &Daemon, until: impl Fn(&Daemon) -> bool) -> String {
-    let body = json!(vec![json!({"channel": "c", "data": "x".repeat(10_000)}); 50]).to_string();
+    let body = json!(vec![json!({"channel": "c", "data": text(10_000)}); 50]).to_string();
     for _ in 0..2_000 {
         let (code, answer) = daemon.http("POST", "/api/publish", &sign(&json!({"api": true})), &body);
         assert_eq!(code, 200, "{answer}");
@@ -173,6 +184,11 @@ fn flood(daemon: &Daemon, until: impl Fn(&Daemon) -> bool) -> String {
         }
     }
     panic!("its socket takes everything");
+}
+
+fn is_closed(daemon: &Daemon) -> bool {
+    daemon.admin("GET", "/v1/connections/closed", "")["matched"] == 1
+        || daemon.admin("GET", "/v1/connections", "")["connections"][0]["closing"].is_string()
 }
 
 #[test]
@@ -192,11 +208,7 @@ fn what_is_told_of_a_slow_client_is_true() {
     assert_eq!(verdict(&daemon, "c", &last), "waiting");
 
     // 8. It is closed as too slow, and has what it could read before.
-    let closed = |daemon: &Daemon| {
-        daemon.admin("GET", "/v1/connections/closed", "")["matched"] == 1
-            || daemon.admin("GET", "/v1/connections", "")["connections"][0]["closing"].is_string()
-    };
-    let last = flood(&daemon, closed);
+    let last = flood(&daemon, is_closed);
     let (code, _, messages) = client.closed();
     assert_eq!(code, 4413);
     drop(client);
@@ -207,6 +219,29 @@ fn what_is_told_of_a_slow_client_is_true() {
     assert_eq!(told["verdict"]["verdict"], "not_written");
     assert!(told["verdict"]["message"].as_str().unwrap().contains("4413"), "{told}");
     assert_eq!([got, &last].map(|id| verdict(&daemon, "c", id)), ["written", "not_written"]);
+}
+
+/// What waits for such a client is compressed, and was not looked into.
+#[test]
+fn what_is_told_of_a_slow_client_with_compression_is_true() {
+    let daemon = Daemon::start(&format!(
+        "{ON}[limits]\nqueue_bytes = \"1MiB\"\n[history]\nmessages = 100000\nbytes = \"1GiB\"\n"
+    ));
+    let mut client = Raw::connect(&daemon, &claims(&["c"]), OFFER);
+    let up_to = |daemon: &Daemon| explain(daemon, "c", None)["connections"][0]["place"].clone();
+    let waits = |daemon: &Daemon| up_to(daemon)["up_to"] != up_to(daemon)["last"];
+    let last = flood(&daemon, waits);
+    assert_eq!(verdict(&daemon, "c", &last), "waiting");
+    flood(&daemon, is_closed);
+    let (got, code) = client.last_message();
+    assert_eq!(code, 4413);
+    drop(client);
+    all_gone(&daemon, 1);
+    let got = got["id"].as_str().unwrap();
+    let told = explain(&daemon, "c", Some(&after(got, 1)));
+    assert_eq!(place(&told["connections"][0])[1], got, "exactly what arrived");
+    assert_eq!(told["verdict"]["verdict"], "not_written");
+    assert!(daemon.metric("philote_messages_compressed_total") > 0);
 }
 
 #[test]
