@@ -1,9 +1,11 @@
 //! `philotectl explain` in a cluster: what a client has got on all nodes together, and what is not known of those that are gone.
 
+use std::time::Instant;
+
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::clients::{Connection, Publisher};
+use crate::clients::{Connection, Publisher, number_of};
 use crate::nats::NatsServer;
 use crate::node::{LOG, Node};
 use crate::steering::{ctl, ctl_json, secret};
@@ -15,11 +17,32 @@ fn enter(node: &Node, since: &Value) -> Connection {
     Connection::enter(node.address(), &json!({"sub": "alice", "read": ["room"]}), since)
 }
 
-/// Publishes a message, and returns its id.
-fn publish(publisher: &mut Publisher, channel: &str) -> String {
+/// Publishes a message, waits until these nodes have it, and returns its id.
+fn publish(publisher: &mut Publisher, channel: &str, nodes: &[&Node]) -> String {
     publisher.publish(channel);
     publisher.settle();
-    publisher.stored.last().unwrap().1.as_str().unwrap().to_owned()
+    let id = publisher.stored.last().unwrap().1.clone();
+    for node in nodes {
+        node.wait_for("it has the message", PATIENCE, |node| {
+            number_of(&explain(node, &["--local"])["history"]["last"]) >= number_of(&id)
+        });
+    }
+    id.as_str().unwrap().to_owned()
+}
+
+/// Stops a node, and waits until none of its threads runs.
+fn freeze(node: &Node) {
+    node.signal(Signal::STOP);
+    let is_stopped = |thread: std::io::Result<std::fs::DirEntry>| {
+        let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+        stat.rsplit_once(')').unwrap().1.trim_start().starts_with('T')
+    };
+    let threads = || std::fs::read_dir(format!("/proc/{}/task", node.pid())).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while !threads().all(is_stopped) {
+        assert!(Instant::now() < deadline, "it still runs");
+        std::thread::yield_now();
+    }
 }
 
 /// Ends a connection, and waits until its node remembers this number of its ended ones.
@@ -54,26 +77,27 @@ fn a_client_that_moves_between_nodes_is_explained_on_any_of_them() {
     let nats = NatsServer::start();
     let (_secret, sections) = secret();
     let [a, b, c] = Node::start_all(["a", "b", "c"], &nats.url(), &format!("{LOG}{sections}"));
+    let all = [&a, &b, &c];
     let mut publisher = Publisher::enter(c.address(), "p", &["room", "other"]);
-    let first = publish(&mut publisher, "room");
+    let first = publish(&mut publisher, "room", &all);
     let mut alice = enter(&a, &Value::Null);
-    let second = publish(&mut publisher, "room");
+    let second = publish(&mut publisher, "room", &all);
     assert_eq!(alice.message()["id"], second);
     leave(alice, &a, 1);
     // The next message comes while it is away, and is recovered on another node.
-    let recovered = publish(&mut publisher, "room");
-    let other = publish(&mut publisher, "other");
+    let recovered = publish(&mut publisher, "room", &all);
+    let other = publish(&mut publisher, "other", &all);
     let mut alice = enter(&b, &json!({"room": second}));
     assert_eq!(alice.message()["id"], recovered);
     leave(alice, &b, 1);
     // The next one is missed, because it comes back without its place.
-    let missed = publish(&mut publisher, "room");
+    let missed = publish(&mut publisher, "room", &all);
     let mut alice = enter(&a, &Value::Null);
-    let last = publish(&mut publisher, "room");
+    let last = publish(&mut publisher, "room", &all);
     assert_eq!(alice.message()["id"], last);
     leave(alice, &a, 2);
     // Messages of another channel are none that it misses.
-    publish(&mut publisher, "other");
+    publish(&mut publisher, "other", &all);
     let _alice = enter(&b, &Value::Null);
 
     let ended = 1006;
@@ -83,7 +107,7 @@ fn a_client_that_moves_between_nodes_is_explained_on_any_of_them() {
         json!(["a", [missed, last, last], ended]),
         json!(["b", [last, last, last], null]),
     ];
-    for node in [&a, &b, &c] {
+    for node in all {
         let answer = explain(node, &[]);
         assert_eq!(rows(&answer), expected);
         assert_eq!(answer["nodes"], json!({"answered": ["a", "b", "c"]}));
@@ -114,7 +138,7 @@ fn a_client_that_moves_between_nodes_is_explained_on_any_of_them() {
     assert!(here.starts_with("not_written: \"on this node, no connection of this subject read"), "{here}");
 
     // One does not answer: what it knows is missing, and what the others know is not.
-    b.signal(Signal::STOP);
+    freeze(&b);
     let answer = explain(&c, &["--id", &last]);
     assert_eq!(answer["nodes"], json!({"answered": ["a", "c"], "unanswered": ["b"]}));
     assert_eq!(answer["verdict"]["verdict"], "written", "{answer}");
@@ -133,10 +157,10 @@ fn what_only_a_node_knew_that_has_left_or_started_again_is_not_known() {
     let [a, b] = Node::start_all(["a", "b"], &nats.url(), &format!("{LOG}{sections}"));
     let mut publisher = Publisher::enter(b.address(), "p", &["room"]);
     let mut alice = enter(&a, &Value::Null);
-    let read = publish(&mut publisher, "room");
+    let read = publish(&mut publisher, "room", &[&a, &b]);
     assert_eq!(alice.message()["id"], read);
     leave(alice, &a, 1);
-    let missed = publish(&mut publisher, "room");
+    let missed = publish(&mut publisher, "room", &[&a, &b]);
     assert!(verdict(&b, &read, &[]).starts_with("written: "));
     assert!(verdict(&b, &missed, &[]).starts_with("not_written: "));
     let directory = a.stop();
@@ -148,7 +172,7 @@ fn what_only_a_node_knew_that_has_left_or_started_again_is_not_known() {
     for id in [&read, &missed] {
         assert!(verdict(&b, id, &[]).starts_with(&of_gone), "{}", verdict(&b, id, &[]));
     }
-    let alone = publish(&mut publisher, "room");
+    let alone = publish(&mut publisher, "room", &[&b]);
     assert!(verdict(&b, &alone, &[]).starts_with("not_written: "), "only this node was there");
     let a = Node::start_from(directory);
     a.wait_ready();
@@ -158,6 +182,6 @@ fn what_only_a_node_knew_that_has_left_or_started_again_is_not_known() {
             assert!(verdict(node, id, &[]).starts_with(&of_gone), "{}", verdict(node, id, &[]));
         }
     }
-    let both = publish(&mut publisher, "room");
+    let both = publish(&mut publisher, "room", &[&a, &b]);
     assert!(verdict(&a, &both, &[]).starts_with("not_written: "), "{}", verdict(&a, &both, &[]));
 }
