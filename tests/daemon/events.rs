@@ -2,19 +2,17 @@
 
 mod limits;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use serde_json::{Value, json};
 
+use crate::body::Body;
 use crate::support::{Client, Daemon, sign, status};
 
 /// An open stream of events.
-pub struct Events<S = TcpStream> {
-    stream: BufReader<S>,
-    pub head: String,
-    /// Bytes behind the last whole line.
-    rest: Vec<u8>,
+pub struct Events<S: Read = TcpStream> {
+    pub body: Body<S>,
 }
 
 impl Events {
@@ -33,43 +31,19 @@ impl Events {
         query.extend_pairs(channels.iter().map(|channel| ("channel", channel)));
         let header = last.map(|last| format!("Last-Event-ID: {last}\r\n")).unwrap_or_default();
         let events = Events::open(daemon, &query.finish(), &sign(&json!({"api": ["events"]})), &header);
-        assert_eq!(status(&events.head), 200, "{}", events.head);
+        assert_eq!(status(&events.body.head), 200, "{}", events.body.head);
         events
     }
 }
 
 impl<S: Read + Write> Events<S> {
-    /// Sends these bytes, and reads the head of the answer.
-    fn on(mut stream: S, request: &str) -> Events<S> {
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut stream = BufReader::new(stream);
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            assert!(stream.read_line(&mut head).unwrap() > 0, "no head: {head}");
-        }
-        Events { stream, head, rest: Vec::new() }
+    fn on(stream: S, request: &str) -> Events<S> {
+        Events { body: Body::of(stream, request) }
     }
 
     /// The next line as text; `None` at the end of the body.
     pub fn text(&mut self) -> Option<String> {
-        loop {
-            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.rest.drain(..=end).collect();
-                return Some(String::from_utf8(line).unwrap().trim_end().to_owned());
-            }
-            let mut size = String::new();
-            self.stream.read_line(&mut size).unwrap();
-            let size =
-                usize::from_str_radix(size.trim(), 16).unwrap_or_else(|_| panic!("no chunk: {size:?}"));
-            let mut chunk = vec![0; size + 2];
-            self.stream.read_exact(&mut chunk).unwrap();
-            if size == 0 {
-                assert!(self.rest.is_empty(), "a line is not complete");
-                assert_eq!(self.stream.read(&mut [0]).unwrap(), 0, "the connection ends with the body");
-                return None;
-            }
-            self.rest.extend_from_slice(&chunk[..size]);
-        }
+        self.body.line()
     }
 
     /// The next line.
@@ -274,7 +248,7 @@ fn a_stream_that_returns_gets_exactly_what_it_missed() {
     }
     let twice = "Last-Event-ID: 0-1\r\nLast-Event-ID: 0-2\r\n";
     let refused = Events::open(&daemon, "", &sign(&json!({"api": ["events"]})), twice);
-    assert_eq!(status(&refused.head), 400, "{}", refused.head);
+    assert_eq!(status(&refused.body.head), 400, "{}", refused.body.head);
 }
 
 #[test]
@@ -299,9 +273,9 @@ fn server_sent_events_have_the_same_lines() {
         "Accept: text/event-stream, application/json;q=0.5\r\n",
     );
     assert!(
-        events.head.to_ascii_lowercase().contains("content-type: text/event-stream\r\n"),
+        events.body.head.to_ascii_lowercase().contains("content-type: text/event-stream\r\n"),
         "{}",
-        events.head
+        events.body.head
     );
     let _ann = named(&daemon, "ann", &["hall"]);
     for expected in ["alive", "opened", "occupied", "joined"] {
@@ -312,7 +286,7 @@ fn server_sent_events_have_the_same_lines() {
         assert_eq!((line["event"].as_str(), id.strip_prefix("id: ")), (Some(expected), line["id"].as_str()));
     }
     let plain = Events::of(&daemon, &[]);
-    let head = plain.head.to_ascii_lowercase();
+    let head = plain.body.head.to_ascii_lowercase();
     for line in ["content-type: application/x-ndjson", "cache-control: no-store", "connection: close"] {
         assert!(head.contains(line), "{head}");
     }

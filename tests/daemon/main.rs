@@ -13,6 +13,7 @@ mod wire;
 mod admin;
 mod api;
 mod bodies;
+mod body;
 mod command_line;
 mod compression;
 mod connections;

@@ -188,8 +188,8 @@ fn only_allowed_pages_read_and_publish() {
     }
     let mut events = Events::open(&daemon, "", &json!({"read": ["c"]}), good);
     events.access();
-    assert_eq!(allowed(&events.head).as_deref(), Some("https://chat.example.org"));
-    assert_eq!(header(&events.head, "vary"), Some("Origin"));
+    assert_eq!(allowed(&events.body.head).as_deref(), Some("https://chat.example.org"));
+    assert_eq!(header(&events.body.head, "vary"), Some("Origin"));
     // What was served before knows no pages of other origins.
     let plain = daemon.exchange(format!("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{good}\r\n"));
     assert_eq!((status(&plain), allowed(&plain)), (426, None), "{plain}");

@@ -36,9 +36,9 @@ fn every_listener_serves_the_bytes_of_a_websocket_as_events() {
             ("x-accel-buffering", "no"),
             ("connection", "close"),
         ] {
-            assert_eq!(header(&events.head, name), Some(value), "{kind}");
+            assert_eq!(header(&events.body.head, name), Some(value), "{kind}");
         }
-        assert!(header(&events.head, "date").unwrap().ends_with(" GMT"));
+        assert!(header(&events.body.head, "date").unwrap().ends_with(" GMT"));
         let rows = daemon.admin("GET", "/v1/connections?subject=ann", "");
         assert_eq!(rows["connections"][0]["transport"], "events", "{kind}");
         let mut reader = daemon.client(&["chat"]);
@@ -330,14 +330,14 @@ fn a_reader_that_sends_nothing_stays_and_is_told_that_it_is_there() {
     silent.write_all(upgrade(&sign(&json!({"read": ["c"]})), "").as_bytes()).unwrap();
     assert_eq!(daemon.ended(1)[0]["reason"], "no_pong");
     while events.comments < 3 {
-        assert_eq!(events.line().as_deref(), Some(":"));
-        assert_eq!(events.line().as_deref(), Some(""));
+        assert_eq!(events.body.line().as_deref(), Some(":"));
+        assert_eq!(events.body.line().as_deref(), Some(""));
         events.comments += 1;
     }
     daemon.client(&["c"]).publish("c", "still there");
     assert_eq!(next_data(&mut events), "still there");
     // What a client sends has no meaning, and its end is noticed.
-    events.stream.get_mut().write_all(&[b'x'; 100_000]).unwrap();
+    events.body.stream.get_mut().write_all(&[b'x'; 100_000]).unwrap();
     daemon.client(&["c"]).publish("c", "again");
     assert_eq!(next_data(&mut events), "again");
     drop(events);
@@ -352,7 +352,7 @@ fn a_client_of_http_1_0_reads_to_the_end_of_the_connection() {
     let request =
         format!("GET / HTTP/1.0\r\nAccept: text/event-stream\r\nAuthorization: Bearer {token}\r\n\r\n");
     let mut events = Events::on(daemon.connect(), &request);
-    assert!(!events.chunked, "{}", events.head);
+    assert!(!events.body.chunked, "{}", events.body.head);
     events.access();
     daemon.client(&["c"]).publish("c", "x");
     assert_eq!(next_data(&mut events), "x");

@@ -20,7 +20,7 @@ fn streams_resume_and_end_on_every_kind_of_listener() {
     for kind in KINDS {
         let open = |more: &str| Events::on(everywhere.connect(kind), &request("channel=hall", &token, more));
         let mut events = open("");
-        assert_eq!((status(&events.head), &events.next()["event"]), (200, &json!("alive")), "{kind}");
+        assert_eq!((status(&events.body.head), &events.next()["event"]), (200, &json!("alive")), "{kind}");
         let ann = named(daemon, "ann", &["hall"]);
         let opened = events.next();
         assert_eq!(events.briefs(2), ["occupied hall", "joined hall ann"], "{kind}");
@@ -31,14 +31,14 @@ fn streams_resume_and_end_on_every_kind_of_listener() {
             ["occupied hall", "joined hall ann", "closed ann client_gone", "left hall ann", "vacated hall"];
         assert_eq!(again.briefs(missed.len()), missed, "{kind}");
         // A client that stops sending is gone, and more of them than there are places take none.
-        again.stream.get_mut().stop_sending();
+        again.body.stream.get_mut().stop_sending();
         let mut rest = Vec::new();
-        let _ = again.stream.read_to_end(&mut rest);
+        let _ = again.body.stream.read_to_end(&mut rest);
         for _ in 0..33 {
             let mut events = open("");
-            assert_eq!(status(&events.head), 200, "{kind}: {}", events.head);
-            events.stream.get_mut().stop_sending();
-            let _ = events.stream.read_to_end(&mut rest);
+            assert_eq!(status(&events.body.head), 200, "{kind}: {}", events.body.head);
+            events.body.stream.get_mut().stop_sending();
+            let _ = events.body.stream.read_to_end(&mut rest);
         }
     }
 }
@@ -59,11 +59,11 @@ fn there_are_32_streams_and_a_place_is_free_again_when_a_client_goes() {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let again = Events::open(&daemon, "", &token, "");
-            if status(&again.head) == 200 {
+            if status(&again.body.head) == 200 {
                 all.push(again);
                 return;
             }
-            assert!(Instant::now() < deadline, "{}", again.head);
+            assert!(Instant::now() < deadline, "{}", again.body.head);
             std::thread::yield_now();
         }
     };
@@ -71,11 +71,11 @@ fn there_are_32_streams_and_a_place_is_free_again_when_a_client_goes() {
     drop(all.pop());
     retry(&mut all);
     let mut half = all.remove(0);
-    half.stream.get_ref().shutdown(Shutdown::Write).unwrap();
+    half.body.stream.get_ref().shutdown(Shutdown::Write).unwrap();
     retry(&mut all);
     assert_eq!(half.brief(), "alive");
     let mut rest = Vec::new();
-    let _ = half.stream.read_to_end(&mut rest);
+    let _ = half.body.stream.read_to_end(&mut rest);
     // Other requests are answered, and other streams go on.
     assert_eq!(daemon.http("GET", "/api/info", &token, "").0, 200);
     let _ann = named(&daemon, "ann", &[]);
@@ -91,7 +91,7 @@ fn a_second_request_on_the_connection_of_a_stream_is_not_answered() {
     let twice = request("", &token, "") + &request("", &token, "");
     let mut events = Events::on(daemon.connect(), &twice);
     assert_eq!(events.brief(), "alive");
-    events.stream.get_mut().write_all(request("", &token, "").as_bytes()).unwrap();
+    events.body.stream.get_mut().write_all(request("", &token, "").as_bytes()).unwrap();
     let _ann = named(&daemon, "ann", &[]);
     assert_eq!(events.brief(), "opened ann");
     daemon.signal(Signal::TERM);
@@ -157,15 +157,15 @@ fn a_client_that_takes_nothing_is_cut_and_gives_up_its_place() {
     let deadline = Instant::now() + 2 * PATIENCE;
     loop {
         let again = Events::open(&daemon, "", &token, "");
-        if status(&again.head) == 200 {
+        if status(&again.body.head) == 200 {
             break;
         }
-        assert!(Instant::now() < deadline, "{}", again.head);
+        assert!(Instant::now() < deadline, "{}", again.body.head);
         std::thread::yield_now();
     }
     // Of what it was sent, nothing is damaged, and the end is not said to be one.
     let mut rest = Vec::new();
-    let _ = stuck.stream.read_to_end(&mut rest);
+    let _ = stuck.body.stream.read_to_end(&mut rest);
     assert!(!String::from_utf8_lossy(&rest).contains("\"ended\""));
     drop(others);
 }

@@ -1,11 +1,12 @@
 //! A client of Server-Sent Events: its request, and the events that it reads.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use crate::body::Body;
 use crate::support::*;
 
 /// An event.
@@ -25,11 +26,7 @@ impl Event {
 
 /// An open stream of events.
 pub struct Events<S: Read = TcpStream> {
-    pub stream: BufReader<S>,
-    pub head: String,
-    pub chunked: bool,
-    /// Bytes behind the last whole line.
-    pub rest: Vec<u8>,
+    pub body: Body<S>,
     /// The comments that came.
     pub comments: usize,
 }
@@ -52,45 +49,8 @@ impl Events {
 }
 
 impl<S: Read + Write> Events<S> {
-    /// Sends these bytes, and reads the head of the answer.
-    pub fn on(mut stream: S, request: &str) -> Events<S> {
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut stream = BufReader::new(stream);
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            assert!(stream.read_line(&mut head).unwrap() > 0, "no head: {head}");
-        }
-        let chunked = header(&head, "transfer-encoding") == Some("chunked");
-        Events { stream, head, chunked, rest: Vec::new(), comments: 0 }
-    }
-
-    /// The next line; `None` at the end of the body.
-    pub fn line(&mut self) -> Option<String> {
-        loop {
-            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.rest.drain(..=end).collect();
-                return Some(String::from_utf8(line).unwrap().trim_end_matches('\n').to_owned());
-            }
-            if !self.chunked {
-                if self.stream.read_until(b'\n', &mut self.rest).unwrap() == 0 {
-                    return None;
-                }
-                continue;
-            }
-            let mut size = String::new();
-            self.stream.read_line(&mut size).unwrap();
-            let size =
-                usize::from_str_radix(size.trim(), 16).unwrap_or_else(|_| panic!("no chunk: {size:?}"));
-            let mut chunk = vec![0; size + 2];
-            self.stream.read_exact(&mut chunk).unwrap();
-            assert!(chunk.ends_with(b"\r\n"));
-            if size == 0 {
-                assert!(self.rest.is_empty(), "a line is not complete");
-                assert_eq!(self.stream.read(&mut [0]).unwrap(), 0, "the connection ends with the body");
-                return None;
-            }
-            self.rest.extend_from_slice(&chunk[..size]);
-        }
+    pub fn on(stream: S, request: &str) -> Events<S> {
+        Events { body: Body::of(stream, request), comments: 0 }
     }
 
     /// The next event; `None` at the end of the body.
@@ -99,7 +59,7 @@ impl<S: Read + Write> Events<S> {
         let mut event = Event::default();
         loop {
             assert!(Instant::now() < deadline, "only comments arrived");
-            let line = self.line()?;
+            let line = self.body.line()?;
             match line.split_once(':') {
                 Some(("", _)) => self.comments += 1,
                 Some((field, value)) => {
@@ -125,7 +85,7 @@ impl<S: Read + Write> Events<S> {
 
     /// The first event, which tells what the token allows.
     pub fn access(&mut self) -> Value {
-        assert_eq!(status(&self.head), 200, "{}", self.head);
+        assert_eq!(status(&self.body.head), 200, "{}", self.body.head);
         let first = self.next();
         assert_eq!(first.event.as_deref(), Some("access"));
         assert!((1000..=5000).contains(&first.retry.unwrap()), "{first:?}");
