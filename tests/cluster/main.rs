@@ -3,6 +3,9 @@
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[allow(dead_code, reason = "shared with the other tests")]
+#[path = "../daemon/body.rs"]
+mod body;
+#[allow(dead_code, reason = "shared with the other tests")]
 #[path = "../daemon/output.rs"]
 mod output;
 #[allow(dead_code, reason = "shared with tests/daemon")]
