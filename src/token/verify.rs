@@ -87,10 +87,16 @@ struct Parts<'a> {
 
 impl Parts<'_> {
     fn of(token: &str) -> Option<Parts<'_>> {
-        let (signed, signature) = token.rsplit_once('.')?;
-        let (header, payload) = signed.rsplit_once('.')?;
+        let (signed, signature) = split_at_last_dot(token)?;
+        let (header, payload) = split_at_last_dot(signed)?;
         Some(Parts { token, header, payload, signature, signed })
     }
+}
+
+/// Does what `rsplit_once` does, with the instructions of the processor for searching in bytes.
+fn split_at_last_dot(text: &str) -> Option<(&str, &str)> {
+    let at = memchr::memrchr(b'.', text.as_bytes())?;
+    Some((&text[..at], &text[at + 1..]))
 }
 
 /// The longest header, in base64url, that is remembered: that of usual tokens, with a `kid`.
