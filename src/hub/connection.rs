@@ -66,6 +66,7 @@ pub struct Connection {
     pub(crate) heartbeat: Mutex<Heartbeat>,
     address: SocketAddr,
     transport: Transport,
+    v1: bool,
     /// It gets no messages any more, see [`super::Hub::detach`].
     pub(super) detached: AtomicBool,
 }
@@ -113,6 +114,7 @@ impl Connection {
             id: Uuid::new_v4(),
             address,
             transport: Transport::default(),
+            v1: false,
             opened: EPOCH.elapsed().as_nanos() as u64,
             claims: ArcSwap::new(claims),
             outbox: Outbox::new(budget),
@@ -138,9 +140,15 @@ impl Connection {
         self.outbox.window.is_some()
     }
 
-    /// Has it served in this way.
-    pub(crate) fn over(self, transport: Transport) -> Connection {
-        Connection { transport, ..self }
+    /// Has it served in this way; `v1` says whether its client speaks philote.v1.
+    #[must_use]
+    pub(crate) fn over(self, transport: Transport, v1: bool) -> Connection {
+        Connection { transport, v1, ..self }
+    }
+
+    /// Returns whether its client speaks philote.v1.
+    pub(crate) fn speaks_v1(&self) -> bool {
+        self.v1
     }
 
     /// Returns how it is served.

@@ -25,6 +25,13 @@ pub struct Queued {
 #[derive(Default)]
 pub struct Target(Option<Arc<Channel>>);
 
+impl Target {
+    /// Returns whether the connection has not published yet.
+    pub(crate) fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
 impl Hub {
     /// Queues a message to every reader of its channel except the publisher, and returns the number of readers.
     ///

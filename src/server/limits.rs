@@ -203,6 +203,11 @@ struct Counted {
 }
 
 impl Seat {
+    /// Returns whether it holds no count.
+    pub(super) fn is_free(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Counts a connection from this address.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use super::limits::Seat;
 /// The slot of one connection. Released when dropped.
 pub(crate) struct Slot {
     pub(crate) server: Arc<Server>,
-    /// False once the slot has moved elsewhere.
+    /// False once the slot was taken apart.
     held: bool,
     /// The counts per address and per subject.
     pub(crate) seat: Seat,
@@ -24,10 +24,15 @@ impl Slot {
         })
     }
 
-    /// Moves the slot out of a value that is being dropped.
-    pub(crate) fn move_out(&mut self) -> Slot {
-        let seat = std::mem::take(&mut self.seat);
-        Slot { server: self.server.clone(), held: std::mem::take(&mut self.held), seat }
+    /// Leaves the slot to the caller, who must make it again by [`Slot::of_parts`] to release it. The parts take less room.
+    pub(crate) fn into_parts(mut self) -> (Arc<Server>, Seat) {
+        self.held = false;
+        (self.server.clone(), std::mem::take(&mut self.seat))
+    }
+
+    /// Makes a slot of its parts.
+    pub(crate) fn of_parts(server: Arc<Server>, seat: Seat) -> Slot {
+        Slot { server, held: true, seat }
     }
 }
 

@@ -133,6 +133,11 @@ impl Partial {
 }
 
 impl FrameReader {
+    /// Returns whether it has no state of its own.
+    pub(crate) fn is_between_messages(&self) -> bool {
+        self.partial.is_none()
+    }
+
     /// Returns when the message in progress began, if there is one.
     pub(crate) fn message_began(&self) -> Option<Seconds> {
         self.partial.as_ref()?.boundary.began()

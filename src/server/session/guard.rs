@@ -8,6 +8,7 @@ use std::time::{Instant, SystemTime};
 use uuid::fmt::Hyphenated;
 
 use super::cleanup::EndedConnection;
+use super::state::Kept;
 use crate::close::CloseReason;
 use crate::deflate::Window;
 use crate::frame::Frame;
@@ -24,9 +25,9 @@ use crate::server::{Live, Server};
 /// slot.
 pub(crate) struct ConnectionGuard {
     pub(crate) connection: Arc<Connection>,
-    /// Whether it speaks philote.v1.
-    pub(crate) v1: bool,
-    pub(crate) slot: Slot,
+    /// The server, of which it has a slot.
+    pub(super) server: Arc<Server>,
+    pub(super) kept: Kept,
 }
 
 /// Returns the frame that tells a client what its token allows, and its positions in its channels.
@@ -75,8 +76,8 @@ impl ConnectionGuard {
         let server = &slot.server;
         let expires = claims.expires();
         let budget = server.hub.budget().clone();
-        let connection = Connection::new(address, Arc::new(claims), budget, server.now()).over(transport);
-        let connection = Arc::new(connection.with_window(window));
+        let connection = Connection::new(address, Arc::new(claims), budget, server.now());
+        let connection = Arc::new(connection.over(transport, v1).with_window(window));
         // Before it joins channels, so that this is the order of the events.
         server.hub.feed().opened(connection.id(), connection.claims().subject());
         if v1 {
@@ -106,11 +107,12 @@ impl ConnectionGuard {
             }))
         });
         drop(claims);
-        ConnectionGuard { connection, v1, slot }
+        let (server, seat) = slot.into_parts();
+        ConnectionGuard { connection, server, kept: Kept::of(seat) }
     }
 
     pub(crate) fn server(&self) -> &Arc<Server> {
-        &self.slot.server
+        &self.server
     }
 }
 
@@ -118,8 +120,7 @@ impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         // Nobody may queue messages for it any more, and the reason is settled.
         self.connection.outbox.close(CloseReason::ClientGone);
-        let slot = self.slot.move_out();
-        let server = slot.server.clone();
-        server.cleanup.add(EndedConnection::new(self.connection.clone(), slot));
+        let slot = Slot::of_parts(self.server.clone(), self.kept.take_seat());
+        self.server.cleanup.add(EndedConnection::new(self.connection.clone(), slot));
     }
 }

@@ -7,13 +7,13 @@ use arc_swap::Guard;
 
 use super::frames::Received;
 use super::guard::access_frame;
+use super::state::{Auths, Joining};
 use super::whole::Data;
 use crate::close::CloseReason;
-use crate::cluster::{BeforeJoin, Waiter};
+use crate::cluster::Waiter;
 use crate::frame::Frame;
 use crate::hub::{Connection, FlushList, Target};
 use crate::message::{Auth, BadMessage, Batch, Delivery, ErrorReply, FromClient, Publish, encode_left};
-use crate::outbox::Seconds;
 use crate::server::limits::{Seat, Verdict, rates_of};
 use crate::server::rejection::Rejection;
 use crate::server::{Live, Server, admission, publishing};
@@ -22,34 +22,14 @@ use crate::token::Claims;
 /// Tokens that one connection may show per second. Verifying one costs as much as many messages.
 const MAX_AUTHS_PER_SECOND: u32 = 100;
 
-/// The tokens that were shown in this second, and the channels of which presence was asked.
-#[derive(Default)]
-pub(crate) struct Auths {
-    second: Seconds,
-    count: u32,
-    pub(super) presences: u32,
-}
-
-impl Auths {
-    /// Begins to count again if this is another second.
-    pub(super) fn at(&mut self, now: Seconds) -> &mut Auths {
-        if self.second != now {
-            *self = Auths { second: now, ..Auths::default() };
-        }
-        self
-    }
-}
-
 /// The state for handling one connection's messages.
 pub(crate) struct Inbound<'a> {
     pub(crate) server: &'a Arc<Server>,
     pub(crate) connection: &'a Arc<Connection>,
-    pub(crate) v1: bool,
     pub(crate) live: &'a Live,
     pub(crate) claims: Guard<Arc<Claims>>,
     pub(crate) auths: &'a mut Auths,
     pub(crate) seat: &'a mut Seat,
-    pub(crate) now: Seconds,
     pub(crate) id: &'a str,
     pub(crate) flush_list: &'a mut FlushList,
     /// Messages of the last channel that are not queued yet.
@@ -64,12 +44,6 @@ pub(crate) struct Inbound<'a> {
     pub(crate) joining: &'a mut Option<Box<Joining>>,
     /// The message at hand has waited.
     pub(crate) has_waited: bool,
-}
-
-/// A message that waits before its channels are joined.
-pub(crate) struct Joining {
-    pub(crate) message: Box<str>,
-    pub(crate) before: BeforeJoin,
 }
 
 impl Inbound<'_> {
@@ -89,7 +63,7 @@ impl Inbound<'_> {
         }
         let text = message.text().ok_or(BadMessage::NotUtf8);
         let names = self.live.settings.limits.channel_name_bytes;
-        match text.and_then(|text| FromClient::parse(text, names, self.v1)) {
+        match text.and_then(|text| FromClient::parse(text, names, self.connection.speaks_v1())) {
             Ok(FromClient::Auth(auth)) => self.authenticate(&auth, message),
             _ if message.bytes().len() > self.live.settings.websocket.max_message_size => {
                 self.send();
@@ -102,7 +76,7 @@ impl Inbound<'_> {
             Ok(FromClient::Presence(presence)) => self.presence(&presence),
             Err(error) => {
                 self.server.counters.bad_messages.fetch_add(1, Relaxed);
-                let ack = message.text().filter(|_| self.v1).and_then(FromClient::ack_of);
+                let ack = message.text().filter(|_| self.connection.speaks_v1()).and_then(FromClient::ack_of);
                 self.answer(ErrorReply::BadMessage { error, ack }.encode());
             }
         }
@@ -164,7 +138,7 @@ impl Inbound<'_> {
     #[cold]
     fn authenticate(&mut self, auth: &Auth<'_>, message: Data<'_>) {
         self.send();
-        self.auths.at(self.now).count += u32::from(!self.has_waited);
+        self.auths.count += u32::from(!self.has_waited);
         if self.auths.count > MAX_AUTHS_PER_SECOND {
             return self.answer(ErrorReply::TooManyAuths(MAX_AUTHS_PER_SECOND).encode());
         }
@@ -216,7 +190,7 @@ impl Inbound<'_> {
         match verdict {
             Verdict::Refused { answer } => {
                 let message = if let Received::Message(message) = received { message.text() } else { None };
-                let text = message.filter(|_| self.v1);
+                let text = message.filter(|_| self.connection.speaks_v1());
                 let ack = text.and_then(FromClient::ack_of);
                 if answer || ack.is_some() || text.is_some_and(FromClient::is_request) {
                     let rates = rates_of(&self.live.settings.limits);

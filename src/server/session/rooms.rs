@@ -2,7 +2,8 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::inbound::{Inbound, Joining, answer};
+use super::inbound::{Inbound, answer};
+use super::state::Joining;
 use super::whole::Data;
 use crate::hub::EnterError;
 use crate::message::{ChannelName, Denial, ErrorReply, Join, JoinedReply, Presence, Since, encode_left};
@@ -70,7 +71,7 @@ impl Inbound<'_> {
     #[cold]
     pub(super) fn presence(&mut self, presence: &Presence) {
         self.send();
-        self.auths.at(self.now).presences += presence.channels.len() as u32;
+        self.auths.presences += presence.channels.len() as u32;
         if self.auths.presences > MAX_PRESENCE_PER_SECOND {
             return self.answer(ErrorReply::TooManyPresences(MAX_PRESENCE_PER_SECOND).encode());
         }

@@ -1,6 +1,6 @@
 //! One connection's life after the handshake: read, publish, write, and end.
 //!
-//! The task is a hand-written future, so that an idle connection keeps only these fields. It has no read buffer (each
+//! The task is a hand-written future, so that an idle connection keeps only three pointers. It has no read buffer (each
 //! thread has one), no timer, and no state of the handshake.
 
 use std::cell::Cell;
@@ -13,20 +13,19 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::io::ReadBuf;
-use tokio::sync::oneshot;
-use tokio::time::Sleep;
 use uuid::fmt::Hyphenated;
 
 use super::frames::{FrameLimits, FrameReader, Received};
 use super::guard::ConnectionGuard;
-use super::inbound::{Auths, Inbound, Joining};
+use super::inbound::Inbound;
+use super::state::State;
 use super::whole::Data;
 use crate::close::CloseReason;
-use crate::hub::{FlushList, Target, Writing, yield_to_sockets};
+use crate::hub::{FlushList, Target, yield_to_sockets};
 use crate::message::Batch;
 use crate::outbox::{Seconds, Standing};
 use crate::server::accept::stream::Stream;
-use crate::server::limits::{Rate, Verdict};
+use crate::server::limits::Verdict;
 
 /// The most that one read takes from a socket. This bounds what a publisher may send before its readers' queues are
 /// written.
@@ -61,30 +60,9 @@ pub(crate) fn with_read_buffer<T>(read: impl FnOnce(&mut [u8]) -> T) -> T {
     result
 }
 
-/// The future that serves a connection. With at most 152 bytes its task has 256, which is a step of the
-/// sizes of tasks.
+/// The future that serves a connection. With at most 24 bytes its task has 128, which is a step of the sizes of tasks.
 pub(crate) struct Session {
     guard: ConnectionGuard,
-    frames: FrameReader,
-    /// Bytes that were read and not handled yet: those after the handshake, or the rest of a large batch. In a box,
-    /// because it is seldom needed.
-    unhandled: Option<Box<Bytes>>,
-    target: Target,
-    /// The writing of what this connection published, if it goes to many outboxes.
-    flushing: Option<Writing>,
-    /// Ends when the log of a cluster has taken what this connection published.
-    handing_over: Option<oneshot::Receiver<()>>,
-    /// A message that joins channels, and waits for other nodes of a cluster.
-    joining: Option<Box<Joining>>,
-    /// The deadline of the message in progress, or of the Close.
-    deadline: Option<Pin<Box<Sleep>>>,
-    /// What it has sent recently, if a rate is set.
-    rate: Option<Box<Rate>>,
-    /// The Close has been decided, so everything from the client is discarded.
-    ending: bool,
-    /// The sending direction is closed.
-    shut: bool,
-    auths: Auths,
 }
 
 /// What the task does after a step.
@@ -97,62 +75,85 @@ enum Step {
 
 impl Session {
     /// Takes over the socket after the 101, with the bytes that were read after the request.
-    pub(crate) fn new(guard: ConnectionGuard, stream: Stream, read_ahead: &[u8]) -> Session {
+    pub(crate) fn new(mut guard: ConnectionGuard, stream: Stream, read_ahead: &[u8]) -> Session {
         guard.connection.received(read_ahead.len(), guard.server().now());
         guard.connection.outbox.attach(stream.into_socket());
-        Session {
-            guard,
-            frames: FrameReader::default(),
-            unhandled: keep(read_ahead),
-            target: Target::default(),
-            flushing: None,
-            handing_over: None,
-            joining: None,
-            deadline: None,
-            rate: None,
-            ending: false,
-            shut: false,
-            auths: Auths::default(),
+        if let Some(bytes) = keep(read_ahead) {
+            let mut state = guard.kept.take();
+            state.unhandled = Some(bytes);
+            guard.kept.keep(state);
+        }
+        Session { guard }
+    }
+
+    /// Takes steps until there is nothing to do or others must run.
+    fn turn(&self, state: &mut State, context: &mut Context<'_>) -> Poll<()> {
+        let mut is_first = true;
+        loop {
+            // A panic ends this connection only.
+            let step = catch_unwind(AssertUnwindSafe(|| self.step(state, context, is_first)));
+            is_first = false;
+            match step {
+                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Ready(Ok(Step::Again))) => {}
+                Ok(Poll::Ready(Ok(Step::Yield))) => {
+                    yield_to_sockets(context);
+                    return Poll::Pending;
+                }
+                Ok(Poll::Ready(Err(Ended))) => return Poll::Ready(()),
+                Err(_panic) => {
+                    self.guard.server().counters.panics.fetch_add(1, Relaxed);
+                    if !self.guard.connection.outbox.close(CloseReason::InternalError) {
+                        // It was closing already, and the Close has panicked, too.
+                        return Poll::Ready(());
+                    }
+                }
+            }
         }
     }
 
     /// Takes one step. If another came before it in the same turn, an idle outbox need not be polled again.
-    fn step(&mut self, context: &mut Context<'_>, is_first: bool) -> Poll<Result<Step, Ended>> {
+    fn step(
+        &self,
+        state: &mut State,
+        context: &mut Context<'_>,
+        is_first: bool,
+    ) -> Poll<Result<Step, Ended>> {
         let outbox = &self.guard.connection.outbox;
         let standing = if !is_first && outbox.is_idle() { Standing::IDLE } else { outbox.poll(context) };
         if standing.broken {
             return Poll::Ready(Err(Ended));
         }
-        if let Some(writing) = &mut self.flushing {
+        if let Some(writing) = &mut state.flushing {
             ready!(writing.poll(context, &self.guard.server().flusher));
-            self.flushing = None;
+            state.flushing = None;
         }
         if standing.closing.is_some() {
-            return self.end(context, standing);
+            return self.end(state, context, standing);
         }
-        if let Some(handing_over) = &mut self.handing_over {
+        if let Some(handing_over) = &mut state.handing_over {
             let _ = ready!(Pin::new(handing_over).poll(context));
-            self.handing_over = None;
+            state.handing_over = None;
         }
-        if let Some(joining) = &mut self.joining {
+        if let Some(joining) = &mut state.joining {
             let _expected = ready!(joining.before.as_mut().poll(context));
-            let waited = self.joining.take();
+            let waited = state.joining.take();
             let now = self.guard.server().now();
-            self.handle(waited.map(|joining| joining.message).as_deref(), &mut &[][..], now);
+            self.handle(state, waited.map(|joining| joining.message).as_deref(), &mut &[][..], now);
             return Poll::Ready(Ok(Step::Again));
         }
-        self.check_message_deadline(context);
-        self.receive(context)
+        self.check_message_deadline(state, context);
+        self.receive(state, context)
     }
 
     /// Handles what has arrived: the bytes of one read, or those that an earlier one left.
-    fn receive(&mut self, context: &mut Context<'_>) -> Poll<Result<Step, Ended>> {
-        if let Some(mut bytes) = self.unhandled.take() {
+    fn receive(&self, state: &mut State, context: &mut Context<'_>) -> Poll<Result<Step, Ended>> {
+        if let Some(mut bytes) = state.unhandled.take() {
             let mut rest = &bytes[..];
-            self.handle(None, &mut rest, self.guard.server().now());
+            self.handle(state, None, &mut rest, self.guard.server().now());
             let handled = bytes.len() - rest.len();
             bytes.advance(handled);
-            self.unhandled = Some(bytes).filter(|bytes| !bytes.is_empty());
+            state.unhandled = Some(bytes).filter(|bytes| !bytes.is_empty());
             return Poll::Ready(Ok(Step::Yield));
         }
         let mut buffer = READ_BUFFER.take().unwrap_or_else(|| vec![0; READ_BYTES].into_boxed_slice());
@@ -165,8 +166,8 @@ impl Session {
                 let now = self.guard.server().now();
                 self.guard.connection.received(count, now);
                 let mut rest = &buffer[..count];
-                self.handle(None, &mut rest, now);
-                self.unhandled = keep(rest);
+                self.handle(state, None, &mut rest, now);
+                state.unhandled = keep(rest);
                 Poll::Ready(Ok(if count == READ_BYTES { Step::Yield } else { Step::Again }))
             }
             // The stream ended without a Close, or was reset: nobody is left to tell.
@@ -182,9 +183,8 @@ impl Session {
 
     /// Handles a message that has waited, and messages until the bytes are used up or a flush is due, then writes the outboxes
     /// on the flush list.
-    fn handle(&mut self, waited: Option<&str>, bytes: &mut &[u8], now: Seconds) {
-        let ConnectionGuard { connection, v1, slot } = &mut self.guard;
-        let (server, connection) = (&slot.server, &*connection);
+    fn handle(&self, state: &mut State, waited: Option<&str>, bytes: &mut &[u8], now: Seconds) {
+        let ConnectionGuard { connection, server, .. } = &self.guard;
         let live = server.live();
         let mut flush_list = FLUSH_LIST.take();
         let mut batch = BATCH.take();
@@ -192,19 +192,17 @@ impl Session {
         let mut publisher = Inbound {
             server,
             connection,
-            v1: *v1,
             live: &live,
             claims: connection.claims(),
-            auths: &mut self.auths,
-            seat: &mut slot.seat,
-            now,
+            auths: state.auths.at(now),
+            seat: &mut state.seat,
             id: connection.id().hyphenated().encode_lower(&mut id),
             flush_list: &mut flush_list,
             batch: &mut batch,
-            target: &mut self.target,
+            target: &mut state.target,
             pause: false,
             appended: false,
-            joining: &mut self.joining,
+            joining: &mut state.joining,
             has_waited: waited.is_some(),
         };
         if let Some(message) = waited {
@@ -220,11 +218,11 @@ impl Session {
         let mut rate = if rates.messages_per_second == 0 && rates.bytes_per_second == 0 {
             None
         } else {
-            Some(self.rate.get_or_insert_default())
+            Some(state.rate.get_or_insert_default())
         };
         let (mut handled, mut handled_bytes) = (0, 0);
         let mut messages = 0;
-        let result = self.frames.read(bytes, limits, now, |received| {
+        let result = state.frames.read(bytes, limits, now, |received| {
             handled += 1;
             if let (Some(rate), Some(size)) = (&mut rate, received.size()) {
                 let verdict = rate.judge(size, rates, server.started().elapsed());
@@ -241,7 +239,8 @@ impl Session {
                     }
                 }
                 Received::Ping(pong) => publisher.answer(pong),
-                Received::Pong => {}
+                // It has been silent, so it keeps nothing for its next message.
+                Received::Pong => *publisher.target = Target::default(),
                 Received::Close(reason, answer) => {
                     connection.outbox.close_with(reason, Some(answer));
                 }
@@ -251,14 +250,14 @@ impl Session {
         });
         publisher.send();
         if publisher.appended {
-            self.handing_over = server.cluster.as_ref().and_then(|cluster| cluster.ticket());
+            state.handing_over = server.cluster.as_ref().and_then(|cluster| cluster.ticket());
         }
         if let Err(reason) = result {
             connection.outbox.close(reason);
         }
         connection.received_messages(messages, now);
         server.counters.messages_in.fetch_add(messages, Relaxed);
-        self.flushing = server.flusher.flush(&mut flush_list);
+        state.flushing = server.flusher.flush(&mut flush_list);
         flush_list.trim();
         FLUSH_LIST.set(flush_list);
         BATCH.set(batch);
@@ -267,18 +266,21 @@ impl Session {
     /// Closes the connection if a message that was begun is not finished in time.
     ///
     /// The timer of one message stays set when the message is done. If it fires during a later message, that one gets
-    /// the rest of its time.
-    fn check_message_deadline(&mut self, context: &mut Context<'_>) {
-        let Some(began) = self.frames.message_began() else { return };
+    /// the rest of its time; if it fires between two, it is freed.
+    fn check_message_deadline(&self, state: &mut State, context: &mut Context<'_>) {
+        let Some(began) = state.frames.message_began() else {
+            let _fired = state.deadline.take_if(|deadline| deadline.is_elapsed());
+            return;
+        };
         let now = self.guard.server().now();
         let timeout = MESSAGE_TIMEOUT.as_secs() as Seconds;
         loop {
             let left = Duration::from_secs(u64::from((began + timeout).saturating_sub(now)));
-            let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(left)));
+            let deadline = state.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(left)));
             if deadline.as_mut().poll(context).is_pending() {
                 return;
             }
-            self.deadline = None;
+            state.deadline = None;
             if left.is_zero() {
                 self.guard.connection.outbox.close(CloseReason::MessageTooSlow);
                 return;
@@ -291,19 +293,24 @@ impl Session {
     ///
     /// What the client still sends is read and discarded. A socket that is closed with unread bytes sends a reset,
     /// and a reset makes the client's system drop the Close.
-    fn end(&mut self, context: &mut Context<'_>, standing: Standing) -> Poll<Result<Step, Ended>> {
-        if !self.ending {
-            self.ending = true;
-            self.frames = FrameReader::default();
-            self.unhandled = None;
+    fn end(
+        &self,
+        state: &mut State,
+        context: &mut Context<'_>,
+        standing: Standing,
+    ) -> Poll<Result<Step, Ended>> {
+        if !state.ending {
+            state.ending = true;
+            state.frames = FrameReader::default();
+            state.unhandled = None;
             let deadline = self.guard.server().drain.close_by();
-            self.deadline = Some(Box::pin(tokio::time::sleep_until(deadline)));
+            state.deadline = Some(Box::pin(tokio::time::sleep_until(deadline)));
         }
-        if standing.drained && !self.shut {
-            self.shut = true;
+        if standing.drained && !state.shut {
+            state.shut = true;
             self.guard.connection.outbox.shutdown();
         }
-        if self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(context).is_ready()) {
+        if state.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(context).is_ready()) {
             self.guard.server().drain.cut(self.guard.connection.id());
             return Poll::Ready(Err(Ended));
         }
@@ -314,7 +321,7 @@ impl Session {
             match self.guard.connection.outbox.poll_read(context, &mut target) {
                 Poll::Ready(Ok(())) if !target.filled().is_empty() => {}
                 // The client sends no more, but may still read what is to be written.
-                Poll::Ready(Ok(())) if !self.shut => {
+                Poll::Ready(Ok(())) if !state.shut => {
                     result = Poll::Pending;
                     break;
                 }
@@ -345,28 +352,10 @@ impl Future for Session {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let mut is_first = true;
-        loop {
-            // A panic ends this connection only.
-            let step = catch_unwind(AssertUnwindSafe(|| self.step(context, is_first)));
-            is_first = false;
-            match step {
-                Ok(Poll::Pending) => return Poll::Pending,
-                Ok(Poll::Ready(Ok(Step::Again))) => {}
-                Ok(Poll::Ready(Ok(Step::Yield))) => {
-                    yield_to_sockets(context);
-                    return Poll::Pending;
-                }
-                Ok(Poll::Ready(Err(Ended))) => return Poll::Ready(()),
-                Err(_panic) => {
-                    self.guard.server().counters.panics.fetch_add(1, Relaxed);
-                    if !self.guard.connection.outbox.close(CloseReason::InternalError) {
-                        // It was closing already, and the Close has panicked, too.
-                        return Poll::Ready(());
-                    }
-                }
-            }
-        }
+        let mut state = self.guard.kept.take();
+        let poll = self.turn(&mut state, context);
+        self.guard.kept.keep(state);
+        poll
     }
 }
 
@@ -387,10 +376,10 @@ mod tests {
     use crate::server::accept::{accept_loop, listener};
     use crate::token::{NewToken, issue, verify};
 
-    /// tokio adds 104 bytes and aligns tasks to 128, so this is the most for a task of 256 bytes.
+    /// tokio adds 104 bytes and aligns tasks to 128, so this is the most for a task of 128 bytes.
     #[test]
     fn the_task_of_a_connection_stays_small() {
-        assert!(size_of::<Session>() <= 152, "{} bytes", size_of::<Session>());
+        assert!(size_of::<Session>() <= 24, "{} bytes", size_of::<Session>());
     }
 
     type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
