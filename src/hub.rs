@@ -180,7 +180,8 @@ impl Readers {
         }
     }
 
-    /// Returns the history, and begins it if there is none. Returns `None` if the channel must not have one, or none any more.
+    /// Returns the history, and begins it if there is none. Returns `None` if the channel must not have one, or, with a
+    /// retention, if the histories are handed over. This alone decides, because that begins without a lock.
     fn history_from(
         &mut self,
         keeping: &Arc<Keeping>,

@@ -72,8 +72,11 @@ impl Hub {
         let compressed = found.as_ref().filter(|_| logged.live);
         let compressed = compressed.and_then(|channel| self.compress(channel, logged.frame, logged.excluded));
         let queued = self.keep_in(logged.channel.as_str(), &mut found, now, |channel, readers| {
+            let keeps = readers.retention.is_on();
             let frame = match readers.history_from(&self.keeping, logged.channel, now) {
                 Some(history) => history.record_at(logged.frame, logged.first, logged.at, now),
+                // Handed over. Its readers get the message from the next process.
+                None if keeps => return 0,
                 None => readers.end_history(logged.frame, Some(logged.first)),
             };
             if !logged.live {

@@ -156,11 +156,10 @@ impl Hub {
     ) -> Queued {
         let now = Instant::now();
         let queued = self.keep_in(name, &mut target.0, now, |channel, readers| {
-            if self.keeping.is_sealed() && readers.retention.is_on() {
-                return Queued { refused: true, ..Queued::default() };
-            }
+            let keeps = readers.retention.is_on();
             let (frame, last) = match readers.history_from(&self.keeping, &channel.name, now) {
                 Some(history) => (history.record(frame, now), Some(history.id_of(history.last()))),
+                None if keeps => return Queued { refused: true, ..Queued::default() },
                 None => (readers.end_history(frame, None), None),
             };
             let deflated = compressed.and_then(|compressed| compressed.end(&frame));
