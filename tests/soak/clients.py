@@ -66,6 +66,7 @@ class Client:
             async with self.connect() as self.socket:
                 self.world.check_certificate(self)
                 self.attentive_since = self.opened = self.world.now()
+                self.start = self.node.starts
                 await self.greet()
                 actions = asyncio.create_task(self.act())
                 async for frame in self.socket:

@@ -75,7 +75,7 @@ class Faults:
         node = self.rng.choice(self.breakable())
         async with self.locks[node.name]:
             with self.world.ordering("restart", node=node):
-                self.world.restart_floor = self.world.floor([*self.world.channels, *self.world.rooms])
+                self.world.restart_floors[node.name, node.starts] = self.world.floor([*self.world.channels, *self.world.rooms])
                 status = await node.end(signal.SIGTERM)
                 if status != 0:
                     self.model.fail(f"{node.name} ended with {status} after SIGTERM: {node.log()[-1000:]}")

@@ -44,7 +44,7 @@ class World:
         self.serials, self.connections, self.orders = itertools.count(1), set(), []
         # The secrets that verify tokens, newest first, each with a number. The retired ones sign no more.
         self.keys, self.key_numbers, self.retired = [], itertools.count(1), set()
-        self.endings, self.marks, self.restart_floor = Counter(), [], {}
+        self.endings, self.marks, self.restart_floors = Counter(), [], {}
         self.tls_context = ssl.create_default_context()
         self.tls_context.check_hostname, self.tls_context.verify_mode = False, ssl.CERT_NONE
         self.pairs = [make_pair(number) for number in range(4)]
@@ -159,9 +159,11 @@ class World:
         return {} if self.clustered else {name: place for name, place in self.model.floor(names).items() if place}
 
     def floors_of(self, client):
-        """What a client must have got of each channel before the Close of a restart."""
-        asked = self.order("reconnect", subject=client.subject)
-        return self.restart_floor if client.socket.close_code == 1012 and not self.clustered and not asked else {}
+        """What a client must have got of each channel before the Close of a restart. A slow one may read that Close when
+        the next process has ended, too."""
+        if client.socket.close_code != 1012 or self.clustered or self.order("reconnect", subject=client.subject):
+            return {}
+        return self.restart_floors.get((client.node.name, client.start), {})
 
     def limits(self, node):
         return {
