@@ -211,7 +211,7 @@ fn fault_60_reloads_under_traffic_lose_nothing() {
     reading.join().unwrap();
     println!("{reloads} reloads during {MESSAGES} messages");
     assert!(reloads > 2);
-    assert!(daemon.log().contains("philote.toml:2"), "the log must name the line of the error");
+    daemon.log_with("philote.toml:2");
 }
 
 /// Ten thousand connections that end at once take a few lines in the log: the first in full, a count, the last.

@@ -139,6 +139,19 @@ impl Daemon {
         self.log.lock().unwrap().clone()
     }
 
+    /// The log, once it has this text. It is written behind the daemon's answers.
+    pub fn log_with(&self, text: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let log = self.log();
+            if log.contains(text) {
+                return log;
+            }
+            assert!(Instant::now() < deadline, "no {text:?} in the log:\n{log}");
+            std::thread::yield_now();
+        }
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
