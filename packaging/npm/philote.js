@@ -35,8 +35,12 @@ const HELD_LENGTH = 2 ** 22;
 const PAUSE = 1200;
 /** The default of the option. */
 const BACKOFF = [500, 30_000];
-/** The attempts in a row to open a WebSocket that fail without a close code before events over HTTP are tried. */
+/**
+ * The attempts in a row to open a WebSocket that fail without a close code before events over HTTP are tried, and the time in
+ * milliseconds in which one must be opened once HTTP works.
+ */
 const FAILED = 2;
+const CHECK = 5_000;
 /** The waits of `backoff` after which a WebSocket is tried while events are read: at first, and at most. The time doubles. */
 const TRIES = [60, 20];
 /** The most streams of events at once, fewer than a browser keeps to one server, and the most channels of each. */
@@ -278,6 +282,7 @@ class Loading {
  * stream that is opened again may miss messages where the server keeps no history.
  */
 class HttpSocket {
+    isBlocked;
     onopen = null;
     onmessage = null;
     onclose = null;
@@ -291,7 +296,9 @@ class HttpSocket {
     #isClosed = false;
     /** The last POST: they are sent one after the other, so that messages stay in order. */
     #posted = Promise.resolve();
-    constructor(url) {
+    /** `isBlocked` tells, when the server has answered, whether no WebSocket can be opened; else this socket ends. */
+    constructor(url, isBlocked) {
+        this.isBlocked = isBlocked;
         this.#url = url.replace(/^ws/, "http");
         queueMicrotask(() => this.onopen?.({}));
     }
@@ -423,6 +430,9 @@ class HttpSocket {
                 else if (line.startsWith("data: "))
                     event.data = line.slice(6);
                 else if (line === "" && event.data) {
+                    if (!this.#access && event.kind === "access" && !(await this.isBlocked())) {
+                        return this.#end(1012, "a WebSocket can be opened");
+                    }
                     this.#take(stream, event.kind, event.data, begin);
                     event = { kind: "", data: "" };
                 }
@@ -814,7 +824,7 @@ export class Philote {
         this.#transport = this.#failed >= FAILED && mayRead ? "events" : "websocket";
         this.#isUpgraded = false;
         try {
-            socket = this.#transport === "events" ? new HttpSocket(this.#url) : this.#webSocket();
+            socket = this.#transport === "events" ? new HttpSocket(this.#url, () => this.#isBlocked()) : this.#webSocket();
         }
         catch (error) {
             // A page of https: may not open ws:.
@@ -843,40 +853,53 @@ export class Philote {
     #webSocket() {
         return new (this.#options.WebSocket ?? globalThis.WebSocket)(this.#url, "philote.v1");
     }
-    /** Tries now and then whether a WebSocket can be opened, which serves the client better than events. */
-    #tryWebSocket(attempt = 0) {
-        const turn = this.#turn;
-        const [first, longest] = this.#options.backoff ?? BACKOFF;
-        const delay = Math.min(longest * TRIES[1], first * TRIES[0] * 2 ** attempt);
-        const again = () => this.#tryWebSocket(attempt + 1);
-        this.#trial = setTimeout(() => {
-            // What was sent must be answered first.
-            if (this.#sent.size)
-                return again();
+    /** Whether a WebSocket can be opened within a time in milliseconds. */
+    #opens(patience) {
+        return new Promise((resolve) => {
             let socket;
             try {
                 socket = this.#webSocket();
             }
             catch {
-                return again();
+                return resolve(false);
             }
-            let isDone = false;
+            const timer = setTimeout(() => done(false), patience);
+            this.#trial = timer;
             const done = (isOpen) => {
-                if (isDone)
-                    return;
-                isDone = true;
+                clearTimeout(timer);
                 socket.close();
-                if (turn !== this.#turn)
-                    return;
-                clearTimeout(this.#trial);
-                if (!isOpen || this.#sent.size)
-                    return again();
-                this.#failed = 0;
-                this.#lost(1012, "a WebSocket can be opened again");
+                resolve(isOpen);
             };
             socket.onopen = () => done(true);
             socket.onclose = socket.onerror = () => done(false);
-            this.#trial = setTimeout(() => done(false), PATIENCE);
+        });
+    }
+    /** Whether no WebSocket can be opened although HTTP works. If one can, the attempts before failed because nothing worked. */
+    async #isBlocked() {
+        const turn = this.#turn;
+        const isOpen = this.#failed === FAILED && (await this.#opens(CHECK));
+        if (turn !== this.#turn)
+            return false;
+        if (isOpen)
+            this.#attempt = 0;
+        else
+            this.#failed = FAILED + 1;
+        return !isOpen;
+    }
+    /** Tries now and then whether a WebSocket can be opened, which serves the client better than events. */
+    #tryWebSocket(attempt = 0) {
+        const turn = this.#turn;
+        const [first, longest] = this.#options.backoff ?? BACKOFF;
+        const delay = Math.min(longest * TRIES[1], first * TRIES[0] * 2 ** attempt);
+        this.#trial = setTimeout(async () => {
+            // What was sent must be answered first.
+            const isOpen = !this.#sent.size && (await this.#opens(PATIENCE));
+            if (turn !== this.#turn)
+                return;
+            if (!isOpen || this.#sent.size)
+                return this.#tryWebSocket(attempt + 1);
+            this.#failed = 0;
+            this.#lost(1012, "a WebSocket can be opened again");
         }, delay * (0.5 + Math.random()));
     }
     /** Calls `token()`. `use` gets the token or the error, unless a newer call follows or the connection ends. */

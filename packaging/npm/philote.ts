@@ -193,8 +193,12 @@ const PAUSE = 1200;
 
 /** The default of the option. */
 const BACKOFF: [number, number] = [500, 30_000];
-/** The attempts in a row to open a WebSocket that fail without a close code before events over HTTP are tried. */
+/**
+ * The attempts in a row to open a WebSocket that fail without a close code before events over HTTP are tried, and the time in
+ * milliseconds in which one must be opened once HTTP works.
+ */
 const FAILED = 2;
+const CHECK = 5_000;
 /** The waits of `backoff` after which a WebSocket is tried while events are read: at first, and at most. The time doubles. */
 const TRIES = [60, 20] as const;
 /** The most streams of events at once, fewer than a browser keeps to one server, and the most channels of each. */
@@ -463,7 +467,8 @@ class HttpSocket implements Socket {
   /** The last POST: they are sent one after the other, so that messages stay in order. */
   #posted: Promise<void> = Promise.resolve();
 
-  constructor(url: string) {
+  /** `isBlocked` tells, when the server has answered, whether no WebSocket can be opened; else this socket ends. */
+  constructor(url: string, private isBlocked: () => Promise<boolean>) {
     this.#url = url.replace(/^ws/, "http");
     queueMicrotask(() => this.onopen?.({}));
   }
@@ -588,6 +593,9 @@ class HttpSocket implements Socket {
         if (line.startsWith("event: ")) event.kind = line.slice(7);
         else if (line.startsWith("data: ")) event.data = line.slice(6);
         else if (line === "" && event.data) {
+          if (!this.#access && event.kind === "access" && !(await this.isBlocked())) {
+            return this.#end(1012, "a WebSocket can be opened");
+          }
           this.#take(stream, event.kind, event.data, begin);
           event = { kind: "", data: "" };
         }
@@ -975,7 +983,7 @@ export class Philote {
     this.#transport = this.#failed >= FAILED && mayRead ? "events" : "websocket";
     this.#isUpgraded = false;
     try {
-      socket = this.#transport === "events" ? new HttpSocket(this.#url) : this.#webSocket();
+      socket = this.#transport === "events" ? new HttpSocket(this.#url, () => this.#isBlocked()) : this.#webSocket();
     } catch (error) {
       // A page of https: may not open ws:.
       return this.#lost(0, `cannot connect: ${(error as Error).message}`);
@@ -1002,35 +1010,49 @@ export class Philote {
     return new (this.#options.WebSocket ?? (globalThis.WebSocket as any))(this.#url, "philote.v1");
   }
 
+  /** Whether a WebSocket can be opened within a time in milliseconds. */
+  #opens(patience: number): Promise<boolean> {
+    return new Promise((resolve) => {
+      let socket: Socket;
+      try {
+        socket = this.#webSocket();
+      } catch {
+        return resolve(false);
+      }
+      const timer = setTimeout(() => done(false), patience);
+      this.#trial = timer;
+      const done = (isOpen: boolean) => {
+        clearTimeout(timer);
+        socket.close();
+        resolve(isOpen);
+      };
+      socket.onopen = () => done(true);
+      socket.onclose = socket.onerror = () => done(false);
+    });
+  }
+
+  /** Whether no WebSocket can be opened although HTTP works. If one can, the attempts before failed because nothing worked. */
+  async #isBlocked(): Promise<boolean> {
+    const turn = this.#turn;
+    const isOpen = this.#failed === FAILED && (await this.#opens(CHECK));
+    if (turn !== this.#turn) return false;
+    if (isOpen) this.#attempt = 0;
+    else this.#failed = FAILED + 1;
+    return !isOpen;
+  }
+
   /** Tries now and then whether a WebSocket can be opened, which serves the client better than events. */
   #tryWebSocket(attempt = 0): void {
     const turn = this.#turn;
     const [first, longest] = this.#options.backoff ?? BACKOFF;
     const delay = Math.min(longest * TRIES[1], first * TRIES[0] * 2 ** attempt);
-    const again = () => this.#tryWebSocket(attempt + 1);
-    this.#trial = setTimeout(() => {
+    this.#trial = setTimeout(async () => {
       // What was sent must be answered first.
-      if (this.#sent.size) return again();
-      let socket: Socket;
-      try {
-        socket = this.#webSocket();
-      } catch {
-        return again();
-      }
-      let isDone = false;
-      const done = (isOpen: boolean) => {
-        if (isDone) return;
-        isDone = true;
-        socket.close();
-        if (turn !== this.#turn) return;
-        clearTimeout(this.#trial);
-        if (!isOpen || this.#sent.size) return again();
-        this.#failed = 0;
-        this.#lost(1012, "a WebSocket can be opened again");
-      };
-      socket.onopen = () => done(true);
-      socket.onclose = socket.onerror = () => done(false);
-      this.#trial = setTimeout(() => done(false), PATIENCE);
+      const isOpen = !this.#sent.size && (await this.#opens(PATIENCE));
+      if (turn !== this.#turn) return;
+      if (!isOpen || this.#sent.size) return this.#tryWebSocket(attempt + 1);
+      this.#failed = 0;
+      this.#lost(1012, "a WebSocket can be opened again");
     }, delay * (0.5 + Math.random()));
   }
 

@@ -180,7 +180,7 @@ test("it reads events after two upgrades that nobody answered, and returns to a 
   const token = () => sign(philote, CLAIMS);
   const { client, heard, reached } = startClient(t, gate.url, { token, backoff: [5, 50] });
   assert.equal((await reached("open")).transport, "events");
-  assert.equal(gate.refused, 2);
+  assert.equal(gate.refused, 3, "two attempts, and a check once HTTP works");
   await publish(philote, "chat", "1");
   assert.equal((await heard.values.next()).value, 1);
   assert.equal(await client.publish("chat", 2), 0, "it does not get its own message");
@@ -189,6 +189,20 @@ test("it reads events after two upgrades that nobody answered, and returns to a 
   assert.deepEqual(heard.recovered, [{ channel: "chat", recovered: true }]);
   await publish(philote, "chat", "3");
   assert.equal((await heard.values.next()).value, 3);
+});
+
+test("it reads no events after an outage in which two upgrades failed", DEADLINE, async (t) => {
+  const philote = await startPhilote(t);
+  const gate = await startGate(t, philote.address);
+  const { client, reached } = startClient(t, gate.url, { token: () => sign(philote, CLAIMS), backoff: [5, 50] });
+  // A third attempt is made by HTTP, so it finds the network mended.
+  for (let count = 0; count < 2; count++) await reached("waiting");
+  gate.upgrades = true;
+  const rooms = Array.from({ length: 100 }, (_, n) => `room:${n}`);
+  const joined = Promise.all(rooms.map((room) => client.join(room)));
+  assert.equal((await reached("open")).transport, "websocket");
+  await joined;
+  assert.deepEqual(gate.requests, ["GET"]);
 });
 
 test("it does without events if it may not use them, and after a close code", DEADLINE, async (t) => {
