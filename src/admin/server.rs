@@ -147,7 +147,7 @@ struct Door {
 impl Door {
     fn open(socket: Socket) -> io::Result<Door> {
         let listener = UnixListener::from_std(socket.listener()?)?;
-        Ok(Door { socket, listener, clients: Clients::default() })
+        Ok(Door { socket, listener, clients: Clients::new() })
     }
 
     /// Accepts clients; never ends.
@@ -157,8 +157,10 @@ impl Door {
 }
 
 /// The connected clients of a socket.
-#[derive(Default)]
 struct Clients {
+    /// A file descriptor, because an administrator must be able to connect when none are left. It is closed to accept a
+    /// client, and opened again when a client disconnects.
+    reserve: Option<File>,
     tasks: JoinSet<()>,
     // Oldest first. The flag is set from when the client's request has arrived until its answer is written; meanwhile the
     // client is not aborted.
@@ -166,15 +168,16 @@ struct Clients {
 }
 
 impl Clients {
+    fn new() -> Clients {
+        Clients { reserve: reserve(), tasks: JoinSet::new(), queue: VecDeque::new() }
+    }
+
     async fn accept(&mut self, listener: &UnixListener, access: Access, control: &Arc<dyn Control>) {
-        // One file descriptor in reserve, because an administrator must be able to connect when none are left. It is
-        // closed to accept a client, and opened again when a client disconnects.
-        let mut reserve = File::open("/dev/null").ok();
         loop {
             tokio::select! {
                 Some(_) = self.tasks.join_next() => {
                     self.queue.retain(|(task, _)| !task.is_finished());
-                    reserve = reserve.or_else(|| File::open("/dev/null").ok());
+                    self.reserve = self.reserve.take().or_else(reserve);
                 }
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => {
@@ -183,7 +186,7 @@ impl Clients {
                         let task = self.tasks.spawn(serve(stream, access, Arc::clone(control), Arc::clone(&asked)));
                         self.queue.push_back((task, asked));
                     }
-                    Err(_) if reserve.take().is_some() => {}
+                    Err(_) if self.reserve.take().is_some() => {}
                     Err(_) => sleep(ACCEPT_PAUSE).await,
                 },
             }
@@ -209,6 +212,10 @@ impl Clients {
             task.abort();
         }
     }
+}
+
+fn reserve() -> Option<File> {
+    File::open("/dev/null").ok()
 }
 
 /// One connection, which carries one request.
