@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use async_nats::Client;
 use bytes::Bytes;
+use tokio::time::timeout;
 
-use super::link::{Link, Reason};
+use super::link::{Link, Reason, SILENCE};
 use super::nodes::{self, Announcement, Lost, Origin};
 use super::readers::{Rest, Which};
 use super::{Cluster, MISSED, Mode, Passing, presence};
@@ -43,8 +44,8 @@ impl Cluster {
         match &self.passing {
             Passing::Relay(relay) => {
                 relay.confirmed();
-                if !up {
-                    relay.settled_once().await;
+                // If that takes longer, NATS is asked for a sign again.
+                if !up && timeout(SILENCE, relay.settled_once()).await.is_ok() {
                     self.went_up();
                     relay.up();
                     // Whoever is connected may have missed messages of other nodes.
@@ -152,8 +153,11 @@ impl Cluster {
             Some(steering) => steering.seal_announcement(body),
             None => body.to_vec(),
         };
-        let published = client.publish(self.subjects.nodes(), Bytes::from(payload)).await;
-        published.map_err(|error| format!("NATS takes no message: {error}"))
+        // async-nats waits without end while its queue is full, as it is if NATS is frozen and much is published.
+        match timeout(SILENCE, client.publish(self.subjects.nodes(), Bytes::from(payload))).await {
+            Ok(published) => published.map_err(|error| format!("NATS takes no message: {error}")),
+            Err(_) => Err(format!("NATS takes no message for {} s", SILENCE.as_secs())),
+        }
     }
 
     pub(super) fn announcement(&self) -> Announcement {

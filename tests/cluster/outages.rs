@@ -91,6 +91,10 @@ fn fault_74_a_frozen_nats_server_blocks_nobody_and_no_memory_grows() {
             (0..2).map(|_| Flood::start(one.client_with(&json!({"write": ["flood"]})), "flood")).collect();
         carry_on();
         let before = one.memory().0;
+        // The node asks NATS for a sign each second. When it does so next, NATS has not taken anything for a while.
+        let mut announcements = nats.client();
+        announcements.subscribe("philote.1.n");
+        while !announcements.next().payload.windows(9).any(|bytes| bytes == b"\"node\":\"a") {}
         nats.freeze();
         let began = Instant::now();
         one.wait_unready();
