@@ -30,8 +30,11 @@ int main(int, char **arguments) {
         .open = [](auto *socket) {
             if (socket->getUserData()->reads) socket->subscribe(socket->getUserData()->channel);
         },
-        .message = [](auto *socket, std::string_view message, uWS::OpCode code) {
-            socket->publish(socket->getUserData()->channel, message, code);
+        .message = [&app](auto *socket, std::string_view message, uWS::OpCode code) {
+            const Connection *connection = socket->getUserData();
+            // A socket publishes to all readers but itself, and only if it is a reader of anything.
+            if (connection->reads) socket->publish(connection->channel, message, code);
+            else app.publish(connection->channel, message, code);
         },
     });
     bool listens = false;
