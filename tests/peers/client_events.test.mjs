@@ -136,9 +136,9 @@ for (const [name, proxy] of Object.entries(PROXIES)) {
   });
 }
 
-/** A proxy that passes HTTP on, and upgrades only if `upgrades` is set. */
+/** A proxy that passes HTTP on, and upgrades only if `upgrades` is set. It answers `answered` of the others, and leaves the rest waiting. */
 async function startGate(t, target) {
-  const gate = { upgrades: false, refused: 0, requests: [] };
+  const gate = { upgrades: false, refused: 0, answered: Infinity, requests: [] };
   const [host, port] = target.split(":");
   const server = createServer((incoming, response) => {
     gate.requests.push(incoming.method);
@@ -156,6 +156,7 @@ async function startGate(t, target) {
     socket.on("error", () => {});
     if (!gate.upgrades) {
       gate.refused += 1;
+      if (gate.refused > gate.answered) return;
       return socket.end("HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
     }
     const upstream = connect(Number(port), host);
@@ -203,6 +204,17 @@ test("it reads no events after an outage in which two upgrades failed", DEADLINE
   assert.equal((await reached("open")).transport, "websocket");
   await joined;
   assert.deepEqual(gate.requests, ["GET"]);
+});
+
+test("it reads events if the WebSocket that it tries once more is neither opened nor refused", DEADLINE, async (t) => {
+  const philote = await startPhilote(t);
+  const gate = await startGate(t, philote.address);
+  gate.answered = 2;
+  const { heard, reached } = startClient(t, gate.url, { token: () => sign(philote, CLAIMS), backoff: [5, 50] });
+  assert.equal((await reached("open")).transport, "events");
+  assert.equal(gate.refused, 3);
+  await publish(philote, "chat", "1");
+  assert.equal((await heard.values.next()).value, 1);
 });
 
 test("it does without events if it may not use them, and after a close code", DEADLINE, async (t) => {
