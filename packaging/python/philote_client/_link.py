@@ -175,7 +175,10 @@ class Link:
         self._spawn(self._write(socket))
         try:
             while not self.is_over:
-                self._client.hear(await socket.recv())
+                text = await socket.recv()
+                # While frames wait for a slow application, nothing more is read, and the answer to a probe may be behind them.
+                socket.heard = clock()
+                self._client.hear(text)
                 if self._client.yields:
                     self._client.yields = False
                     await asyncio.sleep(0)

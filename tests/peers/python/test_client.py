@@ -4,7 +4,7 @@ import asyncio
 from datetime import datetime, timedelta, timezone
 from unittest import mock
 
-from support import ClientTest
+from support import Box, ClientTest
 
 from philote_client import Philote, PhiloteError
 
@@ -440,6 +440,23 @@ class Waits(ClientTest):
             time.sleep(0.6)  # longer than the limit: the loop, and the server in it, cannot run
             await connection.say("1")
             await client.values.next()
+        self.assertEqual((client.state.state, self.count), ("open", 1))
+
+    async def test_a_slow_application_does_not_take_a_server_for_dead(self):
+        import time
+
+        client, connection = await self.both(probe=0.3)
+        handled = Box()
+
+        async def handle(value, message):
+            time.sleep(0.01)
+            handled.put(value)
+
+        client.on("chat", handle)
+        # They arrive at once. Handling them takes longer than the limit, and so long nothing more is read.
+        await asyncio.gather(*(connection.say(str(n)) for n in range(100)))
+        for n in range(100):
+            self.assertEqual(await asyncio.wait_for(handled.next(), 10), n)
         self.assertEqual((client.state.state, self.count), ("open", 1))
 
     async def test_each_byte_is_a_sign_of_life(self):
