@@ -73,8 +73,8 @@ async def main(backend, url):
                 raise RuntimeError(answer.text)
             return answer.text
 
-        # A dead network is detected after four silent seconds here, and the waits are short, to keep the test short.
-        async with Philote(url, token=token, backoff=(0.05, 1), probe=4) as client:
+        # A dead network is detected after six silent seconds here, and the waits are short, to keep the test short.
+        async with Philote(url, token=token, backoff=(0.05, 1), probe=6) as client:
             application = Application(backend, http, client)
             client.when("state", application.on_state)
             client.when("recovered", application.on_recovered)

@@ -23,7 +23,7 @@ const PAUSE = 40;
 const ENOUGH = 50;
 const CUT = 5_000;
 /** Seconds. */
-const TOKEN_LASTS = 10;
+const TOKEN_LASTS = 15;
 const SECRET = "the secret that outlives three daemons";
 const SETTINGS = { SECRET, PHILOTE_HISTORY_MESSAGES: String(KEPT), PHILOTE_AUTH_LEEWAY: "0s" };
 
