@@ -66,7 +66,7 @@ use self::places::{Joined, LeftPlace};
 pub use self::places::{Kept, Place};
 pub use self::presence::PresenceFigures;
 use self::presence::Watched;
-pub use self::publish::{Queued, Target};
+pub use self::publish::Queued;
 use self::reader_set::ReaderSet;
 pub use self::resume::Positions;
 pub use self::retention::{Retention, Retentions};

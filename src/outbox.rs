@@ -131,7 +131,7 @@ impl Standing {
 }
 
 impl Outbox {
-    /// Makes an outbox that holds all frames back until [`Outbox::attach`].
+    /// Makes an outbox that holds all frames back until it has its socket and is polled, or until [`Outbox::attach`].
     pub fn new(budget: Arc<Budget>) -> Outbox {
         Outbox {
             socket: OnceLock::new(),
@@ -146,12 +146,22 @@ impl Outbox {
         }
     }
 
-    /// Connects it to its socket. The connection's task writes the frames that were held back.
+    /// Gives it its socket. It still holds all frames back, until the connection's task polls it.
+    pub(crate) fn connect(&self, socket: impl Into<Socket>) {
+        let _is_first = self.socket.set(socket.into());
+    }
+
+    /// Gives it its socket, and opens it before the connection's task polls it.
     pub fn attach(&self, socket: impl Into<Socket>) {
-        if self.socket.set(socket.into()).is_ok() {
-            let mut queue = lock(&self.queue);
+        self.connect(socket);
+        self.open(&mut lock(&self.queue));
+    }
+
+    /// Holds frames back no longer, if it has its socket. The connection's task writes those that were held back.
+    fn open(&self, queue: &mut Queue) {
+        if self.phase.is(Phase::Held) && self.socket.get().is_some() {
             let phase = if queue.is_empty() { Phase::Idle } else { Phase::Waiting };
-            self.enter(phase, &mut queue);
+            self.enter(phase, queue);
         }
     }
 
@@ -362,6 +372,7 @@ impl Outbox {
         if !queue.task.as_ref().is_some_and(|task| task.will_wake(context.waker())) {
             queue.task = Some(context.waker().clone());
         }
+        self.open(&mut queue);
         if self.phase.is(Phase::Waiting)
             && !queue.broken
             && let Some(socket) = self.socket.get()

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, Guard};
 use uuid::Uuid;
 
-use super::Heartbeat;
 use super::memberships::Memberships;
+use super::{Channel, Heartbeat};
 use crate::deflate::Window;
 use crate::message::ChannelName;
 use crate::outbox::{Budget, Outbox, OutboxStats, Seconds};
@@ -107,6 +107,11 @@ impl Borrow<Uuid> for ById {
     }
 }
 
+/// Adds to a counter that only one task changes, so that a store suffices.
+fn add(counter: &AtomicU64, amount: u64) {
+    counter.store(counter.load(Relaxed) + amount, Relaxed);
+}
+
 impl Connection {
     /// Makes a connection that has presented a token and not yet entered the hub.
     pub fn new(address: SocketAddr, claims: Arc<Claims>, budget: Arc<Budget>, now: Seconds) -> Connection {
@@ -197,18 +202,28 @@ impl Connection {
         }
     }
 
-    /// Counts bytes that arrived, which also show that the client is alive.
+    /// Counts bytes that arrived, which also show that the client is alive. Only the connection's own task calls it.
     pub fn received(&self, bytes: usize, now: Seconds) {
-        self.bytes_in.fetch_add(bytes as u64, Relaxed);
+        add(&self.bytes_in, bytes as u64);
+        self.heard(now);
+    }
+
+    /// Notes that the client is alive.
+    pub(crate) fn heard(&self, now: Seconds) {
         self.received.store(now, Relaxed);
     }
 
-    /// Counts messages that arrived with one read.
+    /// Counts messages that arrived with one read. Only the connection's own task calls it.
     pub fn received_messages(&self, messages: u64, now: Seconds) {
         if messages > 0 {
-            self.messages_in.fetch_add(messages, Relaxed);
+            add(&self.messages_in, messages);
             self.spoke.store(now, Relaxed);
         }
+    }
+
+    /// Returns a channel that it reads.
+    pub(super) fn channel(&self, name: &str) -> Option<Arc<Channel>> {
+        lock(&self.memberships).get(name).map(|membership| membership.channel.clone())
     }
 
     /// Returns when its last message arrived, or when it connected.

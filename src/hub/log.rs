@@ -68,10 +68,10 @@ impl Hub {
     /// caller hands them over in the order of the log. Returns the number of readers.
     pub fn deliver_logged(&self, logged: &Logged<'_>, flush_list: &mut FlushList) -> usize {
         let now = Instant::now();
-        let mut found = self.find_or_keep(logged.channel.as_str());
+        let found = self.find_or_keep(logged.channel.as_str());
         let compressed = found.as_ref().filter(|_| logged.live);
         let compressed = compressed.and_then(|channel| self.compress(channel, logged.frame, logged.excluded));
-        let queued = self.keep_in(logged.channel.as_str(), &mut found, now, |channel, readers| {
+        let queued = self.keep_in(logged.channel.as_str(), found, now, |channel, readers| {
             let keeps = readers.retention.is_on();
             let frame = match readers.history_from(&self.keeping, logged.channel, now) {
                 Some(history) => history.record_at(logged.frame, logged.first, logged.at, now),

@@ -21,17 +21,6 @@ pub struct Queued {
     pub refused: bool,
 }
 
-/// The channel that a connection published to last. The next message to it is spared the search.
-#[derive(Default)]
-pub struct Target(Option<Arc<Channel>>);
-
-impl Target {
-    /// Returns whether the connection has not published yet.
-    pub(crate) fn is_none(&self) -> bool {
-        self.0.is_none()
-    }
-}
-
 impl Hub {
     /// Queues a message to every reader of its channel except the publisher, and returns the number of readers.
     ///
@@ -71,13 +60,12 @@ impl Hub {
         &self,
         batch: &mut Batch,
         publisher: Option<&Arc<Connection>>,
-        target: &mut Target,
         flush_list: &mut FlushList,
     ) -> usize {
         if batch.is_empty() {
             return 0;
         }
-        let queued = self.queue_to(batch.channel(), target, || batch.encode(), publisher, flush_list);
+        let queued = self.queue(batch.channel(), || batch.encode(), publisher, flush_list);
         if queued.refused {
             batch.refuse();
         } else {
@@ -93,31 +81,19 @@ impl Hub {
         excluded: impl Excluded,
         flush_list: &mut FlushList,
     ) -> Queued {
-        self.queue_to(name, &mut Target::default(), encode, excluded, flush_list)
-    }
-
-    fn queue_to(
-        &self,
-        name: &str,
-        target: &mut Target,
-        encode: impl FnOnce() -> Frame,
-        excluded: impl Excluded,
-        flush_list: &mut FlushList,
-    ) -> Queued {
-        if target.0.as_ref().is_none_or(|channel| channel.name.as_str() != name) {
-            target.0 = self.find_or_keep(name);
-        }
-        let Some(channel) = &target.0 else { return Queued::default() };
+        // A publisher that reads the channel has it at hand.
+        let found = excluded.connections().first().and_then(|publisher| publisher.channel(name));
+        let Some(channel) = found.or_else(|| self.find_or_keep(name)) else { return Queued::default() };
         let frame = encode();
-        let compressed = self.compress(channel, &frame, excluded.connections());
+        let compressed = self.compress(&channel, &frame, excluded.connections());
         let readers = lock(&channel.readers);
         if readers.retention.is_on() || readers.history.is_some() || readers.gone {
             drop(readers);
-            return self.queue_kept(name, target, &frame, compressed.as_deref(), excluded, flush_list);
+            return self.queue_kept(name, channel, &frame, compressed.as_deref(), excluded, flush_list);
         }
         let deflated = compressed.as_deref().and_then(Compressed::whole);
         let is_excluded = |reader: &Arc<Connection>| excluded.excludes(reader);
-        let readers = self.push(channel, &readers, (&frame, deflated), is_excluded, flush_list);
+        let readers = self.push(&channel, &readers, (&frame, deflated), is_excluded, flush_list);
         Queued { readers, ..Queued::default() }
     }
 
@@ -143,19 +119,19 @@ impl Hub {
         queued
     }
 
-    /// Queues as `queue_to` does, and records the messages in the channel's history. Looks the channel up again if it is gone.
+    /// Queues as `queue` does, and records the messages in the channel's history. Looks the channel up again if it is gone.
     #[cold]
     fn queue_kept(
         &self,
         name: &str,
-        target: &mut Target,
+        channel: Arc<Channel>,
         frame: &Frame,
         compressed: Option<&Compressed>,
         excluded: impl Excluded,
         flush_list: &mut FlushList,
     ) -> Queued {
         let now = Instant::now();
-        let queued = self.keep_in(name, &mut target.0, now, |channel, readers| {
+        let queued = self.keep_in(name, Some(channel), now, |channel, readers| {
             let keeps = readers.retention.is_on();
             let (frame, last) = match readers.history_from(&self.keeping, &channel.name, now) {
                 Some(history) => (history.record(frame, now), Some(history.id_of(history.last()))),
@@ -188,25 +164,22 @@ impl Hub {
     pub(super) fn keep_in<T: Default>(
         &self,
         name: &str,
-        found: &mut Option<Arc<Channel>>,
+        mut found: Option<Arc<Channel>>,
         now: Instant,
         keep: impl FnOnce(&Channel, &mut Readers) -> T,
     ) -> T {
         loop {
-            if found.is_none() {
-                *found = self.find_or_keep(name);
-            }
-            let Some(channel) = found else { return T::default() };
+            let Some(channel) = found.take().or_else(|| self.find_or_keep(name)) else {
+                return T::default();
+            };
             let mut readers = lock(&channel.readers);
             if readers.gone {
-                drop(readers);
-                *found = None;
                 continue;
             }
-            let kept = keep(channel, &mut readers);
+            let kept = keep(&channel, &mut readers);
             let unread = readers.connections.is_empty();
             if let Some(history) = &mut readers.history {
-                history.file(&self.ages, channel, unread, now);
+                history.file(&self.ages, &channel, unread, now);
             }
             return kept;
         }

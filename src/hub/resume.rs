@@ -124,7 +124,7 @@ impl Hub {
             return None;
         }
         let now = Instant::now();
-        let position = self.keep_in(name.as_str(), &mut None, now, |_, readers| {
+        let position = self.keep_in(name.as_str(), None, now, |_, readers| {
             readers.history_from(&self.keeping, name, now).map(|history| history.id_of(history.complete_to()))
         });
         self.relieve_history(now, sweep::CHANNELS_PER_PUBLISH);

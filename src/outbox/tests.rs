@@ -112,6 +112,25 @@ fn frames_queued_before_there_is_a_socket_are_written_by_the_task() {
 }
 
 #[test]
+fn an_outbox_that_is_idle_knows_its_task() {
+    for waits in [false, true] {
+        let (outbox, sink, task) =
+            (Outbox::new(budget()), TestSink::with_room(ALWAYS), Arc::new(Task::default()));
+        outbox.connect(Box::new(sink.clone()));
+        let pushed = waits.then(|| Publisher::default().push(&outbox, frame(1, 10)));
+        assert_ne!(pushed, Some(Pushed::First));
+        assert!(!outbox.is_idle(), "it has not been polled, so it can wake nobody");
+        assert_eq!(sink.written_len(), 0);
+        assert!(poll(&outbox, &task).drained);
+        assert!(outbox.is_idle());
+        assert_eq!(sink.written_len(), if waits { 10 } else { 0 });
+        task.0.store(false, Relaxed);
+        assert!(outbox.close(CloseReason::InternalError));
+        assert!(task.0.load(Relaxed), "the task is woken");
+    }
+}
+
+#[test]
 fn a_refusal_hands_the_promise_to_the_task() {
     let mut publisher = Publisher::default();
     let budget = budget();

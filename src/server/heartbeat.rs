@@ -204,7 +204,7 @@ fn look_at(
     // noticed by the system, see `Stream::set_user_timeout`.
     let answers = connection.transport() == Transport::WebSocket;
     if !answers && heartbeat.is_ping_written(outbox.progress()) {
-        connection.received(0, now);
+        connection.heard(now);
     }
     match heartbeat.look(now, connection.last_received(), outbox.progress(), interval, patience) {
         Pulse::Alive(next) => next,

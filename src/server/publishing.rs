@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::Server;
 use crate::cluster::Waiter;
-use crate::hub::{Connection, FlushList, Queued, Target};
+use crate::hub::{Connection, FlushList, Queued};
 use crate::message::{BadMessage, Batch, Delivery, ReaderCount};
 
 /// Returns what publishers are told of this number of readers on this node.
@@ -20,11 +20,10 @@ pub(super) fn publish_batch(
     server: &Server,
     publisher: &Arc<Connection>,
     batch: &mut Batch,
-    target: &mut Target,
     flush_list: &mut FlushList,
 ) -> usize {
     let Some(cluster) = &server.cluster else {
-        return server.hub.publish_batch(batch, Some(publisher), target, flush_list);
+        return server.hub.publish_batch(batch, Some(publisher), flush_list);
     };
     if batch.is_empty() {
         return 0;

@@ -57,7 +57,7 @@ fn publish_all(hub: &Hub, texts: &[String], publisher: Option<&Arc<Connection>>)
         let data = format!("\"{text}\"");
         batch.add(&Delivery { issuer: "i", channel: "c", data: Some(&data), subject: None });
     }
-    hub.publish_batch(&mut batch, publisher, &mut Target::default(), &mut flush_list);
+    hub.publish_batch(&mut batch, publisher, &mut flush_list);
     flush_list.flush();
 }
 

@@ -273,7 +273,7 @@ fn a_batch_is_kept_message_by_message() {
         batch.add(&Delivery { issuer: "i", channel: "c", data: Some(data), subject: None });
     }
     let (_reader, live) = enter(&hub, &["c".to_owned()], ALWAYS);
-    hub.publish_batch(&mut batch, None, &mut Target::default(), &mut flush_list);
+    hub.publish_batch(&mut batch, None, &mut flush_list);
     flush_list.flush();
     let all = with_ids(&live);
     assert_eq!(all.iter().map(|(_, _, id)| id.number).collect::<Vec<_>>(), [1, 2, 3]);

@@ -62,7 +62,7 @@ fn publish_many(hub: &Hub, channel: &str, count: u8) {
     let data = format!("\"{}\"", "x".repeat(30));
     (0..count).for_each(|_| batch.add(&Delivery { issuer: "i", channel, data: Some(&data), subject: None }));
     let mut flush_list = FlushList::new();
-    hub.publish_batch(&mut batch, None, &mut Target::default(), &mut flush_list);
+    hub.publish_batch(&mut batch, None, &mut flush_list);
     flush_list.flush();
 }
 

@@ -12,7 +12,7 @@ use super::whole::Data;
 use crate::close::CloseReason;
 use crate::cluster::Waiter;
 use crate::frame::Frame;
-use crate::hub::{Connection, FlushList, Target};
+use crate::hub::{Connection, FlushList};
 use crate::message::{Auth, BadMessage, Batch, Delivery, ErrorReply, FromClient, Publish, encode_left};
 use crate::server::limits::{Seat, Verdict, rates_of};
 use crate::server::rejection::Rejection;
@@ -34,7 +34,6 @@ pub(crate) struct Inbound<'a> {
     pub(crate) flush_list: &'a mut FlushList,
     /// Messages of the last channel that are not queued yet.
     pub(crate) batch: &'a mut Batch,
-    pub(crate) target: &'a mut Target,
     /// What is queued must be written, and other tasks run, before its next message is handled: it has resumed, and what
     /// another resume may deliver depends on the room in its queue; or it has changed many channels.
     pub(crate) pause: bool,
@@ -111,14 +110,14 @@ impl Inbound<'_> {
         // Followers are told how many readers each message had, so each message is then queued by itself.
         let followed = self.server.events.follow_messages();
         if followed || !self.batch.takes(&publish.channel) {
-            queue(self.server, self.connection, self.batch, self.target, self.flush_list);
+            queue(self.server, self.connection, self.batch, self.flush_list);
         }
         self.batch.add(&delivery);
         if let Some(ack) = publish.ack {
             self.batch.ask(ack);
         }
         if followed {
-            let readers = queue(self.server, self.connection, self.batch, self.target, self.flush_list);
+            let readers = queue(self.server, self.connection, self.batch, self.flush_list);
             self.server.events.tell_message(&delivery, readers);
         }
     }
@@ -209,7 +208,7 @@ impl Inbound<'_> {
 
     /// Queues the gathered messages to their readers.
     pub(crate) fn send(&mut self) {
-        queue(self.server, self.connection, self.batch, self.target, self.flush_list);
+        queue(self.server, self.connection, self.batch, self.flush_list);
     }
 
     /// Sends a frame to the client, in order with its other messages.
@@ -226,10 +225,9 @@ fn queue(
     server: &Server,
     publisher: &Arc<Connection>,
     batch: &mut Batch,
-    target: &mut Target,
     flush_list: &mut FlushList,
 ) -> usize {
-    let readers = publishing::publish_batch(server, publisher, batch, target, flush_list);
+    let readers = publishing::publish_batch(server, publisher, batch, flush_list);
     if let Some(acks) = batch.take_acks(publishing::count(server, readers)) {
         answer(publisher, acks, flush_list);
     }

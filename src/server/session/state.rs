@@ -1,8 +1,7 @@
 //! What a connection must remember from one poll of its task to the next.
 //!
-//! A connection that only reads has nothing to remember, and nor has one between two messages, except for the channel of the
-//! last. So a task has a [`State`] of its own only from a poll that has left something in it; to all others, each thread
-//! lends one.
+//! A connection that only reads has nothing to remember, and nor has one between two messages. So a task has a [`State`] of
+//! its own only from a poll that has left something in it; to all others, each thread lends one.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -13,7 +12,7 @@ use tokio::time::Sleep;
 
 use super::frames::FrameReader;
 use crate::cluster::BeforeJoin;
-use crate::hub::{Target, Writing};
+use crate::hub::Writing;
 use crate::outbox::Seconds;
 use crate::server::limits::{Rate, Seat};
 
@@ -25,8 +24,6 @@ thread_local! {
 /// The state of one connection's task.
 #[derive(Default)]
 pub(super) struct State {
-    /// The channel that it published to last.
-    pub(super) target: Target,
     pub(super) frames: FrameReader,
     /// Bytes that were read and not handled yet: those after the handshake, or the rest of a large batch. In a box,
     /// because it is seldom needed.
@@ -54,7 +51,6 @@ impl State {
     /// Returns whether a new state would do as well.
     fn is_as_new(&self) -> bool {
         let State {
-            target,
             frames,
             unhandled,
             flushing,
@@ -67,8 +63,7 @@ impl State {
             ending,
             shut,
         } = self;
-        target.is_none()
-            && !(*ending || *shut)
+        !(*ending || *shut)
             && frames.is_between_messages()
             && unhandled.is_none()
             && flushing.is_none()

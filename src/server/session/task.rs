@@ -21,7 +21,7 @@ use super::inbound::Inbound;
 use super::state::State;
 use super::whole::Data;
 use crate::close::CloseReason;
-use crate::hub::{FlushList, Target, yield_to_sockets};
+use crate::hub::{FlushList, yield_to_sockets};
 use crate::message::Batch;
 use crate::outbox::{Seconds, Standing};
 use crate::server::accept::stream::Stream;
@@ -77,7 +77,7 @@ impl Session {
     /// Takes over the socket after the 101, with the bytes that were read after the request.
     pub(crate) fn new(mut guard: ConnectionGuard, stream: Stream, read_ahead: &[u8]) -> Session {
         guard.connection.received(read_ahead.len(), guard.server().now());
-        guard.connection.outbox.attach(stream.into_socket());
+        guard.connection.outbox.connect(stream.into_socket());
         if let Some(bytes) = keep(read_ahead) {
             let mut state = guard.kept.take();
             state.unhandled = Some(bytes);
@@ -88,11 +88,9 @@ impl Session {
 
     /// Takes steps until there is nothing to do or others must run.
     fn turn(&self, state: &mut State, context: &mut Context<'_>) -> Poll<()> {
-        let mut is_first = true;
         loop {
             // A panic ends this connection only.
-            let step = catch_unwind(AssertUnwindSafe(|| self.step(state, context, is_first)));
-            is_first = false;
+            let step = catch_unwind(AssertUnwindSafe(|| self.step(state, context)));
             match step {
                 Ok(Poll::Pending) => return Poll::Pending,
                 Ok(Poll::Ready(Ok(Step::Again))) => {}
@@ -112,15 +110,11 @@ impl Session {
         }
     }
 
-    /// Takes one step. If another came before it in the same turn, an idle outbox need not be polled again.
-    fn step(
-        &self,
-        state: &mut State,
-        context: &mut Context<'_>,
-        is_first: bool,
-    ) -> Poll<Result<Step, Ended>> {
+    /// Takes one step.
+    fn step(&self, state: &mut State, context: &mut Context<'_>) -> Poll<Result<Step, Ended>> {
         let outbox = &self.guard.connection.outbox;
-        let standing = if !is_first && outbox.is_idle() { Standing::IDLE } else { outbox.poll(context) };
+        // An outbox that is idle has been polled, so that it wakes this task when it has to.
+        let standing = if outbox.is_idle() { Standing::IDLE } else { outbox.poll(context) };
         if standing.broken {
             return Poll::Ready(Err(Ended));
         }
@@ -199,7 +193,6 @@ impl Session {
             id: connection.id().hyphenated().encode_lower(&mut id),
             flush_list: &mut flush_list,
             batch: &mut batch,
-            target: &mut state.target,
             pause: false,
             appended: false,
             joining: &mut state.joining,
@@ -239,8 +232,7 @@ impl Session {
                     }
                 }
                 Received::Ping(pong) => publisher.answer(pong),
-                // It has been silent, so it keeps nothing for its next message.
-                Received::Pong => *publisher.target = Target::default(),
+                Received::Pong => {}
                 Received::Close(reason, answer) => {
                     connection.outbox.close_with(reason, Some(answer));
                 }

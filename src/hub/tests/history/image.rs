@@ -142,7 +142,7 @@ fn an_ack_tells_nobody_of_a_message_that_was_refused() {
     batch.add(&Delivery { issuer: "i", channel: "c", data: Some("\"2\""), subject: None });
     batch.ask("7");
     let (reader, sink) = enter(&hub, &["c".to_owned()], ALWAYS);
-    let readers = hub.publish_batch(&mut batch, None, &mut Target::default(), &mut FlushList::new());
+    let readers = hub.publish_batch(&mut batch, None, &mut FlushList::new());
     assert_eq!((readers, batch.is_empty(), batch.is_asked()), (0, true, false));
     write(&reader);
     assert_eq!(sink.written_len(), 0);
@@ -290,7 +290,7 @@ proptest! {
             let (channel, data) = (channel.to_string(), format!("\"{}\"", "x".repeat(length)));
             let mut batch = Batch::new();
             (0..count).for_each(|_| batch.add(&Delivery { issuer: "i", channel: &channel, data: Some(&data), subject: None }));
-            first.publish_batch(&mut batch, None, &mut Target::default(), &mut FlushList::new());
+            first.publish_batch(&mut batch, None, &mut FlushList::new());
         }
         let kept = |hub: &Hub| {
             let mut all = BTreeMap::new();

@@ -135,7 +135,7 @@ proptest! {
                         models[usize::from(channel)].publish(&text, on, keeps);
                     }
                     let mut flush_list = FlushList::new();
-                    hub.publish_batch(&mut batch, None, &mut Target::default(), &mut flush_list);
+                    hub.publish_batch(&mut batch, None, &mut flush_list);
                     flush_list.flush();
                 }
                 Op::Leave(who) => {
