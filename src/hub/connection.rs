@@ -2,7 +2,7 @@
 
 use std::borrow::Borrow;
 use std::hash::{Hash, Hasher};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
@@ -44,6 +44,37 @@ impl Transport {
     }
 }
 
+/// What a client speaks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    /// That of Philote 0.3.1, on a WebSocket.
+    Plain,
+    /// philote.v1, on a WebSocket.
+    V1,
+    /// Server-Sent Events.
+    Events,
+}
+
+/// The address of a client, in 18 bytes that need no alignment: a `SocketAddr` has 32, with a flow and a scope.
+struct Address {
+    ip: [u8; 16],
+    port: [u8; 2],
+}
+
+impl Address {
+    fn of(address: SocketAddr) -> Address {
+        let ip = match address.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        Address { ip: ip.octets(), port: address.port().to_ne_bytes() }
+    }
+
+    fn get(&self) -> SocketAddr {
+        (Ipv6Addr::from(self.ip).to_canonical(), u16::from_ne_bytes(self.port)).into()
+    }
+}
+
 /// One connection, shared by its task, its channels and the heartbeat.
 ///
 /// The fields keep their order: the outbox begins with what a delivery touches, next to the count of references, and what
@@ -64,9 +95,8 @@ pub struct Connection {
     opened: u64,
     /// Whether its client is alive, as the heartbeat knows it.
     pub(crate) heartbeat: Mutex<Heartbeat>,
-    address: SocketAddr,
-    transport: Transport,
-    v1: bool,
+    address: Address,
+    protocol: Protocol,
     /// It gets no messages any more, see [`super::Hub::detach`].
     pub(super) detached: AtomicBool,
 }
@@ -117,9 +147,8 @@ impl Connection {
     pub fn new(address: SocketAddr, claims: Arc<Claims>, budget: Arc<Budget>, now: Seconds) -> Connection {
         Connection {
             id: Uuid::new_v4(),
-            address,
-            transport: Transport::default(),
-            v1: false,
+            address: Address::of(address),
+            protocol: Protocol::Plain,
             opened: EPOCH.elapsed().as_nanos() as u64,
             claims: ArcSwap::new(claims),
             outbox: Outbox::new(budget),
@@ -145,20 +174,25 @@ impl Connection {
         self.outbox.window.is_some()
     }
 
-    /// Has it served in this way; `v1` says whether its client speaks philote.v1.
+    /// Has it served in this way; `v1` says whether the client of a WebSocket speaks philote.v1.
     #[must_use]
     pub(crate) fn over(self, transport: Transport, v1: bool) -> Connection {
-        Connection { transport, v1, ..self }
+        let protocol = match transport {
+            Transport::Events => Protocol::Events,
+            Transport::WebSocket if v1 => Protocol::V1,
+            Transport::WebSocket => Protocol::Plain,
+        };
+        Connection { protocol, ..self }
     }
 
-    /// Returns whether its client speaks philote.v1.
+    /// Returns whether the client of a WebSocket speaks philote.v1.
     pub(crate) fn speaks_v1(&self) -> bool {
-        self.v1
+        self.protocol == Protocol::V1
     }
 
     /// Returns how it is served.
     pub fn transport(&self) -> Transport {
-        self.transport
+        if self.protocol == Protocol::Events { Transport::Events } else { Transport::WebSocket }
     }
 
     /// Returns its id, a random UUID, which is the `issuer` of its messages.
@@ -168,7 +202,7 @@ impl Connection {
 
     /// Returns the client's address.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.address.get()
     }
 
     /// Returns how long ago it presented its token.

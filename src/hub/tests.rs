@@ -377,7 +377,7 @@ fn fault_49_all_readers_of_a_channel_see_one_order() {
 #[test]
 fn what_each_connection_keeps_stays_small() {
     for (what, bytes, most) in [
-        ("connection", size_of::<Connection>(), 280),
+        ("connection", size_of::<Connection>(), 264),
         ("claims", size_of::<Claims>(), 56),
         ("channel", size_of::<Channel>(), 120),
     ] {
