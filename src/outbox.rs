@@ -37,7 +37,7 @@ use self::write::{write, write_one};
 use crate::close::CloseReason;
 use crate::deflate::Window;
 use crate::frame::Frame;
-use crate::sync::lock;
+use crate::sync::{add, lock};
 
 /// Seconds since the daemon started, by the monotonic clock.
 pub type Seconds = u32;
@@ -160,7 +160,8 @@ impl Outbox {
     /// Holds frames back no longer, if it has its socket. The connection's task writes those that were held back.
     fn open(&self, queue: &mut Queue) {
         if self.phase.is(Phase::Held) && self.socket.get().is_some() {
-            let phase = if queue.is_empty() { Phase::Idle } else { Phase::Waiting };
+            let idle = queue.is_empty() && queue.closing.is_none();
+            let phase = if idle { Phase::Idle } else { Phase::Waiting };
             self.enter(phase, queue);
         }
     }
@@ -465,11 +466,6 @@ impl Outbox {
         self.enter(Phase::Waiting, &mut queue);
         unlock_and_wake(queue);
     }
-}
-
-/// Adds to a counter that nobody else changes at the same time.
-fn add(counter: &AtomicU64, more: usize) {
-    counter.store(counter.load(Relaxed) + more as u64, Relaxed);
 }
 
 /// Wakes the connection's task without holding the lock that the task takes first.

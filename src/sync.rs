@@ -1,7 +1,8 @@
-//! Mutex locking that aborts on poison, and maps divided into parts with a lock each.
+//! Mutex locking that aborts on poison, counters with one writer, and maps divided into parts with a lock each.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
 
 /// Locks a mutex, and aborts the process if a thread panicked while it held the lock.
@@ -14,6 +15,12 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         Ok(guard) => guard,
         Err(_) => abort(),
     }
+}
+
+/// Adds to a counter that nobody else changes at the same time, so that a store suffices.
+#[inline]
+pub(crate) fn add(counter: &AtomicU64, more: usize) {
+    counter.store(counter.load(Relaxed) + more as u64, Relaxed);
 }
 
 /// A map divided by the hash of its keys into parts, each with its own lock, so that tasks on different cores seldom wait

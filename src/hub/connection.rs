@@ -15,17 +15,16 @@ use super::{Channel, Heartbeat};
 use crate::deflate::Window;
 use crate::message::ChannelName;
 use crate::outbox::{Budget, Outbox, OutboxStats, Seconds};
-use crate::sync::lock;
+use crate::sync::{add, lock};
 use crate::token::Claims;
 
 /// Some moment before the first connection.
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// How a connection is served.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// As a WebSocket.
-    #[default]
     WebSocket,
     /// As a stream of Server-Sent Events, on which the client sends nothing.
     Events,
@@ -137,11 +136,6 @@ impl Borrow<Uuid> for ById {
     }
 }
 
-/// Adds to a counter that only one task changes, so that a store suffices.
-fn add(counter: &AtomicU64, amount: u64) {
-    counter.store(counter.load(Relaxed) + amount, Relaxed);
-}
-
 impl Connection {
     /// Makes a connection that has presented a token and not yet entered the hub.
     pub fn new(address: SocketAddr, claims: Arc<Claims>, budget: Arc<Budget>, now: Seconds) -> Connection {
@@ -238,7 +232,7 @@ impl Connection {
 
     /// Counts bytes that arrived, which also show that the client is alive. Only the connection's own task calls it.
     pub fn received(&self, bytes: usize, now: Seconds) {
-        add(&self.bytes_in, bytes as u64);
+        add(&self.bytes_in, bytes);
         self.heard(now);
     }
 
@@ -248,7 +242,7 @@ impl Connection {
     }
 
     /// Counts messages that arrived with one read. Only the connection's own task calls it.
-    pub fn received_messages(&self, messages: u64, now: Seconds) {
+    pub fn received_messages(&self, messages: usize, now: Seconds) {
         if messages > 0 {
             add(&self.messages_in, messages);
             self.spoke.store(now, Relaxed);

@@ -81,7 +81,7 @@ impl Hub {
         excluded: impl Excluded,
         flush_list: &mut FlushList,
     ) -> Queued {
-        // A publisher that reads the channel has it at hand.
+        // A publisher that reads the channel has it at hand, and so has whoever else is the first of those excluded.
         let found = excluded.connections().first().and_then(|publisher| publisher.channel(name));
         let Some(channel) = found.or_else(|| self.find_or_keep(name)) else { return Queued::default() };
         let frame = encode();

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Phase {
-    /// Nobody: the outbox is not attached to its socket yet.
+    /// Nobody: the outbox has no socket yet, or its task has not polled it.
     Held,
     /// Nobody: nothing is queued.
     Idle,

@@ -131,6 +131,21 @@ fn an_outbox_that_is_idle_knows_its_task() {
 }
 
 #[test]
+fn an_outbox_that_closes_before_its_task_polls_it_is_never_idle() {
+    let ends: [fn(&Outbox) -> bool; 2] = [|outbox| outbox.close(CloseReason::InternalError), Outbox::cut];
+    for end in ends {
+        let (outbox, sink, task) =
+            (Outbox::new(budget()), TestSink::with_room(ALWAYS), Arc::new(Task::default()));
+        outbox.connect(Box::new(sink.clone()));
+        assert!(end(&outbox));
+        let standing = poll(&outbox, &task);
+        assert!(standing.closing.is_some() && !outbox.is_idle(), "{standing:?}");
+        assert!(standing.drained || standing.broken, "{standing:?}");
+        assert_eq!(outbox.push(&frame(1, 10)), Pushed::Closing);
+    }
+}
+
+#[test]
 fn a_refusal_hands_the_promise_to_the_task() {
     let mut publisher = Publisher::default();
     let budget = budget();

@@ -58,7 +58,7 @@ class Connect(connect):
 
 
 class Socket(ClientConnection):
-    """Notes when the last byte arrived: pings of the server and parts of a large message are signs of life, too."""
+    """Notes when the last byte was read: pings of the server and parts of a large message are signs of life, too."""
 
     heard = 0.0
 

@@ -50,7 +50,7 @@ pub(crate) fn access_frame(connection: &Connection, positions: &Positions, live:
 }
 
 impl ConnectionGuard {
-    /// Lets a connection join its channels. Its outbox holds messages back until it has its socket. On philote.v1 it
+    /// Lets a connection join its channels. Its outbox holds messages back until its task polls it. On philote.v1 it
     /// is told first what its token allows; `window` is that of compressed messages, if they were negotiated, and `since` is
     /// what it wants to resume.
     pub(crate) fn enter(
@@ -82,7 +82,7 @@ impl ConnectionGuard {
         server.hub.feed().opened(connection.id(), connection.claims().subject());
         if v1 {
             server.hub.enter_since(&connection, since, |positions| {
-                // The outbox holds it back until it has its socket, so nobody has to write it yet.
+                // The outbox holds it back, so nobody has to write it yet.
                 let _ = connection.outbox.push(&access_frame(&connection, positions, &server.live()));
             });
         } else {

@@ -248,7 +248,7 @@ impl Session {
             connection.outbox.close(reason);
         }
         connection.received_messages(messages, now);
-        server.counters.messages_in.fetch_add(messages, Relaxed);
+        server.counters.messages_in.fetch_add(messages as u64, Relaxed);
         state.flushing = server.flusher.flush(&mut flush_list);
         flush_list.trim();
         FLUSH_LIST.set(flush_list);
