@@ -1,18 +1,20 @@
 //! One connection's bounded outbound queue.
 //!
 //! The caller that pushes a frame to an idle outbox receives the *promise*: it must write the frame ([`Outbox::write`]),
-//! and what others queue meanwhile. Only the holder of the promise writes, so bytes leave in order without a lock across the system call. When the
-//! socket refuses bytes, the promise passes to the connection's own task, which waits until the socket takes bytes again.
+//! and what others queue meanwhile. Only the holder of the promise writes, so bytes leave in order without a lock across the
+//! system call. When the socket refuses bytes, the promise passes to the connection's own task, which waits until the socket
+//! takes bytes again.
 //!
 //! `Outbox::stopped`, which is called after each write, is the only place that judges a reader slow: its socket has just
 //! refused bytes while the queue exceeds its limits. A queue that exceeds them without a refusal is written first.
 //!
 //! `phase` says who writes next, `queue` holds the frames and their counts, `write` the system call, `socket` the sockets,
-//! `closing` how it ends, and `budget` the limits that all outboxes share. `unwritten` tells administrators what the socket has
+//! `opening` and `closing` how it begins and ends, and `budget` the limits that all outboxes share. `unwritten` tells administrators what the socket has
 //! not got.
 
 mod budget;
 mod closing;
+mod opening;
 mod phase;
 mod queue;
 mod socket;
@@ -143,26 +145,6 @@ impl Outbox {
             window: None,
             queue: Mutex::new(Queue::default()),
             budget,
-        }
-    }
-
-    /// Gives it its socket. It still holds all frames back, until the connection's task polls it.
-    pub(crate) fn connect(&self, socket: impl Into<Socket>) {
-        let _is_first = self.socket.set(socket.into());
-    }
-
-    /// Gives it its socket, and opens it before the connection's task polls it.
-    pub fn attach(&self, socket: impl Into<Socket>) {
-        self.connect(socket);
-        self.open(&mut lock(&self.queue));
-    }
-
-    /// Holds frames back no longer, if it has its socket. The connection's task writes those that were held back.
-    fn open(&self, queue: &mut Queue) {
-        if self.phase.is(Phase::Held) && self.socket.get().is_some() {
-            let idle = queue.is_empty() && queue.closing.is_none();
-            let phase = if idle { Phase::Idle } else { Phase::Waiting };
-            self.enter(phase, queue);
         }
     }
 
