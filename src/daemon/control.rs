@@ -1,7 +1,7 @@
 //! Answers the requests of the admin socket.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -26,6 +26,7 @@ use crate::config::{Expiry, Listener, LogLevel, SecretSource};
 use crate::log::LogHandle;
 use crate::message::{ChannelName, ChannelPattern};
 use crate::server::{Event, Live, MAX_FOLLOWERS, Messages, Server, unix_now};
+use crate::sync::lock;
 use crate::token::{self, NewToken, inspect, issue};
 
 /// The daemon, as the admin socket controls it.
@@ -45,6 +46,8 @@ pub(super) struct DaemonControl {
     pub(super) recent: Arc<Recent>,
     pub(super) everywhere: Everywhere,
     pub(super) metrics: Arc<Metrics>,
+    /// Held while the secret is changed, because a rotation reads the file and writes it.
+    pub(super) secret_change: Mutex<()>,
 }
 
 impl DaemonControl {
@@ -52,19 +55,27 @@ impl DaemonControl {
         if self.server.draining() { State::Draining } else { State::Serving }
     }
 
-    /// Changes the generated secret file, then reloads.
+    /// Changes the generated secret file, then reloads. Puts the old file back if that fails, because otherwise a later reload
+    /// would change the secret.
     fn change_secret(
         &self,
         change: impl FnOnce(&SecretSource) -> Result<std::path::PathBuf, crate::config::SecretError>,
     ) -> Result<SecretChanged, Failure> {
+        let _alone = lock(&self.secret_change);
         let live = self.server.live_owned();
         let source = live.settings.auth.secrets.source();
+        let before = source.generated_text();
         let path = change(source).map_err(|error| match source.generated_file() {
             Some(_) => Failure::new(Code::Refused, error.to_string()),
             None => Failure::new(Code::Conflict, error.to_string())
                 .hint("change it at its source, then run: philotectl reload"),
         })?;
-        let reloaded = ReloadRequest::ask(&self.reloads, false)?;
+        let reloaded = ReloadRequest::ask(&self.reloads, false).map_err(|failure| {
+            if before.is_some_and(|before| source.set(&before).is_ok()) {
+                return failure;
+            }
+            failure.hint("the file of the secrets has changed: correct the setting and reload")
+        })?;
         let secrets = self.server.live().settings.auth.secrets.iter().count() as u64;
         Ok(SecretChanged { path, secrets, closing: reloaded.closing })
     }
@@ -93,7 +104,7 @@ impl Control for DaemonControl {
             config_file: self.config_file.clone(),
             connections: server.connected() as u64,
             max_connections: live.max_connections as u64,
-            max_connections_source: Some(crate::sync::lock(&self.max_connections_source).to_string()),
+            max_connections_source: Some(lock(&self.max_connections_source).to_string()),
             descriptor_limit: live.descriptor_limit.map(|limit| limit as u64),
             channels: server.hub.channel_count() as u64,
             accepted: server.counters.accepted.load(Relaxed),
@@ -117,7 +128,7 @@ impl Control for DaemonControl {
                     bytes_after: figures.after,
                 }
             }),
-            last_reload: crate::sync::lock(&self.last_reload).clone(),
+            last_reload: lock(&self.last_reload).clone(),
             log_records_dropped: self.log.dropped(),
             cluster: server.cluster.as_ref().map(|cluster| cluster_status(cluster.status())),
         })
@@ -131,7 +142,7 @@ impl Control for DaemonControl {
             is_serving: self.state() == State::Serving,
             listeners: &self.listeners,
             config_file: self.config_file.as_deref(),
-            max_connections_source: crate::sync::lock(&self.max_connections_source).to_string(),
+            max_connections_source: lock(&self.max_connections_source).to_string(),
             reloads: &self.reloads,
             recent: &self.recent,
             lately: self.recent.until(Troubles::of(&self.server, &self.log)),

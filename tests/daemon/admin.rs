@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
-use crate::support::{Client, Daemon, config_file, frame, keep, status, upgrade};
+use crate::support::{Client, Daemon, ask_admin, config_file, frame, keep, status, upgrade};
 
 /// Exit statuses of philotectl.
 const DONE: i32 = 0;
@@ -132,6 +133,62 @@ fn events_are_printed_as_they_happen() {
     assert!(daemon.wait().success());
     assert!(began.elapsed() < Duration::from_secs(10));
     assert_eq!(life.child.wait().unwrap().code(), Some(3));
+}
+
+/// The secrets in the generated file of a daemon.
+fn secrets_in(state: &TempDir) -> Vec<String> {
+    let text = std::fs::read_to_string(state.path().join("secret")).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn changes_of_the_secret_at_the_same_time_are_all_kept() {
+    let state = TempDir::new().unwrap();
+    let daemon = Daemon::start_with("", |command| {
+        command.env_remove("SECRET").env("STATE_DIRECTORY", state.path());
+    });
+    let directory = daemon.directory.path();
+    let rotate = || assert!(ask_admin(directory, "POST", "/v1/secret/rotate", "")["error"].is_null());
+    std::thread::scope(|scope| (0..8).for_each(|_| _ = scope.spawn(rotate)));
+    assert_eq!(secrets_in(&state).len(), 9);
+
+    // A secret that was removed does not come back, whether the rotation is first or last.
+    let leaked = "known to others, and removed from the file";
+    for turn in 0..20 {
+        let set = |secret: &str| {
+            let answer = ask_admin(directory, "PUT", "/v1/secret", &json!({"secret": secret}).to_string());
+            assert!(answer["error"].is_null(), "{answer}");
+        };
+        set(leaked);
+        std::thread::scope(|scope| {
+            (0..3).for_each(|_| _ = scope.spawn(rotate));
+            scope.spawn(|| set("another secret with more than 32 characters"));
+        });
+        assert!(!secrets_in(&state).contains(&leaked.to_owned()), "turn {turn}");
+    }
+}
+
+#[test]
+fn a_secret_that_cannot_be_reloaded_is_not_kept_for_later() {
+    let state = TempDir::new().unwrap();
+    let daemon = Daemon::start_with("", |command| {
+        command.env_remove("SECRET").env("STATE_DIRECTORY", state.path());
+    });
+    let before = secrets_in(&state);
+    config_file(daemon.directory.path(), "nonsense = 1\n");
+    for (method, path, body) in [
+        ("POST", "/v1/secret/rotate", ""),
+        ("PUT", "/v1/secret", r#"{"secret": "another secret with more than 32 characters"}"#),
+    ] {
+        let answer = daemon.admin(method, path, body);
+        assert!(answer["message"].as_str().unwrap().contains("nonsense"), "{answer}");
+        assert!(answer["hint"].as_str().unwrap().contains("nothing changed"), "{answer}");
+        assert_eq!(secrets_in(&state), before);
+    }
+    config_file(daemon.directory.path(), "[limits]\nqueue_messages = 77\n");
+    let answer = daemon.admin("POST", "/v1/secret/rotate", "");
+    assert!(answer["error"].is_null(), "{answer}");
+    assert_eq!(secrets_in(&state).len(), 2);
 }
 
 #[test]

@@ -43,6 +43,11 @@ pub(in crate::config) fn make_secret_file(path: &Path) -> Result<bool, SecretErr
 }
 
 impl SecretSource {
+    /// Returns the text of the generated file, if there is one and it can be read.
+    pub fn generated_text(&self) -> Option<String> {
+        read_secret_file(self.generated_file()?).ok()
+    }
+
     /// Replaces the generated file by these lines. The first of them signs after a reload.
     ///
     /// # Errors
