@@ -102,6 +102,11 @@ pub enum ProblemKind {
         /// The limit, in bytes.
         maximum: u64,
     },
+    /// The configuration file has too many keys and sections.
+    TooManyKeys {
+        /// The limit.
+        maximum: usize,
+    },
     /// The file, or the variable, is not UTF-8.
     NotText,
     /// The file is not TOML.
@@ -191,6 +196,9 @@ impl fmt::Display for ProblemKind {
             ProblemKind::Unreadable { path, reason } => write!(f, "cannot read {}: {reason}", path.display()),
             ProblemKind::TooLarge { maximum } => {
                 write!(f, "larger than {maximum} bytes, too large for a configuration file")
+            }
+            ProblemKind::TooManyKeys { maximum } => {
+                write!(f, "more than {maximum} keys and sections, too many for a configuration file")
             }
             ProblemKind::NotText => f.write_str("not UTF-8 text"),
             ProblemKind::Syntax { column, message } => write!(f, "column {column}: {message}"),

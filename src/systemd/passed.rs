@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::net::TcpListener;
+use std::os::fd::IntoRawFd;
 use std::os::unix::net::UnixListener;
 
 use listenfd::ListenFd;
@@ -13,6 +14,8 @@ use rustix::net::sockopt::socket_acceptconn;
 
 /// The first passed file descriptor; 0 to 2 are the standard streams.
 const FIRST_DESCRIPTOR: usize = 3;
+/// The most descriptors that are taken. The number is checked, because memory for all of them is allocated at once.
+const MOST: usize = 1024;
 
 /// A listening socket of either kind.
 #[derive(Debug)]
@@ -44,12 +47,24 @@ pub struct PassedListener {
 /// Why the passed sockets cannot be used.
 #[derive(Debug)]
 pub enum SystemdError {
+    /// `LISTEN_FDS` is larger than [`MOST`].
+    TooMany {
+        /// How many descriptors it says.
+        passed: usize,
+    },
     /// `LISTEN_FDNAMES` has more or fewer names than `LISTEN_FDS` says.
     Names {
         /// How many names there are.
         names: usize,
         /// How many sockets were passed.
         sockets: usize,
+    },
+    /// The descriptor that was stored is not open.
+    NotOpen {
+        /// Its number.
+        descriptor: usize,
+        /// Its name.
+        name: String,
     },
     /// A descriptor is not a listening TCP or Unix socket.
     NotListening {
@@ -72,6 +87,14 @@ pub enum SystemdError {
 impl fmt::Display for SystemdError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            SystemdError::TooMany { passed } => {
+                write!(f, "LISTEN_FDS says that {passed} descriptors were passed: the most are {MOST}")
+            }
+            SystemdError::NotOpen { descriptor, name } => write!(
+                f,
+                "LISTEN_FDS and LISTEN_FDNAMES say that descriptor {descriptor} ({name:?}) was passed, but it is not open: \
+                 start philote without these variables"
+            ),
             SystemdError::Names { names, sockets } => write!(
                 f,
                 "LISTEN_FDNAMES has {names} names, but LISTEN_FDS has {sockets} sockets: give each socket one name"
@@ -98,10 +121,17 @@ impl std::error::Error for SystemdError {}
 /// Call it once, before other threads read the environment, because listenfd removes the variables.
 ///
 /// # Errors
-/// A descriptor is not a listening stream socket, or the numbers of names and sockets differ.
+/// There are too many descriptors, one is not open or not a listening stream socket, or the numbers of names and sockets
+/// differ.
 pub fn passed(stored_name: &str) -> Result<Passed, SystemdError> {
-    let names = std::env::var("LISTEN_FDNAMES").ok();
-    let mut all = Passed { stored: take_stored(stored_name), ..Passed::default() };
+    let is_of_another =
+        variable("LISTEN_PID").is_some_and(|process| process != std::process::id().to_string());
+    let number = variable("LISTEN_FDS").and_then(|number| number.parse().ok()).unwrap_or(0);
+    if number > MOST && !is_of_another {
+        return Err(SystemdError::TooMany { passed: number });
+    }
+    let names = variable("LISTEN_FDNAMES");
+    let mut all = Passed { stored: take_stored(stored_name)?, ..Passed::default() };
     let mut passed = ListenFd::from_env();
     let names: Vec<String> = match names {
         Some(names) => names.split(':').map(str::to_owned).collect(),
@@ -118,21 +148,31 @@ pub fn passed(stored_name: &str) -> Result<Passed, SystemdError> {
     Ok(all)
 }
 
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 /// Takes the last descriptor with this name, and closes others. listenfd takes nothing but sockets.
-fn take_stored(stored_name: &str) -> Option<File> {
+fn take_stored(stored_name: &str) -> Result<Option<File>, SystemdError> {
     let mut stored = None;
-    for (name, descriptor) in sd_listen_fds::get().unwrap_or_default() {
-        if name.as_deref() == Some(stored_name) {
-            stored = Some(File::from(descriptor.into_std()));
-        } else {
+    for (index, (name, descriptor)) in sd_listen_fds::get().unwrap_or_default().into_iter().enumerate() {
+        if name.as_deref() != Some(stored_name) {
             // It stays open for listenfd.
             let _ = descriptor.into_raw();
+            continue;
         }
+        let descriptor = descriptor.into_std();
+        if fcntl_setfd(&descriptor, FdFlags::CLOEXEC).is_err() {
+            // Closing it would close what some other code opens under this number.
+            let _ = descriptor.into_raw_fd();
+            return Err(SystemdError::NotOpen {
+                descriptor: FIRST_DESCRIPTOR + index,
+                name: stored_name.to_owned(),
+            });
+        }
+        stored = Some(File::from(descriptor));
     }
-    // The daemon starts no programs, so a failure changes nothing.
-    stored.inspect(|stored| {
-        let _ = fcntl_setfd(stored, FdFlags::CLOEXEC);
-    })
+    Ok(stored)
 }
 
 fn take(passed: &mut ListenFd, index: usize, name: String) -> Result<PassedListener, SystemdError> {

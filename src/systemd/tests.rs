@@ -124,7 +124,8 @@ fn a_descriptor_that_no_manager_takes_is_an_error_and_not_a_wait_without_end() {
     let file = tempfile::tempfile().unwrap();
     assert!(!Notifier::new(None, None).has_manager());
     Notifier::new(None, None).store("mine", &file).unwrap_err();
-    Notifier::new(Some("/nonexistent/notify".as_ref()), None).store("mine", &file).unwrap_err();
+    let error = Notifier::new(Some("/nonexistent/notify".as_ref()), None).store("mine", &file).unwrap_err();
+    assert!(error.to_string().contains("/nonexistent/notify"), "{error}");
     let manager = FakeManager::new();
     let notifier = manager.notifier();
     while notifier.manager.as_ref().unwrap().lock().unwrap().try_send("WATCHDOG=1\n").is_ok() {}
@@ -221,6 +222,10 @@ fn child_with_sockets() {
     match passed("kept") {
         Err(error) => println!("says {error}"),
         Ok(Passed { listeners, stored }) => {
+            assert!(
+                std::env::var_os("LISTEN_FDS").is_none(),
+                "a child of the daemon would take them for its own"
+            );
             if let Some(mut stored) = stored {
                 let mut text = String::new();
                 stored.read_to_string(&mut text).unwrap();
@@ -240,7 +245,6 @@ fn child_with_sockets() {
             }
         }
     }
-    assert!(std::env::var_os("LISTEN_FDS").is_none(), "a child of the daemon would take them for its own");
 }
 
 #[test]
@@ -314,6 +318,18 @@ fn fault_64_names_that_do_not_match_are_an_error() {
     let tcp = || TcpListener::bind("127.0.0.1:0").unwrap();
     let said = child_passed("export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=a:b:c", tcp(), tcp());
     assert_eq!(said, ["LISTEN_FDNAMES has 3 names, but LISTEN_FDS has 2 sockets: give each socket one name"]);
+}
+
+#[test]
+fn descriptors_that_cannot_be_there_are_an_error() {
+    let said = child_passed("export LISTEN_PID=$$ LISTEN_FDS=2147483647", null(), null());
+    assert_eq!(said, ["LISTEN_FDS says that 2147483647 descriptors were passed: the most are 1024"]);
+    assert_eq!(child_passed("export LISTEN_PID=1 LISTEN_FDS=2147483647", null(), null()), [""; 0]);
+    // The process has opened far fewer than a thousand.
+    let script = "export LISTEN_PID=$$ LISTEN_FDS=1000 LISTEN_FDNAMES=$(printf 'x:%.0s' $(seq 999))kept";
+    let said = child_passed(script, null(), null());
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("descriptor 1002 (\"kept\") was passed, but it is not open"), "{said:?}");
 }
 
 #[test]

@@ -11,6 +11,9 @@ use crate::regular_file::{self, FileError};
 
 /// Bytes; the shipped file has about 5 KiB.
 const LARGEST: u64 = 1 << 20;
+/// There are about a hundred keys. For each one the file is searched for its line, and each unknown name is compared with
+/// all of them.
+const MOST_KEYS: usize = 1_000;
 
 /// A key or a section in the file.
 pub(super) enum Entry {
@@ -59,7 +62,15 @@ fn parse(bytes: &[u8]) -> Result<Vec<Entry>, Entry> {
         let (line, column) = position(bytes, error.span().map_or(bytes.len(), |span| span.start));
         problem(line, ProblemKind::Syntax { column, message: error.message().to_owned() })
     })?;
+    if count(table.get_ref()) > MOST_KEYS {
+        return Err(problem(1, ProblemKind::TooManyKeys { maximum: MOST_KEYS }));
+    }
     Ok(entries(bytes, table.get_ref()))
+}
+
+/// Returns the number of names in a table and in the tables in it.
+fn count(table: &DeTable<'_>) -> usize {
+    table.values().map(|value| 1 + value.get_ref().as_table().map_or(0, count)).sum()
 }
 
 fn entries(bytes: &[u8], table: &DeTable<'_>) -> Vec<Entry> {

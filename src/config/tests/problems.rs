@@ -207,7 +207,7 @@ fn an_unknown_variable_is_a_warning() {
 }
 
 #[test]
-fn a_file_or_variable_that_is_not_utf_8_is_reported() {
+fn a_file_or_variable_that_is_no_text_of_a_sensible_size_is_reported() {
     use std::os::unix::ffi::OsStringExt;
     let scene = Scene::new().file("");
     std::fs::write(scene.path("philote.toml"), b"# one\n# \xff\n").unwrap();
@@ -217,6 +217,15 @@ fn a_file_or_variable_that_is_not_utf_8_is_reported() {
         scene.refused(),
         "philote.toml:1: larger than 1048576 bytes, too large for a configuration file"
     );
+
+    let sections = |number| (0..number).map(|number| format!("[s{number}]\nkey = 1\n")).collect::<String>();
+    std::fs::write(scene.path("philote.toml"), sections(501)).unwrap();
+    assert_eq!(
+        scene.refused(),
+        "philote.toml:1: more than 1000 keys and sections, too many for a configuration file"
+    );
+    std::fs::write(scene.path("philote.toml"), sections(500)).unwrap();
+    assert_eq!(scene.refused().lines().count(), 500);
 
     let value = std::ffi::OsString::from_vec(vec![0xff]);
     let error = load(&Overrides::default(), &Environment::new([("SECRET", value)])).unwrap_err();
