@@ -133,7 +133,7 @@ impl Notifier {
             match manager.try_send_with(&message, descriptor.as_fd()) {
                 Err(error)
                     if error.kind() == io::ErrorKind::WouldBlock && began.elapsed() < STORE_PATIENCE => {}
-                result => return result,
+                result => return result.map_err(|error| manager.cannot_be_told(&error)),
             }
             drop(manager);
             std::thread::sleep(STORE_PATIENCE / 100);
@@ -207,6 +207,14 @@ impl Manager {
         let message = [IoSlice::new(message.as_bytes())];
         sendmsg_addr(&self.socket, &address, &message, &mut descriptors, SendFlags::NOSIGNAL)?;
         Ok(())
+    }
+
+    /// Adds the address to an error, for messages that say nothing else about the manager.
+    fn cannot_be_told(&self, error: &io::Error) -> io::Error {
+        io::Error::new(
+            error.kind(),
+            format!("cannot notify the service manager at {:?}: {error}", self.address),
+        )
     }
 
     fn try_send(&self, message: &str) -> io::Result<()> {

@@ -71,14 +71,17 @@ impl Handover {
         if server.cluster.is_some() || !server.hub.has_histories() {
             return;
         }
-        let done = match &self.file {
-            _ if self.notifier.has_manager() => self.store(server),
-            Some(path) => write_file(server, path),
+        let (done, place) = match &self.file {
+            // Nobody says whether it keeps them.
+            _ if self.notifier.has_manager() => (self.store(server), "with the service manager"),
+            Some(path) => (write_file(server, path), "in a file"),
             None => return,
         };
         match done {
             Ok(HandedOver { channels, messages, left_out }) => {
-                tracing::info!("left {messages} messages of {channels} channels to the next process");
+                tracing::info!(
+                    "left {messages} messages of {channels} channels {place} for the next process"
+                );
                 if left_out > 0 {
                     tracing::warn!(
                         "the history of {left_out} channels is lost, because all together have more than [history] bytes"
@@ -134,14 +137,14 @@ fn take(server: &Server, image: &File, in_memory: bool) -> Result<String, String
 
 /// Opens and removes the file at `path`, if there is one.
 fn take_file(path: &Path) -> io::Result<Option<File>> {
-    // What a killed process has not finished.
-    remove(&with_suffix(path, ".new"))?;
     let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened,
     };
     remove(path)?;
+    // What a killed process has not finished.
+    remove(&with_suffix(path, ".new"))?;
     let file = file?;
     let found = file.metadata()?;
     let is_own =

@@ -232,6 +232,13 @@ fn an_image_that_cannot_be_used_is_refused_in_one_line() {
     std::os::unix::fs::symlink(&target, image(&directory)).unwrap();
     let daemon = start_in(directory, HISTORY);
     assert!(daemon.log().contains("cannot be used") && target.exists() && !recovers(&daemon, &id));
+    // What cannot be removed beside the image does not keep it for a later process, which would lie.
+    let directory = stop(daemon);
+    let unfinished = directory.path().join("admin.sock.history.new");
+    fs::create_dir(&unfinished).unwrap();
+    fs::write(image(&directory), &good).unwrap();
+    let daemon = start_in(directory, HISTORY);
+    assert!(daemon.log().contains("cannot be used") && !image(&daemon.directory).exists());
 }
 
 /// Runs a daemon that cannot start, and returns what it says.
