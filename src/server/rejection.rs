@@ -337,12 +337,17 @@ impl fmt::Display for Rejection {
             Rejection::TokenTimeout => f.write_str("no token: send {\"auth\": TOKEN} as the first frame"),
             Rejection::Pings(max) => write!(f, "more than {max} pings before the token: send it first"),
             Rejection::FirstMessages(max) => {
-                write!(f, "first messages of clients without a token fill {max} bytes; reconnect later")
+                write!(
+                    f,
+                    "first messages of clients without a token fill {max} bytes, or three quarters of them are from one \
+                     address; reconnect later"
+                )
             }
             Rejection::Requests(max) => {
                 write!(
                     f,
-                    "nothing was done: requests to the API and unread answers fill {max} bytes; try again later"
+                    "nothing was done: requests to the API and unread answers fill {max} bytes, or three quarters of them \
+                     are of one address; try again later"
                 )
             }
             Rejection::TokenFirst => f.write_str("the first message must be {\"auth\": TOKEN}"),

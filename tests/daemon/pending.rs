@@ -287,7 +287,7 @@ fn idle_connections_end_after_keep_alive_timeout() {
 #[test]
 fn kept_connections_are_limited_and_the_longest_idle_is_closed() {
     const MAX_KEPT: usize = 1024;
-    let daemon = Daemon::start("");
+    let daemon = Daemon::start("[http]\nkeep_alive_timeout = \"1h\"\n");
     let token = sign(&json!({"api": true}));
     let info = format!("GET /api/info HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n");
     let mut kept: Vec<_> = (0..MAX_KEPT).map(|_| daemon.connect()).collect();
@@ -382,16 +382,21 @@ fn first_messages_without_a_token_have_a_total_limit() {
     let token = sign(&json!({"read": ["c"]}));
     usual.write_all(&frame(0x81, json!({"auth": token}).to_string().as_bytes())).unwrap();
     daemon.wait_until("it is connected", |status| status["connections"] == 1);
+    // From another address one of any length is accepted.
+    let token = sign(&json!({"read": (0..1024).map(|n| format!("{n:0100}")).collect::<Vec<_>>()}));
+    let long = frame(0x81, json!({"auth": token}).to_string().as_bytes());
+    let mut elsewhere = begin(daemon.connect_from(2));
+    elsewhere.write_all(&long).unwrap();
+    daemon.wait_until("it is connected", |status| status["connections"] == 2);
     drop(silent);
     wait_until_all_have_shown_a_token(&daemon);
     let after = daemon.memory().0;
     println!("resident KiB {} before, {} at the worst, {} after", before >> 10, worst >> 10, after >> 10);
     assert!(worst < before + (48 << 20), "{before} to {worst}");
     // Their memory is free again, so a long token is accepted.
-    let mut long = without_token(&daemon);
-    let token = sign(&json!({"read": (0..1024).map(|n| format!("{n:0100}")).collect::<Vec<_>>()}));
-    long.write_all(&frame(0x81, json!({"auth": token}).to_string().as_bytes())).unwrap();
-    daemon.wait_until("it is connected", |status| status["connections"] == 2);
+    let mut here = without_token(&daemon);
+    here.write_all(&long).unwrap();
+    daemon.wait_until("it is connected", |status| status["connections"] == 3);
 }
 
 #[test]

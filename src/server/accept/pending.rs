@@ -2,17 +2,19 @@
 //!
 //! A connection that has shown no token is a stranger. Until its first byte it holds one of [`MAX_SILENT`] places,
 //! because it costs little so far, and then one of [`MAX_SPEAKING`]. On philote.v1 the same happens once more for its
-//! first message. One address may have three quarters of either, so that its silence cannot keep others out. If
-//! others wait, the connection that has been silent longest must go. An honest client is silent for a few round trips
+//! first message. One address may have three quarters of either, so that its silence cannot keep others out, and
+//! three quarters of the memory for first messages and for requests to the API. If others wait, the connection that has been silent longest must go. An honest client is silent for a few round trips
 //! only, and the clients that wait meanwhile lose nothing. A connection that has shown a token belongs to a backend,
 //! and holds one of [`MAX_KEPT`] places.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use super::stream::Stream;
@@ -58,9 +60,9 @@ const FREE_BODY: usize = 16 * 1024;
 /// The bytes that all requests to the API may hold beyond that until their answers are written: some of the longest.
 pub(crate) const REQUESTS_BYTES: usize = 32 * 1024 * 1024;
 
-/// Returns how many of these places one address may have.
-const fn share(places: usize) -> usize {
-    places / 4 * 3
+/// Returns how many of these places or bytes one address may have.
+const fn share(all: usize) -> usize {
+    all / 4 * 3
 }
 
 /// The places of all waiting connections.
@@ -69,8 +71,8 @@ pub(crate) struct Pending {
     speaking: Places<AddressKey>,
     kept: Places<AddressKey>,
     leaving: Semaphore,
-    first_messages: Pool,
-    requests: Pool,
+    first_messages: Arc<Pool>,
+    requests: Arc<Pool>,
 }
 
 impl Default for Pending {
@@ -81,8 +83,8 @@ impl Default for Pending {
             speaking: places(MAX_SPEAKING, share(MAX_SPEAKING)),
             kept: places(MAX_KEPT, MAX_KEPT),
             leaving: Semaphore::new(MAX_LEAVING),
-            first_messages: Pool::new(FIRST_MESSAGES_BYTES, FREE_BYTES, Rejection::FirstMessages),
-            requests: Pool::new(REQUESTS_BYTES, FREE_BODY, Rejection::Requests),
+            first_messages: Pool::shared(FIRST_MESSAGES_BYTES, FREE_BYTES, Rejection::FirstMessages),
+            requests: Pool::shared(REQUESTS_BYTES, FREE_BODY, Rejection::Requests),
         }
     }
 }
@@ -122,7 +124,7 @@ impl Pending {
             Some(place) => place,
             None => self.silent.enter(key, &evicted).await.ok_or(Rejection::Pending(MAX_SILENT))?,
         };
-        let held = Held { place, speaks, known: false, request: None };
+        let held = Held { place, address: key, speaks, known: false, request: None };
         Ok(Waiting { pending: self.clone(), evicted, held: Mutex::new(held) })
     }
 
@@ -153,6 +155,8 @@ pub(crate) struct Waiting {
 
 struct Held {
     place: Place<AddressKey>,
+    /// What its memory counts for, also when its place counts for nobody.
+    address: Option<AddressKey>,
     /// The place is one of [`MAX_SPEAKING`].
     speaks: bool,
     /// The connection has shown a token, so it is no stranger.
@@ -217,7 +221,7 @@ impl Waiting {
             }
         }
         let place = self.pending.speaking.take(key, &self.evicted).await;
-        *lock(&self.held) = Held { place, speaks: true, known: false, request: None };
+        *lock(&self.held) = Held { place, address: key, speaks: true, known: false, request: None };
         Ok(())
     }
 
@@ -226,7 +230,9 @@ impl Waiting {
     pub(crate) fn fall_silent(&self, key: Option<AddressKey>) -> bool {
         let silent = self.pending.silent.try_enter(key, &self.evicted);
         silent
-            .map(|place| *lock(&self.held) = Held { place, speaks: false, known: false, request: None })
+            .map(|place| {
+                *lock(&self.held) = Held { place, address: key, speaks: false, known: false, request: None };
+            })
             .is_some()
     }
 
@@ -242,6 +248,7 @@ impl Waiting {
     pub(crate) fn belong(&self, key: Option<AddressKey>) -> Result<(), Rejection> {
         let Some(key) = key else { return Ok(()) };
         let mut held = lock(&self.held);
+        held.address = Some(key);
         if held.place.belong(key) { Ok(()) } else { Err(held.rejection()) }
     }
 
@@ -269,10 +276,11 @@ impl Waiting {
     /// Takes this many more bytes for the body of a request or for its answer, until the answer is written.
     ///
     /// # Errors
-    /// The requests of all connections hold as much as they may.
+    /// The requests of all connections, or of its address, hold as much as they may.
     pub(crate) fn hold(&self, more: usize) -> Result<(), Rejection> {
         let mut held = lock(&self.held);
-        held.request.get_or_insert_with(|| Box::new(self.pending.requests.memory())).hold(more)
+        let address = held.address;
+        held.request.get_or_insert_with(|| Box::new(self.pending.requests.memory(address))).hold(more)
     }
 
     /// Reads and discards what the client still sends after its last answer, until it ends or others need the place.
@@ -294,21 +302,20 @@ impl Waiting {
         }
         if let Some(mut place) = self.pending.kept.try_enter(None, &self.evicted) {
             place.begin();
-            *held = Held { place, speaks: true, known: true, request: held.request.take() };
+            let (address, request) = (held.address, held.request.take());
+            *held = Held { place, address, speaks: true, known: true, request };
         }
     }
 
     /// Returns the account of the memory that the first message holds.
     pub(crate) fn first_message(&self) -> Memory {
-        self.pending.first_messages.memory()
+        self.pending.first_messages.memory(lock(&self.held).address)
     }
 }
 
 /// Memory that many connections share.
-#[derive(Clone)]
 struct Pool {
-    /// Bytes that may still be taken.
-    left: Arc<Semaphore>,
+    taken: Mutex<Taken>,
     total: usize,
     /// The bytes that each connection may hold besides.
     free: usize,
@@ -316,38 +323,81 @@ struct Pool {
     full: fn(usize) -> Rejection,
 }
 
+/// Bytes.
+#[derive(Default)]
+struct Taken {
+    all: usize,
+    /// None is 0.
+    by_address: HashMap<AddressKey, usize>,
+}
+
 impl Pool {
-    fn new(total: usize, free: usize, full: fn(usize) -> Rejection) -> Pool {
-        Pool { left: Arc::new(Semaphore::new(total)), total, free, full }
+    fn shared(total: usize, free: usize, full: fn(usize) -> Rejection) -> Arc<Pool> {
+        Arc::new(Pool { taken: Mutex::default(), total, free, full })
     }
 
-    fn memory(&self) -> Memory {
-        Memory { pool: self.clone(), bytes: 0, permits: None }
+    fn memory(self: &Arc<Self>, address: Option<AddressKey>) -> Memory {
+        Memory { pool: self.clone(), address, bytes: 0 }
+    }
+
+    /// Takes this many bytes, at least 1, and returns whether there were as many.
+    fn take(&self, address: Option<AddressKey>, more: usize) -> bool {
+        let mut taken = lock(&self.taken);
+        let of_address = address.and_then(|address| taken.by_address.get(&address)).copied().unwrap_or(0);
+        let fits = more <= self.total - taken.all && of_address.saturating_add(more) <= share(self.total);
+        if fits {
+            taken.all += more;
+            address.map(|address| taken.by_address.insert(address, of_address + more));
+        }
+        fits
+    }
+
+    fn give_back(&self, address: Option<AddressKey>, bytes: usize) {
+        let mut taken = lock(&self.taken);
+        taken.all -= bytes;
+        let Some(Entry::Occupied(mut of_address)) = address.map(|address| taken.by_address.entry(address))
+        else {
+            return;
+        };
+        *of_address.get_mut() -= bytes;
+        if *of_address.get() == 0 {
+            of_address.remove();
+        }
     }
 }
 
 /// The memory that one connection holds. Given back when dropped.
 pub(crate) struct Memory {
-    pool: Pool,
+    pool: Arc<Pool>,
+    address: Option<AddressKey>,
     bytes: usize,
-    permits: Option<OwnedSemaphorePermit>,
 }
 
 impl Memory {
     /// Takes this many more bytes.
     ///
     /// # Errors
-    /// All connections together hold as much as they may.
+    /// All connections together, or those of this address, hold as much as they may.
     pub(crate) fn hold(&mut self, more: usize) -> Result<(), Rejection> {
-        let before = self.bytes.max(self.pool.free);
-        self.bytes += more;
-        let more = u32::try_from(self.bytes.saturating_sub(before)).unwrap_or(u32::MAX);
-        let permit = self.pool.left.clone().try_acquire_many_owned(more);
-        let permit = permit.map_err(|_| (self.pool.full)(self.pool.total))?;
-        match &mut self.permits {
-            Some(permits) => permits.merge(permit),
-            none => *none = Some(permit),
+        let bytes = self.bytes.saturating_add(more);
+        let taken = bytes.saturating_sub(self.pool.free) - self.taken();
+        if taken > 0 && !self.pool.take(self.address, taken) {
+            return Err((self.pool.full)(self.pool.total));
         }
+        self.bytes = bytes;
         Ok(())
+    }
+
+    /// Returns the bytes of the pool that it holds.
+    fn taken(&self) -> usize {
+        self.bytes.saturating_sub(self.pool.free)
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if self.taken() > 0 {
+            self.pool.give_back(self.address, self.taken());
+        }
     }
 }
