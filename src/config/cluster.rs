@@ -171,7 +171,7 @@ impl fmt::Display for ClusterError {
                 path.display()
             ),
             ClusterError::LoginInUrl => f.write_str(
-                "a URL must have no user and no password, because it is printed: set cluster.user and \
+                "a URL must have no user, no password and no query, because it is printed: set cluster.user and \
                  cluster.password_file, or cluster.credentials_file",
             ),
             ClusterError::TwoLogins => f.write_str(

@@ -394,6 +394,9 @@ fn openapi_needs_no_token_and_a_405_lists_the_methods() {
             daemon.exchange(format!("DELETE {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
         assert_eq!((status(&answer), header(&answer, "Allow")), (405, Some(allow)), "{path}");
     }
+    // Elsewhere a POST publishes.
+    let answer = daemon.exchange("PUT /chat HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    assert_eq!((status(&answer), header(&answer, "Allow")), (405, Some("GET, POST")));
     let head = daemon.exchange("HEAD /api/openapi.json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     assert_eq!((status(&head), head.split("\r\n\r\n").nth(1)), (200, Some("")));
     assert_no_secrets(&answer);

@@ -162,7 +162,13 @@ fn an_invalid_value_is_reported_and_a_password_in_a_url_never_printed() {
     );
     assert!(servers("['ws://a']").ends_with("not \"ws://a\""));
     assert!(servers("['nats://a', 'nats://a/']").ends_with("nats://a appears twice"));
-    for hidden in ["['nats://me:hunter2@a']", "['nats://hunter2@a', 'x']", "['hunter2', 'nats://x@a']"] {
+    for hidden in [
+        "['nats://me:hunter2@a']",
+        "['nats://hunter2@a', 'x']",
+        "['hunter2', 'nats://x@a']",
+        "['nats://a:4222?token=hunter2']",
+        "['nats://a#hunter2']",
+    ] {
         let said = servers(hidden);
         assert!(said.contains("cluster.user") && !said.contains("hunter2"), "{said}");
     }

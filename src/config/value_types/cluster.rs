@@ -25,8 +25,9 @@ impl ValueType for NatsServers {
             "a list of URLs such as [\"nats://nats.example.org:4222\"] or [\"tls://nats.example.org\"]";
         let items = raw.list(EXPECTED)?;
         let texts = items.iter().map(|item| item.text(EXPECTED)).collect::<Result<Vec<_>, _>>()?;
-        // Checked for all first, because a comma in a password divides it in the environment.
-        if texts.iter().any(|text| text.contains('@')) {
+        // Checked for all first, because a comma in a password divides it in the environment. Other programs take a token in a
+        // query.
+        if texts.iter().any(|text| text.contains(['@', '?', '#'])) {
             return Err(ProblemKind::Cluster(ClusterError::LoginInUrl));
         }
         let mut servers: Vec<String> = Vec::new();

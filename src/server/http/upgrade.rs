@@ -163,7 +163,7 @@ fn check_upgrade<'a, L: Lines + ?Sized>(
         return Err(Rejection::BadRequest("a WebSocket needs HTTP/1.1"));
     }
     if head.method != "GET" {
-        return Err(Rejection::Method("GET"));
+        return Err(Rejection::Method("GET, POST"));
     }
     if !lines.has(&HOST) {
         return Err(Rejection::BadRequest("the header Host is missing"));
