@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFile, writeFile } from "node:fs/promises";
+import { createServer } from "node:http";
 import { connect } from "node:net";
 import { join } from "node:path";
 import test from "node:test";
@@ -52,18 +53,44 @@ async function start(t, port, command, args) {
   return program;
 }
 
-/** NATS, two nodes that are ready, and HAProxy, all with the settings of the example. */
-async function startAll(t) {
-  const directory = await scratch(t);
+/** The comment at the top of the example, and its settings. */
+async function example() {
+  const text = await readFile(EXAMPLE, "utf8");
+  const [head] = text.split(/\n(?!#)/, 1);
+  return [head, text.slice(head.length)];
+}
+
+/** HAProxy in front of two nodes, with the settings of the example. */
+async function startBalancer(t, directory, nodes) {
   const authority = await makeAuthority(directory);
   const [certificate, key, both] = ["fullchain.pem", "privkey.pem", "both.pem"].map((name) => join(directory, name));
   await authority.issue([HOST], certificate, key);
   await writeFile(both, (await readFile(certificate, "utf8")) + (await readFile(key, "utf8")));
-  const [natsPort, port, apiPort] = [await freePort(), await freePort(), await freePort()];
+  const [port, apiPort] = [await freePort(), await freePort()];
+  const [config, appended] = [join(directory, "global.cfg"), join(directory, "haproxy-cluster.cfg")];
+  await writeFile(config, "global\n  log stdout format raw local0\n");
+  const [, settings] = await example();
+  await writeFile(
+    appended,
+    replaced(settings, [
+      ["10.0.0.11:6380", nodes[0].address],
+      ["10.0.0.12:6380", nodes[1].address],
+      ["bind :443", `bind 127.0.0.1:${port}`],
+      ["bind 10.0.0.10:6380", `bind 127.0.0.1:${apiPort}`],
+      ["/etc/haproxy/certs/chat.example.org.pem", both],
+    ]),
+  );
+  const balancer = await start(t, port, "/usr/sbin/haproxy", ["-db", "-f", config, "-f", appended]);
+  return { authority, port, apiPort, balancer };
+}
+
+/** NATS, two nodes that are ready, and HAProxy, all with the settings of the example. */
+async function startAll(t) {
+  const directory = await scratch(t);
+  const natsPort = await freePort();
   const nats = await start(t, natsPort, "/usr/sbin/nats-server", ["-a", "127.0.0.1", "-p", String(natsPort)]);
 
-  const text = await readFile(EXAMPLE, "utf8");
-  const [head, rest] = text.split(/\n(?!#)/, 2).map((part, at, parts) => (at ? text.slice(parts[0].length) : part));
+  const [head] = await example();
   const settings = replaced(head.split("of the first node:\n")[1].replaceAll(/^# {3}/gm, ""), [
     ["10.0.0.11:6380", "127.0.0.1:0"],
     ["10.0.0.10", "127.0.0.1"],
@@ -77,20 +104,7 @@ async function startAll(t) {
   }
   await until("both nodes are ready", async () => (await Promise.all(nodes.map(ready))).every((status) => status === 200));
 
-  const [config, appended] = [join(directory, "global.cfg"), join(directory, "haproxy-cluster.cfg")];
-  await writeFile(config, "global\n  log stdout format raw local0\n");
-  await writeFile(
-    appended,
-    replaced(rest, [
-      ["10.0.0.11:6380", nodes[0].address],
-      ["10.0.0.12:6380", nodes[1].address],
-      ["bind :443", `bind 127.0.0.1:${port}`],
-      ["bind 10.0.0.10:6380", `bind 127.0.0.1:${apiPort}`],
-      ["/etc/haproxy/certs/chat.example.org.pem", both],
-    ]),
-  );
-  const balancer = await start(t, port, "/usr/sbin/haproxy", ["-db", "-f", config, "-f", appended]);
-  return { authority, port, apiPort, nats, nodes, balancer };
+  return { nats, nodes, ...(await startBalancer(t, directory, nodes)) };
 }
 
 const ready = async (node) => (await fetch(`http://${node.address}/health/ready`)).status;
@@ -153,4 +167,27 @@ test("the shipped load balancer spreads clients over the nodes, and prefers thos
   assert.equal((await publish(`127.0.0.1:${apiPort}`, "local")).status, 200);
   await until("they have the message", () => [back, last].every(({ messages }) => messages.some(({ data }) => data === "local")));
   for (const { socket } of [...clients, back, last]) socket.terminate();
+});
+
+/** A node that is ready and answers all else with 503. `asked` has the methods of these requests. */
+async function startRefusing(t, asked) {
+  const server = createServer((request, response) => {
+    const ready = request.url === "/health/ready";
+    if (!ready) asked.push(request.method);
+    response.writeHead(ready ? 200 : 503).end();
+  });
+  await once(server.listen(0, "127.0.0.1"), "listening");
+  t.after(() => server.close().closeAllConnections());
+  return { address: `127.0.0.1:${server.address().port}` };
+}
+
+// A message that was answered 503 may have been published, and another node would publish it a second time.
+test("the shipped load balancer repeats a GET that a node answers with 503, and no POST", DEADLINE, async (t) => {
+  const asked = [];
+  const nodes = [await startRefusing(t, asked), await startRefusing(t, asked)];
+  const { apiPort } = await startBalancer(t, await scratch(t), nodes);
+  assert.equal((await publish(`127.0.0.1:${apiPort}`, "once")).status, 503);
+  assert.deepEqual(asked.splice(0), ["POST"]);
+  assert.equal((await fetch(`http://127.0.0.1:${apiPort}/`)).status, 503);
+  assert.deepEqual(asked, ["GET", "GET", "GET"]);
 });
