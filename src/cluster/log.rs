@@ -155,12 +155,9 @@ impl Log {
     ) {
         let number = self.number.fetch_add(1, Relaxed) + 1;
         let payload = wire::encode(&self.name, number, excluded, frame.payloads());
-        let append = Append {
-            subject: self.subjects.logged(channel),
-            payload: Bytes::from(payload),
-            key: key.map(Into::into),
-            waiter,
-        };
+        let subject = self.subjects.logged(channel);
+        let id = key.map(|key| message_id(&subject, key));
+        let append = Append { subject, payload: Bytes::from(payload), id, waiter };
         if let Err(Append { subject, waiter, .. }) = self.appends.push(append, Instant::now()) {
             self.tell(|| vec![Told { subject, waiter, appended: Appended::Unavailable }]);
         }
@@ -349,6 +346,12 @@ impl Log {
         self.limit(&context, found).await.map_err(|error| refused(&error))?;
         Ok(stream)
     }
+}
+
+/// Returns the id by which JetStream knows a repetition. A key counts within its channel: the subject names the channel and has
+/// no blank, so no other channel and key have this id.
+fn message_id(subject: &str, key: &str) -> Box<str> {
+    format!("{subject} {key}").into()
 }
 
 /// JetStream's errors of a server or an account without it.

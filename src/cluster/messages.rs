@@ -18,6 +18,13 @@ const PAYLOAD_BYTES: usize = 256;
 /// The most bytes that a byte of a name becomes in JSON, as `\u0000`.
 const ESCAPED_BYTE: usize = 6;
 
+/// The most bytes that a byte of a name becomes in a subject, as `=00`.
+const ENCODED_BYTE: usize = 3;
+
+/// The bytes of a header with the id of a repetition besides the channel and the key: `NATS/1.0`, the name of the header, line
+/// ends, and the subject up to the channel.
+const KEY_HEADER_BYTES: usize = 128;
+
 /// The bytes of a connection's id and a comma.
 const ID_BYTES: usize = 37;
 
@@ -39,7 +46,7 @@ impl Cluster {
     }
 
     /// Publishes one message to the log, and has `waiter` told what became of it. A repetition with the same `key` is stored
-    /// once. Does not wait.
+    /// once in its channel. Does not wait.
     pub fn append(&self, channel: &str, frame: &Frame, excluded: &[Uuid], key: Option<&str>, waiter: Waiter) {
         if let Passing::Log(log) = &self.passing {
             log.append(channel, frame, excluded, key, waiter);
@@ -55,10 +62,12 @@ impl Cluster {
     }
 
     /// Returns the largest payload that NATS takes if it may not take this message.
-    pub fn too_long(&self, delivery: &Delivery<'_>, excluded: usize) -> Option<usize> {
+    pub fn too_long(&self, delivery: &Delivery<'_>, excluded: usize, key: Option<&str>) -> Option<usize> {
         let names = delivery.channel.len() + delivery.subject.map_or(0, str::len);
         let data = delivery.data.map_or(0, str::len);
-        let bytes = PAYLOAD_BYTES + data + names * ESCAPED_BYTE + excluded * ID_BYTES;
+        let header =
+            key.map_or(0, |key| KEY_HEADER_BYTES + key.len() + delivery.channel.len() * ENCODED_BYTE);
+        let bytes = header + PAYLOAD_BYTES + data + names * ESCAPED_BYTE + excluded * ID_BYTES;
         let max = self.max_payload.load(Relaxed);
         (bytes > max).then_some(max)
     }

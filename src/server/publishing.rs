@@ -78,7 +78,8 @@ pub(super) fn check_length(
     server: &Server,
     delivery: &Delivery<'_>,
     excluded: usize,
+    key: Option<&str>,
 ) -> Result<(), BadMessage> {
     let Some(cluster) = &server.cluster else { return Ok(()) };
-    cluster.too_long(delivery, excluded).map_or(Ok(()), |max| Err(BadMessage::TooLongForCluster(max)))
+    cluster.too_long(delivery, excluded, key).map_or(Ok(()), |max| Err(BadMessage::TooLongForCluster(max)))
 }

@@ -32,6 +32,7 @@ mod explain;
 mod fixture;
 mod hostile;
 mod joins;
+mod keys;
 mod links;
 mod log;
 mod log_links;

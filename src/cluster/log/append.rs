@@ -61,8 +61,8 @@ pub enum Waiter {
 pub(super) struct Append {
     pub(super) subject: String,
     pub(super) payload: Bytes,
-    /// A repetition with the same key is stored once.
-    pub(super) key: Option<Box<str>>,
+    /// A message with the same id is stored once.
+    pub(super) id: Option<Box<str>>,
     pub(super) waiter: Waiter,
 }
 
@@ -231,10 +231,10 @@ impl Appends {
         state.bytes -= waiting.cost();
         state.last += 1;
         let number = state.last;
-        let Append { subject, payload, key, waiter } = waiting.append;
+        let Append { subject, payload, id, waiter } = waiting.append;
         let in_flight = InFlight { subject: subject.clone(), waiter, since: now };
         state.in_flight.insert(number, in_flight);
-        Some((number, subject, payload, key))
+        Some((number, subject, payload, id))
     }
 
     /// Notes the answer to the message with this number.
@@ -271,13 +271,13 @@ impl Appends {
         loop {
             // Made before the look, so that no message is missed.
             let notified = self.notify.notified();
-            if let Some((number, subject, payload, key)) = self.next(Instant::now()) {
+            if let Some((number, subject, payload, id)) = self.next(Instant::now()) {
                 let reply = format!("{inbox}.{number}");
-                let published = match key {
+                let published = match id {
                     None => client.publish_with_reply(subject, reply, payload).await,
-                    Some(key) => {
+                    Some(id) => {
                         let mut headers = HeaderMap::new();
-                        headers.insert(async_nats::header::NATS_MESSAGE_ID, &*key);
+                        headers.insert(async_nats::header::NATS_MESSAGE_ID, &*id);
                         client.publish_with_reply_and_headers(subject, reply, headers, payload).await
                     }
                 };
@@ -335,7 +335,7 @@ mod tests {
     fn append(bytes: usize) -> Append {
         let (sender, _) = oneshot::channel();
         let waiter = Waiter::Caller(sender);
-        Append { subject: String::new(), payload: Bytes::from(vec![0; bytes]), key: None, waiter }
+        Append { subject: String::new(), payload: Bytes::from(vec![0; bytes]), id: None, waiter }
     }
 
     fn answer(text: &str) -> async_nats::Message {

@@ -148,7 +148,7 @@ pub(crate) async fn publish_by(
         }
         let invalid = |error| PublishError::Invalid { at, error };
         let delivery = Delivery { issuer, channel: &publish.channel, data: publish.data, subject };
-        publishing::check_length(server, &delivery, excluded.len()).map_err(invalid)?;
+        publishing::check_length(server, &delivery, excluded.len(), key.as_deref()).map_err(invalid)?;
         if key.is_some() && !has_log {
             return Err(PublishError::KeyWithoutLog { at });
         }

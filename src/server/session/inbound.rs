@@ -96,7 +96,7 @@ impl Inbound<'_> {
             subject: self.claims.subject().filter(|_| shown),
         };
         if self.server.cluster.is_some()
-            && let Err(error) = publishing::check_length(self.server, &delivery, 1)
+            && let Err(error) = publishing::check_length(self.server, &delivery, 1, None)
         {
             self.server.counters.bad_messages.fetch_add(1, Relaxed);
             return self.answer(ErrorReply::BadMessage { error, ack: publish.ack }.encode());
