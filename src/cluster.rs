@@ -40,7 +40,7 @@ use uuid::Uuid;
 
 use self::limit::Limit;
 use self::link::{Link, Reason};
-pub use self::log::{Appended, Waiter};
+pub use self::log::{Appended, Refusing, Waiter};
 use self::log::{Follower, Log};
 pub use self::messages::BeforeJoin;
 use self::nodes::{Announcement, Nodes};

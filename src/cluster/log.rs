@@ -8,6 +8,7 @@ mod delivered;
 mod epoch;
 mod follow;
 mod place;
+mod refusals;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -25,6 +26,7 @@ use self::append::{Append, Appends, Told};
 pub use self::append::{Appended, Waiter};
 pub(super) use self::follow::Follower;
 use self::place::Place;
+pub use self::refusals::Refusing;
 use super::limit::Limit;
 use super::link::{Reason, SILENCE};
 use super::subject::Subjects;
@@ -253,6 +255,11 @@ impl Log {
     /// Returns the messages that wait to be handed to NATS, and those that await a confirmation.
     pub(super) fn waiting(&self) -> (usize, usize) {
         self.appends.len()
+    }
+
+    /// Returns since when and why, if the log refuses messages or does not confirm them.
+    pub(super) fn refusing(&self) -> Option<Refusing> {
+        self.appends.refusals.refusing()
     }
 
     /// Returns why this node cannot use the log, however often it tries.

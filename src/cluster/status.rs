@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
-use super::{Cluster, Load, Mode, Node, NodeId, Passing};
+use super::{Cluster, Load, Mode, Node, NodeId, Passing, Refusing};
 use crate::sync::lock;
 
 impl Default for LinkState {
@@ -48,6 +48,8 @@ pub struct ClusterStatus {
     pub unavailable: u64,
     /// Messages that may have been stored in the log or not.
     pub unanswered: u64,
+    /// Since when and why the log refuses messages, if it does.
+    pub refusing: Option<Refusing>,
     /// How often the log could not prove that nothing is missing.
     pub gaps: u64,
     /// Messages that wait to be handed to NATS, now.
@@ -109,6 +111,7 @@ impl Cluster {
             repeated: 0,
             unavailable: 0,
             unanswered: 0,
+            refusing: None,
             gaps: 0,
             waiting: 0,
             in_flight: 0,
@@ -125,6 +128,7 @@ impl Cluster {
                 (status.sent, status.received) = (count(&counters.stored), count(&counters.received));
                 status.unavailable = count(&counters.unavailable);
                 status.unanswered = count(&counters.unanswered);
+                status.refusing = log.refusing();
                 status.gaps = count(&counters.gaps);
                 status.dropped += count(&counters.dropped);
                 let (waiting, in_flight) = log.waiting();

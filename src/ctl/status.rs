@@ -94,6 +94,14 @@ pub(super) fn text(status: &Status, style: Style) -> String {
             many(cluster.readers_closed, "reader"),
         );
         facts.add("between nodes", counts);
+        if let Some(refusing) = &cluster.refusing {
+            let text = format!(
+                "REFUSES or does not confirm messages since {}: {}",
+                refusing.since,
+                escape(&refusing.reason)
+            );
+            facts.add("cluster log", style.paint(Tone::Bad, &text));
+        }
     }
     if status.log_records_dropped > 0 {
         let dropped = format!("{} dropped", many(status.log_records_dropped, "record"));

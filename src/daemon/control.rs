@@ -370,6 +370,9 @@ fn cluster_status(status: ClusterStatus) -> api::ClusterStatus {
         lost: status.lost,
         unavailable: status.unavailable,
         unanswered: status.unanswered,
+        refusing: status
+            .refusing
+            .map(|refusing| api::Refusing { since: Timestamp(refusing.since), reason: refusing.reason }),
         gaps: status.gaps,
         waiting: status.waiting,
         in_flight: status.in_flight,

@@ -44,6 +44,7 @@ mod permissions;
 mod presence;
 mod presence_bounds;
 mod presence_chance;
+mod refusals;
 mod reload;
 mod rewritten;
 mod steering;

@@ -132,6 +132,9 @@ pub struct ClusterStatus {
     pub unavailable: u64,
     /// Messages that the log did not confirm since the start, which may have been published or not.
     pub unanswered: u64,
+    /// Since when and why the log refuses messages or does not confirm them, if it does.
+    #[serde(default)]
+    pub refusing: Option<Refusing>,
     /// How often since the start the log could not prove that nothing is missing.
     pub gaps: u64,
     /// Messages that wait to be handed to NATS.
@@ -144,6 +147,15 @@ pub struct ClusterStatus {
     pub repeated: u64,
     /// Readers asked to reconnect since the start, because messages may have been missing.
     pub readers_closed: u64,
+}
+
+/// The log of the cluster refuses messages, or does not confirm them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Refusing {
+    /// Since when.
+    pub since: Timestamp,
+    /// Why it refused the last one, in the words of NATS.
+    pub reason: String,
 }
 
 /// What compression has saved since the start. Each message counts once, whatever its number of readers.

@@ -10,6 +10,7 @@ use futures_util::{FutureExt, StreamExt};
 use serde::Deserialize;
 use tokio::sync::{Notify, oneshot};
 
+use super::refusals::Refusals;
 use crate::hub::Connection;
 use crate::sync::lock;
 
@@ -24,6 +25,9 @@ pub(super) const MAX_IN_FLIGHT: usize = 4_096;
 
 /// How long a confirmation may take.
 const CONFIRMATION: Duration = Duration::from_secs(5);
+
+/// Why a message whose confirmation is overdue was not stored, as far as this node can tell.
+const UNCONFIRMED: &str = "NATS has not confirmed a message for 5 s";
 
 /// How often waiting messages are looked at for those that have waited too long.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
@@ -96,6 +100,7 @@ struct InFlight {
 pub(super) struct Appends {
     state: Mutex<State>,
     notify: Notify,
+    pub(super) refusals: Refusals,
 }
 
 #[derive(Default)]
@@ -120,7 +125,17 @@ struct Confirmation {
     #[serde(default)]
     duplicate: bool,
     #[serde(default)]
-    error: Option<serde::de::IgnoredAny>,
+    error: Option<Failure>,
+}
+
+#[derive(Deserialize)]
+struct Failure {
+    #[serde(default = "no_reason")]
+    description: String,
+}
+
+fn no_reason() -> String {
+    "NATS gives no reason".to_owned()
 }
 
 impl Appends {
@@ -171,7 +186,10 @@ impl Appends {
             && now.saturating_duration_since(first.get().since) >= CONFIRMATION
         {
             told.push(unanswered(first.remove()));
+            // A link that is down has left none in flight.
+            self.refusals.refused(UNCONFIRMED, now);
         }
+        self.refusals.look(now);
         while let Some(first) = state.stored.first_entry()
             && now.saturating_duration_since(first.get().1) >= CONFIRMATION
         {
@@ -242,13 +260,22 @@ impl Appends {
         let mut state = lock(&self.state);
         let InFlight { subject, waiter, .. } = state.in_flight.remove(&number)?;
         let confirmation: Option<Confirmation> = serde_json::from_slice(&answer.payload).ok();
+        let refused = |appended, reason: &str| {
+            self.refusals.refused(reason, Instant::now());
+            appended
+        };
         let appended = match confirmation {
-            _ if answer.status == Some(StatusCode::NO_RESPONDERS) => Appended::Unavailable,
-            Some(Confirmation { error: Some(_), .. }) => Appended::Unavailable,
+            _ if answer.status == Some(StatusCode::NO_RESPONDERS) => {
+                refused(Appended::Unavailable, "no stream takes its subjects")
+            }
+            Some(Confirmation { error: Some(error), .. }) => {
+                refused(Appended::Unavailable, &error.description)
+            }
             Some(Confirmation { seq, duplicate, .. }) if seq > 0 => {
+                self.refusals.stored();
                 Appended::Stored { number: Some(seq), repeated: duplicate }
             }
-            _ => Appended::Unanswered,
+            _ => refused(Appended::Unanswered, "NATS answers without a number"),
         };
         let told = Told { subject, waiter, appended };
         if let (Waiter::Client { ack: Some(_), .. }, Appended::Stored { number: Some(place), .. }) =

@@ -80,6 +80,16 @@ pub(super) fn cluster(examined: &Examined<'_>, mut findings: Findings) -> Vec<Fi
         findings
             .warn(format!("the link to NATS is up, and ended {LATELY}: {} times", lately.link_ends), nats);
     }
+    if let Some(refusing) = &status.refusing {
+        findings.problem(
+            format!(
+                "the log refuses messages or does not confirm them since {}: {}",
+                Timestamp(refusing.since),
+                refusing.reason
+            ),
+            "see the stream and the limits of its account in NATS: nats stream info",
+        );
+    }
     if lately.cluster_lost > 0 {
         findings.warn(
             format!("messages {LATELY} that were not passed on to the other nodes: {}", lately.cluster_lost),
