@@ -30,6 +30,7 @@ mod delivery;
 mod events;
 mod explain;
 mod fixture;
+mod holes;
 mod hostile;
 mod joins;
 mod keys;

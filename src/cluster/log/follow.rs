@@ -3,6 +3,9 @@
 //! After every doubt the log is read again from the last message that was delivered, which must be there unchanged. If it
 //! is, nothing is missing. If it has aged out, messages may be missing, and the readers are closed. If another one is in its
 //! place, or the log ends before it, the log was written again, and gets another epoch.
+//!
+//! The log drops messages only at its beginning, and its numbers have no holes. Where they have one, messages aged out before
+//! this node had them, or somebody took them out, and it is as if the log began behind the hole.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -90,18 +93,34 @@ impl Log {
                 Begun::Following(consumer) => consumer,
                 Begun::AgedOut(before) => {
                     self.counters.gaps.fetch_add(1, Relaxed);
-                    let (consumer, before) = self.consumer(client, &stream, before + 1, None).await?;
-                    self.begin(Place { number: before, print: 0, caught_up: false, ..place.clone() });
-                    follower.gap("messages of the log have aged out before this node had them");
-                    consumer
+                    self.skip(client, &stream, before, follower).await?
                 }
                 Begun::Rewritten => self.enter_again(client, &mut stream, place.epoch, follower).await?,
             },
         };
         loop {
-            let Ended::Rewritten(epoch) = self.read(client, consumer, follower).await?;
-            consumer = self.enter_again(client, &mut stream, epoch, follower).await?;
+            consumer = match self.read(client, consumer, follower).await? {
+                Ended::Rewritten(epoch) => self.enter_again(client, &mut stream, epoch, follower).await?,
+                Ended::AtHole(before) => self.skip(client, &stream, before, follower).await?,
+            };
         }
+    }
+
+    /// Goes on behind this number, because messages up to it are gone.
+    async fn skip(
+        &self,
+        client: &Client,
+        stream: &Stream,
+        before: u64,
+        follower: &impl Follower,
+    ) -> Result<Consumer, Reason> {
+        let (consumer, before) = self.consumer(client, stream, before + 1, None).await?;
+        let place = lock(&self.place).clone();
+        if let Some(place) = place {
+            self.begin(Place { number: before, print: 0, caught_up: false, ..place });
+        }
+        follower.gap("messages of the log were gone before this node had them");
+        Ok(consumer)
     }
 
     /// The log has other contents than this node has seen under this epoch: begins again under another one.
@@ -276,6 +295,7 @@ impl Log {
             self.caught_up(missed, follower);
         }
         let mut reader = Reader { log: self, delivery: 0, answers: Vec::new() };
+        let mut before = lock(&self.place).as_ref().map_or(0, |place| place.number);
         loop {
             let mut next = match tokio::time::timeout(SILENCE, messages.next()).await {
                 Ok(Some(message)) => Some(message),
@@ -285,6 +305,7 @@ impl Log {
             // Nothing waits before the place is noted: what was delivered would be delivered again.
             let (mut run, mut flush_list, mut count) = (Run::default(), FlushList::new(), 0);
             let (mut last, mut failed) = (None, None);
+            let (mut holes, mut ended) = (0, None);
             while let Some(message) = next.take() {
                 let stamp = match reader.take(&message) {
                     Ok(stamp) => stamp,
@@ -295,16 +316,35 @@ impl Log {
                 };
                 if let Some(stamp) = stamp {
                     let print = print(&message, stamp);
-                    match expected.take() {
-                        Some(place) if (place.number, place.print) != (stamp.number, print) => {
-                            return Ok(Ended::Rewritten(place.epoch));
-                        }
-                        Some(_) => {}
-                        None => self.apply(&message, stamp, live, &mut run, &mut flush_list),
+                    let expected = expected.take();
+                    if let Some(place) = &expected
+                        && (place.number, place.print) != (stamp.number, print)
+                    {
+                        return Ok(Ended::Rewritten(place.epoch));
                     }
+                    if expected.is_none() {
+                        if stamp.number > before + 1 {
+                            self.note_hole(before, stamp.number);
+                            if live {
+                                ended = Some(Ended::AtHole(stamp.number - 1));
+                                break;
+                            }
+                            holes += 1;
+                            if holes == 1 {
+                                run.deliver(self, live, &mut flush_list);
+                                self.forget(stamp.number - 1);
+                            }
+                        }
+                        self.apply(&message, stamp, live, &mut run, &mut flush_list);
+                    }
+                    before = stamp.number;
                     last = Some((stamp.number, print));
                     if reader.delivery == pending {
                         run.deliver(self, live, &mut flush_list);
+                        if holes > 1 {
+                            self.forget(stamp.number);
+                            holes = 0;
+                        }
                         live = true;
                         self.caught_up(missed, follower);
                     }
@@ -316,6 +356,10 @@ impl Log {
             }
             run.deliver(self, live, &mut flush_list);
             if let Some((number, print)) = last {
+                if holes > 1 {
+                    // All histories are looked at for it, so not for each hole.
+                    self.forget(number);
+                }
                 self.hub.reach(number);
                 if let Some(place) = &mut *lock(&self.place) {
                     (place.number, place.print) = (number, print);
@@ -329,6 +373,9 @@ impl Log {
             if let Some(reason) = failed {
                 return Err(reason);
             }
+            if let Some(ended) = ended {
+                return Ok(ended);
+            }
             for subject in reader.answers.drain(..) {
                 let published = client.publish(subject, bytes::Bytes::new()).await;
                 published.map_err(|error| format!("NATS takes no message: {error}"))?;
@@ -337,6 +384,25 @@ impl Log {
                 // More messages are there, so nothing else would wait, and this could not be ended with its link.
                 tokio::task::yield_now().await;
             }
+        }
+    }
+
+    /// Notes that the log has no message between these numbers.
+    fn note_hole(&self, before: u64, after: u64) {
+        self.counters.gaps.fetch_add(1, Relaxed);
+        if self.lines.takes(Instant::now()) {
+            let (first, last) = (before + 1, after - 1);
+            tracing::warn!(
+                "cluster: messages {first} to {last} of the log were gone before this node had them"
+            );
+        }
+    }
+
+    /// Begins the histories again behind this number.
+    fn forget(&self, number: u64) {
+        let epoch = lock(&self.place).as_ref().map(|place| place.epoch);
+        if let Some(epoch) = epoch {
+            self.hub.begin_log(epoch, number);
         }
     }
 
@@ -371,6 +437,8 @@ impl Log {
 enum Ended {
     /// The log was written again after this epoch.
     Rewritten(u64),
+    /// The log has lost messages up to this number, which readers here wait for.
+    AtHole(u64),
 }
 
 /// The state of reading from one consumer.
