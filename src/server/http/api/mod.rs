@@ -173,8 +173,8 @@ pub(crate) async fn body(
 }
 
 /// Answers 200 while the daemon serves clients, and with `[cluster] required` while its link is up. With `strict`, it must
-/// also have room for another connection, and its link must be up. A log that refuses messages changes nothing, because all nodes
-/// have the same one.
+/// also have room for another connection, and its link must be up. A log that refuses messages changes nothing, because all
+/// nodes have the same one.
 fn health(server: &Server, strict: bool) -> Answer {
     let full = server.connected() >= server.live().max_connections;
     let cluster = server.cluster.as_ref();
