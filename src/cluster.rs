@@ -1,7 +1,7 @@
 //! Several nodes as one: what is published on one reaches the readers on all, through NATS.
 //!
-//! In reading order: [`link`] is the connection to NATS, which this file serves until it ends and then begins again; [`nodes`]
-//! are the other nodes, as they announce themselves, [`announcing`] is this node's part in that, and [`limit`] bounds what
+//! In reading order: [`link`] is the connection to NATS, which this file serves until it ends and then begins again, [`outage`] tells which
+//! reasons for that are new; [`nodes`] are the other nodes, as they announce themselves, [`announcing`] is this node's part in that, and [`limit`] bounds what
 //! strangers can cause so; [`presence`] tells who
 //! reads a channel on which node; [`messages`] takes the server's messages, and [`status`] tells how it goes. Without a history [`relay`] passes each message on to the nodes with
 //! readers. With one, [`log`] stores each message, and every node reads it from there. [`readers`] closes readers that may miss
@@ -18,6 +18,7 @@ mod link;
 mod log;
 mod messages;
 mod nodes;
+mod outage;
 mod presence;
 mod readers;
 mod relay;
@@ -45,6 +46,7 @@ use self::log::{Follower, Log};
 pub use self::messages::BeforeJoin;
 use self::nodes::{Announcement, Nodes};
 pub use self::nodes::{Mode, Node};
+use self::outage::Outage;
 use self::presence::Presence;
 use self::readers::{Closer, Rest, Which};
 use self::relay::Relay;
@@ -102,6 +104,7 @@ pub struct Cluster {
     /// `None` without the cluster's secret.
     steering: Option<Arc<Steering>>,
     state: watch::Sender<LinkState>,
+    outage: Mutex<Outage>,
     client: Mutex<Option<Client>>,
     /// The largest payload that NATS takes, in bytes.
     max_payload: AtomicUsize,
@@ -155,6 +158,7 @@ impl Cluster {
             presence: Presence::new(&hub),
             steering,
             state: watch::Sender::default(),
+            outage: Mutex::default(),
             client: Mutex::new(None),
             max_payload: AtomicUsize::new(1024 * 1024),
             nodes: Nodes::default(),
@@ -314,12 +318,15 @@ impl Cluster {
         }
         self.nodes.begin_again();
         let before = self.state.borrow().clone();
+        let mut outage = lock(&self.outage);
         if before.up {
             self.ends.fetch_add(1, Relaxed);
+            outage.begin();
         }
-        if before.up || before.reason.as_ref() != Some(&reason) {
+        if outage.is_new(&reason) {
             tracing::warn!("cluster: the link to NATS is down, and is tried again: {reason}");
         }
+        drop(outage);
         self.state.send_modify(|state| {
             let since = if state.up { SystemTime::now() } else { state.since };
             *state = LinkState { up: false, since, reason: Some(reason), round_trip: None };

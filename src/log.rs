@@ -36,6 +36,10 @@ use sink::Sink;
 /// The target of this crate and its binaries, whose records follow the configured level.
 const OWN_TARGET: &str = "philote";
 
+/// The client of NATS. It logs an error at each attempt to connect, and that it gives up, while the cluster tries again and
+/// logs each change itself.
+const NATS_TARGET: &str = "async_nats";
+
 /// How long a panicking main thread waits for the log to be written, because the process ends with it.
 const PANIC_FLUSH: Duration = Duration::from_secs(1);
 
@@ -103,7 +107,7 @@ impl fmt::Debug for LogHandle {
 
 impl LogHandle {
     /// Changes the level. Records of other crates are limited to warnings and errors, because below that some of them
-    /// contain what clients sent.
+    /// contain what clients sent. Those of the client of NATS are written only from debug downwards.
     pub fn set_level(&self, level: LevelFilter) {
         // It fails only if the subscriber is gone.
         let _ = self.filter.reload(targets(level));
@@ -186,9 +190,12 @@ fn write_all(queue: &Queue, own_log: &WeakDispatch, open: impl FnOnce() -> io::R
     }
 }
 
-/// Returns the filter: our own records from `level` upwards, those of other crates at most from warnings upwards.
+/// Returns the filter: our own records from `level` upwards, those of other crates at most from warnings upwards, and those of
+/// the client of NATS only if `level` is debug or trace.
 fn targets(level: LevelFilter) -> Targets {
-    Targets::new().with_target(OWN_TARGET, level).with_default(level.min(LevelFilter::WARN))
+    let others = level.min(LevelFilter::WARN);
+    let nats = if level >= LevelFilter::DEBUG { others } else { LevelFilter::OFF };
+    Targets::new().with_target(OWN_TARGET, level).with_target(NATS_TARGET, nats).with_default(others)
 }
 
 /// Logs the location of a panic, but not its text, which may contain what a client sent.

@@ -142,6 +142,8 @@ fn the_level_changes_while_running_and_other_crates_stay_quiet() {
             trace!(target: "tungstenite::protocol", "payload {round}");
             info!(target: "hyper", "foreign info {round}");
             warn!(target: "hyper", "foreign warning {round}");
+            error!(target: "async_nats::connector", "nats error {round}");
+            debug!(target: "async_nats", "nats debug {round}");
         };
         for (round, level) in [(1, None), (2, Some(LevelFilter::TRACE)), (3, Some(LevelFilter::ERROR))] {
             if let Some(level) = level {
@@ -163,6 +165,7 @@ fn the_level_changes_while_running_and_other_crates_stay_quiet() {
             "own info 2",
             "own error 2",
             "foreign warning 2",
+            "nats error 2",
             "own error 3",
         ]
     );

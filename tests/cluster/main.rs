@@ -39,6 +39,7 @@ mod log;
 mod log_links;
 mod log_order;
 mod log_reading;
+mod login;
 mod moves;
 mod outages;
 mod permissions;
