@@ -1,8 +1,8 @@
 //! Several nodes as one: what is published on one reaches the readers on all, through NATS.
 //!
 //! In reading order: [`link`] is the connection to NATS, which this file serves until it ends and then begins again, [`outage`] tells which
-//! reasons for that are new; [`nodes`] are the other nodes, as they announce themselves, [`announcing`] is this node's part in that, and [`limit`] bounds what
-//! strangers can cause so; [`presence`] tells who
+//! reasons for that are new; [`nodes`] are the other nodes, as they announce themselves, [`announcing`] is this node's part in that, [`limit`] bounds what
+//! strangers can cause so, and [`mistakes`] are differences between their settings; [`presence`] tells who
 //! reads a channel on which node; [`messages`] takes the server's messages, and [`status`] tells how it goes. Without a history [`relay`] passes each message on to the nodes with
 //! readers. With one, [`log`] stores each message, and every node reads it from there. [`readers`] closes readers that may miss
 //! something. [`steering`] has all nodes carry out what administrators and backends ask of one. [`subject`] names NATS
@@ -17,6 +17,7 @@ mod limit;
 mod link;
 mod log;
 mod messages;
+mod mistakes;
 mod nodes;
 mod outage;
 mod presence;
@@ -44,6 +45,8 @@ use self::link::{Link, Reason};
 pub use self::log::{Appended, Refusing, Waiter};
 use self::log::{Follower, Log};
 pub use self::messages::BeforeJoin;
+pub use self::mistakes::Mistake;
+use self::mistakes::Mistakes;
 use self::nodes::{Announcement, Nodes};
 pub use self::nodes::{Mode, Node};
 use self::outage::Outage;
@@ -92,6 +95,7 @@ pub struct Cluster {
     hub: Arc<Hub>,
     flusher: Arc<Flusher>,
     nodes: Nodes,
+    mistakes: Mistakes,
     /// Lines in the log that announcements and epochs cause.
     lines: Arc<Limit>,
     /// Answers to nodes that ask for an announcement.
@@ -162,6 +166,7 @@ impl Cluster {
             client: Mutex::new(None),
             max_payload: AtomicUsize::new(1024 * 1024),
             nodes: Nodes::default(),
+            mistakes: Mistakes::default(),
             lines,
             answers: Limit::new(ANSWERS_PER_SECOND, SECOND),
             unsealed: Limit::new(UNSEALED_PER_SECOND, SECOND),

@@ -8,8 +8,11 @@ use bytes::Bytes;
 use tokio::time::timeout;
 
 use super::link::{Link, Reason, SILENCE};
+use super::mistakes::Kind;
 use super::nodes::{self, Announcement, Lost, Origin};
 use super::readers::{Rest, Which};
+use super::steering::message::{Rejected, claimed_node};
+use super::wire::NodeId;
 use super::{Cluster, MISSED, Mode, Passing, presence};
 use crate::sync::lock;
 
@@ -62,7 +65,15 @@ impl Cluster {
         // One without a seal can be anybody's, so that it only shows a node, unless the cluster has no secret.
         let sealed = !payload.starts_with(b"{");
         let body = match &self.steering {
-            Some(steering) if sealed => steering.open_announcement(payload),
+            Some(steering) if sealed => {
+                let opened = steering.open_announcement(payload);
+                if opened == Err(Rejected::Forged)
+                    && let Some(id) = claimed_node(payload).and_then(NodeId::parse)
+                {
+                    self.note_secret(&id, "are signed with another secret");
+                }
+                opened.ok()
+            }
             Some(_) if !self.unsealed.takes(Instant::now()) => {
                 self.dropped.fetch_add(1, Relaxed);
                 return;
@@ -108,6 +119,11 @@ impl Cluster {
             self.dropped.fetch_add(1, Relaxed);
             return;
         };
+        if !trusted {
+            self.note_secret(&id, "are not signed with the secret that this node has");
+        } else if sealed && self.steering.is_none() {
+            self.note_secret(&id, "are signed with a secret, and this node has none");
+        }
         let logs = (heard.new || leaves) && self.lines.takes(now);
         if heard.new && logs {
             tracing::info!("cluster: node {id} is there");
@@ -136,6 +152,15 @@ impl Cluster {
             None => return,
         };
         self.closer.close(which, Rest::Delivered, &format!("node {id} has lost messages"));
+    }
+
+    /// Notes that the secret of another node is not that of this one.
+    fn note_secret(&self, id: &NodeId, signed: &str) {
+        let found = format!(
+            "messages of node {} {signed}, so bans, disconnections and presence do not pass between it and this node",
+            id.name
+        );
+        self.mistakes.note(Kind::Secret, found, Instant::now());
     }
 
     pub(super) async fn announce(&self, client: &Client, announcement: Announcement) -> Result<(), Reason> {

@@ -1,9 +1,9 @@
 //! The state of the cluster, as one node sees it.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use super::{Cluster, Load, Mode, Node, NodeId, Passing, Refusing};
+use super::{Cluster, Load, Mistake, Mode, Node, NodeId, Passing, Refusing};
 use crate::sync::lock;
 
 impl Default for LinkState {
@@ -50,6 +50,8 @@ pub struct ClusterStatus {
     pub unanswered: u64,
     /// Since when and why the log refuses messages, if it does.
     pub refusing: Option<Refusing>,
+    /// Mistakes in the settings of the nodes that were seen in the last minute.
+    pub mistakes: Vec<Mistake>,
     /// How often the log could not prove that nothing is missing.
     pub gaps: u64,
     /// Messages that wait to be handed to NATS, now.
@@ -112,6 +114,7 @@ impl Cluster {
             unavailable: 0,
             unanswered: 0,
             refusing: None,
+            mistakes: self.mistakes.list(Instant::now()),
             gaps: 0,
             waiting: 0,
             in_flight: 0,

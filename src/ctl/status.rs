@@ -102,6 +102,9 @@ pub(super) fn text(status: &Status, style: Style) -> String {
             );
             facts.add("cluster log", style.paint(Tone::Bad, &text));
         }
+        for mistake in &cluster.mistakes {
+            facts.add("cluster settings", style.paint(Tone::Bad, &escape(mistake)));
+        }
     }
     if status.log_records_dropped > 0 {
         let dropped = format!("{} dropped", many(status.log_records_dropped, "record"));

@@ -373,6 +373,7 @@ fn cluster_status(status: ClusterStatus) -> api::ClusterStatus {
         refusing: status
             .refusing
             .map(|refusing| api::Refusing { since: Timestamp(refusing.since), reason: refusing.reason }),
+        mistakes: status.mistakes.iter().map(|one| format!("{}: {}", one.found, one.remedy)).collect(),
         gaps: status.gaps,
         waiting: status.waiting,
         in_flight: status.in_flight,

@@ -40,6 +40,7 @@ mod log_links;
 mod log_order;
 mod log_reading;
 mod login;
+mod mistakes;
 mod moves;
 mod outages;
 mod permissions;

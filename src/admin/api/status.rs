@@ -135,6 +135,9 @@ pub struct ClusterStatus {
     /// Since when and why the log refuses messages or does not confirm them, if it does.
     #[serde(default)]
     pub refusing: Option<Refusing>,
+    /// Mistakes in the settings of the nodes that were seen in the last minute, and what to do.
+    #[serde(default)]
+    pub mistakes: Vec<String>,
     /// How often since the start the log could not prove that nothing is missing.
     pub gaps: u64,
     /// Messages that wait to be handed to NATS.

@@ -203,6 +203,12 @@ impl Signed<'_> {
     }
 }
 
+/// Returns the sender that a message names, as it stands in a valid header. It can be invented.
+pub fn claimed_node(bytes: &[u8]) -> Option<&str> {
+    let header = bytes.get(..MAX_HEADER).unwrap_or(bytes);
+    std::str::from_utf8(header.split(|byte| *byte == b' ').nth(2)?).ok()
+}
+
 fn cut(bytes: &[u8], at: u8) -> Result<(&[u8], &[u8]), Rejected> {
     let place = memchr::memchr(at, bytes.get(..MAX_HEADER).unwrap_or(bytes)).ok_or(Rejected::Malformed)?;
     Ok((&bytes[..place], &bytes[place + 1..]))
@@ -251,6 +257,7 @@ mod tests {
         let bytes = seal().seal(&message(b"{}"));
         let other = Seal::new(b"0123456789abcdef0123456789abcdeF", "philote");
         assert_eq!(other.open(&bytes, NOW), Err(Rejected::Forged));
+        assert_eq!((claimed_node(&bytes), claimed_node(b"1 x")), (Some("a@00ff"), None));
         let other = Seal::new(b"0123456789abcdef0123456789abcdef", "philote2");
         assert_eq!(other.open(&bytes, NOW), Err(Rejected::Forged));
         for (late, outcome) in [(30_000, None), (30_001, Some(Rejected::Stale))] {

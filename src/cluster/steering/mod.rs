@@ -171,13 +171,16 @@ impl Steering {
 
     /// Returns the announcement of another node, and when it was sealed, in milliseconds since 1970. Drops and counts one that is
     /// not sealed with the cluster's secret.
-    pub(super) fn open_announcement<'a>(&self, sealed: &'a [u8]) -> Option<(&'a [u8], u64)> {
-        match self.seal.open(sealed, unix_ms()) {
-            Ok(message) if message.kind == ANNOUNCES => return Some((message.body, message.sent_ms)),
-            Ok(_) => self.reject(Rejected::Malformed),
-            Err(reason) => self.reject(reason),
-        }
-        None
+    ///
+    /// # Errors
+    /// The reason to drop it.
+    pub(super) fn open_announcement<'a>(&self, sealed: &'a [u8]) -> Result<(&'a [u8], u64), Rejected> {
+        let opened = match self.seal.open(sealed, unix_ms()) {
+            Ok(message) if message.kind == ANNOUNCES => Ok((message.body, message.sent_ms)),
+            Ok(_) => Err(Rejected::Malformed),
+            Err(reason) => Err(reason),
+        };
+        opened.inspect_err(|reason| self.reject(*reason))
     }
 
     /// Serves requests on this link until its subscription ends. Returns why.

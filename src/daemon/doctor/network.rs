@@ -105,6 +105,13 @@ pub(super) fn cluster(examined: &Examined<'_>, mut findings: Findings) -> Vec<Fi
             "give all nodes the same [history]",
         );
     }
+    for mistake in status.mistakes {
+        if mistake.is_proven {
+            findings.problem(mistake.found, mistake.remedy);
+        } else {
+            findings.warn(mistake.found, mistake.remedy);
+        }
+    }
     let steering = if cluster.steering().is_some() { "" } else { ", without secret_file" };
     findings.or_ok(format!("the link is up since {since}, {} nodes{steering}", status.other_nodes + 1))
 }
