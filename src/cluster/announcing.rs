@@ -124,6 +124,13 @@ impl Cluster {
         } else if sealed && self.steering.is_none() {
             self.note_secret(&id, "are signed with a secret, and this node has none");
         }
+        // The second announcement shows that it lives, and is not what this node sent before it started again.
+        if trusted && !leaves && id.name == self.node.name && !heard.new {
+            let found = format!("another node has the name of this one, {}", id.name);
+            self.mistakes.note(Kind::OwnName, found, now);
+        } else if heard.shares_name {
+            self.mistakes.note(Kind::OtherName, format!("two nodes have the name {}", id.name), now);
+        }
         let logs = (heard.new || leaves) && self.lines.takes(now);
         if heard.new && logs {
             tracing::info!("cluster: node {id} is there");

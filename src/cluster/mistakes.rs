@@ -14,14 +14,19 @@ const QUIET: Duration = Duration::from_secs(60);
 pub(super) enum Kind {
     /// The secrets of two nodes differ, or only one has a secret.
     Secret,
+    /// Another node has the name of this one.
+    OwnName,
+    /// Two other nodes have one name.
+    OtherName,
 }
 
 impl Kind {
-    const ALL: [Kind; 1] = [Kind::Secret];
+    const ALL: [Kind; 3] = [Kind::Secret, Kind::OwnName, Kind::OtherName];
 
     fn remedy(self) -> &'static str {
         match self {
             Kind::Secret => "give all nodes the same [cluster] secret_file",
+            Kind::OwnName | Kind::OtherName => "give each node its own [cluster] name",
         }
     }
 }

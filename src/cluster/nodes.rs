@@ -136,10 +136,19 @@ struct Seen {
     clock: SystemTime,
 }
 
+/// The nodes that are known.
+#[derive(Default)]
+struct Known {
+    seen: BTreeMap<NodeId, Seen>,
+    /// Nodes that another one with the same name has replaced, and when. A node that has started again does not come back, so
+    /// one that does has another node's name.
+    replaced: BTreeMap<NodeId, Instant>,
+}
+
 /// The other nodes.
 #[derive(Default)]
 pub(super) struct Nodes {
-    seen: Mutex<BTreeMap<NodeId, Seen>>,
+    known: Mutex<Known>,
     heard: Notify,
     /// A node has left or was forgotten since [`Nodes::has_lost`] was called.
     lost: AtomicBool,
@@ -152,6 +161,8 @@ pub(super) struct Heard {
     pub(super) new: bool,
     /// Messages of the node may be missing, because it could pass them on while its announcements did not arrive.
     pub(super) gap: bool,
+    /// Another node has the same name.
+    pub(super) shares_name: bool,
 }
 
 impl Announcement {
@@ -183,7 +194,8 @@ impl Nodes {
         now: Instant,
     ) -> Option<Heard> {
         let trusted = origin.trusted;
-        let mut seen = lock(&self.seen);
+        let mut known = lock(&self.known);
+        let Known { seen, replaced } = &mut *known;
         seen.retain(|_, node| {
             let remembered = now.saturating_duration_since(node.at) < REMEMBERED;
             self.lost.fetch_or(!remembered && !node.left, Relaxed);
@@ -191,32 +203,46 @@ impl Nodes {
         });
         let another_start = |other: &NodeId| other.name == id.name && *other != id;
         // It was sealed before the node started again: someone else sends it a second time.
-        let replaced = |(other, node): (&NodeId, &Seen)| {
+        let was_replaced = |(other, node): (&NodeId, &Seen)| {
             another_start(other) && node.origin.trusted && origin.sealed_ms < node.origin.sealed_ms
         };
-        if trusted && seen.iter().any(replaced) {
+        let is_known = seen.contains_key(&id);
+        if trusted && !is_known && seen.iter().any(was_replaced) {
             return None;
         }
-        // The same node has started again.
-        seen.retain(|other, node| !another_start(other) || (node.origin.trusted && !trusted));
-        if seen.len() >= MAX_NODES && !seen.contains_key(&id) && !(trusted && make_room(&mut seen)) {
+        replaced.retain(|_, at| now.saturating_duration_since(*at) < REACHABLE);
+        if !is_known && !replaced.contains_key(&id) {
+            // The same node has started again.
+            let start_again =
+                |other: &NodeId, node: &mut Seen| another_start(other) && (trusted || !node.origin.trusted);
+            for (other, node) in seen.extract_if(.., start_again) {
+                if node.is_reachable(now) && replaced.len() < MAX_NODES {
+                    replaced.insert(other, now);
+                }
+            }
+        }
+        if seen.len() >= MAX_NODES && !is_known && !(trusted && make_room(seen)) {
             return None;
         }
         let heard = match seen.get(&id) {
-            None => Heard { new: true, gap: false },
+            None => Heard { new: true, ..Heard::default() },
             // It could be anybody's.
             Some(before) if before.origin.trusted && !trusted => return None,
             // It comes a second time.
             Some(before) if before.left || announcement.number <= before.announcement.number => return None,
             Some(before) => {
                 let missed = announcement.number > before.announcement.number + 1 && !before.excused;
-                Heard { new: false, gap: missed && announcement.sent != before.announcement.sent }
+                Heard { gap: missed && announcement.sent != before.announcement.sent, ..Heard::default() }
             }
         };
+        let lives = |(other, node): (&NodeId, &Seen)| {
+            another_start(other) && node.origin.trusted && node.is_reachable(now)
+        };
+        let heard = Heard { shares_name: trusted && seen.iter().any(lives), ..heard };
         let left = announcement.leaves && trusted;
         let clock = SystemTime::now();
         seen.insert(id, Seen { announcement, origin, left, excused: false, at: now, clock });
-        drop(seen);
+        drop(known);
         if left {
             self.lost.store(true, Relaxed);
             return Some(Heard::default());
@@ -237,15 +263,15 @@ impl Nodes {
 
     /// Forgets what was heard, so that the next announcements are no gap. The nodes themselves stay known.
     pub(super) fn begin_again(&self) {
-        for node in lock(&self.seen).values_mut() {
+        for node in lock(&self.known).seen.values_mut() {
             node.excused = true;
         }
     }
 
     /// Returns the epochs of the logs that reachable nodes follow, as far as these are known by their seal, if there is a secret.
     pub(super) fn epochs(&self, now: Instant) -> Vec<u64> {
-        let seen = lock(&self.seen);
-        let reachable = seen.values().filter(|node| node.origin.trusted && node.is_reachable(now));
+        let known = lock(&self.known);
+        let reachable = known.seen.values().filter(|node| node.origin.trusted && node.is_reachable(now));
         let epochs = reachable.filter_map(|node| node.announcement.epoch.as_deref());
         epochs.filter_map(|epoch| u64::from_str_radix(epoch, 16).ok()).collect()
     }
@@ -262,7 +288,7 @@ impl Nodes {
             reachable: seen.is_reachable(now),
             last_seen: seen.clock,
         };
-        lock(&self.seen).iter().filter(|(_, seen)| !seen.left).map(node).collect()
+        lock(&self.known).seen.iter().filter(|(_, seen)| !seen.left).map(node).collect()
     }
 
     /// Returns the nodes that may tell who reads a channel: those that are known by their seal, if there is a secret.
@@ -273,13 +299,13 @@ impl Nodes {
             reachable: seen.is_reachable(now),
         };
         let told_by = |(_, seen): &(&NodeId, &Seen)| seen.origin.trusted && !seen.left;
-        lock(&self.seen).iter().filter(told_by).map(peer).collect()
+        lock(&self.known).seen.iter().filter(told_by).map(peer).collect()
     }
 
     /// Returns the number of nodes that were heard lately.
     pub(super) fn reachable(&self) -> usize {
         let now = Instant::now();
-        lock(&self.seen).values().filter(|node| node.is_reachable(now)).count()
+        lock(&self.known).seen.values().filter(|node| node.is_reachable(now)).count()
     }
 }
 
@@ -332,17 +358,42 @@ mod tests {
     #[test]
     fn missed_announcements_of_a_node_that_published_are_a_gap() {
         let (nodes, now) = (Nodes::default(), Instant::now());
-        let new = Some(Heard { new: true, gap: false });
-        let known = Some(Heard { new: false, gap: false });
+        let new = Some(Heard { new: true, ..Heard::default() });
+        let known = Some(Heard::default());
         assert_eq!(hear(&nodes, A, 7, 3, now), new);
         assert_eq!(hear(&nodes, A, 8, 4, now), known);
         assert_eq!(hear(&nodes, A, 8, 9, now), None, "it comes a second time");
         assert_eq!(hear(&nodes, A, 12, 4, now), known, "it published nothing");
-        assert_eq!(hear(&nodes, A, 14, 5, now), Some(Heard { new: false, gap: true }));
+        assert_eq!(hear(&nodes, A, 14, 5, now), Some(Heard { gap: true, ..Heard::default() }));
         nodes.begin_again();
         assert_eq!(hear(&nodes, A, 20, 9, now), known);
         assert_eq!(hear(&nodes, "a@0000000000000002", 1, 0, now), new, "it has started again");
         assert_eq!(nodes.list().len(), 1);
+    }
+
+    /// The second one replaces the first one, which then comes back: it would have replaced the second one, each second.
+    #[test]
+    fn two_nodes_with_one_name_are_kept_and_noticed() {
+        const B: &str = "a@0000000000000002";
+        let (nodes, now) = (Nodes::default(), Instant::now());
+        let say = |node: &str, number, now| {
+            let heard = hear(&nodes, node, number, 0, now).unwrap();
+            (heard.new, heard.shares_name)
+        };
+        assert_eq!(
+            (say(A, 1, now), say(B, 1, now)),
+            ((true, false), (true, false)),
+            "it may have started again"
+        );
+        assert_eq!(say(A, 2, now), (true, true));
+        for number in 3..20 {
+            assert_eq!((say(A, number, now), say(B, number, now)), ((false, true), (false, true)));
+        }
+        assert_eq!(nodes.peers().len(), 2);
+        let restarted = "a@0000000000000003";
+        assert_eq!((say(restarted, 1, now), say(B, 20, now)), ((true, false), (true, true)));
+        assert_eq!(say(B, 21, now + REACHABLE), (false, false), "the other one has died");
+        assert_eq!(lock(&nodes.known).replaced.len(), 0);
     }
 
     #[test]

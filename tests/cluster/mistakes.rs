@@ -5,7 +5,7 @@ use tempfile::TempDir;
 
 use crate::nats::NatsServer;
 use crate::node::{LOG, Node, RELAY};
-use crate::steering::ctl;
+use crate::steering::{ctl, ctl_json, named};
 use crate::support::PATIENCE;
 
 /// Checks that the node says this of its cluster: one line in its log, in its status, and with this verdict in doctor.
@@ -48,6 +48,43 @@ fn nodes_with_different_secrets_say_so() {
             assert!(node.metric("philote_cluster_steering_rejected_total{reason=\"forged\"}") > 0);
             assert!(node.log().contains("give all nodes the same [cluster] secret_file"), "{}", node.log());
         }
+    }
+}
+
+/// The third one took both for one node that starts again each second, and knew the readers of one of them.
+#[test]
+fn two_nodes_with_one_name_are_noticed_by_all_and_both_are_heard() {
+    let (nats, directory) = (NatsServer::start(), TempDir::new().unwrap());
+    for history in [RELAY, LOG] {
+        let sections = with_secret(history, "s", &directory);
+        let [twin, other, third] =
+            ["twin", "twin", "third"].map(|name| Node::start(name, &nats.url(), &sections));
+        let _readers =
+            [(&twin, "alice"), (&other, "bob")].map(|(node, subject)| named(node, subject, "chat"));
+        for node in [&twin, &other] {
+            says(node, "another node has the name of this one, twin", "problem");
+        }
+        says(&third, "two nodes have the name twin", "problem");
+        assert_eq!(third.cluster()["nodes"], 3);
+        let log = third.log();
+        assert!(log.lines().filter(|line| line.contains("is there")).count() <= 3, "{log}");
+        for subject in ["alice", "bob"] {
+            let found = ctl_json(&third, &["connections", "--subject", subject]);
+            assert_eq!(found["matched"], 1, "{found}");
+        }
+    }
+}
+
+#[test]
+fn a_node_that_starts_again_shares_its_name_with_nobody() {
+    let (nats, directory) = (NatsServer::start_without_jetstream(), TempDir::new().unwrap());
+    let sections = with_secret(RELAY, "s", &directory);
+    let [killed, other] = Node::start_all(["a", "b"], &nats.url(), &sections);
+    drop(killed);
+    let again = Node::start("a", &nats.url(), &sections);
+    std::thread::sleep(std::time::Duration::from_millis(2_500));
+    for node in [again, other] {
+        assert_eq!(node.admin("GET", "/v1/status", "")["cluster"]["mistakes"], serde_json::json!([]));
     }
 }
 
