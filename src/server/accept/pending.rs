@@ -1,11 +1,12 @@
 //! Bounds the connections that speak HTTP and are no session, and chooses which of them must make room.
 //!
 //! A connection that has shown no token is a stranger. Until its first byte it holds one of [`MAX_SILENT`] places,
-//! because it costs little so far, and then one of [`MAX_SPEAKING`]. On philote.v1 the same happens once more for its
-//! first message. One address may have three quarters of either, so that its silence cannot keep others out, and
-//! three quarters of the memory for first messages and for requests to the API. If others wait, the connection that has been silent longest must go. An honest client is silent for a few round trips
-//! only, and the clients that wait meanwhile lose nothing. A connection that has shown a token belongs to a backend,
-//! and holds one of [`MAX_KEPT`] places.
+//! because it costs little so far, and then one of [`MAX_SPEAKING`]. On philote.v1 the same happens once more for
+//! its first message. One address may have three quarters of either, so that its silence cannot keep others out,
+//! and three quarters of the memory for first messages and for requests to the API. If others wait, the connection
+//! that has been silent longest must go. An honest client is silent for a few round trips only, and the clients
+//! that wait meanwhile lose nothing. A connection that has shown a token belongs to a backend, and holds one of
+//! [`MAX_KEPT`] places.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
