@@ -29,7 +29,7 @@ mod watchdog;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -181,7 +181,6 @@ fn serve(
         recent: recent.clone(),
         everywhere,
         metrics: metrics.clone(),
-        secret_change: Mutex::default(),
     };
     let sockets = bind_admin(&settings, &reloader)?;
     // While this process has the socket, no other one takes or leaves an image beside it.

@@ -1,7 +1,8 @@
 //! Answers the requests of the admin socket.
 
+use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -13,7 +14,7 @@ use super::lists;
 use super::metrics::Metrics;
 use super::rates::{self, Rates};
 use super::recent::{Recent, Troubles};
-use super::reload::{LastReload, MaxConnectionsSource, ReloadRequest};
+use super::reload::{LastReload, MaxConnectionsSource, ReloadRequest, SecretChange};
 use crate::admin::api::{
     self, ChannelQuery, Channels, Checkup, ClosedConnections, ClosedQuery, ClusterNodes, Code,
     ConnectionQuery, Connections, DisconnectRequest, Disconnected, EventQuery, ExplainQuery, Explanation,
@@ -46,8 +47,6 @@ pub(super) struct DaemonControl {
     pub(super) recent: Arc<Recent>,
     pub(super) everywhere: Everywhere,
     pub(super) metrics: Arc<Metrics>,
-    /// Held while the secret is changed, because a rotation reads the file and writes it.
-    pub(super) secret_change: Mutex<()>,
 }
 
 impl DaemonControl {
@@ -55,29 +54,12 @@ impl DaemonControl {
         if self.server.draining() { State::Draining } else { State::Serving }
     }
 
-    /// Changes the generated secret file, then reloads. Puts the old file back if that fails, because otherwise a later reload
-    /// would change the secret.
-    fn change_secret(
-        &self,
-        change: impl FnOnce(&SecretSource) -> Result<std::path::PathBuf, crate::config::SecretError>,
-    ) -> Result<SecretChanged, Failure> {
-        let _alone = lock(&self.secret_change);
+    fn change_secret(&self, change: SecretChange) -> Result<SecretChanged, Failure> {
+        let reloaded = ReloadRequest::change_secret(&self.reloads, change)?;
         let live = self.server.live_owned();
-        let source = live.settings.auth.secrets.source();
-        let before = source.generated_text();
-        let path = change(source).map_err(|error| match source.generated_file() {
-            Some(_) => Failure::new(Code::Refused, error.to_string()),
-            None => Failure::new(Code::Conflict, error.to_string())
-                .hint("change it at its source, then run: philotectl reload"),
-        })?;
-        let reloaded = ReloadRequest::ask(&self.reloads, false).map_err(|failure| {
-            if before.is_some_and(|before| source.set(&before).is_ok()) {
-                return failure;
-            }
-            failure.hint("the file of the secrets has changed: correct the setting and reload")
-        })?;
-        let secrets = self.server.live().settings.auth.secrets.iter().count() as u64;
-        Ok(SecretChanged { path, secrets, closing: reloaded.closing })
+        let secrets = &live.settings.auth.secrets;
+        let path = secrets.source().generated_file().map(Path::to_owned).unwrap_or_default();
+        Ok(SecretChanged { path, secrets: secrets.iter().count() as u64, closing: reloaded.closing })
     }
 }
 
@@ -204,11 +186,12 @@ impl Control for DaemonControl {
     }
 
     fn secret_set(&self, lines: &str) -> Result<SecretChanged, Failure> {
-        self.change_secret(|source| source.set(lines))
+        let lines = lines.to_owned();
+        self.change_secret(Box::new(move |source| source.set(&lines)))
     }
 
     fn secret_rotate(&self) -> Result<SecretChanged, Failure> {
-        self.change_secret(SecretSource::rotate)
+        self.change_secret(Box::new(SecretSource::rotate))
     }
 
     fn reload(&self, dry_run: bool) -> Result<Reloaded, Failure> {

@@ -1,5 +1,6 @@
 //! Reloads the settings: all changes or none, one reload at a time, with a report of the result.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
@@ -7,17 +8,28 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::drain::drain_time;
 use crate::admin::api::{Code, Failure, ReloadReport, Reloaded, Timestamp};
-use crate::config::{self, Changes, Environment, Loaded, Overrides, SecretSource, Settings, Source};
+use crate::config::{
+    self, Changes, Environment, Loaded, Overrides, SecretError, SecretSource, Settings, Source,
+};
 use crate::log::LogHandle;
 use crate::server::{self, Event, Server};
 use crate::sync::lock;
 use crate::systemd::Notifier;
 
-/// A reload, or a dry run of one, whose caller waits for the result.
+/// A reload, a dry run of one, or a change of the secret with the reload after it, whose caller waits for the result.
 pub(super) struct ReloadRequest {
-    dry_run: bool,
+    what: What,
     answer: oneshot::Sender<Result<(Reloaded, Warnings), Failure>>,
 }
+
+enum What {
+    Reload,
+    DryRun,
+    Secret(SecretChange),
+}
+
+/// Changes the generated file of the secrets.
+pub(super) type SecretChange = Box<dyn FnOnce(&SecretSource) -> Result<PathBuf, SecretError> + Send>;
 
 /// A sentence for each setting of the new configuration that is accepted but doubtful.
 type Warnings = Vec<String>;
@@ -31,24 +43,41 @@ impl ReloadRequest {
         ReloadRequest::ask_with_warnings(requests, dry_run).map(|(reloaded, _)| reloaded)
     }
 
+    /// Asks the main loop for a change of the secret, and blocks until the secret is in force. One change or reload is done at
+    /// a time, so that none takes half of another.
+    ///
+    /// # Errors
+    /// The secret cannot be changed, the settings are invalid, or the daemon is stopping.
+    pub(super) fn change_secret(
+        requests: &mpsc::Sender<ReloadRequest>,
+        change: SecretChange,
+    ) -> Result<Reloaded, Failure> {
+        ReloadRequest::send(requests, What::Secret(change)).map(|(reloaded, _)| reloaded)
+    }
+
     /// The same, with the warnings about the settings.
     pub(super) fn ask_with_warnings(
         requests: &mpsc::Sender<ReloadRequest>,
         dry_run: bool,
     ) -> Result<(Reloaded, Warnings), Failure> {
+        ReloadRequest::send(requests, if dry_run { What::DryRun } else { What::Reload })
+    }
+
+    fn send(requests: &mpsc::Sender<ReloadRequest>, what: What) -> Result<(Reloaded, Warnings), Failure> {
         let (answer, done) = oneshot::channel();
         let ending = |_| Failure::new(Code::NotReady, "the daemon is stopping");
-        requests.blocking_send(ReloadRequest { dry_run, answer }).map_err(|_| ending(()))?;
+        requests.blocking_send(ReloadRequest { what, answer }).map_err(|_| ending(()))?;
         done.blocking_recv().map_err(|_| ending(()))?
     }
 
     /// Reloads and sends the result to the caller, if it still waits.
     pub(super) fn serve(self, reloader: &mut Reloader) {
-        let result = if self.dry_run {
-            reloader.preview()
-        } else {
-            reloader.reload().map(|reloaded| (reloaded, reloader.loaded.warnings.clone()))
+        let reloaded = match self.what {
+            What::DryRun => return drop(self.answer.send(reloader.preview())),
+            What::Reload => reloader.reload(),
+            What::Secret(change) => reloader.change_secret(change),
         };
+        let result = reloaded.map(|reloaded| (reloaded, reloader.loaded.warnings.clone()));
         let _ = self.answer.send(result);
     }
 }
@@ -146,6 +175,24 @@ impl Reloader {
         result.map_err(|sentence| {
             Failure::new(Code::Refused, sentence)
                 .hint("nothing changed: correct the setting and reload again")
+        })
+    }
+
+    /// Changes the generated file of the secrets, then reloads. Puts the old file back if that fails, because otherwise a later
+    /// reload would change the secret.
+    fn change_secret(&mut self, change: SecretChange) -> Result<Reloaded, Failure> {
+        let source = self.secret_source().clone();
+        let before = source.generated_text();
+        change(&source).map_err(|error| match source.generated_file() {
+            Some(_) => Failure::new(Code::Refused, error.to_string()),
+            None => Failure::new(Code::Conflict, error.to_string())
+                .hint("change it at its source, then run: philotectl reload"),
+        })?;
+        self.reload().map_err(|failure| {
+            if before.is_some_and(|before| source.set(&before).is_ok()) {
+                return failure;
+            }
+            failure.hint("the file of the secrets has changed: correct the setting and reload")
         })
     }
 
