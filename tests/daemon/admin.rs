@@ -192,6 +192,39 @@ fn a_secret_that_cannot_be_reloaded_is_not_kept_for_later() {
 }
 
 #[test]
+fn another_reload_takes_no_secret_that_is_undone() {
+    let state = TempDir::new().unwrap();
+    let daemon = Daemon::start_with("", |command| {
+        command.env_remove("SECRET").env("STATE_DIRECTORY", state.path());
+    });
+    let directory = daemon.directory.path();
+    let done = AtomicBool::new(false);
+    let (mut undone, mut taken) = (0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Relaxed) {
+                for settings in ["[limits]\nqueue_messages = 77\n", "nonsense = 1\n"] {
+                    config_file(directory, settings);
+                    ask_admin(directory, "POST", "/v1/reload", "");
+                }
+            }
+        });
+        for turn in 0..300 {
+            let secret = format!("{turn}: a secret with more than 32 characters");
+            let answer = ask_admin(directory, "PUT", "/v1/secret", &json!({"secret": secret}).to_string());
+            if !answer["error"].is_null() {
+                undone += 1;
+                let secrets = ask_admin(directory, "GET", "/v1/secret", "")["secrets"].take();
+                taken += usize::from(secrets.as_array().unwrap().contains(&json!(secret)));
+            }
+        }
+        done.store(true, Relaxed);
+    });
+    println!("{undone} of 300 changes were undone");
+    assert!(undone > 0 && taken == 0, "{taken} of {undone} were in force all the same");
+}
+
+#[test]
 fn a_slow_follower_misses_events_and_delivery_is_not_delayed() {
     const MESSAGES: usize = 60_000;
     let daemon = Daemon::start("");
