@@ -1,11 +1,13 @@
 //! Bodies: chunked, with two lengths, too large, and in tiny pieces.
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::everywhere::{Everywhere, FLAT, KINDS, first_answer, read_all, request};
+use crate::pending::answer;
 use crate::support::*;
 
 const MESSAGE: &str = r#"{"channel":"c","data":"x"}"#;
@@ -392,4 +394,37 @@ fn unfinished_bodies_and_unread_answers_have_a_total_limit() {
     assert_eq!(publish(&small), 200);
     let peak = daemon.peak();
     assert!(peak < before + 3 * REQUESTS_BYTES as u64, "{before} bytes, then {peak}");
+}
+
+#[test]
+fn what_a_client_behind_a_trusted_proxy_requests_counts_for_its_own_address() {
+    let daemon = Daemon::start(
+        "[limits]\ntrusted_proxies = [\"127.0.0.1\"]\n[websocket]\nhandshake_timeout = \"60s\"\n",
+    );
+    let token = sign(&json!({"api": true}));
+    let head = |client: &str, length: usize| {
+        format!(
+            "POST /api/publish HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nX-Forwarded-For: {client}\r\n\
+             Content-Length: {length}\r\n\r\n"
+        )
+    };
+    let part = " ".repeat(900_000);
+    let long = json!({"channel": "c", "data": "x", "unknown": part}).to_string();
+    let publish = |stream: &mut TcpStream, client: &str| {
+        // It may be refused before it is sent.
+        let _ = stream.write_all(format!("{}{long}", head(client, long.len())).as_bytes());
+        status(&answer(stream))
+    };
+    let mut kept = daemon.connect();
+    assert_eq!(publish(&mut kept, "10.0.0.1"), 200);
+    let mut unfinished = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
+    while publish(&mut daemon.connect(), "10.0.0.1") != 503 {
+        assert!(Instant::now() < deadline, "no long body is refused");
+        let mut stream = daemon.connect();
+        stream.write_all(format!("{}{part}", head("10.0.0.1", 1_000_000)).as_bytes()).unwrap();
+        unfinished.push(stream);
+    }
+    assert_eq!(publish(&mut daemon.connect(), "10.0.0.2"), 200, "another client of the same proxy");
+    assert_eq!(publish(&mut kept, "10.0.0.2"), 200, "the same on a connection that the proxy keeps");
 }

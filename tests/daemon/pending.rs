@@ -13,7 +13,7 @@ const MAX_PENDING: usize = 4096;
 const SHARE: usize = MAX_PENDING / 4 * 3;
 
 /// Reads one answer on a connection that stays open.
-fn answer(stream: &mut TcpStream) -> String {
+pub fn answer(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
     loop {

@@ -253,6 +253,11 @@ impl Waiting {
         if held.place.belong(key) { Ok(()) } else { Err(held.rejection()) }
     }
 
+    /// Counts what the next request and its answer hold for this address, which a proxy may have named, or for nobody.
+    pub(crate) fn requested_by(&self, key: Option<AddressKey>) {
+        lock(&self.held).address = key;
+    }
+
     /// Notes that bytes have come.
     pub(crate) fn heard(&self) {
         lock(&self.held).place.heard();

@@ -31,7 +31,7 @@ use super::{api, dev, forwarded, visit};
 use crate::feed::Following;
 use crate::http::{self, Turn, Wire, write, write_within};
 use crate::server::accept::listener::Protocols;
-use crate::server::accept::pending::Waiting;
+use crate::server::accept::pending::{Waiting, address_key};
 use crate::server::accept::stream::Stream;
 use crate::server::rejection::{Rejected, Rejection};
 use crate::server::session::task::Session;
@@ -299,6 +299,7 @@ impl Exchange {
         let keeps = keeps_alive(&request);
         let trusted = &self.server.live_owned().settings.limits.trusted_proxies;
         let address = forwarded::client(self.peer, request.headers(), trusted);
+        self.waiting.requested_by(address_key(address, trusted));
         if forwarded::is_unbelieved(self.peer, request.headers(), trusted) {
             self.server.counters.unbelieved.note(self.peer);
         }
