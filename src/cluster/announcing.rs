@@ -1,5 +1,6 @@
 //! Announcing this node, and hearing the others.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
@@ -11,6 +12,7 @@ use super::link::{Link, Reason, SILENCE};
 use super::mistakes::Kind;
 use super::nodes::{self, Announcement, Lost, Origin};
 use super::readers::{Rest, Which};
+use super::steering::Steering;
 use super::steering::message::{Rejected, claimed_node};
 use super::wire::NodeId;
 use super::{Cluster, MISSED, Mode, Passing, presence};
@@ -100,6 +102,12 @@ impl Cluster {
             return;
         };
         if id == self.node {
+            return;
+        }
+        // It is of this node before it started again, and may be repeated by anybody.
+        let is_old = |steering: &Arc<Steering>| sealed_ms < steering.started_ms();
+        if sealed && id.name == self.node.name && self.steering.as_ref().is_some_and(is_old) {
+            self.dropped.fetch_add(1, Relaxed);
             return;
         }
         if announcement.asks && self.answers.takes(Instant::now()) {

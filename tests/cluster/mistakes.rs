@@ -88,6 +88,26 @@ fn a_node_that_starts_again_shares_its_name_with_nobody() {
     }
 }
 
+/// Who reads the subjects of NATS can send again what a node has sealed.
+#[test]
+fn fault_77_what_a_node_said_before_it_started_again_names_no_namesake_when_others_repeat_it() {
+    let (nats, directory) = (NatsServer::start_without_jetstream(), TempDir::new().unwrap());
+    let node = Node::start("a", &nats.url(), &with_secret(RELAY, "s", &directory));
+    let mut stranger = nats.client();
+    stranger.subscribe("philote.1.n");
+    let heard = [stranger.next().payload, stranger.next().payload, stranger.next().payload];
+    let node = Node::start_from(node.stop());
+    let dropped = "philote_cluster_dropped_total{reason=\"malformed\"}";
+    let before = node.metric(dropped);
+    for payload in &heard {
+        stranger.publish("philote.1.n", payload);
+    }
+    stranger.flush();
+    node.wait_for("the repeated announcements", PATIENCE, |node| node.metric(dropped) == before + 3);
+    let cluster = &node.admin("GET", "/v1/status", "")["cluster"];
+    assert_eq!((&cluster["mistakes"], &cluster["nodes"]), (&serde_json::json!([]), &serde_json::json!(1)));
+}
+
 #[test]
 fn a_node_with_a_secret_and_one_without_say_so() {
     let (nats, directory) = (NatsServer::start_without_jetstream(), TempDir::new().unwrap());

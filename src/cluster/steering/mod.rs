@@ -153,6 +153,11 @@ impl Steering {
         let _ = self.orders.set(orders);
     }
 
+    /// Returns when this node started, in milliseconds since 1970.
+    pub(super) fn started_ms(&self) -> u64 {
+        self.started_ms
+    }
+
     /// Returns the dropped messages by reason.
     pub fn rejected(&self) -> impl Iterator<Item = (&'static str, u64)> {
         Rejected::ALL.iter().zip(&self.rejected).map(|(reason, count)| (reason.name(), count.load(Relaxed)))
