@@ -85,10 +85,35 @@ fn ask(request: impl AsyncFnOnce(Client) -> Result<Candidates, Error>) -> Candid
 
 fn candidates(found: Candidates, typed: &OsStr) -> Vec<CompletionCandidate> {
     let typed = typed.to_string_lossy();
-    // Names with invisible characters are left out, because the shell would not escape them.
-    let fits = |word: &str| word.starts_with(&*typed) && !word.contains(is_invisible);
+    let fits = |word: &str| word.starts_with(&*typed) && is_harmless(word);
     let candidate = |(word, help): (String, Option<String>)| {
         CompletionCandidate::new(word).help(help.map(|help| escape(&help).into_owned().into()))
     };
     found.into_iter().filter(|(word, _)| fits(word)).map(candidate).collect()
+}
+
+/// Returns whether a word means no more than itself to every shell. Clients choose names, and bash inserts them into a command
+/// line as they are.
+fn is_harmless(word: &str) -> bool {
+    let plain = |character: char| match character {
+        ' '..='~' => character.is_ascii_alphanumeric() || "_-.,:/@%+=".contains(character),
+        _ => !is_invisible(character),
+    };
+    !word.starts_with('-') && word.chars().all(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_harmless;
+
+    #[test]
+    fn words_that_a_shell_would_interpret_are_not_offered() {
+        for word in ["chat", "room:42", "a/b", "eve@example.org", "1.5", "50%", "a=b", "größe", "部屋"] {
+            assert!(is_harmless(word), "{word}");
+        }
+        let special = "\t\n !\"#$&'()*;<>?[\\]^`{|}~\u{7f}\u{a0}\u{202e}";
+        for word in special.chars().map(|special| format!("room{special}x")).chain(["-x".to_owned()]) {
+            assert!(!is_harmless(&word), "{word:?}");
+        }
+    }
 }
