@@ -271,6 +271,32 @@ fn fault_29_a_jwks_rotates_while_clients_are_connected() {
 }
 
 #[test]
+fn a_key_that_moves_to_another_file_keeps_its_connections() {
+    let daemon = Daemon::start("");
+    let issuers = Issuer::all();
+    let file = |name: &str, content: &str| {
+        std::fs::write(daemon.directory.path().join(name), content).unwrap();
+    };
+    file("keys.pem", &issuers.iter().map(Issuer::pem).collect::<String>());
+    file(
+        "jwks.json",
+        &json!({"keys": issuers.iter().map(|issuer| issuer.jwk("1")).collect::<Vec<_>>()}).to_string(),
+    );
+    let reload = |auth: &str| {
+        config_file(daemon.directory.path(), &format!("[auth]\n{auth}\n"));
+        daemon.admin("POST", "/v1/reload", "")
+    };
+    reload("public_keys = [\"keys.pem\"]");
+    let sign = |issuer: &Issuer| issuer.sign(issuer.algorithms[0], None);
+    let mut clients: Vec<_> =
+        issuers.iter().map(|issuer| daemon.try_client(&sign(issuer)).unwrap()).collect();
+    for auth in ["jwks_file = \"jwks.json\"", "public_keys = [\"keys.pem\"]"] {
+        assert_eq!(reload(auth)["closing"], 0, "{auth}");
+        clients.iter_mut().for_each(Client::settle);
+    }
+}
+
+#[test]
 fn a_connection_that_replaces_its_token_before_it_is_closed_stays() {
     let drain = "[shutdown]\ndrain = \"1m\"\n";
     let daemon = Daemon::start(drain);

@@ -50,7 +50,7 @@ pub struct PublicKey {
     pub kid: Option<String>,
     /// The file and the position of the key in it, for messages.
     pub name: String,
-    /// Its bytes, which identify it across a reload.
+    /// Its SubjectPublicKeyInfo, which identifies it across a reload, whichever file it is in.
     pub material: Box<[u8]>,
 }
 
@@ -117,10 +117,11 @@ fn elliptic(curve: Algorithm, bytes: Vec<u8>) -> Result<Material, KeyFault> {
         Algorithm::EdDSA => &ED25519,
         _ => return Err(KeyFault::Unsupported),
     };
-    ParsedPublicKey::new(known, &bytes).map_err(|_| KeyFault::Malformed)?;
+    let key = ParsedPublicKey::new(known, &bytes).map_err(|_| KeyFault::Malformed)?;
+    let spki = key.as_der().map_err(|_| KeyFault::Malformed)?;
     let decoding = match curve.family() {
         AlgorithmFamily::Ed => DecodingKey::from_ed_der(&bytes),
         _ => DecodingKey::from_ec_der(&bytes),
     };
-    Ok(Material { decoding, algorithms: vec![curve], bytes })
+    Ok(Material { decoding, algorithms: vec![curve], bytes: spki.as_ref().to_vec() })
 }
