@@ -24,6 +24,7 @@ mod outage;
 mod presence;
 mod readers;
 mod relay;
+mod sign;
 mod status;
 pub mod steering;
 mod subject;
@@ -54,6 +55,7 @@ use self::outage::Outage;
 use self::presence::Presence;
 use self::readers::{Closer, Rest, Which};
 use self::relay::Relay;
+use self::sign::Sign;
 pub use self::status::{ClusterStatus, LinkState};
 use self::steering::{Gathered, Steering, Wait};
 use self::subject::Subjects;
@@ -211,7 +213,10 @@ impl Cluster {
                 () = self.without_link() => continue,
             };
             let reason = match connected {
-                Ok(link) => self.serve(link).await,
+                Ok(link) => {
+                    let sign = Sign::new(link.client.clone(), &self.subjects, settings, &name);
+                    self.serve(link, Arc::new(sign)).await
+                }
                 Err(reason) => reason,
             };
             self.went_down(reason);
@@ -241,7 +246,7 @@ impl Cluster {
     }
 
     /// Serves a link until it ends. Returns why.
-    async fn serve(self: &Arc<Self>, link: Link) -> Reason {
+    async fn serve(self: &Arc<Self>, link: Link, sign: Arc<Sign>) -> Reason {
         self.max_payload.store(link.client.max_payload(), Relaxed);
         *lock(&self.client) = Some(link.client.clone());
         let mut announcements = match link.client.subscribe(self.subjects.nodes()).await {
@@ -249,7 +254,7 @@ impl Cluster {
             Err(error) => return format!("NATS takes no subscription: {error}"),
         };
         let mut tasks = JoinSet::new();
-        self.pass(&link.client, &mut tasks);
+        self.pass(&link.client, &sign, &mut tasks);
         if let Some(steering) = &self.steering {
             tasks.spawn(steering.clone().serve(link.client.clone()));
         }
@@ -261,7 +266,7 @@ impl Cluster {
         };
         let reason = tokio::select! {
             reason = link.ended() => reason,
-            reason = self.stay_in_touch(&link) => reason,
+            reason = self.stay_in_touch(&link.client, &sign) => reason,
             reason = hears => reason,
             Some(ended) = tasks.join_next() => {
                 ended.unwrap_or_else(|error| format!("a task of the cluster has failed: {error}"))
@@ -273,7 +278,7 @@ impl Cluster {
     }
 
     /// Starts the tasks that pass messages between the nodes. Each ends with the link, with the reason.
-    fn pass(self: &Arc<Self>, client: &Client, tasks: &mut JoinSet<Reason>) {
+    fn pass(self: &Arc<Self>, client: &Client, sign: &Arc<Sign>, tasks: &mut JoinSet<Reason>) {
         let task = || (self.clone(), client.clone());
         let (cluster, own) = task();
         tasks.spawn(async move { cluster.tell_presence(own).await });
@@ -285,11 +290,11 @@ impl Cluster {
                     let most = client.max_payload();
                     relay.run_outgoing(client, most).await
                 });
-                let (cluster, client) = task();
+                let ((cluster, client), sign) = (task(), sign.clone());
                 tasks.spawn(async move {
                     let Passing::Relay(relay) = &cluster.passing else { return Reason::new() };
                     let gap = |channels| cluster.closer.close(Which::Of(channels), Rest::Delivered, DISORDER);
-                    relay.run_incoming(client, &cluster.hub, &cluster.flusher, gap).await
+                    relay.run_incoming(client, &sign, &cluster.hub, &cluster.flusher, gap).await
                 });
             }
             Passing::Log(_) => {

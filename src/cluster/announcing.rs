@@ -8,10 +8,11 @@ use async_nats::Client;
 use bytes::Bytes;
 use tokio::time::timeout;
 
-use super::link::{Link, Reason, SILENCE};
+use super::link::{Reason, SILENCE};
 use super::mistakes::Kind;
 use super::nodes::{self, Announcement, Lost, Origin};
 use super::readers::{Rest, Which};
+use super::sign::Sign;
 use super::steering::Steering;
 use super::steering::message::{Rejected, claimed_node};
 use super::wire::NodeId;
@@ -20,20 +21,20 @@ use crate::sync::lock;
 
 impl Cluster {
     /// Announces this node each second, and asks NATS for a sign. Returns why the link is in doubt.
-    pub(super) async fn stay_in_touch(&self, link: &Link) -> Reason {
+    pub(super) async fn stay_in_touch(&self, client: &Client, sign: &Sign) -> Reason {
         let mut tick = tokio::time::interval(nodes::INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut asks = true;
         loop {
             tick.tick().await;
-            if let Err(reason) = self.touch(link, asks).await {
+            if let Err(reason) = self.touch(client, sign, asks).await {
                 return reason;
             }
             asks = false;
         }
     }
 
-    async fn touch(&self, link: &Link, asks: bool) -> Result<(), Reason> {
+    async fn touch(&self, client: &Client, sign: &Sign, asks: bool) -> Result<(), Reason> {
         if let Some(left_out) = self.lines.report(Instant::now()) {
             tracing::warn!("cluster: {left_out} more lines about nodes and epochs were left out");
         }
@@ -43,8 +44,8 @@ impl Cluster {
             relay.ask();
             announcement.lost = if up { relay.take_lost() } else { None };
         }
-        self.announce(&link.client, announcement).await?;
-        let round_trip = link.probe(self.subjects.nobody()).await?;
+        self.announce(client, announcement).await?;
+        let round_trip = sign.wait().await?;
         self.state.send_modify(|state| state.round_trip = Some(round_trip));
         match &self.passing {
             Passing::Relay(relay) => {
@@ -57,7 +58,7 @@ impl Cluster {
                     self.closer.close(Which::All, Rest::Delivered, MISSED);
                 }
             }
-            Passing::Log(log) => log.restate(&link.client).await?,
+            Passing::Log(log) => log.restate(client).await?,
         }
         Ok(())
     }

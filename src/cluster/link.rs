@@ -6,10 +6,9 @@
 
 use std::time::Duration;
 
-use async_nats::client::RequestErrorKind;
 use async_nats::{Client, ConnectOptions, Event};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::config::ClusterSettings;
 
@@ -52,20 +51,9 @@ impl Link {
         subscription_messages: usize,
     ) -> Result<Link, Reason> {
         let (end, ended) = watch::channel(None);
-        let mut options = ConnectOptions::new()
-            .name(format!("philote {name}"))
-            .connection_timeout(CONNECT_TIMEOUT)
-            .request_timeout(Some(SILENCE))
-            .subscription_capacity(subscription_messages)
-            .client_capacity(COMMANDS)
-            .ignore_discovered_servers()
+        let client = open(settings, name, subscription_messages, |options| {
             // Readers on this node get its messages without NATS. The log sends them itself.
-            .no_echo()
-            // Subjects are made by this crate from checked settings and encoded names.
-            .skip_subject_validation(true)
-            .max_reconnects(settings.servers.len())
-            .reconnect_delay_callback(|_| Duration::ZERO)
-            .event_callback(move |event| {
+            options.no_echo().event_callback(move |event| {
                 let reason = match event {
                     Event::Disconnected | Event::Closed => {
                         Some("the connection to NATS has ended".to_owned())
@@ -78,32 +66,9 @@ impl Link {
                     end.send_if_modified(|ended| ended.is_none() && ended.replace(reason).is_none());
                 }
                 std::future::ready(())
-            });
-        if let Some(file) = &settings.credentials_file {
-            options = options
-                .credentials(file.content.as_str())
-                .map_err(|_| format!("{} is not a file of NATS credentials", file.path.display()))?;
-        }
-        if let (Some(user), Some(file)) = (&settings.user, &settings.password_file) {
-            options = options.user_and_password(user.clone(), file.content.as_str().to_owned());
-        }
-        if settings.tls.is_set() {
-            options = options.require_tls(true);
-        }
-        if let Some(ca) = &settings.tls.ca {
-            options = options.add_root_certificates(ca.clone());
-        }
-        if let (Some(certificate), Some(key)) = (&settings.tls.certificate, &settings.tls.key) {
-            options = options.add_client_certificate(certificate.clone(), key.clone());
-        }
-        let whole = CONNECT_TIMEOUT * u32::try_from(settings.servers.len()).unwrap_or(1);
-        let client = match timeout(whole, options.connect(&settings.servers)).await {
-            Ok(Ok(client)) => client,
-            Ok(Err(error)) => return Err(error.to_string()),
-            Err(_) => return Err("no server answers in time".to_owned()),
-        };
-        // Its task would hold the socket of a link that has ended as long as it tries.
-        client.set_server_pool(NOWHERE).await.map_err(|error| error.to_string())?;
+            })
+        });
+        let client = client.await?;
         Ok(Link { client, ended })
     }
 
@@ -116,19 +81,54 @@ impl Link {
         };
         reason.unwrap_or_else(|| "the connection to NATS is closed".to_owned())
     }
+}
 
-    /// Asks NATS for a sign. What was published on this link before has then reached the server.
-    ///
-    /// The request goes to a subject that nobody reads, which the server answers itself. Returns how long it took.
-    pub(super) async fn probe(&self, subject: String) -> Result<Duration, Reason> {
-        let asked = Instant::now();
-        match timeout(SILENCE, self.client.request(subject, bytes::Bytes::new())).await {
-            Ok(Ok(_)) => Ok(asked.elapsed()),
-            Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => Ok(asked.elapsed()),
-            Ok(Err(error)) if error.kind() != RequestErrorKind::TimedOut => {
-                Err(format!("NATS does not answer: {error}"))
-            }
-            _ => Err(format!("NATS does not answer for {} s", SILENCE.as_secs())),
-        }
+/// Connects to the first server that answers, with further options.
+///
+/// # Errors
+/// In words for the log, without credentials.
+pub(super) async fn open(
+    settings: &ClusterSettings,
+    name: &str,
+    subscription_messages: usize,
+    further: impl FnOnce(ConnectOptions) -> ConnectOptions,
+) -> Result<Client, Reason> {
+    let mut options = ConnectOptions::new()
+        .name(format!("philote {name}"))
+        .connection_timeout(CONNECT_TIMEOUT)
+        .request_timeout(Some(SILENCE))
+        .subscription_capacity(subscription_messages)
+        .client_capacity(COMMANDS)
+        .ignore_discovered_servers()
+        // Subjects are made by this crate from checked settings and encoded names.
+        .skip_subject_validation(true)
+        .max_reconnects(settings.servers.len())
+        .reconnect_delay_callback(|_| Duration::ZERO);
+    options = further(options);
+    if let Some(file) = &settings.credentials_file {
+        options = options
+            .credentials(file.content.as_str())
+            .map_err(|_| format!("{} is not a file of NATS credentials", file.path.display()))?;
     }
+    if let (Some(user), Some(file)) = (&settings.user, &settings.password_file) {
+        options = options.user_and_password(user.clone(), file.content.as_str().to_owned());
+    }
+    if settings.tls.is_set() {
+        options = options.require_tls(true);
+    }
+    if let Some(ca) = &settings.tls.ca {
+        options = options.add_root_certificates(ca.clone());
+    }
+    if let (Some(certificate), Some(key)) = (&settings.tls.certificate, &settings.tls.key) {
+        options = options.add_client_certificate(certificate.clone(), key.clone());
+    }
+    let whole = CONNECT_TIMEOUT * u32::try_from(settings.servers.len()).unwrap_or(1);
+    let client = match timeout(whole, options.connect(&settings.servers)).await {
+        Ok(Ok(client)) => client,
+        Ok(Err(error)) => return Err(error.to_string()),
+        Err(_) => return Err("no server answers in time".to_owned()),
+    };
+    // Its task would hold the socket of a link that has ended as long as it tries.
+    client.set_server_pool(NOWHERE).await.map_err(|error| error.to_string())?;
+    Ok(client)
 }

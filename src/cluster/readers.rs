@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::close::CloseReason;
@@ -40,14 +39,21 @@ pub(super) enum Rest {
 /// Closes readers, in one task however often it is asked.
 pub(super) struct Closer {
     hub: Arc<Hub>,
-    waiting: Arc<Mutex<Vec<Uuid>>>,
-    task: Mutex<Option<JoinHandle<()>>>,
+    waiting: Arc<Mutex<Waiting>>,
     closed: Arc<AtomicU64>,
+}
+
+/// The connections that are closed next.
+#[derive(Default)]
+struct Waiting {
+    ids: Vec<Uuid>,
+    /// A task closes them.
+    is_closing: bool,
 }
 
 impl Closer {
     pub(super) fn new(hub: Arc<Hub>) -> Closer {
-        Closer { hub, waiting: Arc::default(), task: Mutex::default(), closed: Arc::default() }
+        Closer { hub, waiting: Arc::default(), closed: Arc::default() }
     }
 
     /// Closes connections that may miss messages, spread over time, and logs why.
@@ -75,15 +81,12 @@ impl Closer {
             ids.len()
         );
         let mut waiting = lock(&self.waiting);
-        ids.extend(waiting.drain(..));
+        ids.append(&mut waiting.ids);
         ids.sort_unstable();
         ids.dedup();
-        *waiting = ids;
-        drop(waiting);
-        let mut task = lock(&self.task);
-        if task.as_ref().is_none_or(JoinHandle::is_finished) {
-            let (hub, waiting, closed) = (self.hub.clone(), self.waiting.clone(), self.closed.clone());
-            *task = Some(tokio::spawn(close(hub, waiting, closed)));
+        waiting.ids = ids;
+        if !std::mem::replace(&mut waiting.is_closing, true) {
+            tokio::spawn(close(self.hub.clone(), self.waiting.clone(), self.closed.clone()));
         }
     }
 
@@ -92,22 +95,24 @@ impl Closer {
     }
 }
 
-async fn close(hub: Arc<Hub>, waiting: Arc<Mutex<Vec<Uuid>>>, closed: Arc<AtomicU64>) {
-    let seconds = (lock(&waiting).len() / PER_SECOND) as u64;
+async fn close(hub: Arc<Hub>, waiting: Arc<Mutex<Waiting>>, closed: Arc<AtomicU64>) {
+    let seconds = (lock(&waiting).ids.len() / PER_SECOND) as u64;
     let spread = Duration::from_secs(seconds).clamp(SPREAD.0, SPREAD.1);
     let slices = (spread.as_millis() / SLICE.as_millis()).max(1) as usize;
-    let at_once = lock(&waiting).len().div_ceil(slices).max(1);
+    let at_once = lock(&waiting).ids.len().div_ceil(slices).max(1);
     let mut tick = tokio::time::interval(SLICE);
     loop {
         tick.tick().await;
         let slice: Vec<Uuid> = {
             let mut waiting = lock(&waiting);
-            let keep = waiting.len().saturating_sub(at_once);
-            waiting.split_off(keep)
+            // In the same step, so that no connection is added for which there is no task.
+            if waiting.ids.is_empty() {
+                waiting.is_closing = false;
+                return;
+            }
+            let keep = waiting.ids.len().saturating_sub(at_once);
+            waiting.ids.split_off(keep)
         };
-        if slice.is_empty() {
-            return;
-        }
         for connection in slice.iter().filter_map(|id| hub.connection(id)) {
             end(&connection, &closed);
         }

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use self::outgoing::{Outbound, Outgoing};
 use super::nodes::Lost;
+use super::sign::Sign;
 use super::subject::Subjects;
 use super::wire::{self, NodeId};
 use crate::frame::Frame;
@@ -190,10 +191,11 @@ impl Relay {
     pub(super) async fn run_incoming(
         &self,
         client: async_nats::Client,
+        sign: &Sign,
         hub: &Hub,
         flusher: &Arc<Flusher>,
         gap: impl Fn(Vec<String>),
     ) -> String {
-        incoming::run(self, client, hub, flusher, gap).await
+        incoming::run(self, client, sign, hub, flusher, gap).await
     }
 }

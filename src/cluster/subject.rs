@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use uuid::Uuid;
+
 /// The version of subjects and payloads. Nodes of another version use other subjects, so that they never read each other.
 const FORMAT: u8 = 1;
 
@@ -24,6 +26,11 @@ impl Subjects {
     /// Returns a subject that nobody reads.
     pub(super) fn nobody(&self) -> String {
         format!("{}.nobody", self.base)
+    }
+
+    /// Returns a subject that only the node that made this id reads.
+    pub(super) fn own(&self, id: Uuid) -> String {
+        format!("{}.own.{}", self.base, id.simple())
     }
 
     /// Returns the subject of a channel's messages without a history.

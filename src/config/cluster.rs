@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use super::secret::Secret;
 
+/// The greatest value of `limits.channel_name_bytes` in a cluster. A byte may take three in a subject, and a line of NATS's
+/// protocol has 4,096 by default, with the prefix, a reply subject and numbers.
+pub(super) const LONGEST_NAMES: usize = 1024;
+
 /// Bytes. The secret is the key of HMAC-SHA256, which has at least as many bits as the hash.
 pub(super) const SHORTEST_SECRET: usize = 32;
 /// Bytes; the limit of Linux for a host name, which is the default.
@@ -146,6 +150,8 @@ pub enum ClusterError {
         /// The missing key.
         missing: &'static str,
     },
+    /// The names of channels may be longer than a subject of NATS.
+    LongNames,
 }
 
 impl fmt::Display for ClusterError {
@@ -178,6 +184,11 @@ impl fmt::Display for ClusterError {
                 "set cluster.credentials_file, or cluster.user and cluster.password_file, but not both",
             ),
             ClusterError::Alone { missing } => write!(f, "{missing} is not set: set both or neither"),
+            ClusterError::LongNames => write!(
+                f,
+                "must be at most {LONGEST_NAMES} in a cluster, because NATS ends the connection of a node that uses a \
+                 longer subject"
+            ),
         }
     }
 }

@@ -178,3 +178,45 @@ fn fault_77_a_flood_of_forged_epochs_fills_no_log() {
     publisher.settle();
     assert_eq!(publisher.stored.len(), 1);
 }
+
+/// NATS answers no request of a node itself that somebody reads.
+#[test]
+fn fault_77_who_reads_all_subjects_of_nats_takes_no_link_down() {
+    const SIGNS: usize = 5;
+    let nats = NatsServer::start();
+    for sections in [RELAY, LOG] {
+        let nodes = Node::start_all(["a", "b"], &nats.url(), sections);
+        let mut stranger = nats.client();
+        stranger.subscribe(">");
+        let mut own: Vec<String> = Vec::new();
+        while own.len() < SIGNS * nodes.len() {
+            let message = stranger.next();
+            own.extend(message.subject.starts_with("philote.1.own.").then_some(message.subject));
+        }
+        let [one, other] = &nodes;
+        // What asks for a sign before it goes on: a reader of a channel that no node reads.
+        let claims = json!({"read": ["chat"]});
+        let mut reader = Connection::enter(one.address(), &claims, &Value::Null);
+        let mut publisher = Publisher::enter(other.address(), "p", &["chat"]);
+        publisher.publish("chat");
+        assert_eq!(reader.data(), "p 1");
+        for node in &nodes {
+            assert_eq!((node.counted("link_ends"), node.ready().0), (0, 200), "{}", node.log());
+            assert_eq!(node.log().matches("by a second connection").count(), 1, "{}", node.log());
+        }
+
+        // A stranger's request is answered nowhere, as the answer could be an order to NATS by a node's rights.
+        let mut asking = nats.client();
+        asking.subscribe("elsewhere");
+        for subject in &own {
+            asking.publish_with_reply(subject, "elsewhere", b"");
+        }
+        let seen = own.len() + SIGNS * nodes.len();
+        while own.len() < seen {
+            let message = stranger.next();
+            own.extend(message.subject.starts_with("philote.1.own.").then_some(message.subject));
+        }
+        asking.publish("elsewhere", b"no answer before this");
+        assert_eq!(asking.next().payload, b"no answer before this");
+    }
+}

@@ -213,22 +213,23 @@ fn top_shows_live_figures_and_restores_the_terminal() {
 
 #[test]
 #[ignore = "needs tmux: tests/run includes it"]
-fn top_ends_when_its_terminal_is_gone() {
+fn top_ends_by_the_signal_when_its_terminal_is_gone() {
     let daemon = Daemon::start("");
     let tmux = Tmux::start(&daemon);
-    let file = tmux.directory.path().join("top");
-    tmux.press(&[&format!("/bin/sh -c 'echo $$ > {}; exec philotectl top'", file.display()), "Enter"]);
+    let file = tmux.directory.path().join("status");
+    let path = file.display();
+    // The shell outlives the terminal.
+    let line = format!("trap : HUP; philotectl top; echo $? > {path}.new; /bin/mv {path}.new {path}");
+    tmux.press(&[&format!("/bin/sh -c '{line}'"), "Enter"]);
     tmux.see("of 255");
-    let id = std::fs::read_to_string(file).unwrap();
-    // A zombie still has a directory, but no program.
-    let program = PathBuf::from("/proc").join(id.trim()).join("exe");
-    assert!(program.read_link().is_ok());
     assert!(tmux.command().arg("kill-server").status().unwrap().success());
     let deadline = Instant::now() + PATIENCE;
-    while program.read_link().is_ok() {
+    while !file.exists() {
         assert!(Instant::now() < deadline, "it runs on without a terminal");
         std::thread::yield_now();
     }
+    // 128 and SIGHUP. It was aborted when it could not write to the terminal.
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "129\n");
 }
 
 #[test]
@@ -243,6 +244,11 @@ fn top_needs_a_terminal_and_says_so() {
         let hint = "for programs: philotectl status --json --watch 1";
         assert_eq!(String::from_utf8(output.stderr).unwrap(), format!("{sentence}\n{hint}\n"));
     }
+
+    // A size that no screen has.
+    let mut screen = OnTerminal::start_with(&mut top(&daemon), u16::MAX);
+    screen.see("cannot use this terminal: it claims to have 65535 columns and 24 rows");
+    assert_eq!(screen.end(), 1);
 
     // A terminal without colours, quit with each key that quits; then ended by a signal.
     for key in ["q", "\u{3}"] {

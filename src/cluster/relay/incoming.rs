@@ -15,6 +15,7 @@ use futures_util::stream::{AbortHandle, Abortable, SelectAll, Stream};
 use futures_util::{FutureExt, StreamExt};
 
 use super::Relay;
+use crate::cluster::sign::Sign;
 use crate::cluster::wire::{self, NodeId, Received};
 use crate::hub::{FlushList, Flusher, Hub};
 use crate::message::ChannelName;
@@ -77,6 +78,7 @@ impl Subscriptions {
 pub(super) async fn run(
     relay: &Relay,
     client: Client,
+    sign: &Sign,
     hub: &Hub,
     flusher: &Arc<Flusher>,
     gap: impl Fn(Vec<String>),
@@ -91,14 +93,12 @@ pub(super) async fn run(
             return reason;
         }
     }
-    if let Err(reason) = settle(relay, &subscriptions.client, changes).await {
-        return reason;
-    }
+    settle(relay, sign, changes).await;
     let mut numbers = Numbers::default();
     loop {
         tokio::select! {
             () = relay.interest.changed() => {
-                if let Err(reason) = follow_interest(relay, &mut subscriptions, hub).await {
+                if let Err(reason) = follow_interest(relay, sign, &mut subscriptions, hub).await {
                     return reason;
                 }
             }
@@ -128,7 +128,12 @@ pub(super) async fn run(
 }
 
 /// Subscribes to channels that got their first reader, and unsubscribes from those that lost their last one.
-async fn follow_interest(relay: &Relay, subscriptions: &mut Subscriptions, hub: &Hub) -> Result<(), String> {
+async fn follow_interest(
+    relay: &Relay,
+    sign: &Sign,
+    subscriptions: &mut Subscriptions,
+    hub: &Hub,
+) -> Result<(), String> {
     let (changed, changes) = relay.interest.take();
     for channel in &changed {
         let read = hub.readers_of(channel.as_str()) > 0 || relay.interest.expects(channel.as_str());
@@ -138,15 +143,15 @@ async fn follow_interest(relay: &Relay, subscriptions: &mut Subscriptions, hub: 
             subscriptions.remove(channel);
         }
     }
-    settle(relay, &subscriptions.client, changes).await
+    settle(relay, sign, changes).await;
+    Ok(())
 }
 
 /// Notes, once NATS has answered, that it knows the channels of so many changes.
-async fn settle(relay: &Relay, client: &Client, changes: u64) -> Result<(), String> {
-    let subject = relay.subjects.nobody();
-    let _ = client.request(subject, bytes::Bytes::new()).await;
+async fn settle(relay: &Relay, sign: &Sign, changes: u64) {
+    // Without a sign the link ends soon.
+    let _ = sign.wait().await;
     relay.settled.send_replace(Some(changes));
-    Ok(())
 }
 
 /// Decodes messages and puts those of each node into the order in which it sent them. Returns how many no node can have sent,

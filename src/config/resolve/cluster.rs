@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
-use super::super::cluster::{ClusterError, ClusterSettings, SHORTEST_SECRET, SecretFile};
+use super::super::cluster::{ClusterError, ClusterSettings, LONGEST_NAMES, SHORTEST_SECRET, SecretFile};
 use super::super::error::ProblemKind;
 use super::super::keys::KEYS;
 use super::super::layers::Layers;
@@ -20,6 +20,7 @@ const SECRET: &str = "cluster.secret_file";
 const CA: &str = "cluster.tls.ca";
 const TLS_CERTIFICATE: &str = "cluster.tls.certificate";
 const TLS_KEY: &str = "cluster.tls.key";
+const NAMES: &str = "limits.channel_name_bytes";
 
 /// Bytes; credentials are about 1 KiB.
 const LARGEST: u64 = 64 << 10;
@@ -44,6 +45,7 @@ pub(super) fn read(layers: &mut Layers) {
         read_login(layers, &mut cluster),
         read_secret(layers, &mut cluster),
         check_tls(&mut cluster),
+        check_names(layers),
     ];
     let mut found = false;
     for (key, kind) in faults.into_iter().filter_map(Result::err) {
@@ -89,6 +91,12 @@ fn check_login(cluster: &ClusterSettings) -> Result<(), Fault> {
         (Some(_), None, None) | (None, _, _) => Ok(()),
         (Some(_), _, _) => Err(fault(other, ClusterError::TwoLogins)),
     }
+}
+
+/// Checks that each channel's name has room in a subject.
+fn check_names(layers: &Layers) -> Result<(), Fault> {
+    let longest = layers.unresolved.settings.limits.channel_name_bytes;
+    if longest <= LONGEST_NAMES { Ok(()) } else { Err(fault(NAMES, ClusterError::LongNames)) }
 }
 
 fn read_login(layers: &mut Layers, cluster: &mut ClusterSettings) -> Result<(), Fault> {

@@ -233,6 +233,11 @@ fn keys_that_exclude_or_need_each_other_are_checked() {
             "philote.toml:3: cluster.tls.key: cluster.tls.certificate is not set: set both or neither",
         ),
         (
+            "[limits]\nchannel_name_bytes = 1025\n",
+            "philote.toml:4: limits.channel_name_bytes: must be at most 1024 in a cluster, because NATS ends the connection \
+             of a node that uses a longer subject",
+        ),
+        (
             "tls.certificate = 'cert.pem'\n",
             "philote.toml:3: cluster.tls.certificate: cluster.tls.key is not set: set both or neither",
         ),

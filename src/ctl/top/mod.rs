@@ -19,6 +19,7 @@ use std::time::Duration;
 use clap::Args;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, KeyEventKind};
+use ratatui::crossterm::terminal;
 use rustix::process::{Signal, getpid, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -36,6 +37,9 @@ const GLANCE: Duration = Duration::from_millis(50);
 
 /// How long the screen may take to end after a signal.
 const LAST_GLANCE: Duration = Duration::from_secs(1);
+
+/// The most cells of a terminal, which take about 50 bytes each, twice.
+const MAX_CELLS: u32 = 1 << 20;
 
 #[derive(Args, Debug)]
 pub(super) struct TopArgs {
@@ -64,12 +68,35 @@ pub(super) fn run(client: &Client, args: &TopArgs, json: bool, style: Style) -> 
     let (_here, gone) = mpsc::channel();
     end_at_signals(stop.clone(), gone).map_err(|error| failed(&error))?;
 
-    let mut screen = ratatui::try_init().map_err(|error| failed(&error))?;
+    let mut screen = take()?;
     let outcome = watch(&mut screen, &poller, &stop, View::new(style.colour, args.interval));
-    // Dropped first, because that shows the cursor again.
-    drop(screen);
-    ratatui::restore();
+    match screen.show_cursor() {
+        Ok(()) => drop(screen),
+        // The terminal is gone. It would panic because it cannot say so.
+        Err(_) => std::mem::forget(screen),
+    }
+    give_back();
     outcome.map(|()| Report::new(""))
+}
+
+/// Takes over the terminal.
+fn take() -> Result<DefaultTerminal, Complaint> {
+    check_size()?;
+    ratatui::try_init().map_err(|error| failed(&error))
+}
+
+/// Gives the terminal back, unless it is gone.
+fn give_back() {
+    let _ = ratatui::try_restore();
+}
+
+/// A terminal may claim to have any size, and each of its cells takes memory.
+fn check_size() -> Result<(), Complaint> {
+    let (columns, rows) = terminal::size().map_err(|error| failed(&error))?;
+    if u32::from(columns) * u32::from(rows) <= MAX_CELLS {
+        return Ok(());
+    }
+    Err(failed(&io::Error::other(format!("it claims to have {columns} columns and {rows} rows"))))
 }
 
 /// Sets `stop` at a signal, and ends the program if the screen does not end.
@@ -84,7 +111,7 @@ fn end_at_signals(stop: Arc<AtomicBool>, gone: Receiver<()>) -> io::Result<()> {
             if gone.recv_timeout(LAST_GLANCE) == Err(RecvTimeoutError::Disconnected) {
                 return;
             }
-            ratatui::restore();
+            give_back();
             // Ends the program. If it fails, the next signal tries again.
             let _ = emulate_default_handler(signal);
         }
@@ -106,6 +133,7 @@ fn watch(
     let mut changed = true;
     while !stop.load(Relaxed) {
         if changed {
+            check_size()?;
             screen.draw(|frame| draw::screen(frame, &mut view)).map_err(|error| failed(&error))?;
         }
         changed = false;
@@ -131,10 +159,10 @@ fn watch(
             Action::Query => poller.send(Request::Show(view.queries())),
             Action::Disconnect(request) => poller.send(Request::Disconnect(request)),
             Action::Suspend => {
-                ratatui::restore();
+                give_back();
                 // After SIGCONT the screen is set up again.
                 let _ = kill_process(getpid(), Signal::TSTP);
-                *screen = ratatui::try_init().map_err(|error| failed(&error))?;
+                *screen = take()?;
             }
             Action::DrawAgain => screen.clear().map_err(|error| failed(&error))?,
             Action::Leave => break,
