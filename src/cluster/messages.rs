@@ -53,10 +53,12 @@ impl Cluster {
         }
     }
 
-    /// Returns a receiver that ends when all messages for the log that wait now were handed to NATS or given up.
+    /// Returns a receiver that ends when a publisher may go on, so that one that is faster than NATS keeps no other's messages
+    /// from it; `None` if it may now. With a log that is when all messages for it that wait now were handed to NATS or given
+    /// up; otherwise when few wait, or the link has ended.
     pub fn ticket(&self) -> Option<oneshot::Receiver<()>> {
         match &self.passing {
-            Passing::Relay(_) => None,
+            Passing::Relay(relay) => relay.ticket(),
             Passing::Log(log) => log.ticket(),
         }
     }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
 use self::outgoing::{Outbound, Outgoing};
@@ -83,6 +83,11 @@ impl Relay {
         if !self.outgoing.push(outbound) {
             self.counters.lost.fetch_add(frame.messages() as u64, Relaxed);
         }
+    }
+
+    /// Returns a receiver that ends when a publisher may go on; `None` if it may now.
+    pub(super) fn ticket(&self) -> Option<oneshot::Receiver<()>> {
+        self.outgoing.ticket()
     }
 
     /// Waits until NATS knows the channels that have a reader now, if there is a link, and at most for [`SETTLE`].

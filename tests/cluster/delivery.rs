@@ -1,5 +1,9 @@
 //! Messages between nodes in quiet times: each once, in one publisher's order without a history, in one order with it.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
@@ -8,6 +12,9 @@ use serde_json::{Value, json};
 use crate::clients::{Connection, Event, Publisher, by_publisher};
 use crate::nats::NatsServer;
 use crate::node::{LOG, Node, RELAY};
+use crate::steering::api_token;
+use crate::support::PATIENCE;
+use crate::traffic::Flood;
 
 /// How many messages are published on each node.
 pub const MESSAGES: u64 = 10_000;
@@ -202,4 +209,42 @@ fn fault_76_channels_of_any_name_are_carried_between_nodes() {
             assert_eq!(message["channel"], name, "{sections}");
         }
     }
+}
+
+/// The queue for NATS was one for all, and what came while it was full was lost, whoever had sent it.
+#[test]
+fn publishers_that_are_faster_than_nats_cost_no_messages_of_others() {
+    const QUIET_MESSAGES: usize = 50;
+    let nats = NatsServer::start();
+    let [one, other] = Node::start_all(["a", "b"], &nats.url(), RELAY);
+    let mut reader = Connection::enter(other.address(), &json!({"read": ["quiet"]}), &Value::Null);
+    let mut publisher = Publisher::enter(one.address(), "p", &["quiet"]);
+    let body = json!(vec![json!({"channel": "batches", "data": "x"}); 10_000]).to_string();
+    let batch = format!(
+        "POST /api/publish HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {}\r\nContent-Length: {}\r\n\r\n{body}",
+        api_token(),
+        body.len()
+    );
+    let (address, is_done) = (one.address(), Arc::new(AtomicBool::new(false)));
+    let ended = is_done.clone();
+    let posts = thread::spawn(move || {
+        while !ended.load(Relaxed) {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(batch.as_bytes()).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        }
+    });
+    let floods: Vec<_> =
+        (0..3).map(|_| Flood::start(one.client_with(&json!({"write": ["flood"]})), "flood")).collect();
+    one.wait_for("much is sent", PATIENCE, |one| one.counted("sent") > 200_000);
+    for number in 1..=QUIET_MESSAGES {
+        publisher.publish("quiet");
+        assert_eq!(reader.data(), format!("p {number}"));
+    }
+    floods.into_iter().for_each(|flood| _ = flood.stop());
+    is_done.store(true, Relaxed);
+    posts.join().unwrap();
+    assert_eq!(one.counted("lost"), 0);
 }

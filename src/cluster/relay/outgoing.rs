@@ -2,8 +2,9 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
 use crate::cluster::nodes::{Lost, MAX_LOST_CHANNELS};
@@ -14,6 +15,10 @@ use crate::sync::lock;
 /// Bytes that may wait for NATS. More are lost, and counted.
 const MAX_WAITING_BYTES: usize = 16 * 1024 * 1024;
 
+/// Bytes that may wait before publishers wait as well, until NATS has taken some. The rest is room for those that have not
+/// waited yet, so that one that is too fast costs no other's messages.
+const CROWDED: usize = MAX_WAITING_BYTES / 4;
+
 /// The bytes that waiting messages take beside their frame and their channel's name.
 const OUTBOUND_BYTES: usize = 192;
 
@@ -21,6 +26,8 @@ const OUTBOUND_BYTES: usize = 192;
 pub(super) struct Outgoing {
     state: Mutex<State>,
     notify: Notify,
+    /// More than [`CROWDED`] bytes wait.
+    is_crowded: AtomicBool,
 }
 
 #[derive(Default)]
@@ -29,6 +36,8 @@ struct State {
     open: bool,
     waiting: VecDeque<Outbound>,
     bytes: usize,
+    /// Publishers that wait until fewer bytes do.
+    tickets: Vec<oneshot::Sender<()>>,
     /// Channels whose messages were handed to NATS, which may not have them yet: since it was last asked, and before.
     sent: Channels,
     asked: Channels,
@@ -94,11 +103,29 @@ impl Outgoing {
         state.bytes += outbound.cost();
         state.waiting.push_back(outbound);
         let first = state.waiting.len() == 1;
+        if state.bytes > CROWDED {
+            self.is_crowded.store(true, Relaxed);
+        }
         drop(state);
         if first {
             self.notify.notify_one();
         }
         true
+    }
+
+    /// Returns a receiver that ends when NATS has taken so much that a publisher may go on, or the link has ended; `None` if
+    /// it may now.
+    pub(super) fn ticket(&self) -> Option<oneshot::Receiver<()>> {
+        if !self.is_crowded.load(Relaxed) {
+            return None;
+        }
+        let mut state = lock(&self.state);
+        if state.bytes <= CROWDED {
+            return None;
+        }
+        let (ticket, room) = oneshot::channel();
+        state.tickets.push(ticket);
+        Some(room)
     }
 
     /// Waits for messages, and returns the first ones, which stay here until [`Outgoing::handed_over`].
@@ -121,6 +148,18 @@ impl Outgoing {
         if lost {
             state.lost.add(outbound.channel.as_str());
         }
+        let tickets = self.tickets_to_end(&mut state);
+        drop(state);
+        drop(tickets);
+    }
+
+    /// Returns the tickets of publishers that may go on. They end when they are dropped.
+    fn tickets_to_end(&self, state: &mut State) -> Vec<oneshot::Sender<()>> {
+        if state.bytes > CROWDED {
+            return Vec::new();
+        }
+        self.is_crowded.store(false, Relaxed);
+        std::mem::take(&mut state.tickets)
     }
 
     pub(super) fn open(&self) {
@@ -133,6 +172,7 @@ impl Outgoing {
         let mut state = lock(&self.state);
         state.open = false;
         state.bytes = 0;
+        drop(self.tickets_to_end(&mut state));
         let waiting = std::mem::take(&mut state.waiting);
         let (asked, sent) = (std::mem::take(&mut state.asked), std::mem::take(&mut state.sent));
         state.lost.add_all(asked);
@@ -164,6 +204,8 @@ impl Outgoing {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot::error::TryRecvError;
+
     use super::*;
 
     fn push(outgoing: &Outgoing, channel: &str, bytes: usize) -> bool {
@@ -212,6 +254,28 @@ mod tests {
         outgoing.confirmed();
         assert_eq!(outgoing.close(), 0);
         assert_eq!(lost(&outgoing), Some(vec!["c".to_owned()]));
+    }
+
+    #[test]
+    fn publishers_wait_while_much_waits_for_nats_and_a_link_that_ends_keeps_none() {
+        let outgoing = Outgoing::default();
+        outgoing.open();
+        let waits = |ticket: &mut oneshot::Receiver<()>| ticket.try_recv() == Err(TryRecvError::Empty);
+        for end in
+            [|outgoing: &Outgoing| outgoing.handed_over(false), |outgoing: &Outgoing| _ = outgoing.close()]
+        {
+            assert!(outgoing.ticket().is_none());
+            while outgoing.ticket().is_none() {
+                assert!(push(&outgoing, "a", 64 * 1024), "nobody waits before messages are lost");
+            }
+            let mut tickets: Vec<_> = (0..3).map(|_| outgoing.ticket().unwrap()).collect();
+            assert!(push(&outgoing, "b", 64 * 1024), "there is room for another publisher");
+            outgoing.handed_over(false);
+            assert!(tickets.iter_mut().all(waits));
+            end(&outgoing);
+            assert!(!tickets.iter_mut().any(waits));
+        }
+        assert_eq!(lost(&outgoing).unwrap(), ["a", "b"]);
     }
 
     #[test]

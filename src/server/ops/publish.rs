@@ -3,8 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
@@ -19,6 +21,9 @@ const MESSAGES_PER_FLUSH: usize = 256;
 
 /// The most bytes of a batch that are queued before they are written to the sockets.
 const BYTES_PER_FLUSH: usize = 64 * 1024;
+
+/// How long a batch waits for room in the log of a cluster, all in all. Then the rest waits there until it is given up.
+const ROOM: Duration = Duration::from_secs(2);
 
 /// Why a batch was not published.
 #[derive(Debug)]
@@ -175,11 +180,15 @@ async fn append_batch(
     let mut id = [0; Hyphenated::LENGTH];
     let issuer = &*server.id().hyphenated().encode_lower(&mut id);
     let mut outcomes = Vec::with_capacity(messages.len());
+    let deadline = Instant::now() + ROOM;
     for ApiMessage { publish, excluded, key } in messages {
         let (sender, outcome) = oneshot::channel();
         let delivery = Delivery { issuer, channel: &publish.channel, data: publish.data, subject };
         publishing::append(server, &delivery, excluded, key.as_deref(), Waiter::Caller(sender));
         outcomes.push(outcome);
+        if outcomes.len() % MESSAGES_PER_FLUSH == 0 {
+            let _ = timeout_at(deadline, room(server)).await;
+        }
     }
     server.counters.messages_in.fetch_add(messages.len() as u64, Relaxed);
     let mut published = Vec::with_capacity(messages.len());
@@ -231,10 +240,18 @@ async fn publish_batch<'a>(
                 // A long batch must not keep other tasks from this worker.
                 None => tokio::task::yield_now().await,
             }
+            room(server).await;
         }
     }
     server.counters.messages_in.fetch_add(count as u64, Relaxed);
     published
+}
+
+/// Waits until the cluster has room for more, if there is one.
+async fn room(server: &Server) {
+    if let Some(ticket) = server.cluster.as_ref().and_then(|cluster| cluster.ticket()) {
+        let _ = ticket.await;
+    }
 }
 
 #[cfg(test)]

@@ -37,8 +37,8 @@ pub(crate) struct Inbound<'a> {
     /// What is queued must be written, and other tasks run, before its next message is handled: it has resumed, and what
     /// another resume may deliver depends on the room in its queue; or it has changed many channels.
     pub(crate) pause: bool,
-    /// Messages wait for the log of a cluster.
-    pub(crate) appended: bool,
+    /// Messages wait for the other nodes of a cluster.
+    pub(crate) passes_on: bool,
     /// A message that joins channels, and waits for other nodes of a cluster first. The next ones wait behind it.
     pub(crate) joining: &'a mut Option<Box<Joining>>,
     /// The message at hand has waited.
@@ -95,14 +95,14 @@ impl Inbound<'_> {
             data: publish.data,
             subject: self.claims.subject().filter(|_| shown),
         };
-        if self.server.cluster.is_some()
-            && let Err(error) = publishing::check_length(self.server, &delivery, 1, None)
-        {
-            self.server.counters.bad_messages.fetch_add(1, Relaxed);
-            return self.answer(ErrorReply::BadMessage { error, ack: publish.ack }.encode());
+        if self.server.cluster.is_some() {
+            if let Err(error) = publishing::check_length(self.server, &delivery, 1, None) {
+                self.server.counters.bad_messages.fetch_add(1, Relaxed);
+                return self.answer(ErrorReply::BadMessage { error, ack: publish.ack }.encode());
+            }
+            self.passes_on = true;
         }
         if publishing::has_log(self.server) {
-            self.appended = true;
             let waiter =
                 Waiter::Client { connection: self.connection.clone(), ack: publish.ack.map(Into::into) };
             return publishing::append(self.server, &delivery, &[self.connection.id()], None, waiter);

@@ -30,7 +30,7 @@ pub(super) struct State {
     pub(super) unhandled: Option<Box<Bytes>>,
     /// The writing of what this connection published, if it goes to many outboxes.
     pub(super) flushing: Option<Writing>,
-    /// Ends when the log of a cluster has taken what this connection published.
+    /// Ends when NATS has taken enough of what is published in a cluster.
     pub(super) handing_over: Option<oneshot::Receiver<()>>,
     /// A message that joins channels, and waits for other nodes of a cluster.
     pub(super) joining: Option<Box<Joining>>,

@@ -194,7 +194,7 @@ impl Session {
             flush_list: &mut flush_list,
             batch: &mut batch,
             pause: false,
-            appended: false,
+            passes_on: false,
             joining: &mut state.joining,
             has_waited: waited.is_some(),
         };
@@ -241,7 +241,7 @@ impl Session {
             handled < MESSAGES_PER_FLUSH && handled_bytes < READ_BYTES && !publisher.pause
         });
         publisher.send();
-        if publisher.appended {
+        if publisher.passes_on {
             state.handing_over = server.cluster.as_ref().and_then(|cluster| cluster.ticket());
         }
         if let Err(reason) = result {
