@@ -284,11 +284,11 @@ impl Cluster {
         tasks.spawn(async move { cluster.tell_presence(own).await });
         match &self.passing {
             Passing::Relay(_) => {
-                let (cluster, client) = task();
+                let ((cluster, client), own) = (task(), sign.clone());
                 tasks.spawn(async move {
                     let Passing::Relay(relay) = &cluster.passing else { return Reason::new() };
                     let most = client.max_payload();
-                    relay.run_outgoing(client, most).await
+                    relay.run_outgoing(client, &own, most).await
                 });
                 let ((cluster, client), sign) = (task(), sign.clone());
                 tasks.spawn(async move {

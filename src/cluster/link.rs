@@ -10,6 +10,7 @@ use async_nats::{Client, ConnectOptions, Event};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::subject::Subjects;
 use crate::config::ClusterSettings;
 
 /// How long NATS may say nothing before the link counts as down. It is asked each second.
@@ -99,6 +100,7 @@ pub(super) async fn open(
         .request_timeout(Some(SILENCE))
         .subscription_capacity(subscription_messages)
         .client_capacity(COMMANDS)
+        .custom_inbox_prefix(Subjects::new(&settings.subject_prefix).inboxes())
         .ignore_discovered_servers()
         // Subjects are made by this crate from checked settings and encoded names.
         .skip_subject_validation(true)

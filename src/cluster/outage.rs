@@ -32,7 +32,7 @@ impl Outage {
 fn kind(reason: &str) -> String {
     let words = reason.split_whitespace();
     let words =
-        words.filter(|word| !word.contains("_INBOX.") && !word.contains(|c: char| c.is_ascii_digit()));
+        words.filter(|word| !word.contains(".inbox.") && !word.contains(|c: char| c.is_ascii_digit()));
     words.collect::<Vec<_>>().join(" ")
 }
 
@@ -44,7 +44,7 @@ mod tests {
     fn a_reason_is_new_once_in_an_outage_whatever_its_inbox() {
         let mut outage = Outage::default();
         let denied = |inbox: &str| {
-            format!("NATS reports: Permissions Violation for Subscription to \"_INBOX.{inbox}.*\"")
+            format!("NATS reports: Permissions Violation for Subscription to \"philote.1.inbox.{inbox}.*\"")
         };
         assert!(outage.is_new(&denied("TTcNIUAN")));
         assert!(!outage.is_new(&denied("aB3dE6gH9")));

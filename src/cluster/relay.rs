@@ -26,6 +26,10 @@ use crate::message::ChannelName;
 /// How long a connection that joins channels waits for NATS to know of them.
 const SETTLE: Duration = Duration::from_secs(1);
 
+/// Bytes that are handed to NATS before it must give a sign that it has them. async-nats keeps what the connection does not take
+/// yet, and the next sign waits behind it.
+const UNSIGNED_BYTES: usize = 1024 * 1024;
+
 /// The relay of one node.
 pub(super) struct Relay {
     node: NodeId,
@@ -148,12 +152,20 @@ impl Relay {
     }
 
     /// Hands waiting messages to NATS until the link ends. `most` is the largest payload that NATS takes.
-    pub(super) async fn run_outgoing(&self, client: async_nats::Client, most: usize) -> String {
+    pub(super) async fn run_outgoing(&self, client: async_nats::Client, sign: &Sign, most: usize) -> String {
+        let mut unsigned = 0;
         loop {
+            if unsigned >= UNSIGNED_BYTES {
+                if let Err(reason) = sign.wait().await {
+                    return reason;
+                }
+                unsigned = 0;
+            }
             // They are taken out only when NATS has them, so that none is forgotten if the link ends meanwhile.
             let outbound = self.outgoing.next().await;
             let payload = self.encode(&outbound, outbound.frame.payloads());
             let mut lost = 0;
+            unsigned += payload.len();
             if payload.len() <= most {
                 if let Err(reason) = self.publish(&client, &outbound.channel, payload).await {
                     return reason;

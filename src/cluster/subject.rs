@@ -28,6 +28,12 @@ impl Subjects {
         format!("{}.nobody", self.base)
     }
 
+    /// Returns the beginning of the subjects of answers. They are below the prefix like all others, so that who may use the
+    /// inboxes of others does not read or forge these.
+    pub(super) fn inboxes(&self) -> String {
+        format!("{}.inbox", self.base)
+    }
+
     /// Returns a subject that only the node that made this id reads.
     pub(super) fn own(&self, id: Uuid) -> String {
         format!("{}.own.{}", self.base, id.simple())

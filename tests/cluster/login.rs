@@ -42,8 +42,8 @@ fn a_wrong_password_is_told_once() {
 #[test]
 fn a_missing_right_is_told_once_whatever_the_inbox() {
     for sections in [RELAY, LOG] {
-        let users = "{ user: philote, password: secret, permissions: { publish: \">\", subscribe: [\"philote.>\"] } }";
-        let complaints = complaints(users, sections, "_INBOX.");
+        let users = "{ user: philote, password: secret, permissions: { publish: \">\", subscribe: [\"philote.1.*\", \"philote.1.m.>\"] } }";
+        let complaints = complaints(users, sections, ".inbox.");
         assert_eq!(complaints.len(), 1, "{complaints:#?}");
     }
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::clients::{Connection, Event, Publisher};
 use crate::nats::NatsServer;
 use crate::node::{LOG, Node, RELAY};
+use crate::support::PATIENCE;
 use crate::traffic::{Flood, carry_on};
 
 const MIB: u64 = 1 << 20;
@@ -78,6 +79,31 @@ fn fault_75_after_an_outage_without_a_history_readers_are_told_and_nothing_comes
 }
 
 /// A frozen server keeps its sockets, so nothing but silence says that it is gone.
+/// async-nats takes a thousand messages of any length, and keeps them while nothing can be written.
+#[test]
+fn long_messages_for_a_frozen_nats_server_take_little_memory() {
+    let nats = NatsServer::start();
+    for kind in [RELAY, LOG] {
+        let sections =
+            format!("{kind}[websocket]\nmax_message_size = \"900KiB\"\n[limits]\nqueue_bytes = \"2MiB\"\n");
+        let node = Node::start("a", &nats.url(), &sections);
+        let before = node.memory().0;
+        nats.freeze();
+        let flood = || node.client_with(&json!({"write": ["flood"]}));
+        let floods: Vec<_> = (0..4).map(|_| Flood::of(flood(), "flood", 800_000, 1)).collect();
+        let (mut worst, deadline) = (before, Instant::now() + PATIENCE);
+        while node.ready().0 == 200 {
+            worst = worst.max(node.memory().0);
+            assert!(Instant::now() < deadline, "the frozen server is not noticed");
+        }
+        nats.thaw();
+        node.wait_ready();
+        let sent: u64 = floods.into_iter().map(Flood::stop).sum();
+        println!("{kind}: {sent} messages; KiB before {}, at the worst {}", before >> 10, worst >> 10);
+        assert!(worst < before + 64 * MIB, "{before} bytes before, {worst} at the worst");
+    }
+}
+
 #[test]
 fn fault_74_a_frozen_nats_server_blocks_nobody_and_no_memory_grows() {
     const FREEZE: Duration = Duration::from_secs(20);

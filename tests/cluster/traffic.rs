@@ -171,18 +171,23 @@ pub struct Flood {
 
 impl Flood {
     /// Floods a channel of this name with messages of 200 bytes.
-    pub fn start(mut client: Client, channel: &str) -> Flood {
+    pub fn start(client: Client, channel: &str) -> Flood {
+        Flood::of(client, channel, 200, 64)
+    }
+
+    /// Floods a channel with messages of this length, so many in one write.
+    pub fn of(mut client: Client, channel: &str, bytes: usize, messages: usize) -> Flood {
         use std::io::{Read, Write};
         let stop = Arc::new(AtomicBool::new(false));
-        let message = json!({"channel": channel, "data": "x".repeat(200)}).to_string();
-        let batch = crate::wire::frame(0x81, message.as_bytes()).repeat(64);
+        let message = json!({"channel": channel, "data": "x".repeat(bytes)}).to_string();
+        let batch = crate::wire::frame(0x81, message.as_bytes()).repeat(messages);
         let mut answers = client.stream().try_clone().unwrap();
         let mut stream = client.stream().try_clone().unwrap();
         let (ended, ends) = (stop.clone(), stop.clone());
         let writer = thread::spawn(move || {
             let mut sent = 0;
             while !ended.load(Relaxed) && stream.write_all(&batch).is_ok() {
-                sent += 64;
+                sent += messages as u64;
             }
             let _ = stream.shutdown(std::net::Shutdown::Both);
             drop(client);

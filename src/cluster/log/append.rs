@@ -23,6 +23,9 @@ const MESSAGE_BYTES: usize = 256;
 /// The most messages that await a confirmation.
 pub(super) const MAX_IN_FLIGHT: usize = 4_096;
 
+/// The bytes of these messages, unless it is one alone. async-nats keeps what the connection does not take yet.
+const MAX_IN_FLIGHT_BYTES: usize = 2 * 1024 * 1024;
+
 /// How long a confirmation may take.
 const CONFIRMATION: Duration = Duration::from_secs(5);
 
@@ -92,6 +95,7 @@ impl Waiting {
 
 struct InFlight {
     subject: String,
+    bytes: usize,
     waiter: Waiter,
     since: Instant,
 }
@@ -108,6 +112,7 @@ struct State {
     waiting: VecDeque<Waiting>,
     bytes: usize,
     in_flight: BTreeMap<u64, InFlight>,
+    in_flight_bytes: usize,
     /// Messages that the log has stored and this node has not delivered yet, by their place in the log. Their clients are
     /// told of them after all earlier messages, so that they can go on from there.
     stored: BTreeMap<u64, (Told, Instant)>,
@@ -136,6 +141,15 @@ struct Failure {
 
 fn no_reason() -> String {
     "NATS gives no reason".to_owned()
+}
+
+impl State {
+    /// Takes a message out of those in flight.
+    fn land(&mut self, number: u64) -> Option<InFlight> {
+        let landed = self.in_flight.remove(&number)?;
+        self.in_flight_bytes -= landed.bytes;
+        Some(landed)
+    }
 }
 
 impl Appends {
@@ -182,10 +196,11 @@ impl Appends {
             let Append { subject, waiter, .. } = waiting.append;
             told.push(Told { subject, waiter, appended: Appended::Unavailable });
         }
-        while let Some(first) = state.in_flight.first_entry()
-            && now.saturating_duration_since(first.get().since) >= CONFIRMATION
+        while let Some((number, first)) = state.in_flight.first_key_value()
+            && now.saturating_duration_since(first.since) >= CONFIRMATION
         {
-            told.push(unanswered(first.remove()));
+            let number = *number;
+            told.extend(state.land(number).map(unanswered));
             // A link that is down has left none in flight.
             self.refusals.refused(UNCONFIRMED, now);
         }
@@ -230,7 +245,9 @@ impl Appends {
 
     /// Takes all messages in flight, because the link has ended.
     pub(super) fn cut(&self) -> Vec<Told> {
-        std::mem::take(&mut lock(&self.state).in_flight).into_values().map(unanswered).collect()
+        let mut state = lock(&self.state);
+        state.in_flight_bytes = 0;
+        std::mem::take(&mut state.in_flight).into_values().map(unanswered).collect()
     }
 
     /// Returns the number of messages that wait, and of those in flight.
@@ -245,12 +262,17 @@ impl Appends {
         if state.in_flight.len() + state.stored.len() >= MAX_IN_FLIGHT {
             return None;
         }
+        let bytes = state.waiting.front()?.cost();
+        if state.in_flight_bytes > 0 && state.in_flight_bytes + bytes > MAX_IN_FLIGHT_BYTES {
+            return None;
+        }
         let waiting = state.waiting.pop_front()?;
-        state.bytes -= waiting.cost();
+        state.bytes -= bytes;
+        state.in_flight_bytes += bytes;
         state.last += 1;
         let number = state.last;
         let Append { subject, payload, id, waiter } = waiting.append;
-        let in_flight = InFlight { subject: subject.clone(), waiter, since: now };
+        let in_flight = InFlight { subject: subject.clone(), bytes, waiter, since: now };
         state.in_flight.insert(number, in_flight);
         Some((number, subject, payload, id))
     }
@@ -258,7 +280,7 @@ impl Appends {
     /// Notes the answer to the message with this number.
     fn confirmed(&self, number: u64, answer: &async_nats::Message) -> Option<Told> {
         let mut state = lock(&self.state);
-        let InFlight { subject, waiter, .. } = state.in_flight.remove(&number)?;
+        let InFlight { subject, waiter, .. } = state.land(number)?;
         let confirmation: Option<Confirmation> = serde_json::from_slice(&answer.payload).ok();
         let refused = |appended, reason: &str| {
             self.refusals.refused(reason, Instant::now());
@@ -413,6 +435,23 @@ mod tests {
         assert_eq!(appends.delivered(6).len(), 0);
         let told = appends.delivered(7);
         assert_eq!(outcomes(&told), [Appended::Stored { number: Some(7), repeated: false }]);
+    }
+
+    #[test]
+    fn few_long_messages_are_in_flight_and_a_longer_one_alone() {
+        let (appends, now) = (Appends::default(), Instant::now());
+        for bytes in [800 << 10, 800 << 10, 800 << 10, 3 << 20] {
+            assert!(appends.push(append(bytes), now).is_ok());
+        }
+        let first = appends.next(now).unwrap().0;
+        assert!(appends.next(now).is_some() && appends.next(now).is_none());
+        assert!(appends.confirmed(first, &answer(r#"{"seq":1}"#)).is_some());
+        assert!(appends.next(now).is_some() && appends.next(now).is_none());
+        assert_eq!(appends.cut().len(), 2);
+        assert!(appends.next(now).is_some(), "the longest one");
+        assert!(appends.push(append(1), now).is_ok() && appends.next(now).is_none());
+        assert_eq!(appends.overdue(PATIENCE, now + CONFIRMATION).len(), 2);
+        assert!(appends.push(append(1), now).is_ok() && appends.next(now).is_some());
     }
 
     #[test]

@@ -19,8 +19,17 @@ pub(crate) trait Lines {
 
     /// Returns whether a header that is a list of words contains this one, in any case.
     fn has_word(&self, name: &HeaderName, word: &str) -> bool {
-        let mut words = self.all(name).flat_map(|line| line.split(|byte| *byte == b','));
-        words.any(|one| one.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
+        self.words(name).any(|one| one.eq_ignore_ascii_case(word.as_bytes()))
+    }
+
+    /// Returns whether a header that is a list of words contains this one as it is.
+    fn has_exactly(&self, name: &HeaderName, word: &str) -> bool {
+        self.words(name).any(|one| one == word.as_bytes())
+    }
+
+    /// Returns the words of a header that is a list.
+    fn words<'a>(&'a self, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+        self.all(name).flat_map(|line| line.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
     }
 }
 

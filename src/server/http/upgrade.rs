@@ -106,7 +106,7 @@ pub(crate) fn upgrade<L: Lines + ?Sized>(
     let key = check_upgrade(head, protocols)?;
     let tokens = Credentials::of(head.query, head.lines)?;
     let live = server.live();
-    let v1 = head.lines.has_word(&SEC_WEBSOCKET_PROTOCOL, V1);
+    let v1 = head.lines.has_exactly(&SEC_WEBSOCKET_PROTOCOL, V1);
     let is_offered = live.settings.websocket.compression.is_some();
     let deflate = is_offered.then(|| negotiate(head.lines.all(&SEC_WEBSOCKET_EXTENSIONS))).flatten();
     let window = deflate.map(|agreement| agreement.window);
