@@ -215,6 +215,19 @@ impl Client {
         .unwrap_or(Err(Error::TimedOut { path: reached, after: self.within }))
     }
 
+    /// Returns the user of the process that listens, if it is a stranger's. One path was named by the user of this program; of
+    /// several, each but the system's is in a directory whose name comes from the environment, which root may have kept from
+    /// another user.
+    fn stranger(&self, path: &Path, stream: &UnixStream) -> Option<u32> {
+        if self.paths.len() < 2 || path == Path::new(super::path::SYSTEM) {
+            return None;
+        }
+        let own = rustix::process::geteuid().as_raw();
+        // Linux always tells it.
+        let user = stream.peer_cred().ok()?.uid();
+        (user != own && user != 0).then_some(user)
+    }
+
     fn first(&self) -> &Path {
         self.paths.first().map_or(Path::new(super::path::SYSTEM), PathBuf::as_path)
     }
@@ -228,7 +241,10 @@ impl Client {
         for path in &self.paths {
             let error = loop {
                 match UnixStream::connect(path).await {
-                    Ok(stream) => return Ok((stream, path)),
+                    Ok(stream) => match self.stranger(path, &stream) {
+                        None => return Ok((stream, path)),
+                        Some(user) => return Err(Error::OfAnotherUser { path: path.clone(), user }),
+                    },
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(FULL_PAUSE).await,
                     Err(error) => break error,
                 }

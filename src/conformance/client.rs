@@ -98,6 +98,8 @@ fn quoted(errors: &str) -> String {
 /// A client that runs. It ends with this value, and so do the processes that it has started.
 pub(super) struct Client {
     child: Child,
+    /// Its process group, so that what it has started ends with it: it may be a script.
+    group: Option<Pid>,
     commands: mpsc::Sender<String>,
     events: mpsc::UnboundedReceiver<Event>,
     /// The number of the token that it was given last.
@@ -132,12 +134,12 @@ impl Client {
         };
         let mut command = tokio::process::Command::new(name);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // A group of its own, so that what it has started ends with it.
         let mut child = command
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| ClientError::Start(name.clone(), error))?;
+        let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
             return Err(ClientError::Start(name.clone(), io::ErrorKind::BrokenPipe.into()));
@@ -161,7 +163,7 @@ impl Client {
             let _ = fail.send(result.err().unwrap_or(ClientError::Ended { status: None, errors }));
         });
         let (mut client, mut failure) =
-            (Client { child, commands, events, newest_token, quits }, Failure(failure));
+            (Client { child, group, commands, events, newest_token, quits }, Failure(failure));
         let first = tokio::select! {
             first = client.event() => first,
             error = failure.reason() => return Err(client.explain(error).await),
@@ -197,7 +199,17 @@ impl Client {
 
     /// Waits until it has exited, and returns how.
     pub(super) async fn exited(&mut self) -> Option<ExitStatus> {
-        self.child.wait().await.ok()
+        let status = self.child.wait().await.ok();
+        self.end_group();
+        status
+    }
+
+    /// Ends what is left of the group. Once, because later another group may have its number.
+    fn end_group(&mut self) {
+        if let Some(group) = self.group.take() {
+            // Usually all have ended.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
     }
 
     /// Returns the reason why it failed, with its exit status.
@@ -219,11 +231,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        // It has no id any more when it was waited for, because another process may have its number.
-        let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        if let Some(pid) = pid {
-            let _ = kill_process_group(pid, Signal::KILL);
-        }
+        self.end_group();
     }
 }
 

@@ -57,6 +57,13 @@ pub enum Error {
         /// The socket.
         path: PathBuf,
     },
+    /// The process that listens is one of another user, who is not root, and its path was not named.
+    OfAnotherUser {
+        /// The socket.
+        path: PathBuf,
+        /// The number of the user.
+        user: u32,
+    },
     /// Another system error.
     Io {
         /// The socket.
@@ -91,6 +98,9 @@ impl std::fmt::Display for Error {
                 write!(f, "philote closed the connection on {} before it answered", path.display())
             }
             Self::NotPhilote { path } => write!(f, "the server on {} is not philote", path.display()),
+            Self::OfAnotherUser { path, user } => {
+                write!(f, "the program on {} is one of another user, {user}", path.display())
+            }
             Self::Io { path, source } => write!(f, "cannot reach philote on {}: {source}", path.display()),
         }
     }
@@ -122,7 +132,9 @@ impl Error {
             Self::OtherVersion { .. } => {
                 format!("restart it after an upgrade: {}", installation::restart_it("philote"))
             }
-            Self::NotPhilote { .. } => "name its socket: --socket PATH or PHILOTE_ADMIN_SOCKET".to_owned(),
+            Self::NotPhilote { .. } | Self::OfAnotherUser { .. } => {
+                "name its socket: --socket PATH or PHILOTE_ADMIN_SOCKET".to_owned()
+            }
             Self::Refused(failure) => return failure.hint.clone(),
             Self::Io { .. } => return None,
         })
