@@ -1,12 +1,13 @@
 //! Several nodes as one: what is published on one reaches the readers on all, through NATS.
 //!
 //! In reading order: [`link`] is the connection to NATS, which this file serves until it ends and then begins again,
-//! [`outage`] tells which reasons for that are new; [`nodes`] are the other nodes, as they announce themselves,
-//! [`announcing`] is this node's part in that, [`limit`] bounds what strangers can cause so, and [`mistakes`] are
-//! differences between their settings; [`presence`] tells who reads a channel on which node; [`messages`] takes the
-//! server's messages, and [`status`] tells how it goes. Without a history [`relay`] passes each message on to the nodes
-//! with readers. With one, [`log`] stores each message, and every node reads it from there. [`readers`] closes readers
-//! that may miss something. [`steering`] has all nodes carry out what administrators and backends ask of one. [`subject`]
+//! [`sign`] asks whether NATS lives and has what was sent, and [`outage`] tells which reasons for an end are new;
+//! [`nodes`] are the other nodes, as they announce themselves, [`announcing`] is this node's part in that, [`limit`]
+//! bounds what strangers can cause so, and [`mistakes`] are differences between their settings; [`presence`] tells who
+//! reads a channel on which node; [`messages`] takes the server's messages, and [`status`] tells how it goes. Without a
+//! history [`relay`] passes each message on to the nodes with readers. With one, [`log`] stores each message, and every
+//! node reads it from there. [`readers`] closes readers that may miss something. [`steering`] has all nodes carry out
+//! what administrators and backends ask of one. [`subject`]
 //! names NATS subjects, and [`wire`] is what nodes send each other.
 //!
 //! This folder knows the hub, and neither sessions nor HTTP. The hub knows no cluster.
