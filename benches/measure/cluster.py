@@ -1,7 +1,7 @@
 """Measures what a cluster costs: each foreign message, latencies between nodes, and a log that is full.
 
-All nodes, NATS and the load generator share the machine's cores, so CPU times are of single processes and comparisons are of
-things that ran in turn. Takes some 13 minutes.
+All nodes, NATS and the load generator share the machine's cores, unless a part says otherwise, so CPU times are of single processes
+and comparisons are of things that ran in turn. Takes some 13 minutes.
 """
 import contextlib
 import json
@@ -79,6 +79,23 @@ def nodes(philote, url, count, settings):
             while len(json.loads(node.ctl("nodes", "--json"))["nodes"]) < count:
                 time.sleep(0.05)
         yield started
+
+
+@contextlib.contextmanager
+def on_one_core():
+    """Starts what a `with` block starts on the generator's core, so that the server's is free."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {int(harness.GENERATOR_CORE)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def move(process):
+    """Moves all threads of a process to the server's core."""
+    for thread in os.listdir(f"/proc/{process.pid}/task"):
+        os.sched_setaffinity(int(thread), {int(harness.SERVER_CORE)})
 
 
 class Cluster:
@@ -160,11 +177,13 @@ class Cluster:
         return harness.table(["mode", "messages/s", "p50 ms", "p99 ms", "p99.9 ms", "% delivered"], body, 2)
 
     def spread(self):
-        """The CPU of the publishing node and of NATS with readers on more and more nodes."""
+        """The CPU of the publishing node, alone on a core, and of NATS with readers on more and more nodes."""
         def turns():
             for mode, settings in MODES.items():
                 def once(count, settings=settings):
-                    with nats() as (url, server), nodes(self.options.philote, url, count, settings) as started:
+                    # Else the others run on its core between its messages, and it finds less and less in the caches.
+                    with on_one_core(), nats() as (url, server), nodes(self.options.philote, url, count, settings) as started:
+                        move(started[0].process)
                         return self.flow(started[0], started, [started[0].process, server], 2_000)
                 for count in (1, 2, 4, 8):
                     yield (mode, count), lambda count=count: once(count)
