@@ -68,21 +68,29 @@ impl Sign {
     /// NATS gives none for [`SILENCE`], or the link has ended.
     pub(super) async fn wait(&self) -> Result<Duration, Reason> {
         let asked = Instant::now();
+        let mut not_connected = None;
         let sign = async {
             if self.own.initialized() {
                 return self.by_own_answer().await;
             }
             tokio::select! {
                 answered = self.by_no_reader() => answered,
-                answered = async {
+                () = async {
                     tokio::time::sleep(PATIENCE).await;
-                    self.by_own_answer().await
-                } => answered,
+                    if let Err(reason) = self.by_own_answer().await {
+                        // NATS may still answer in the other way.
+                        not_connected = Some(reason);
+                        std::future::pending().await
+                    }
+                } => Ok(()),
             }
         };
         match timeout(SILENCE, sign).await {
             Ok(answered) => answered.map(|()| asked.elapsed()),
-            Err(_) => Err(format!("NATS does not answer for {} s", SILENCE.as_secs())),
+            Err(_) => {
+                Err(not_connected
+                    .unwrap_or_else(|| format!("NATS does not answer for {} s", SILENCE.as_secs())))
+            }
         }
     }
 
