@@ -323,15 +323,27 @@ impl Log {
 
     /// Returns the stream, and makes it if there is none.
     async fn stream(&self, client: &Client) -> Result<jetstream::stream::Stream, Reason> {
+        let mut unusable = None;
+        let stream = self.find_stream(client, &mut unusable).await;
+        // In one step: a node that starts looks at this at any time.
+        *lock(&self.unusable) = unusable;
+        stream
+    }
+
+    /// The same. Gives the reason why it can never be used, if that is known.
+    async fn find_stream(
+        &self,
+        client: &Client,
+        unusable: &mut Option<Reason>,
+    ) -> Result<jetstream::stream::Stream, Reason> {
         let mut context = jetstream::new(client.clone());
         context.set_timeout(SILENCE);
-        *lock(&self.unusable) = None;
         if let Some(lack) = lack_of_jetstream(client).await? {
             let reason = format!(
                 "[history] needs JetStream, which NATS does not offer here ({lack}): enable it there, or set [history] \
                  messages = 0"
             );
-            *lock(&self.unusable) = Some(reason.clone());
+            *unusable = Some(reason.clone());
             return Err(reason);
         }
         let ttl = self.ttl();
@@ -347,7 +359,7 @@ impl Log {
         if found.subjects != self.stream.subjects {
             let reason =
                 refused(&"a stream of this name has other subjects: choose another [cluster] subject_prefix");
-            *lock(&self.unusable) = Some(reason.clone());
+            *unusable = Some(reason.clone());
             return Err(reason);
         }
         self.limit(&context, found).await.map_err(|error| refused(&error))?;
