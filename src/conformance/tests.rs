@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tempfile::tempdir;
 
 use super::*;
@@ -72,10 +74,14 @@ async fn a_program_that_reads_nothing_is_not_waited_for() {
     assert_eq!(failure.reason().await.to_string(), "it did not read a command within 10 s");
 }
 
-/// Whether a process is there and not a zombie.
-fn runs(pid: &str) -> bool {
-    let status = std::fs::read_to_string(Path::new("/proc").join(pid).join("status")).unwrap_or_default();
-    status.lines().any(|line| line.starts_with("State:") && !line.contains('Z'))
+/// Waits until the process whose number is in this file has ended.
+fn ends(file: &Path) {
+    let number = std::fs::read_to_string(file).unwrap().trim().parse().unwrap();
+    // Without a process of this number it has ended.
+    let Ok(process) = pidfd_open(Pid::from_raw(number).unwrap(), PidfdFlags::empty()) else { return };
+    let mut waited = [PollFd::new(&process, PollFlags::IN)];
+    let ended = poll(&mut waited, Some(&LONG.try_into().unwrap())).unwrap();
+    assert_eq!(ended, 1, "what the client has started still runs");
 }
 
 #[tokio::test]
@@ -86,10 +92,15 @@ async fn a_case_that_takes_too_long_ends_with_the_processes_of_its_client() {
     let outcome = found(&script, Duration::from_millis(300)).await;
     assert_eq!(outcome.found.as_deref(), Some("within 0.3 s it did not connect"));
     assert!(outcome.sentence.unwrap().starts_with("Reconnect when a connection ends"));
-    let pid = std::fs::read_to_string(file).unwrap();
-    let deadline = Instant::now() + LONG;
-    while runs(pid.trim()) {
-        assert!(Instant::now() < deadline, "the child of the client still runs");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    ends(&file);
+}
+
+#[tokio::test]
+async fn what_a_program_has_started_that_ends_by_itself_ends_too() {
+    let directory = tempdir().unwrap();
+    let file = directory.path().join("pid");
+    let quiet = "</dev/null >/dev/null 2>&1";
+    let outcome = found(&format!("sleep 600 {quiet} & echo $! >{}; exit 3", file.display()), LONG).await;
+    assert!(outcome.found.unwrap().contains("exit status: 3"));
+    ends(&file);
 }
