@@ -161,7 +161,8 @@ impl Outbox {
     /// Queues a frame, or leaves it to the caller to write it.
     #[inline]
     pub fn push(&self, frame: &Frame) -> Pushed {
-        if self.phase.change(Phase::Idle, Phase::Alone) {
+        // An exchange takes as long if it fails, so the phase is looked at first.
+        if self.phase.is(Phase::Idle) && self.phase.change(Phase::Idle, Phase::Alone) {
             self.alone.store(frame.len() as u32, Relaxed);
             return Pushed::First;
         }
@@ -181,11 +182,13 @@ impl Outbox {
             frames.for_each(|frame| queue.note_refused(&frame));
             return Pushed::Closing;
         }
-        let before = queue.messages();
-        frames.for_each(|frame| queue.enqueue(frame));
-        self.queued(queue.messages());
-        queue.total += u64::from(queue.messages() - before);
-        if queue.is_empty() { Pushed::Queued } else { self.promise(&mut queue) }
+        let enqueue = |frame: Frame| {
+            queue.total += frame.messages() as u64;
+            queue.enqueue(frame)
+        };
+        let Some(messages) = frames.map(enqueue).last() else { return Pushed::Queued };
+        self.queued(messages);
+        self.promise(&mut queue)
     }
 
     /// Notes that this many messages were queued or written at once.
@@ -196,7 +199,9 @@ impl Outbox {
         }
     }
 
-    /// Decides who writes the frames that were just queued.
+    /// Decides who writes the frames that were just queued. With this and [`Queue::enqueue`] as calls, a frame behind others
+    /// would take a tenth longer.
+    #[inline(always)]
     fn promise(&self, queue: &mut Queue) -> Pushed {
         match self.phase.leave(Phase::Promised, Phase::Followed) {
             Phase::Idle => Pushed::Promised,
@@ -223,15 +228,13 @@ impl Outbox {
     #[inline]
     pub fn write(&self, first: &Frame) {
         let Some(socket) = self.socket.get() else { return self.put_off(first) };
-        {
+        let queue = {
             let _guard = OnUnwind(self);
             // What has followed already is written together with the frame.
             let followed = self.phase.is(Phase::Followed);
             let written = if followed { Ok((0, false)) } else { write_one(socket, first) };
             if !matches!(written, Ok((taken, _)) if taken == first.len()) {
-                if !self.write_rest(first, written) {
-                    return;
-                }
+                self.write_rest(first, written)
             } else {
                 self.wrote_unqueued(first);
                 if self.phase.change(Phase::Alone, Phase::Idle) {
@@ -240,9 +243,12 @@ impl Outbox {
                 let mut queue = lock(&self.queue);
                 queue.dropping = false;
                 self.enter(Phase::Promised, &mut queue);
+                Some(queue)
             }
+        };
+        if let Some(queue) = queue {
+            self.write_queue(socket, queue);
         }
-        self.flush();
     }
 
     /// Counts a frame that was written and never queued.
@@ -258,16 +264,16 @@ impl Outbox {
         self.queued(messages);
     }
 
-    /// Queues the frame that could not be written, or not whole. Returns whether the caller must flush.
+    /// Queues the frame that could not be written, or not whole. Returns the queue if the caller must write it.
     #[cold]
-    fn write_rest(&self, first: &Frame, written: io::Result<(usize, bool)>) -> bool {
+    fn write_rest(&self, first: &Frame, written: io::Result<(usize, bool)>) -> Option<MutexGuard<'_, Queue>> {
         let mut queue = lock(&self.queue);
         let taken = written.as_ref().map_or(0, |(taken, _)| *taken);
         add(&self.written, taken);
         queue.put_first(first, taken);
         self.queued(queue.messages());
         self.enter(Phase::Promised, &mut queue);
-        self.stopped(queue, written).is_some()
+        self.stopped(queue, written)
     }
 
     /// Passes the promise of [`Pushed::First`] to the connection's own task, with the frame.
@@ -279,10 +285,16 @@ impl Outbox {
 
     /// Keeps the promise: writes until nothing is left or the socket refuses bytes.
     pub fn flush(&self) {
-        let Some(socket) = self.socket.get() else { return };
+        if let Some(socket) = self.socket.get() {
+            self.write_queue(socket, lock(&self.queue));
+        }
+    }
+
+    fn write_queue<'a>(&'a self, socket: &Socket, queue: MutexGuard<'a, Queue>) {
         // If the socket panics, it is unknown how many bytes were written, so the stream cannot continue.
         let _guard = OnUnwind(self);
-        let mut queue = lock(&self.queue);
+        // Declared after the guard, which locks the queue, so that it is dropped before.
+        let mut queue = queue;
         for _ in 0..WRITES_PER_FLUSH {
             if queue.is_empty() {
                 return self.settle(queue);

@@ -61,6 +61,7 @@ impl AtomicPhase {
 
     /// Changes `Idle` to `idle`, and `Alone` to `alone`, whichever of the two it is. Returns the phase before; if it is
     /// another, nothing has changed.
+    #[inline(always)]
     pub(super) fn leave(&self, idle: Phase, alone: Phase) -> Phase {
         loop {
             let (now, next) = match self.get() {

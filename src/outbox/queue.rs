@@ -116,17 +116,26 @@ impl Queue {
         self.look().frames.capacity() * size_of::<Frame>()
     }
 
-    pub(super) fn enqueue(&mut self, frame: Frame) {
+    /// Queues a frame behind all others. Returns how many messages are queued or being written then.
+    #[inline(always)]
+    pub(super) fn enqueue(&mut self, frame: Frame) -> u32 {
         let backlog = self.backlog();
         backlog.count(&frame);
         backlog.frames.push_back(frame);
+        backlog.messages
     }
 
     /// Queues a frame before all others, which was not counted yet. `taken` of its bytes are written.
     pub(super) fn put_first(&mut self, frame: &Frame, taken: usize) {
         self.total += frame.messages() as u64;
-        self.backlog().count(frame);
-        self.put_back([frame.clone()].into(), taken, taken, 0);
+        let backlog = self.backlog.get_or_insert_default();
+        backlog.count(frame);
+        if self.dropping {
+            return self.put_back([frame.clone()].into(), taken, taken, 0);
+        }
+        backlog.frames.push_front(frame.clone());
+        backlog.offset = taken as u32;
+        backlog.bytes -= taken;
     }
 
     pub(super) fn over_limit(&self, budget: &Budget) -> bool {

@@ -9,6 +9,9 @@ use crate::frame::Frame;
 /// The most frames that one system call takes.
 pub(super) const FRAMES_PER_WRITE: usize = 64;
 
+/// The most frames for which a short list of slices is made. A long one takes longer to clear than these take to queue.
+const FEW: usize = 4;
+
 /// Writes with one system call. Returns the bytes taken, and whether the sink refused some of those offered.
 #[inline]
 pub(super) fn write(socket: &Socket, queue: &VecDeque<Frame>, offset: usize) -> io::Result<(usize, bool)> {
@@ -16,7 +19,9 @@ pub(super) fn write(socket: &Socket, queue: &VecDeque<Frame>, offset: usize) -> 
         // Nearly always one frame is queued, which needs no list of slices.
         Some(frame) if queue.len() == 1 => write_one(socket, &frame[offset..]),
         _ => {
-            let (written, offered) = write_several(socket, queue, offset);
+            let several =
+                if queue.len() <= FEW { write_several::<FEW> } else { write_several::<FRAMES_PER_WRITE> };
+            let (written, offered) = several(socket, queue, offset);
             taken(written, offered)
         }
     }
@@ -40,10 +45,14 @@ fn taken(written: io::Result<usize>, offered: usize) -> io::Result<(usize, bool)
     }
 }
 
-/// Writes up to [`FRAMES_PER_WRITE`] frames. Returns the sink's result and the bytes offered.
+/// Writes up to `MOST` frames. Returns the sink's result and the bytes offered.
 #[inline(never)]
-fn write_several(socket: &Socket, queue: &VecDeque<Frame>, offset: usize) -> (io::Result<usize>, usize) {
-    let mut slices = [IoSlice::new(&[]); FRAMES_PER_WRITE];
+fn write_several<const MOST: usize>(
+    socket: &Socket,
+    queue: &VecDeque<Frame>,
+    offset: usize,
+) -> (io::Result<usize>, usize) {
+    let mut slices = [IoSlice::new(&[]); MOST];
     let mut offered = 0;
     let mut count = 0;
     for (slice, frame) in slices.iter_mut().zip(queue) {
