@@ -41,6 +41,7 @@ mod told;
 mod watch;
 
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -50,7 +51,7 @@ use uuid::Uuid;
 use self::ages::Ages;
 use self::compression::Compression;
 pub use self::compression::CompressionFigures;
-use self::connection::ById;
+use self::connection::{ById, IdHasher};
 pub use self::connection::{Connection, ConnectionStats, Transport};
 pub use self::enter::EnterError;
 pub use self::flush::{Flusher, Writing, yield_to_sockets};
@@ -102,9 +103,9 @@ struct Channel {
 }
 
 impl Channel {
-    fn new(name: &ChannelName, retention: Retention) -> Arc<Channel> {
+    fn new(name: ChannelName, retention: Retention) -> Arc<Channel> {
         Arc::new(Channel {
-            name: name.clone(),
+            name,
             messages: AtomicU64::new(0),
             sampled: AtomicU32::new(0),
             rate: AtomicU32::new(0),
@@ -219,7 +220,7 @@ impl Readers {
 /// All connections, and all channels that have readers or a history.
 pub struct Hub {
     channels: Sharded<ChannelName, Arc<Channel>, SHARDS>,
-    connections: Sharded<ById, (), SHARDS>,
+    connections: Sharded<ById, (), SHARDS, BuildHasherDefault<IdHasher>>,
     budget: Arc<Budget>,
     deliveries: AtomicU64,
     /// Channels that have a reader. Many more may have a history only.
@@ -265,7 +266,9 @@ impl Hub {
     /// Registers a connection and joins it to the channels that it may read. Its outbox may still be held back.
     pub fn enter(&self, connection: &Arc<Connection>) {
         lock(self.connections.shard(&connection.id())).insert(ById(connection.clone()), ());
-        self.subscribe(connection, &connection.claims().read().to_vec());
+        let claims = connection.claims();
+        let wanted = claims.read().iter().collect();
+        self.change(connection, |_, _| true, (wanted, false), &[], |_, _| None);
     }
 
     /// Registers a connection as [`Hub::enter`] does. Calls `announce` with its positions before anything is queued.
@@ -276,8 +279,9 @@ impl Hub {
         announce: impl FnOnce(&Positions),
     ) {
         lock(self.connections.shard(&connection.id())).insert(ById(connection.clone()), ());
-        let read = connection.claims().read().to_vec();
-        self.resume(connection, |_, _| true, (&read, false), since, |positions, _| announce(positions));
+        let claims = connection.claims();
+        let wanted = claims.read().iter().collect();
+        self.resume(connection, |_, _| true, (wanted, false), since, |positions, _| announce(positions));
     }
 
     /// Removes a connection from its channels and from the hub.
@@ -287,20 +291,19 @@ impl Hub {
     }
 
     /// Returns a channel of a shard, and creates it if there is none.
-    fn channel_in(&self, shard: &mut HashMap<ChannelName, Arc<Channel>>, name: &ChannelName) -> Arc<Channel> {
-        let new = || Channel::new(name, self.keeping.retention(name.as_str()));
-        shard.entry(name.clone()).or_insert_with(new).clone()
+    fn channel_in(&self, shard: &mut HashMap<ChannelName, Arc<Channel>>, name: &str) -> Arc<Channel> {
+        if let Some(channel) = shard.get(name) {
+            return channel.clone();
+        }
+        let channel = Channel::new(ChannelName::checked(name), self.keeping.retention(name));
+        shard.insert(channel.name.clone(), channel.clone());
+        channel
     }
 
     /// Joins a channel. Queues the history after the message `after` in the same step, so that no message is missing or
     /// delivered twice. Returns the channel, and after which message the connection is queued all.
-    fn join(
-        &self,
-        connection: &Arc<Connection>,
-        name: &ChannelName,
-        after: Option<u64>,
-    ) -> (Arc<Channel>, Joined) {
-        let mut shard = lock(self.channels.shard(name.as_str()));
+    fn join(&self, connection: &Arc<Connection>, name: &str, after: Option<u64>) -> (Arc<Channel>, Joined) {
+        let mut shard = lock(self.channels.shard(name));
         let channel = self.channel_in(&mut shard, name);
         // Locked while the shard is locked, so that nobody removes the channel in between.
         let mut readers = lock(&channel.readers);

@@ -25,25 +25,25 @@ pub(crate) fn add(counter: &AtomicU64, more: usize) {
 
 /// A map divided by the hash of its keys into parts, each with its own lock, so that tasks on different cores seldom wait
 /// for each other.
-pub(crate) struct Sharded<K, V, const SHARDS: usize> {
-    hasher: RandomState,
-    shards: [Mutex<HashMap<K, V>>; SHARDS],
+pub(crate) struct Sharded<K, V, const SHARDS: usize, S = RandomState> {
+    hasher: S,
+    shards: [Mutex<HashMap<K, V, S>>; SHARDS],
 }
 
-impl<K, V, const SHARDS: usize> Default for Sharded<K, V, SHARDS> {
+impl<K, V, const SHARDS: usize, S: Default> Default for Sharded<K, V, SHARDS, S> {
     fn default() -> Self {
-        Sharded { hasher: RandomState::new(), shards: std::array::from_fn(|_| Mutex::new(HashMap::new())) }
+        Sharded { hasher: S::default(), shards: std::array::from_fn(|_| Mutex::default()) }
     }
 }
 
-impl<K, V, const SHARDS: usize> Sharded<K, V, SHARDS> {
-    /// The part that a key belongs to.
-    pub(crate) fn shard<Q: Hash + ?Sized>(&self, key: &Q) -> &Mutex<HashMap<K, V>> {
-        &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
+impl<K, V, const SHARDS: usize, S: BuildHasher> Sharded<K, V, SHARDS, S> {
+    /// The part that a key belongs to. It is taken from bits of the hash that a map of less than a billion keys does not use.
+    pub(crate) fn shard<Q: Hash + ?Sized>(&self, key: &Q) -> &Mutex<HashMap<K, V, S>> {
+        &self.shards[(self.hasher.hash_one(key) >> 32) as usize % SHARDS]
     }
 
     /// All parts.
-    pub(crate) fn shards(&self) -> &[Mutex<HashMap<K, V>>; SHARDS] {
+    pub(crate) fn shards(&self) -> &[Mutex<HashMap<K, V, S>>; SHARDS] {
         &self.shards
     }
 

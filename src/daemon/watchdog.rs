@@ -160,7 +160,7 @@ fn publish(server: &Server, probe: Probe) {
     let budget = server.hub.budget().clone();
     let reader = Arc::new(Connection::new(address, Arc::new(Claims::nobody()), budget, server.now()));
     reader.outbox.attach(Box::new(probe));
-    server.hub.subscribe(&reader, std::slice::from_ref(&channel));
+    server.hub.subscribe(&reader, &[channel.as_str()]);
     let delivery = Delivery { issuer: "", channel: channel.as_str(), data: None, subject: None };
     let mut flush_list = FlushList::new();
     server.hub.publish(&delivery, None, &mut flush_list);

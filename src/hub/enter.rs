@@ -48,7 +48,7 @@ impl Hub {
                 stays
             }
         };
-        self.resume(connection, stays, (&claims.read().to_vec(), false), since, announce);
+        self.resume(connection, stays, (claims.read().iter().collect(), false), since, announce);
         self.claims_changed(connection, &before, &claims);
         self.subject_changed(connection, &before, &claims);
     }
@@ -80,7 +80,8 @@ impl Hub {
                 return Err(EnterError::TooMany(name));
             }
         }
-        self.resume(connection, |_, _| true, (names, true), since, |positions, _| announce(positions));
+        let wanted = names.iter().map(ChannelName::as_str).collect();
+        self.resume(connection, |_, _| true, (wanted, true), since, |positions, _| announce(positions));
         Ok(())
     }
 
@@ -98,16 +99,17 @@ impl Hub {
             return Err(name);
         }
         let left: HashSet<&ChannelName> = names.iter().collect();
-        self.change(connection, |name, _| !left.contains(name), (&[], true), &[], |_, _| None);
+        self.change(connection, |name, _| !left.contains(name), (Vec::new(), true), &[], |_, _| None);
         Ok(())
     }
 
     /// Makes the connection read exactly `channels`: it leaves and joins as they differ and stays in the others.
     ///
     /// No name may appear twice, which [`Claims`] guarantees.
-    pub fn subscribe(&self, connection: &Arc<Connection>, channels: &[ChannelName]) {
-        let wanted: HashSet<&ChannelName> = channels.iter().collect();
-        self.change(connection, |name, _| wanted.contains(name), (channels, false), &[], |_, _| None);
+    pub fn subscribe(&self, connection: &Arc<Connection>, channels: &[&str]) {
+        let stay: HashSet<&str> = channels.iter().copied().collect();
+        let stays = |name: &ChannelName, _| stay.contains(name.as_str());
+        self.change(connection, stays, (channels.to_vec(), false), &[], |_, _| None);
     }
 
     /// Leaves and joins channels as [`Hub::change`] does. Delivers what `since` asks for, and calls `announce` before that.
@@ -115,7 +117,7 @@ impl Hub {
         &self,
         connection: &Arc<Connection>,
         stays: impl FnMut(&ChannelName, bool) -> bool,
-        wanted: (&[ChannelName], bool),
+        wanted: (Vec<&str>, bool),
         since: &[Since<'_>],
         announce: impl FnOnce(&Positions, &[ChannelName]),
     ) {
@@ -129,17 +131,16 @@ impl Hub {
     /// Leaves the channels that do not stay, then joins `wanted`; the flag tells whether the client asked for them. Calls
     /// `look` between the two with the channels that are joined or delivered again, and with the entered ones that were
     /// left.
-    fn change<'a>(
+    pub(super) fn change<'a>(
         &'a self,
         connection: &Arc<Connection>,
         mut stays: impl FnMut(&ChannelName, bool) -> bool,
-        (wanted, entered): (&[ChannelName], bool),
+        (mut wanted, entered): (Vec<&str>, bool),
         since: &[Since<'_>],
-        look: impl FnOnce(&[&ChannelName], &[ChannelName]) -> Option<Resume<'a>>,
+        look: impl FnOnce(&[&str], &[ChannelName]) -> Option<Resume<'a>>,
     ) {
         let mut lock = lock(&connection.memberships);
         let detached = connection.detached.load(Relaxed);
-        let wanted = if detached { &[] } else { wanted };
         let (mut memberships, mut places) = std::mem::take(&mut *lock).into_parts();
         let mut left = Vec::new();
         memberships.retain(|membership| {
@@ -155,32 +156,25 @@ impl Hub {
         });
         let all_kept: HashSet<&str> =
             since.iter().filter(|(_, id)| id.is_none()).map(|(name, _)| &**name).collect();
-        let mut looked_at = Vec::with_capacity(wanted.len());
-        for name in wanted {
-            match find(&memberships, name.as_str()) {
-                Ok(at) => {
-                    memberships[at].entered |= entered;
-                    if all_kept.contains(name.as_str()) {
-                        looked_at.push(name);
-                    }
-                }
-                Err(_) => looked_at.push(name),
+        wanted.retain(|name| match find(&memberships, name) {
+            Ok(at) => {
+                memberships[at].entered |= entered;
+                all_kept.contains(name)
             }
-        }
-        let resume = if detached { None } else { look(&looked_at, &left) };
+            Err(_) => !detached,
+        });
+        let resume = if detached { None } else { look(&wanted, &left) };
         let kept = memberships.len();
-        let joins = |memberships: &[Membership], name: &ChannelName| {
-            find(&memberships[..kept], name.as_str()).is_err()
-        };
-        memberships.reserve_exact(looked_at.iter().filter(|name| joins(&memberships, name)).count());
-        for name in &looked_at {
+        let joins = |memberships: &[Membership], name| find(&memberships[..kept], name).is_err();
+        memberships.reserve_exact(wanted.iter().filter(|name| joins(&memberships, name)).count());
+        for &name in &wanted {
             let after = resume.as_ref().and_then(|resume| resume.after(name));
             if joins(&memberships, name) {
                 let (channel, joined) = self.join(connection, name, after);
                 memberships.push(Membership { channel, joined, entered });
             } else if let Some(after) = after {
                 let after = self.deliver_again(connection, name, after);
-                if let (Some(after), Ok(at)) = (after, find(&memberships[..kept], name.as_str())) {
+                if let (Some(after), Ok(at)) = (after, find(&memberships[..kept], name)) {
                     memberships[at].joined = memberships[at].joined.earlier(after);
                 }
             }
@@ -190,7 +184,7 @@ impl Hub {
         drop((lock, resume));
         if self.keeping.is_on() {
             // Joining began histories of new channels. Each is indexed when it is joined, and again when it is left.
-            self.relieve_history(Instant::now(), 2 * looked_at.len() + sweep::CHANNELS_PER_PUBLISH);
+            self.relieve_history(Instant::now(), 2 * wanted.len() + sweep::CHANNELS_PER_PUBLISH);
         }
     }
 }

@@ -227,7 +227,7 @@ mod tests {
         let reader = Arc::new(reader);
         reader.outbox.attach(Socket::Other(sink));
         hub.enter(&reader);
-        hub.subscribe(&reader, &[ChannelName::internal("c")]);
+        hub.subscribe(&reader, &[ChannelName::internal("c").as_str()]);
         reader
     }
 

@@ -198,7 +198,7 @@ impl Hub {
         if !retention.is_on() {
             return None;
         }
-        let channel = self.channel_in(&mut shard, &imaged.name);
+        let channel = self.channel_in(&mut shard, imaged.name.as_str());
         let mut readers = lock(&channel.readers);
         drop(shard);
         if readers.history.is_some() {

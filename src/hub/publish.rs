@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::{Channel, Connection, FlushList, Hub, Readers, sweep};
 use crate::frame::{Compressed, Deflated, Frame};
-use crate::message::{Batch, ChannelName, Delivery, MessageId};
+use crate::message::{Batch, Delivery, MessageId};
 use crate::outbox::Pushed;
 use crate::sync::lock;
 
@@ -156,7 +156,7 @@ impl Hub {
             return Some(channel.clone());
         }
         let is_kept = self.keeping.is_on() && self.keeping.retention(name).is_on();
-        is_kept.then(|| self.channel_in(&mut shard, &ChannelName::checked(name)))
+        is_kept.then(|| self.channel_in(&mut shard, name))
     }
 
     /// Calls `keep` with the channel locked, which can record messages in its history. Looks the channel up if it is not

@@ -42,7 +42,7 @@ impl<'a> Resume<'a> {
     pub(super) fn look(
         hub: &'a Hub,
         connection: &Connection,
-        joined: &[&ChannelName],
+        joined: &[&str],
         since: &[Since<'_>],
     ) -> Resume<'a> {
         let waiting = connection.outbox.stats();
@@ -56,11 +56,11 @@ impl<'a> Resume<'a> {
         let (positions, pinned) = (Positions::default(), HashMap::new());
         let mut resume = Resume { hub, now: Instant::now(), positions, pinned };
         let on = hub.keeping.is_on();
-        for name in joined {
-            let asked = since.get(name.as_str());
+        for &name in joined {
+            let asked = since.get(name);
             let found = on && resume.pin(connection, name, asked, &mut left);
             if let Some(Some(_)) = asked {
-                resume.positions.recovered.push(((*name).clone(), found));
+                resume.positions.recovered.push((ChannelName::checked(name), found));
             }
         }
         resume
@@ -71,28 +71,30 @@ impl<'a> Resume<'a> {
     fn pin(
         &mut self,
         connection: &Connection,
-        name: &ChannelName,
+        name: &str,
         asked: Option<&Option<MessageId>>,
         left: &mut Allowance,
     ) -> bool {
-        let mut shard = lock(self.hub.channels.shard(name.as_str()));
+        let mut shard = lock(self.hub.channels.shard(name));
         let channel = self.hub.channel_in(&mut shard, name);
         let mut readers = lock(&channel.readers);
         drop(shard);
         let unread = readers.connections.is_empty();
         let reads = readers.connections.contains(connection);
-        let Some(history) = readers.history_from(&self.hub.keeping, name, self.now) else { return false };
+        let Some(history) = readers.history_from(&self.hub.keeping, &channel.name, self.now) else {
+            return false;
+        };
         history.file(&self.hub.ages, &channel, unread, self.now);
         let found = asked.and_then(|id| history.after(*id, self.now, left));
         let after = found.unwrap_or(history.complete_to());
-        self.positions.ids.push((name.clone(), history.id_of(after)));
+        self.positions.ids.push((channel.name.clone(), history.id_of(after)));
         history.pin();
         if reads {
             // A message that came before the history would be out of order.
             history.hold(connection.id());
         }
         drop(readers);
-        self.pinned.insert(name.clone(), (channel, after));
+        self.pinned.insert(channel.name.clone(), (channel, after));
         found.is_some()
     }
 
@@ -102,7 +104,7 @@ impl<'a> Resume<'a> {
     }
 
     /// Returns the number of the message after which to deliver.
-    pub(super) fn after(&self, name: &ChannelName) -> Option<u64> {
+    pub(super) fn after(&self, name: &str) -> Option<u64> {
         self.pinned.get(name).map(|(_, after)| *after)
     }
 }
@@ -137,10 +139,10 @@ impl Hub {
     pub(super) fn deliver_again(
         &self,
         connection: &Arc<Connection>,
-        name: &ChannelName,
+        name: &str,
         after: u64,
     ) -> Option<MessageId> {
-        let channel = lock(self.channels.shard(name.as_str())).get(name).cloned()?;
+        let channel = lock(self.channels.shard(name)).get(name).cloned()?;
         let mut readers = lock(&channel.readers);
         let history = readers.history.as_mut()?;
         history.release(connection.id());

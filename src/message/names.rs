@@ -66,7 +66,7 @@ impl<'a> ChannelNames<'a> {
         false
     }
 
-    /// Returns each name by itself, as the hub takes them.
+    /// Returns each name by itself.
     pub fn to_vec(self) -> Vec<ChannelName> {
         let mut names = Vec::with_capacity(self.len());
         names.extend(self.iter().map(ChannelName::checked));
