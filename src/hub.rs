@@ -80,7 +80,7 @@ use crate::feed::Feed;
 use crate::frame::Frame;
 use crate::message::{ChannelName, Since};
 use crate::outbox::{Budget, MAX_CHANNELS};
-use crate::sync::{Sharded, lock};
+use crate::sync::{Sharded, Striped, lock};
 
 /// The number of parts of each map, so that connections on different cores seldom wait for each other.
 const SHARDS: usize = 64;
@@ -222,7 +222,7 @@ pub struct Hub {
     channels: Sharded<ChannelName, Arc<Channel>, SHARDS>,
     connections: Sharded<ById, (), SHARDS, BuildHasherDefault<IdHasher>>,
     budget: Arc<Budget>,
-    deliveries: AtomicU64,
+    deliveries: Striped<SHARDS>,
     /// Channels that have a reader. Many more may have a history only.
     read_channels: AtomicUsize,
     /// The number of samples of the channels' rates so far.
@@ -246,7 +246,7 @@ impl Hub {
             channels: Sharded::default(),
             connections: Sharded::default(),
             budget,
-            deliveries: AtomicU64::new(0),
+            deliveries: Striped::default(),
             read_channels: AtomicUsize::new(0),
             samples: AtomicU32::new(0),
             keeping: Arc::new(Keeping::off()),
@@ -432,7 +432,7 @@ impl Hub {
 
     /// Returns the number of messages queued to readers since the start.
     pub fn deliveries(&self) -> u64 {
-        self.deliveries.load(Relaxed)
+        self.deliveries.sum()
     }
 
     /// Closes the connections with the most refused bytes until all queues together are within their limit.

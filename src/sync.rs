@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
 
 /// Locks a mutex, and aborts the process if a thread panicked while it held the lock.
@@ -21,6 +21,43 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[inline]
 pub(crate) fn add(counter: &AtomicU64, more: usize) {
     counter.store(counter.load(Relaxed) + more as u64, Relaxed);
+}
+
+/// The number of threads that have added to a [`Striped`].
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    /// The number of this one.
+    static THREAD: usize = THREADS.fetch_add(1, Relaxed);
+}
+
+/// A counter divided into parts, each on lines of the cache of its own, so that threads on different cores seldom wait for
+/// each other.
+pub(crate) struct Striped<const STRIPES: usize>([Stripe; STRIPES]);
+
+/// Two lines, because processors fetch them in pairs.
+#[repr(align(128))]
+#[derive(Default)]
+struct Stripe(AtomicU64);
+
+impl<const STRIPES: usize> Default for Striped<STRIPES> {
+    fn default() -> Self {
+        Striped(std::array::from_fn(|_| Stripe::default()))
+    }
+}
+
+impl<const STRIPES: usize> Striped<STRIPES> {
+    /// Adds to the part of this thread.
+    #[inline]
+    pub(crate) fn add(&self, more: usize) {
+        let Stripe(part) = &self.0[THREAD.with(|number| number % STRIPES)];
+        part.fetch_add(more as u64, Relaxed);
+    }
+
+    /// Returns the sum of all parts.
+    pub(crate) fn sum(&self) -> u64 {
+        self.0.iter().map(|Stripe(part)| part.load(Relaxed)).sum()
+    }
 }
 
 /// A map divided by the hash of its keys into parts, each with its own lock, so that tasks on different cores seldom wait
@@ -65,6 +102,18 @@ mod tests {
 
     use super::*;
     use crate::testing;
+
+    #[test]
+    fn a_striped_counter_has_the_sum_of_all_threads() {
+        const THREADS: usize = 9;
+        let counter = &Striped::<4>::default();
+        std::thread::scope(|scope| {
+            (1..=THREADS).for_each(|more| {
+                scope.spawn(move || (0..1000).for_each(|_| counter.add(more)));
+            });
+        });
+        assert_eq!(counter.sum(), 1000 * (THREADS * (THREADS + 1) / 2) as u64);
+    }
 
     #[test]
     fn fault_55_a_panic_while_a_lock_is_held_aborts_the_process() {

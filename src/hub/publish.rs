@@ -115,7 +115,7 @@ impl Hub {
                 deflated.and_then(|deflated| deflated.for_window(reader.outbox.window)).unwrap_or(frame);
             queued += usize::from(flush_list.push(reader, taken) != Pushed::Closing);
         }
-        self.deliveries.fetch_add((queued * frame.messages()) as u64, Relaxed);
+        self.deliveries.add(queued * frame.messages());
         queued
     }
 
