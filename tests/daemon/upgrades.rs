@@ -94,7 +94,9 @@ fn fault_09_10_11_connection_options_and_offers_are_handled() {
         assert_eq!((status(&answer), header(&answer, "Sec-WebSocket-Protocol")), (101, v1), "{protocols}");
         assert_eq!(answer.matches("philote.v1").count(), 1, "{answer}");
     }
-    for protocols in ["philote.v10", "xphilote.v1", "philote v1", "philote.v1/x", "\"philote.v1\"", ",,,"] {
+    for protocols in
+        ["philote.v10", "PHILOTE.V1", "xphilote.v1", "philote v1", "philote.v1/x", "\"philote.v1\"", ",,,"]
+    {
         let answer = answer(upgrade(&token(), &format!("Sec-WebSocket-Protocol: {protocols}\r\n")));
         assert_eq!((status(&answer), header(&answer, "Sec-WebSocket-Protocol")), (101, None), "{protocols}");
     }
