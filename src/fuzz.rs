@@ -174,8 +174,8 @@ fn presence(data: &[u8]) {
     hub.share_presence();
     hub.enter(&client);
     let limits = PresenceLimits { grace: Duration::ZERO, subjects: 20 };
-    for name in &claims.read().to_vec() {
-        hub.look_at_presence(&client, name, Some(true), (limits, &[]), drop);
+    for name in claims.read().iter().map(ChannelName::checked) {
+        hub.look_at_presence(&client, &name, Some(true), (limits, &[]), drop);
     }
     cluster::fuzz::presence(data, &hub);
     // A connection and its channels hold each other.

@@ -267,7 +267,7 @@ impl Hub {
     pub fn enter(&self, connection: &Arc<Connection>) {
         lock(self.connections.shard(&connection.id())).insert(ById(connection.clone()), ());
         let claims = connection.claims();
-        let wanted = claims.read().iter().collect();
+        let wanted = claims.read().to_vec();
         self.change(connection, |_, _| true, (wanted, false), &[], |_, _| None);
     }
 
@@ -280,7 +280,7 @@ impl Hub {
     ) {
         lock(self.connections.shard(&connection.id())).insert(ById(connection.clone()), ());
         let claims = connection.claims();
-        let wanted = claims.read().iter().collect();
+        let wanted = claims.read().to_vec();
         self.resume(connection, |_, _| true, (wanted, false), since, |positions, _| announce(positions));
     }
 

@@ -48,7 +48,7 @@ impl Hub {
                 stays
             }
         };
-        self.resume(connection, stays, (claims.read().iter().collect(), false), since, announce);
+        self.resume(connection, stays, (claims.read().to_vec(), false), since, announce);
         self.claims_changed(connection, &before, &claims);
         self.subject_changed(connection, &before, &claims);
     }
@@ -103,12 +103,11 @@ impl Hub {
         Ok(())
     }
 
-    /// Makes the connection read exactly `channels`: it leaves and joins as they differ and stays in the others.
+    /// Makes the connection read exactly `channels`, which are few: it leaves and joins as they differ and stays in the others.
     ///
-    /// No name may appear twice, which [`Claims`] guarantees.
+    /// No name may appear twice.
     pub fn subscribe(&self, connection: &Arc<Connection>, channels: &[&str]) {
-        let stay: HashSet<&str> = channels.iter().copied().collect();
-        let stays = |name: &ChannelName, _| stay.contains(name.as_str());
+        let stays = |name: &ChannelName, _| channels.contains(&name.as_str());
         self.change(connection, stays, (channels.to_vec(), false), &[], |_, _| None);
     }
 

@@ -13,7 +13,9 @@ use crate::close::CloseReason;
 use crate::cluster::Waiter;
 use crate::frame::Frame;
 use crate::hub::{Connection, FlushList};
-use crate::message::{Auth, BadMessage, Batch, Delivery, ErrorReply, FromClient, Publish, encode_left};
+use crate::message::{
+    Auth, BadMessage, Batch, ChannelName, Delivery, ErrorReply, FromClient, Publish, encode_left,
+};
 use crate::server::limits::{Seat, Verdict, rates_of};
 use crate::server::rejection::Rejection;
 use crate::server::{Live, Server, admission, publishing};
@@ -145,7 +147,8 @@ impl Inbound<'_> {
             && !self.has_waited
             // Whether it is valid is checked again below, and answered there.
             && let Ok(claims) = admission::verify(self.live, &auth.token)
-            && self.waits(message, &claims.read().to_vec(), &auth.since)
+            && let read = claims.read().iter().map(ChannelName::checked).collect::<Vec<_>>()
+            && self.waits(message, &read, &auth.since)
         {
             return;
         }

@@ -187,19 +187,20 @@ fn listed<V>(page: &Page<String, V>, row: impl Fn(&String, &V) -> Value) -> List
 /// Writes a connection, with the channels that the token may see.
 fn row(connection: &Connection, visible: &Visible) -> Value {
     let claims = connection.claims();
-    let names = |channels: &[ChannelName]| {
-        let visible = || channels.iter().map(ChannelName::as_str).filter(|name| visible.contains(name));
+    let names = |channels: Vec<&str>| {
+        let visible = || channels.iter().copied().filter(|name| visible.contains(name));
         (visible().take(MAX_NAMES).collect::<Value>(), visible().count())
     };
-    let (mut read, mut joined) = (Vec::new(), Vec::new());
+    let (mut read, mut joined): (Vec<ChannelName>, Vec<ChannelName>) = Default::default();
     connection.each_channel(|name, was_joined| {
         read.push(name.clone());
         if was_joined {
             joined.push(name.clone());
         }
     });
+    let [read, joined] = [&read, &joined].map(|all| all.iter().map(ChannelName::as_str).collect());
     let [(read, read_count), (joined, joined_count), (write, write_count)] =
-        [&read, &joined, &claims.write().to_vec()].map(|channels| names(channels));
+        [read, joined, claims.write().to_vec()].map(names);
     json!({
         "connection": connection.id(),
         "subject": claims.subject(),
