@@ -290,6 +290,7 @@ impl Outbox {
         }
     }
 
+    /// Writes as [`Outbox::flush`] does, with the lock that the caller holds already.
     fn write_queue<'a>(&'a self, socket: &Socket, queue: MutexGuard<'a, Queue>) {
         // If the socket panics, it is unknown how many bytes were written, so the stream cannot continue.
         let _guard = OnUnwind(self);

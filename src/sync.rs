@@ -1,4 +1,5 @@
-//! Mutex locking that aborts on poison, counters with one writer, and maps divided into parts with a lock each.
+//! Mutex locking that aborts on poison, counters with one writer or with a part for each thread, and maps divided into parts with a
+//! lock each.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};

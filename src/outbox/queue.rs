@@ -130,6 +130,7 @@ impl Queue {
         self.total += frame.messages() as u64;
         let backlog = self.backlog.get_or_insert_default();
         backlog.count(frame);
+        // Then the frame is one of those to drop, unless it was begun.
         if self.dropping {
             return self.put_back([frame.clone()].into(), taken, taken, 0);
         }
